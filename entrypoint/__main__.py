@@ -1,0 +1,23 @@
+"""`python -m entrypoint` and `safe_reload`: the same door.
+
+The first statement blocks every signal: one that reaches PID 1 before there is a handler is dropped by the kernel,
+and everything imported below takes time. `_signal` is built into the interpreter; `signal` would import `enum`.
+"""
+
+import _signal
+
+_MASK = frozenset(map(int, _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())))
+
+import os  # noqa: E402
+import sys  # noqa: E402
+
+from entrypoint.cli import run  # noqa: E402
+
+
+def main() -> None:
+    """Run the command line and exit with its status."""
+    sys.exit(run(sys.argv[1:], dict(os.environ), _MASK))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""What a new process is made of: its words, its variables, its descriptors."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from entrypoint.core.command import Serve
+from entrypoint.core.configuration import line_of_master_worker
+from entrypoint.system import files
+from entrypoint.system.cli_channel import CliChannel
+from entrypoint.system.listeners import Listeners
+from entrypoint.system.processes import Birth
+from entrypoint.system.signals import INHERITED_VARIABLE
+
+GENERATION_VARIABLE = "SAFE_RELOAD_GENERATION"
+"""Tells each haproxy its generation's number."""
+
+_OURS = ("NOTIFY_SOCKET", "FDSTORE", INHERITED_VARIABLE)
+_OURS_BY_PREFIX = ("WATCHDOG_", "LISTEN_")
+
+
+class Refused(Exception):
+    """A generation that may not be started; its text is one line for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramBirth:
+    """How any program that is not haproxy is started: with everything we have ourselves."""
+
+    words: tuple[str, ...]
+    environment: Mapping[str, str]
+    descriptors: tuple[int, ...] = ()
+
+    def of(self, _number: int) -> tuple[Birth, None]:
+        """Return what to start."""
+        environment = {name: value for name, value in self.environment.items() if name != INHERITED_VARIABLE}
+        return Birth(self.words, environment, self.descriptors, foreground=True), None
+
+
+@dataclass(frozen=True, slots=True)
+class HaproxyBirth:
+    """How a generation of haproxy is started: with the VIPs, a private line to its CLI, and nothing else of ours."""
+
+    command: Serve
+    environment: Mapping[str, str]
+    listeners: Listeners
+    open_files: tuple[int, int] | None
+
+    def of(self, number: int) -> tuple[Birth, CliChannel]:
+        """Return what to start, and the line to it.
+
+        Raises:
+            Refused: the configuration would defeat the purpose.
+            OSError: the line cannot be made.
+
+        """
+        for path in files.configuration_files(self.command.configurations, self.command.folder):
+            line = line_of_master_worker(files.read(path))
+            if line:
+                raise Refused(f"{path}:{line}: remove `master-worker`: safe_reload is the master, and this would start another")
+        channel = CliChannel()
+        vips = self.listeners.tags()
+        environment = {
+            **haproxy_environment(self.environment),
+            **{tag: str(descriptor) for tag, descriptor in vips.items()},
+            GENERATION_VARIABLE: str(number),
+        }
+        words = (self.command.program, "-db", "-f", channel.configuration, *self.command.arguments)
+        birth = Birth(words, environment, (*vips.values(), *channel.inherited), open_files=self.open_files)
+        return birth, channel
+
+
+def haproxy_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables for haproxy: all but those that systemd means for us alone (sd_notify(3), sd_listen_fds(3))."""
+    return {n: v for n, v in environment.items() if n not in _OURS and not n.startswith(_OURS_BY_PREFIX)}

@@ -1,0 +1,213 @@
+"""The command line: arguments and environment in, an exit status out."""
+
+import getopt
+import sys
+from collections.abc import Mapping, Sequence
+
+from entrypoint import __version__
+from entrypoint.births import HaproxyBirth, ProgramBirth, haproxy_environment
+from entrypoint.core import generic, lifecycle
+from entrypoint.core.command import SYNOPSIS, Command, Run, RunOnce, Serve, UsageError, read_command
+from entrypoint.core.events import Level, Log
+from entrypoint.core.machine import Machine
+from entrypoint.core.settings import OPTIONS, Option, OptionError, Settings, read_settings
+from entrypoint.core.vips import parse_vips
+from entrypoint.supervisor import Supervisor, World
+from entrypoint.system import files, signals
+from entrypoint.system.listeners import ListenError, Listeners
+from entrypoint.system.log import Logger, text_line, write_to_stderr
+from entrypoint.system.processes import Processes, find_program, raise_open_files
+
+_FAILED = 1
+"""Exit status of everything that is wrong before a process has been started, as tini's."""
+_SPARE_DESCRIPTORS = 256
+"""Room for what is not a VIP: three for each generation, and our own few."""
+_KEPT_CAPABILITIES = ("net_bind_service", "setuid", "setgid", "sys_chroot", "kill")
+"""What haproxy needs to bind and to switch user and root, and what we need to signal it afterwards."""
+
+_LICENCE = """\
+safe_reload is free software: you can redistribute it and/or modify it under the terms of the GNU General Public
+License as published by the Free Software Foundation, either version 3 of the License, or (at your option) any later
+version. It comes without any warranty; see <https://www.gnu.org/licenses/>."""
+
+_NOT_A_REAPER = (
+    "safe_reload is not running as PID 1 and isn't registered as a child subreaper.",
+    "Zombie processes will not be re-parented to it, so zombie reaping won't work: "
+    "run it as PID 1, or with -s or TINI_SUBREAPER.",
+)
+
+
+def run(arguments: Sequence[str], environment: Mapping[str, str], mask: frozenset[int]) -> int:
+    """Do what the command line asks for; return the exit status.
+
+    Args:
+        arguments: without the program's name.
+        environment: all variables.
+        mask: the signals that were blocked when this process began; all are blocked now.
+
+    """
+    try:
+        given, operands, after_dashes = _split(arguments)
+        shown = _text_asked_for(arguments, operands)
+        if shown is not None:
+            print(shown)
+            return 0
+        settings, warnings = read_settings(given, environment)
+        command = read_command(operands, after_dashes=after_dashes, is_program=lambda name: bool(find_program(name)))
+        return _start(command, settings, warnings, environment, mask)
+    except (getopt.GetoptError, UsageError, OptionError) as error:
+        write_to_stderr(text_line("FATAL", f"{error}; see safe_reload --help"))
+    except (ListenError, signals.PrctlError) as error:
+        write_to_stderr(text_line("FATAL", str(error)))
+    return _FAILED
+
+
+# ---- arguments -----------------------------------------------------------------------------------------------------
+
+_TEXTS = {"-h": "help", "--help": "help", "-l": "licence", "--version": "version"}
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[tuple[Option, str]], list[str], bool]:
+    """Separate options from operands; options end at the first operand."""
+    short = "hl" + "".join(option.short + (":" if option.metavar else "") for option in OPTIONS if option.short)
+    long = ["help", "version", *(option.long + ("=" if option.metavar else "") for option in OPTIONS if option.long)]
+    pairs, operands = getopt.getopt(list(arguments), short, long)
+    shown = {option.shown: option for option in OPTIONS}
+    given = [(shown[name], text if shown[name].metavar else "yes") for name, text in pairs if name in shown]
+    consumed = arguments[: len(arguments) - len(operands)]
+    return given, operands, bool(consumed) and consumed[-1] == "--"
+
+
+def _text_asked_for(arguments: Sequence[str], operands: Sequence[str]) -> str | None:
+    for argument in arguments[: len(arguments) - len(operands)]:
+        match _TEXTS.get(argument):
+            case "help":
+                return _help()
+            case "licence":
+                return _LICENCE
+            case "version":
+                return f"safe_reload {__version__}"
+    return None
+
+
+def _help() -> str:
+    lines = [
+        f"safe_reload {__version__}: a PID 1 for HAProxy that never lets go of a listening socket",
+        "",
+        *(("usage: " if not index else "       ") + line for index, line in enumerate(SYNOPSIS.splitlines())),
+        "",
+        "No operand means: haproxy -f /usr/local/etc/haproxy/haproxy.cfg; operands that begin with - are haproxy's.",
+        "A PROGRAM that is not haproxy is run as tini would run it.",
+        "USR1, USR2, HUP reload; TERM, INT stop gracefully, a second one at once; QUIT stops at once.",
+        "",
+        "VIPS is ADDRESS:PORT:TAG,... such as 10.0.0.1:80:FD_A,[2001:db8::1]:443:FD_B,*:8080:FD_C",
+        'haproxy binds each one with: bind "fd@${TAG}"',
+        "",
+    ]
+    for option in OPTIONS:
+        name = f"{option.shown} {option.metavar}".rstrip()
+        default = _default(option)
+        lines.append(f"  {name:<24} {option.help}{f' [{default}]' if default else ''}")
+    lines += [
+        f"  {'-h, --help':<24} show this text",
+        f"  {'-l':<24} show the licence",
+        f"  {'--version':<24} show the version",
+        "",
+        "Each --long-option can be given as the variable SAFE_RELOAD_LONG_OPTION; the command line wins.",
+    ]
+    return "\n".join(lines)
+
+
+def _default(option: Option) -> str:
+    return f"{option.default:g}" if isinstance(option.default, float) else str(option.default or "")
+
+
+# ---- start ---------------------------------------------------------------------------------------------------------
+
+
+def _start(
+    command: Command, settings: Settings, warnings: Sequence[str], environment: Mapping[str, str], mask: frozenset[int]
+) -> int:
+    serves = isinstance(command, Serve)
+    files.fill_standard_descriptors(inheritable=serves)
+    logger = Logger(_level(settings, serves=serves), settings.log_format, settings.name)
+    for warning in (*warnings, *(command.warnings if isinstance(command, Serve) else ())):
+        logger.write(Log(Level.WARNING, "configuration", warning))
+    inherited = signals.inherited(environment, mask)
+    if settings.parent_death_signal:
+        signals.set_parent_death_signal(settings.parent_death_signal)
+    _become_reaper(logger, serves=serves, asked=settings.subreaper)
+    signals.set_name("safe_reload", " ".join(("safe_reload", *sys.argv[1:])))
+    processes = Processes(
+        prepare=lambda: signals.restore(inherited), complain=lambda line: write_to_stderr(text_line("FATAL", line))
+    )
+    if settings.no_new_privs:
+        signals.forbid_new_privileges()
+    listeners = Listeners(settings.backlog)
+    match command:
+        case Serve():
+            return _serve(command, settings, environment, logger, processes, listeners)
+        case Run(words=words):
+            births = ProgramBirth(words, environment)
+        case RunOnce(words=words):
+            vips = settings.vips
+            listeners.stand_in(vips)
+            tags = listeners.tags()
+            variables = {**haproxy_environment(environment), **{tag: str(number) for tag, number in tags.items()}}
+            births = ProgramBirth(words, variables, tuple(tags.values()))
+    world = World(births, processes, signals.Arrivals(), logger, listeners, signal_groups=settings.kill_group)
+    machine = Machine(generic.State(settings), generic.step, generic.timers)
+    return settings.status(Supervisor(machine, world).run())
+
+
+def _serve(
+    command: Serve,
+    settings: Settings,
+    environment: Mapping[str, str],
+    logger: Logger,
+    processes: Processes,
+    listeners: Listeners,
+) -> int:
+    vips = parse_vips(command.vips) if command.vips is not None else settings.vips
+    path = command.pid_file or settings.pid_file
+    files.keep_from_children()
+    open_files = raise_open_files(len(vips) + _SPARE_DESCRIPTORS)
+    listeners.adopt(environment)
+    listeners.bind(vips, freebind=settings.freebind)
+    pid_file = _pid_file(path) if path else None
+    if settings.drop_caps:
+        signals.keep_capabilities(*_KEPT_CAPABILITIES)
+    world = World(
+        HaproxyBirth(command, environment, listeners, open_files),
+        processes,
+        signals.Arrivals(),
+        logger,
+        listeners,
+        pid_file,
+        signal_groups=settings.kill_group,
+    )
+    machine = Machine(lifecycle.State(settings), lifecycle.step, lifecycle.timers)
+    return settings.status(Supervisor(machine, world).run())
+
+
+def _pid_file(path: str) -> files.PidFile:
+    try:
+        return files.PidFile(path)
+    except OSError as error:
+        raise ListenError(f"the pid file {path} cannot be written: {error.strerror or error}") from error
+
+
+def _become_reaper(logger: Logger, *, serves: bool, asked: bool) -> None:
+    if signals.is_reaper():
+        return
+    if serves or asked:
+        signals.become_subreaper()
+        return
+    for line in _NOT_A_REAPER:
+        logger.write(Log(Level.WARNING, "not_a_reaper", line))
+
+
+def _level(settings: Settings, *, serves: bool) -> Level:
+    if settings.log_level is not None:
+        return settings.log_level
+    return Level(min((Level.INFO if serves else Level.WARNING) + settings.verbose, Level.DEBUG))

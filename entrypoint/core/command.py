@@ -1,0 +1,148 @@
+"""The operands: which of the two forms they are, what is to be run, and what haproxy may be told."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from entrypoint.core.vips import VipError, parse_vips
+
+DEFAULT_CONFIGURATION = "/usr/local/etc/haproxy/haproxy.cfg"
+VERBS = ("reload", "status", "list", "check", "stop", "metrics", "exporter")
+SYNOPSIS = """\
+safe_reload [OPTIONS] PIDFILE VIPS HAPROXY [HAPROXY-ARGS...]
+safe_reload [OPTIONS] [--] [PROGRAM] [ARGS...]"""
+
+_HAPROXY = "haproxy"
+_TAKES_A_VALUE = frozenset({"-f", "-C", "-L", "-m", "-n", "-N", "-S", "-cc"})
+"""haproxy's options that are followed by a value (haproxy(1)); the value is not looked at as an option."""
+_DOES_NOT_SERVE = frozenset({"-c", "-cc", "-v", "-vv", "-h", "--help"})
+_DROPPED = {
+    "-D": "safe_reload keeps haproxy in the foreground",
+    "-W": "safe_reload is the master",
+    "-Ws": "safe_reload is the master, and speaks to systemd itself",
+    "-db": "it is implied",
+}
+_REFUSED = {
+    "-sf": "safe_reload itself tells old generations to leave, and only when the new one serves",
+    "-st": "safe_reload itself tells old generations to leave, and only when the new one serves",
+    "-x": "the VIPs are handed over without it",
+    "-p": "safe_reload keeps the pid file: use its --pid-file",
+}
+
+
+class UsageError(ValueError):
+    """Operands that cannot be used; its text is one line for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """Run haproxy and keep it running."""
+
+    program: str
+    arguments: tuple[str, ...]
+    """haproxy's arguments without those that safe_reload gives itself."""
+    configurations: tuple[str, ...]
+    """The files and folders that haproxy reads, as given."""
+    folder: str | None
+    """Where haproxy looks for relative ones (`-C`)."""
+    pid_file: str | None = None
+    """PIDFILE of the original form."""
+    vips: str | None = None
+    """VIPS of the original form."""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunOnce:
+    """Run a haproxy that does not serve (`-c`, `-v`, ...), with stand-ins for the VIPs."""
+
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Run any other program: be tini, no more."""
+
+    words: tuple[str, ...]
+
+
+Command = Serve | RunOnce | Run
+
+
+def read_command(operands: Sequence[str], *, after_dashes: bool, is_program: Callable[[str], bool]) -> Command:
+    """Tell what the operands ask for.
+
+    Args:
+        operands: what follows the options.
+        after_dashes: whether `--` ended the options: then it is the container form.
+        is_program: whether a name can be executed, as execvp(3) would look for it.
+
+    Raises:
+        UsageError: one line that says what is wrong and what would be right.
+
+    """
+    if not operands:
+        return _haproxy(_HAPROXY, ("-f", DEFAULT_CONFIGURATION))
+    first = operands[0]
+    if first in VERBS and not after_dashes:
+        raise UsageError(f"{first} is not in this version yet; a reload is asked for by a signal: kill -USR1 PID")
+    if first.startswith("-"):
+        return _haproxy(_HAPROXY, operands)
+    if not after_dashes and _is_original_form(operands) and not is_program(first):
+        return _original(operands)
+    if first.rpartition("/")[2] == _HAPROXY:
+        return _haproxy(first, operands[1:])
+    return Run(tuple(operands))
+
+
+def _is_original_form(operands: Sequence[str]) -> bool:
+    """Tell PIDFILE VIPS HAPROXY from a program that is missing: a VIP list is never an option."""
+    return (len(operands) > 2 and not operands[1].startswith("-")) or (len(operands) == 2 and ":" in operands[1])
+
+
+def _original(operands: Sequence[str]) -> Serve:
+    pid_file, vips = operands[:2]
+    try:
+        parse_vips(vips)
+    except VipError as error:
+        raise UsageError(f"{error} ({pid_file} is no program, so this is PIDFILE VIPS HAPROXY [HAPROXY-ARGS...])") from None
+    if len(operands) == 2:
+        raise UsageError("HAPROXY is missing after the VIPs: PIDFILE VIPS HAPROXY [HAPROXY-ARGS...], such as /usr/sbin/haproxy -f a.cfg")
+    command = _haproxy(operands[2], operands[3:])
+    if not isinstance(command, Serve):
+        raise UsageError(f"{' '.join(operands[2:])} does not serve; run it without PIDFILE and VIPS")
+    return Serve(
+        command.program, command.arguments, command.configurations, command.folder, pid_file, vips, command.warnings
+    )
+
+
+def _haproxy(program: str, arguments: Sequence[str]) -> Serve | RunOnce:
+    kept: list[str] = []
+    configurations: list[str] = []
+    warnings: list[str] = []
+    folder = None
+    words = iter(arguments)
+    for word in words:
+        if word in _DOES_NOT_SERVE:
+            return RunOnce((program, *arguments))
+        if word in _REFUSED:
+            raise UsageError(f"haproxy's {word} is not for the user to give: {_REFUSED[word]}")
+        if word in _DROPPED:
+            warnings.append(f"haproxy's {word} is dropped: {_DROPPED[word]}")
+            continue
+        kept.append(word)
+        if word == "--":
+            rest = list(words)
+            kept += rest
+            configurations += rest
+        elif word in _TAKES_A_VALUE:
+            value = next(words, None)
+            if value is None:
+                raise UsageError(f"haproxy's {word} needs a value after it")
+            kept.append(value)
+            if word == "-f":
+                configurations.append(value)
+            elif word == "-C":
+                folder = value
+    if not configurations:
+        raise UsageError(f"haproxy is given no configuration; add -f FILE, such as -f {DEFAULT_CONFIGURATION}")
+    return Serve(program, tuple(kept), tuple(configurations), folder, warnings=tuple(warnings))

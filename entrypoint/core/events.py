@@ -1,0 +1,200 @@
+"""The vocabulary: what happened (events) and what is to be done (effects), two closed unions.
+
+Generations are named by their number, processes by nothing else: the shell knows which pid is whose.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+
+
+class Level(IntEnum):
+    """How much a log line matters; the numbers are tini's verbosity (0 to 3)."""
+
+    ERROR = 0
+    WARNING = 1
+    INFO = 2
+    DEBUG = 3
+
+
+# ---- events: what happened ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """Everything that can fail before the first process has been done: VIPs are bound, signals are caught."""
+
+    vips: tuple[tuple[str, int], ...] = ()
+    """Tag and descriptor of each VIP; the descriptor has the same number in every haproxy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signalled:
+    """A signal arrived."""
+
+    signum: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """The process of a generation exists."""
+
+    number: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotSpawned:
+    """A generation got no process, or may not have one; `reason` is one line for the user."""
+
+    number: int
+    reason: str
+    status: int
+    """What safe_reload exits with when this was the first generation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The process of a generation is gone and reaped.
+
+    `status` is as `os.waitstatus_to_exitcode` gives it: an exit status, or a signal's number made negative.
+    """
+
+    number: int
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """A process that was nobody's generation died and was reaped."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A generation's CLI answered what was asked."""
+
+    number: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """A generation's CLI closed without an answer, or could not be reached."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Elapsed:
+    """A timer of the state ran out."""
+
+    timer: "Timer"
+
+
+Event = Began | Signalled | Spawned | NotSpawned | Exited | Reaped | Answered | Unanswered | Elapsed
+
+
+# ---- timers: part of the state, not of the effects -----------------------------------------------------------------
+
+
+class Clock(StrEnum):
+    """What a timer is for."""
+
+    READY = "ready"
+    """A candidate has this long to prove ready."""
+    SERVED = "served"
+    """A current generation that lives this long is restarted without delay when it dies."""
+    PROVEN = "proven"
+    """A current generation that lives this long clears the count of deaths in a row."""
+    ASK_AGAIN = "ask again"
+    """The next look at whether a retiring generation has let go of the VIPs."""
+    RETIRE = "retire"
+    """A retiring generation that does not answer is told to leave anyway."""
+    DRAIN = "drain"
+    """`--drain-timeout`."""
+    KILL = "kill"
+    """A process that was told to end at once has this long."""
+    RESTART = "restart"
+    """The delay before a dead generation is replaced."""
+    STOP_DELAY = "stop delay"
+    """`--stop-delay`."""
+    STOP_TIMEOUT = "stop timeout"
+    """`--stop-timeout`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """A running timer. Two equal timers are the same one: it is not started again while it stays in the state."""
+
+    clock: Clock
+    number: int = 0
+    """The generation it is about, or what else tells two timers of one clock apart."""
+    round: int = 0
+
+
+# ---- effects: what is to be done -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Start the process of this generation. Answered by Spawned or NotSpawned."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Put these commands to the generation's CLI, instead of what it was asked before. Answered by Answered or Unanswered."""
+
+    number: int
+    commands: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a signal to the process of this generation."""
+
+    number: int
+    signum: int
+
+
+@dataclass(frozen=True, slots=True)
+class Poke:
+    """Connect to these VIPs and close at once."""
+
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Let these VIPs accept, and no other one: a VIP that no `bind` uses refuses."""
+
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CloseVips:
+    """Let go of every VIP, for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Make this generation's pid the content of the pid file."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Write one line."""
+
+    level: Level
+    event: str
+    """A stable name for programs."""
+    message: str
+    fields: Mapping[str, object] = field(default_factory=dict, hash=False)
+
+
+Effect = Spawn | Ask | Send | Poke | Listen | CloseVips | Publish | Log

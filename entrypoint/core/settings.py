@@ -1,0 +1,256 @@
+"""The options: one table that is the parser, the environment's names, the defaults and the help text."""
+
+import signal
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from entrypoint.core.events import Level
+from entrypoint.core.vips import Vip, parse_vips
+
+ENVIRONMENT_PREFIX = "SAFE_RELOAD_"
+INTERNAL_VARIABLES = frozenset({"SAFE_RELOAD_INHERITED", "SAFE_RELOAD_GENERATION"})
+"""Variables of the prefix that are not options: the launcher's note, and what each haproxy is told of itself."""
+
+
+class OptionError(ValueError):
+    """An option that cannot be used; its text is one line for the user."""
+
+
+class Restart(StrEnum):
+    """What to do when the current haproxy dies unasked."""
+
+    ON_FAILURE = "on-failure"
+    NO = "no"
+
+
+class LogFormat(StrEnum):
+    """How a log line is written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every option's value. Times are in seconds."""
+
+    vips: tuple[Vip, ...]
+    pid_file: str | None
+    name: str | None
+    backlog: int | None
+    freebind: bool
+    ready_timeout: float
+    drain_timeout: float
+    max_draining: int
+    restart: Restart
+    restart_limit: int
+    stop_delay: float
+    stop_timeout: float
+    no_new_privs: bool
+    drop_caps: bool
+    log_format: LogFormat
+    log_level: Level | None
+    verbose: int
+    subreaper: bool
+    parent_death_signal: int | None
+    kill_group: bool
+    warn_reaped: bool
+    expected_statuses: frozenset[int]
+
+    def status(self, status: int) -> int:
+        """Return the exit status that the user wants to see for this one (`-e`)."""
+        return 0 if status in self.expected_statuses else status
+
+
+# ---- how a value is read -------------------------------------------------------------------------------------------
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise OptionError(f"{text!r} is not a number of seconds, such as 30 or 0.5")
+    return value
+
+
+def _positive_seconds(text: str) -> float:
+    value = _seconds(text)
+    if not value:
+        raise OptionError("it must be longer than 0 seconds")
+    return value
+
+
+def _count(lowest: int) -> Callable[[str], int]:
+    def count(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and int(text) >= lowest):
+            raise OptionError(f"{text!r} is not a whole number from {lowest} on")
+        return int(text)
+
+    return count
+
+
+def _path(text: str) -> str:
+    if not text:
+        raise OptionError("it is empty; give a path")
+    return text
+
+
+def _name(text: str) -> str:
+    if not text or "/" in text or text.startswith("."):
+        raise OptionError(f"{text!r} is not a name for a file: no slash, no leading dot, not empty")
+    return text
+
+
+def _choice(choices: type[StrEnum]) -> Callable[[str], StrEnum]:
+    def choose(text: str) -> StrEnum:
+        try:
+            return choices(text)
+        except ValueError:
+            raise OptionError(f"{text!r} is none of {', '.join(choices)}") from None
+
+    return choose
+
+
+def _level(text: str) -> Level:
+    try:
+        return Level[text.upper()]
+    except KeyError:
+        raise OptionError(f"{text!r} is none of {', '.join(level.name.lower() for level in Level)}") from None
+
+
+def _signal(text: str) -> int:
+    try:
+        return signal.Signals[text].value
+    except KeyError:
+        raise OptionError(f"{text!r} is not a signal's name, such as SIGTERM") from None
+
+
+_HIGHEST_STATUS = 255
+
+
+def _status(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= _HIGHEST_STATUS):
+        raise OptionError(f"{text!r} is not an exit status from 0 to {_HIGHEST_STATUS}")
+    return int(text)
+
+
+_YES = frozenset({"1", "true", "yes", "on"})
+_NO = frozenset({"0", "false", "no", "off", ""})
+
+
+def _truth(text: str) -> bool:
+    if text.lower() in _YES:
+        return True
+    if text.lower() in _NO:
+        return False
+    raise OptionError(f"{text!r} is neither yes nor no")
+
+
+# ---- the table -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option: its names, how its value is read, and its line of the help text."""
+
+    field: str
+    """The field of Settings that it sets."""
+    help: str
+    read: Callable[[str], Any] = _truth
+    metavar: str = ""
+    """What stands for the value in the help text; empty for an option without one."""
+    default: Any = False
+    long: str = ""
+    short: str = ""
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it; empty for tini's short options, which have tini's variables."""
+        return ENVIRONMENT_PREFIX + self.long.upper().replace("-", "_") if self.long else ""
+
+    @property
+    def shown(self) -> str:
+        """Write the name as the help text and errors do."""
+        return f"--{self.long}" if self.long else f"-{self.short}"
+
+
+OPTIONS = (
+    Option("vips", "the VIPs to bind: ADDRESS:PORT:TAG,... (haproxy finds each as bind \"fd@${TAG}\")", parse_vips, "LIST", (), "vips"),
+    Option("pid_file", "keep the current haproxy's pid in this file", _path, "PATH", None, "pid-file"),
+    Option("name", "this instance's name in its logs", _name, "NAME", None, "name"),
+    Option("backlog", "listen backlog of the VIPs; the kernel's somaxconn unless given", _count(1), "N", None, "backlog"),
+    Option("freebind", "bind VIPs that are not on any interface yet", long="freebind"),
+    Option("ready_timeout", "a new haproxy that is not ready by then is killed", _positive_seconds, "SECONDS", 60.0, "ready-timeout"),
+    Option("drain_timeout", "a draining haproxy is ended after it; 0 is never", _seconds, "SECONDS", 0.0, "drain-timeout"),
+    Option("max_draining", "beyond it the oldest draining haproxy is ended", _count(1), "N", 16, "max-draining"),
+    Option("restart", "when haproxy dies unasked: on-failure or no", _choice(Restart), "WHEN", Restart.ON_FAILURE, "restart"),
+    Option("restart_limit", "give up after so many deaths in a row", _count(1), "N", 5, "restart-limit"),
+    Option("stop_delay", "after TERM, go on accepting for so long", _seconds, "SECONDS", 0.0, "stop-delay"),
+    Option("stop_timeout", "a stop that takes longer becomes a quick one; 0 is never", _seconds, "SECONDS", 0.0, "stop-timeout"),
+    Option("no_new_privs", "nothing below may gain privileges by exec", long="no-new-privs"),
+    Option("drop_caps", "drop all capabilities that binding and switching user do not need", long="drop-caps"),
+    Option("log_format", "text or json", _choice(LogFormat), "FORMAT", LogFormat.TEXT, "log-format"),
+    Option("log_level", "error, warning, info or debug", _level, "LEVEL", None, "log-level"),
+    Option("subreaper", "be a child subreaper (TINI_SUBREAPER)", short="s"),
+    Option("parent_death_signal", "get this signal when the parent dies, such as SIGTERM", _signal, "SIG", None, short="p"),
+    Option("verbose", "say more; up to three times", _count(0), "", 0, short="v"),
+    Option("warn_reaped", "warn of each process that was not ours and is reaped", short="w"),
+    Option("kill_group", "send signals to the process group (TINI_KILL_PROCESS_GROUP)", short="g"),
+    Option("expected_statuses", "exit with 0 instead of this status; repeatable", _status, "N", frozenset(), short="e"),
+)  # fmt: skip
+
+_TINI_FLAGS = {"TINI_SUBREAPER": "subreaper", "TINI_KILL_PROCESS_GROUP": "kill_group"}
+_TINI_VERBOSITY = "TINI_VERBOSITY"
+
+
+def read_settings(given: Iterable[tuple[Option, str]], environment: Mapping[str, str]) -> tuple[Settings, tuple[str, ...]]:
+    """Put the options together: the command line wins over the environment, that over the defaults.
+
+    Args:
+        given: the command line's options in order, each with its text; flags with "yes".
+        environment: all variables.
+
+    Returns:
+        The settings, and warnings for the user, a line each.
+
+    Raises:
+        OptionError: one line that names the option or the variable and says what would be right.
+
+    """
+    values: dict[str, Any] = {option.field: option.default for option in OPTIONS}
+    known = {option.variable: option for option in OPTIONS if option.variable}
+    warnings = []
+    for variable in sorted(environment):
+        if variable in known:
+            option = known[variable]
+            values[option.field] = _read(option, environment[variable], variable)
+        elif variable.startswith(ENVIRONMENT_PREFIX) and variable not in INTERNAL_VARIABLES:
+            warnings.append(f"{variable} is not a variable of safe_reload and does nothing; see safe_reload --help")
+    values.update({field: True for variable, field in _TINI_FLAGS.items() if variable in environment})
+    for option, text in given:
+        if option.field == "verbose":
+            values["verbose"] += 1
+        elif option.field == "expected_statuses":
+            values["expected_statuses"] |= {_read(option, text, option.shown)}
+        else:
+            values[option.field] = _read(option, text, option.shown)
+    if _TINI_VERBOSITY in environment:
+        values["log_level"] = _tini_verbosity(environment[_TINI_VERBOSITY])
+    return Settings(**values), tuple(warnings)
+
+
+def _read(option: Option, text: str, name: str) -> object:
+    try:
+        return option.read(text)
+    except ValueError as error:
+        raise OptionError(f"{name}: {error}") from None
+
+
+def _tini_verbosity(text: str) -> Level:
+    """Read TINI_VERBOSITY as tini does, by atoi, and bounded by the levels that exist."""
+    digits = text.strip()
+    return Level(min(int(digits), Level.DEBUG)) if digits.isascii() and digits.isdigit() else Level.ERROR

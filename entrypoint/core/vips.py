@@ -1,0 +1,96 @@
+"""The VIP list: its grammar, and errors that say which entry is wrong and what would be right.
+
+    VIP   = ADDRESS ":" PORT ":" TAG
+    VIPS  = VIP *( "," VIP )                  ADDRESS = IPv4 | [IPv6] | "*"
+"""
+
+import ipaddress
+import re
+from dataclasses import dataclass
+
+ANY = "*"
+"""The address that stands for every address of both families."""
+
+_TAG = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_PORT = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
+_HIGHEST_PORT = 65535
+_EXAMPLE = "10.0.0.1:80:FD_HTTP"
+
+
+class VipError(ValueError):
+    """A VIP list that cannot be used; its text is one line for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vip:
+    """One declared listener: an address (IPv4, IPv6 without brackets, or `*`), a TCP port, and its tag."""
+
+    address: str
+    port: int
+    tag: str
+
+    def __str__(self) -> str:
+        """Write the entry as the list has it."""
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{host}:{self.port}:{self.tag}"
+
+
+def parse_vips(text: str) -> tuple[Vip, ...]:
+    """Read a VIP list.
+
+    Args:
+        text: the list as given on the command line or in the environment; blanks around entries are allowed.
+
+    Raises:
+        VipError: one line that names the entry by number and text, and says what would be right.
+
+    """
+    vips: list[Vip] = []
+    numbers: dict[str, int] = {}
+    for number, entry in enumerate(text.split(","), start=1):
+        vip = _parse_entry(number, entry.strip())
+        first = numbers.setdefault(vip.tag, number)
+        if first != number:
+            raise _error(number, entry, f"the tag {vip.tag} is already that of entry {first}; give each VIP its own")
+        vips.append(vip)
+    return tuple(vips)
+
+
+def _parse_entry(number: int, entry: str) -> Vip:
+    if not entry:
+        raise _error(number, entry, f"it is empty; an entry is ADDRESS:PORT:TAG, such as {_EXAMPLE}")
+    address, port, tag = _split(number, entry)
+    if not _PORT.fullmatch(port) or int(port) > _HIGHEST_PORT:
+        raise _error(number, entry, f"the port {port!r} is not a number from 1 to {_HIGHEST_PORT}")
+    if not _TAG.fullmatch(tag):
+        raise _error(number, entry, f"the tag {tag!r} is not a variable's name: letters, digits and _, no digit first")
+    return Vip(address, int(port), tag)
+
+
+def _split(number: int, entry: str) -> tuple[str, str, str]:
+    """Cut an entry in three and check the address."""
+    if entry.startswith("["):
+        inside, closed, rest = entry[1:].partition("]")
+        fields = rest.split(":")
+        if not closed or len(fields) != 3 or fields[0]:
+            raise _error(number, entry, "an IPv6 entry is [ADDRESS]:PORT:TAG, such as [2001:db8::1]:443:FD_HTTPS")
+        try:
+            return str(ipaddress.IPv6Address(inside)), fields[1], fields[2]
+        except ValueError:
+            raise _error(number, entry, f"{inside!r} is not an IPv6 address") from None
+    fields = entry.split(":")
+    if len(fields) > 3:
+        raise _error(number, entry, "it has more than three fields; write an IPv6 address in brackets: [ADDRESS]:PORT:TAG")
+    if len(fields) < 3:
+        raise _error(number, entry, f"it has {len(fields)} of three fields; an entry is ADDRESS:PORT:TAG, such as {_EXAMPLE}")
+    address, port, tag = fields
+    if address != ANY:
+        try:
+            ipaddress.IPv4Address(address)
+        except ValueError:
+            raise _error(number, entry, f"{address!r} is not an IPv4 address, an IPv6 address in brackets, or *") from None
+    return address, port, tag
+
+
+def _error(number: int, entry: str, reason: str) -> VipError:
+    return VipError(f"VIPS entry {number} {entry.strip()!r}: {reason}")

@@ -1,0 +1,1 @@
+"""What touches: one kernel facility a file. Nothing in here decides, and no file imports another."""

@@ -1,0 +1,115 @@
+"""The private line to a generation's CLI.
+
+haproxy listens on one end of a socket pair (`stats socket "sockpair@N"`) and accepts each socket that is sent through
+it. No path, no abstract name: nobody but us can reach a CLI that may do anything, and none is left behind.
+"""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterable, Iterator
+
+_LONGEST_LINE = 4096
+"""Well below tune.bufsize (16,384 unless changed), which bounds a command line of the CLI."""
+
+
+class CliChannel:
+    """Our end of one generation's line, and until it has been spawned haproxy's end as well."""
+
+    def __init__(self) -> None:
+        """Make the pair and the configuration that tells haproxy of it."""
+        self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._ours.setblocking(False)
+        line = f'global\n  stats socket "sockpair@{self._theirs.fileno()}" level admin expose-fd listeners\n'
+        self._fragment = os.memfd_create("safe_reload", os.MFD_CLOEXEC)
+        os.write(self._fragment, line.encode())
+
+    @property
+    def inherited(self) -> tuple[int, int]:
+        """The descriptors that haproxy needs."""
+        return self._theirs.fileno(), self._fragment
+
+    @property
+    def configuration(self) -> str:
+        """The file to give haproxy before the user's: a `global` section in front never trips `nbthread` and its like."""
+        return f"/dev/fd/{self._fragment}"
+
+    def spawned(self) -> None:
+        """Let go of haproxy's end, so that its death closes the line."""
+        self._theirs.close()
+        os.close(self._fragment)
+
+    def ask(self, commands: Iterable[str]) -> "Conversation":
+        """Begin to put commands to haproxy."""
+        return Conversation(self._ours, commands)
+
+    def close(self) -> None:
+        """Let go of our end."""
+        self._ours.close()
+
+
+class Conversation:
+    """Some commands, and what haproxy answers: one connection to the CLI for each line of commands.
+
+    A non-interactive CLI answers one line and closes the connection (HAProxy's management guide, section 9.3).
+    """
+
+    def __init__(self, channel: socket.socket, commands: Iterable[str]) -> None:
+        """Send the first line."""
+        self._channel = channel
+        self._lines = _lines(commands)
+        self._session: socket.socket | None = None
+        self._answer = bytearray()
+        self.proceed()
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait for; it changes with each `proceed`."""
+        return self._session.fileno() if self._session else -1
+
+    def proceed(self) -> bool:
+        """Send the next line; False when there is none, or when nobody listens any more."""
+        self.close()
+        line = next(self._lines, None)
+        if line is None:
+            return False
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._session = ours
+        ours.setblocking(False)
+        with theirs, contextlib.suppress(OSError):
+            socket.send_fds(self._channel, [b"\0"], [theirs.fileno()])
+            ours.send(line.encode())
+        return True
+
+    def read(self) -> bool:
+        """Take what has arrived; True when this line has been answered, or never will be."""
+        assert self._session
+        try:
+            while data := self._session.recv(65536):
+                self._answer += data
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
+
+    @property
+    def answer(self) -> str:
+        """Everything that was answered; empty when nobody was there."""
+        return self._answer.decode(errors="replace")
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._session:
+            self._session.close()
+            self._session = None
+
+
+def _lines(commands: Iterable[str]) -> Iterator[str]:
+    line = ""
+    for command in commands:
+        if line and len(line) + len(command) >= _LONGEST_LINE:
+            yield line + "\n"
+            line = ""
+        line += f";{command}" if line else command
+    if line:
+        yield line + "\n"

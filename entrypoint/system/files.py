@@ -1,0 +1,104 @@
+"""Files: the pid file, a look into the configuration before haproxy reads it, and the three standard descriptors."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+
+
+class PidFile:
+    """A file that holds the pid of the current haproxy, or is not there."""
+
+    def __init__(self, path: str) -> None:
+        """Take the path, make its folder, and see that it can be written.
+
+        Raises:
+            OSError: it cannot. Tried at once, because nobody reads the log for a pid file an hour later.
+
+        """
+        self._path = path
+        folder, name = os.path.split(path)
+        self._temporary = os.path.join(folder, f".{name}.{os.getpid()}")
+        self._content = ""
+        os.makedirs(folder or ".", exist_ok=True)
+        self._write("")
+        os.unlink(self._temporary)
+        if os.path.isdir(path):
+            raise IsADirectoryError(f"{path} is a directory")
+
+    def write(self, pid: int) -> None:
+        """Replace the content atomically.
+
+        Raises:
+            OSError: it cannot be written; the old content stands.
+
+        """
+        self._content = f"{pid}\n"
+        self._write(self._content)
+        os.replace(self._temporary, self._path)
+
+    def _write(self, content: str) -> None:
+        with open(self._temporary, "w", encoding="ascii") as file:
+            file.write(content)
+
+    def remove(self) -> None:
+        """Remove the file, unless it is somebody else's by now."""
+        with contextlib.suppress(OSError):
+            with open(self._path, encoding="ascii") as file:
+                ours = file.read() == self._content
+            if ours:
+                os.unlink(self._path)
+
+
+def configuration_files(paths: Sequence[str], folder: str | None) -> Iterator[str]:
+    """Yield the files that haproxy reads for these -f arguments: of a folder its *.cfg, in order (haproxy(1)).
+
+    Args:
+        paths: as given to haproxy.
+        folder: where relative ones are looked for (`-C`); None for the working directory.
+
+    """
+    for name in paths:
+        path = os.path.join(folder, name) if folder else name
+        if os.path.isdir(path):
+            names = sorted(os.listdir(path))
+            yield from (os.path.join(path, n) for n in names if n.endswith(".cfg") and not n.startswith("."))
+        else:
+            yield path
+
+
+def read(path: str) -> bytes:
+    """Return the content of a file; empty when it cannot be read, which haproxy will say better.
+
+    A pipe or a device is not read: haproxy would not find in it again what we took.
+    """
+    if not os.path.isfile(path):
+        return b""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def fill_standard_descriptors(*, inheritable: bool) -> None:
+    """Put /dev/null where stdin, stdout or stderr is closed, so that no socket of ours gets the numbers 0 to 2.
+
+    Args:
+        inheritable: whether children see it, too, and not a closed descriptor as before.
+
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+            os.set_inheritable(descriptor, inheritable)
+
+
+def keep_from_children() -> None:
+    """Mark every descriptor from 3 up close-on-exec: what our parent left open is not haproxy's business."""
+    for name in os.listdir("/proc/self/fd"):
+        descriptor = int(name)
+        if descriptor > 2:  # noqa: PLR2004  # stderr
+            with contextlib.suppress(OSError):
+                os.set_inheritable(descriptor, False)

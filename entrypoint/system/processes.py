@@ -1,0 +1,160 @@
+"""Processes: the one place where they are born and where they are reaped.
+
+A parent that waits for every child (as PID 1 must) cannot let anything else wait for one: hence no `subprocess`.
+"""
+
+import contextlib
+import errno
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from entrypoint.core.events import Exited, Reaped
+
+_NOT_FOUND = 127
+_NOT_EXECUTABLE = 126
+_NO_TERMINAL = frozenset({errno.ENOTTY, errno.ENXIO, errno.EBADF})
+"""EBADF is a closed stdin, which is no reason not to run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """Everything about a new process but its signals."""
+
+    words: Sequence[str]
+    environment: Mapping[str, str]
+    descriptors: Sequence[int] = ()
+    """Those of ours that it inherits, under the same numbers."""
+    foreground: bool = False
+    """Whether it gets the terminal that is our stdin, if there is one."""
+    open_files: tuple[int, int] | None = None
+    """Its RLIMIT_NOFILE, where ours was raised."""
+
+
+class Processes:
+    """The children, by the number of their generation."""
+
+    def __init__(self, prepare: Callable[[], None], complain: Callable[[str], None]) -> None:
+        """Begin without children.
+
+        Args:
+            prepare: restores signals; called in each child last before exec.
+            complain: writes one line for the user; called in a child that cannot exec.
+
+        """
+        self._prepare = prepare
+        self._complain = complain
+        self._pids: dict[int, int] = {}
+        self._numbers: dict[int, int] = {}
+
+    def spawn(self, number: int, birth: Birth) -> int:
+        """Start a process in a process group of its own and return its pid.
+
+        A program that cannot be executed shows as a child that exits as tini's would: 127 when it is not there, 126
+        when it may not be executed, 1 for the rest.
+
+        Raises:
+            OSError: there can be no new process now (fork(2)).
+
+        """
+        every_signal = signal.valid_signals()
+        # A signal between fork and exec would be written into the pipe that child and parent share.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, every_signal)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._become(birth)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        self._pids[number] = pid
+        self._numbers[pid] = number
+        return pid
+
+    def send(self, number: int, signum: int, *, to_group: bool = False) -> None:
+        """Send a signal to a process that we have not reaped, so that the pid cannot be somebody else's.
+
+        Raises:
+            OSError: the kernel refuses.
+
+        """
+        pid = self._pids.get(number)
+        if pid is not None:
+            os.kill(-pid if to_group else pid, signum)
+
+    def reap(self) -> Iterator[Exited | Reaped]:
+        """Reap everything that has died."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            number = self._numbers.pop(pid, None)
+            if number is None:
+                yield Reaped(pid)
+            else:
+                del self._pids[number]
+                yield Exited(number, os.waitstatus_to_exitcode(status))
+
+    def _become(self, birth: Birth) -> None:
+        """Turn this new child into the program; never return."""
+        status = 1
+        try:
+            os.setpgid(0, 0)
+            if birth.foreground:
+                _take_terminal()
+            for descriptor in birth.descriptors:
+                os.set_inheritable(descriptor, True)
+            if birth.open_files:
+                resource.setrlimit(resource.RLIMIT_NOFILE, birth.open_files)
+            self._prepare()
+            _execute(birth.words, birth.environment)
+        except OSError as error:
+            self._complain(f"exec {birth.words[0]} failed: {error.strerror}")
+            status = {errno.ENOENT: _NOT_FOUND, errno.EACCES: _NOT_EXECUTABLE}.get(error.errno or 0, 1)
+        finally:
+            os._exit(status)
+
+
+def _take_terminal() -> None:
+    try:
+        os.tcsetpgrp(0, os.getpgrp())
+    except OSError as error:
+        if error.errno not in _NO_TERMINAL:
+            raise
+
+
+def _execute(words: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Do what execvp(3) does, a script without an interpreter line included."""
+    if not words[0]:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    try:
+        os.execvpe(words[0], words, environment)
+    except OSError as error:
+        if error.errno != errno.ENOEXEC:
+            raise
+    path = find_program(words[0]) or words[0]
+    os.execve("/bin/sh", ["sh", path, *words[1:]], environment)
+
+
+def find_program(name: str) -> str | None:
+    """Return the file that execvp(3) would execute, or None."""
+    folders = [""] if "/" in name else os.get_exec_path()
+    for folder in folders:
+        path = os.path.join(folder, name)
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+    return None
+
+
+def raise_open_files(needed: int) -> tuple[int, int] | None:
+    """Make room for so many descriptors; return the limit that children should have instead, or None."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return None
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard == resource.RLIM_INFINITY else min(needed, hard), hard))
+    return soft, hard
