@@ -18,7 +18,7 @@ _OURS = ("NOTIFY_SOCKET", "FDSTORE", INHERITED_VARIABLE)
 _OURS_BY_PREFIX = ("WATCHDOG_", "LISTEN_")
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A generation that may not be started; its text is one line for the user."""
 
 
@@ -49,14 +49,14 @@ class HaproxyBirth:
         """Return what to start, and the line to it.
 
         Raises:
-            Refused: the configuration would defeat the purpose.
+            RefusedError: the configuration would defeat the purpose.
             OSError: the line cannot be made.
 
         """
         for path in files.configuration_files(self.command.configurations, self.command.folder):
             line = line_of_master_worker(files.read(path))
             if line:
-                raise Refused(f"{path}:{line}: remove `master-worker`: safe_reload is the master, and this would start another")
+                raise RefusedError(f"{path}:{line}: remove `master-worker`: safe_reload is the master already")
         channel = CliChannel()
         vips = self.listeners.tags()
         environment = {
@@ -70,5 +70,5 @@ class HaproxyBirth:
 
 
 def haproxy_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables for haproxy: all but those that systemd means for us alone (sd_notify(3), sd_listen_fds(3))."""
+    """Return the variables for haproxy: all but what systemd means for us (sd_notify(3), sd_listen_fds(3))."""
     return {n: v for n, v in environment.items() if n not in _OURS and not n.startswith(_OURS_BY_PREFIX)}

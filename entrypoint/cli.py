@@ -32,8 +32,7 @@ version. It comes without any warranty; see <https://www.gnu.org/licenses/>."""
 
 _NOT_A_REAPER = (
     "safe_reload is not running as PID 1 and isn't registered as a child subreaper.",
-    "Zombie processes will not be re-parented to it, so zombie reaping won't work: "
-    "run it as PID 1, or with -s or TINI_SUBREAPER.",
+    "Zombie processes will not be re-parented to it: to reap them, run it as PID 1, or with -s or TINI_SUBREAPER.",
 )
 
 
@@ -50,7 +49,7 @@ def run(arguments: Sequence[str], environment: Mapping[str, str], mask: frozense
         given, operands, after_dashes = _split(arguments)
         shown = _text_asked_for(arguments, operands)
         if shown is not None:
-            print(shown)
+            sys.stdout.write(f"{shown}\n")
             return 0
         settings, warnings = read_settings(given, environment)
         command = read_command(operands, after_dashes=after_dashes, is_program=lambda name: bool(find_program(name)))

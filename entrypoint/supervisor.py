@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, assert_never
 
-from entrypoint.births import Refused
+from entrypoint.births import RefusedError
 from entrypoint.core.events import (
     Answered,
     Ask,
@@ -55,7 +55,7 @@ class Births(Protocol):
     """Says what a generation's process is made of."""
 
     def of(self, number: int) -> tuple[Birth, CliChannel | None]:
-        """Return what to start and the line to its CLI; may raise Refused or OSError."""
+        """Return what to start and the line to its CLI; may raise RefusedError or OSError."""
 
 
 @dataclass(slots=True)
@@ -104,8 +104,8 @@ class Supervisor:
     def _unexpected(self) -> None:
         for line in traceback.format_exc().splitlines():
             self._world.logger.write(Log(Level.ERROR, "bug", line))
-        self._world.logger.write(Log(Level.ERROR, "bug", "this is a bug in safe_reload, please report it; serving goes on"))
-        time.sleep(_PAUSE_AFTER_ERROR)
+        self._world.logger.write(Log(Level.ERROR, "bug", "a bug in safe_reload, please report it; serving goes on"))
+        time.sleep(_PAUSE_AFTER_ERROR)  # noqa: TID251  # a loop that fails each time must not fill the disk
 
     # ---- what happens ----------------------------------------------------------------------------------------------
 
@@ -153,7 +153,7 @@ class Supervisor:
     # ---- what is to be done ----------------------------------------------------------------------------------------
 
     def _carry_out(self, effect: Effect) -> None:
-        """Do it; an error of the system's is a log line, and what follows from the effect's absence is the timers' job."""
+        """Do it; a system error is a log line, and what follows from the effect's absence is the timers' job."""
         try:
             self._do(effect)
         except OSError as error:
@@ -185,7 +185,7 @@ class Supervisor:
     def _spawn(self, number: int) -> None:
         try:
             birth, channel = self._world.births.of(number)
-        except (Refused, OSError) as error:
+        except (RefusedError, OSError) as error:
             self._events.append(NotSpawned(number, f"was not started: {error}", 1))
             return
         try:

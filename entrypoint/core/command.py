@@ -7,8 +7,9 @@ from entrypoint.core.vips import VipError, parse_vips
 
 DEFAULT_CONFIGURATION = "/usr/local/etc/haproxy/haproxy.cfg"
 VERBS = ("reload", "status", "list", "check", "stop", "metrics", "exporter")
-SYNOPSIS = """\
-safe_reload [OPTIONS] PIDFILE VIPS HAPROXY [HAPROXY-ARGS...]
+_ORIGINAL = "PIDFILE VIPS HAPROXY [HAPROXY-ARGS...]"
+SYNOPSIS = f"""\
+safe_reload [OPTIONS] {_ORIGINAL}
 safe_reload [OPTIONS] [--] [PROGRAM] [ARGS...]"""
 
 _HAPROXY = "haproxy"
@@ -104,9 +105,9 @@ def _original(operands: Sequence[str]) -> Serve:
     try:
         parse_vips(vips)
     except VipError as error:
-        raise UsageError(f"{error} ({pid_file} is no program, so this is PIDFILE VIPS HAPROXY [HAPROXY-ARGS...])") from None
+        raise UsageError(f"{error} ({pid_file} is no program, so this is {_ORIGINAL})") from None
     if len(operands) == 2:
-        raise UsageError("HAPROXY is missing after the VIPs: PIDFILE VIPS HAPROXY [HAPROXY-ARGS...], such as /usr/sbin/haproxy -f a.cfg")
+        raise UsageError(f"HAPROXY is missing after the VIPs: {_ORIGINAL}, such as /usr/sbin/haproxy -f a.cfg")
     command = _haproxy(operands[2], operands[3:])
     if not isinstance(command, Serve):
         raise UsageError(f"{' '.join(operands[2:])} does not serve; run it without PIDFILE and VIPS")

@@ -146,7 +146,10 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Put these commands to the generation's CLI, instead of what it was asked before. Answered by Answered or Unanswered."""
+    """Put these commands to the generation's CLI, instead of what it was asked before.
+
+    Answered by Answered or Unanswered.
+    """
 
     number: int
     commands: tuple[str, ...]

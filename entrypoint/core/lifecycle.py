@@ -14,8 +14,8 @@ file description, which we keep: a haproxy that merely closes its descriptor goe
 connection of its successor. So its frontends are paused first, then connections (the clients', or our own) are let
 past until `show fd` says that no thread polls a VIP any more; only then it gets SIGUSR1.
 
-Time is not in here. A phase or a stage implies which timers run (`timers`); one that runs out is an event like any other.
-What the state does not mention does not exist: no clocks, no pids of the dead, no history.
+Time is not in here. A phase or a stage implies which timers run (`timers`); one that runs out is an event like any
+other. What the state does not mention does not exist: no clocks, no pids of the dead, no history.
 """
 
 import signal
@@ -353,7 +353,7 @@ def _signalled(state: State, signum: int) -> Step:
 
 def _reload(state: State, trigger: str) -> Step:
     if isinstance(state.stage, Lingering | Stopping):
-        return state, (Log(Level.WARNING, "reload_refused", f"{trigger} asks for a reload, but safe_reload is stopping"),)
+        return state, (Log(Level.WARNING, "reload_refused", f"{trigger}: no reload, safe_reload is stopping"),)
     if trigger in state.waiting:
         return state, ()
     return _next(replace(state, waiting=(*state.waiting, trigger)))

@@ -15,7 +15,8 @@ _FIELD = r"^{name}: (\d+)$"
 _PID = re.compile(_FIELD.format(name="Pid"), re.MULTILINE)
 _CONNECTIONS = re.compile(_FIELD.format(name="CurrConns"), re.MULTILINE)
 _LISTENER = re.compile(
-    r"^ *(?P<descriptor>\d+) : .* prmsk=0x(?P<polling>[0-9a-f]+) .*l\.st=\S+ fe=(?P<frontend>\S+)(?:.* lport=(?P<port>\d+))?",
+    r"^ *(?P<descriptor>\d+) : .* prmsk=0x(?P<polling>[0-9a-f]+) .*"
+    r"l\.st=\S+ fe=(?P<frontend>\S+)(?:.* lport=(?P<port>\d+))?",
     re.MULTILINE,
 )
 
@@ -74,7 +75,7 @@ def look(binds: Iterable[Bind]) -> tuple[str, ...]:
 def pause(binds: Iterable[Bind]) -> tuple[str, ...]:
     """Ask for the frontends of these listeners to stop accepting.
 
-    `disable frontend` only stops reading an inherited descriptor (since commit 64763342a of January 2023, in every branch from 2.4 on);
-    SIGTTOU would disconnect every other listening socket of the process, shared ones included.
+    `disable frontend` only stops reading an inherited descriptor (since commit 64763342a of January 2023, in every
+    branch from 2.4 on); SIGTTOU would disconnect every other listening socket of the process, shared ones included.
     """
     return tuple(dict.fromkeys(f"disable frontend {bind.frontend}" for bind in binds))

@@ -158,56 +158,63 @@ class Option:
     """One option: its names, how its value is read, and its line of the help text."""
 
     field: str
-    """The field of Settings that it sets."""
+    """The field of Settings that it sets; its long name is the same."""
     help: str
-    read: Callable[[str], Any] = _truth
     metavar: str = ""
     """What stands for the value in the help text; empty for an option without one."""
     default: Any = False
-    long: str = ""
+    read: Callable[[str], Any] = _truth
     short: str = ""
+    """tini's letter, for the options that tini has; those have no long name, and tini's variables."""
+
+    @property
+    def long(self) -> str:
+        """The name after `--`; empty when there is none."""
+        return "" if self.short else self.field.replace("_", "-")
 
     @property
     def variable(self) -> str:
-        """The environment variable that sets it; empty for tini's short options, which have tini's variables."""
-        return ENVIRONMENT_PREFIX + self.long.upper().replace("-", "_") if self.long else ""
+        """The environment variable that sets it; empty when there is none."""
+        return "" if self.short else ENVIRONMENT_PREFIX + self.field.upper()
 
     @property
     def shown(self) -> str:
-        """Write the name as the help text and errors do."""
-        return f"--{self.long}" if self.long else f"-{self.short}"
+        """The name as the help text and errors write it."""
+        return f"-{self.short}" if self.short else f"--{self.long}"
 
 
 OPTIONS = (
-    Option("vips", "the VIPs to bind: ADDRESS:PORT:TAG,... (haproxy finds each as bind \"fd@${TAG}\")", parse_vips, "LIST", (), "vips"),
-    Option("pid_file", "keep the current haproxy's pid in this file", _path, "PATH", None, "pid-file"),
-    Option("name", "this instance's name in its logs", _name, "NAME", None, "name"),
-    Option("backlog", "listen backlog of the VIPs; the kernel's somaxconn unless given", _count(1), "N", None, "backlog"),
-    Option("freebind", "bind VIPs that are not on any interface yet", long="freebind"),
-    Option("ready_timeout", "a new haproxy that is not ready by then is killed", _positive_seconds, "SECONDS", 60.0, "ready-timeout"),
-    Option("drain_timeout", "a draining haproxy is ended after it; 0 is never", _seconds, "SECONDS", 0.0, "drain-timeout"),
-    Option("max_draining", "beyond it the oldest draining haproxy is ended", _count(1), "N", 16, "max-draining"),
-    Option("restart", "when haproxy dies unasked: on-failure or no", _choice(Restart), "WHEN", Restart.ON_FAILURE, "restart"),
-    Option("restart_limit", "give up after so many deaths in a row", _count(1), "N", 5, "restart-limit"),
-    Option("stop_delay", "after TERM, go on accepting for so long", _seconds, "SECONDS", 0.0, "stop-delay"),
-    Option("stop_timeout", "a stop that takes longer becomes a quick one; 0 is never", _seconds, "SECONDS", 0.0, "stop-timeout"),
-    Option("no_new_privs", "nothing below may gain privileges by exec", long="no-new-privs"),
-    Option("drop_caps", "drop all capabilities that binding and switching user do not need", long="drop-caps"),
-    Option("log_format", "text or json", _choice(LogFormat), "FORMAT", LogFormat.TEXT, "log-format"),
-    Option("log_level", "error, warning, info or debug", _level, "LEVEL", None, "log-level"),
+    Option("vips", 'the VIPs to bind, ADDRESS:PORT:TAG,...; in haproxy: bind "fd@${TAG}"', "LIST", (), parse_vips),
+    Option("pid_file", "keep the current haproxy's pid in this file", "PATH", None, _path),
+    Option("name", "this instance's name in its logs", "NAME", None, _name),
+    Option("backlog", "listen backlog of the VIPs; the kernel's somaxconn unless given", "N", None, _count(1)),
+    Option("freebind", "bind VIPs that are not on any interface yet"),
+    Option("ready_timeout", "a new haproxy not ready by then is killed", "SECONDS", 60.0, _positive_seconds),
+    Option("drain_timeout", "a draining haproxy is ended after it; 0 is never", "SECONDS", 0.0, _seconds),
+    Option("max_draining", "beyond it the oldest draining haproxy is ended", "N", 16, _count(1)),
+    Option("restart", "when haproxy dies unasked: on-failure or no", "WHEN", Restart.ON_FAILURE, _choice(Restart)),
+    Option("restart_limit", "give up after so many deaths in a row", "N", 5, _count(1)),
+    Option("stop_delay", "after TERM, go on accepting for so long", "SECONDS", 0.0, _seconds),
+    Option("stop_timeout", "a stop that takes longer becomes a quick one; 0 is never", "SECONDS", 0.0, _seconds),
+    Option("no_new_privs", "nothing below may gain privileges by exec"),
+    Option("drop_caps", "drop all capabilities that binding and switching user do not need"),
+    Option("log_format", "text or json", "FORMAT", LogFormat.TEXT, _choice(LogFormat)),
+    Option("log_level", "error, warning, info or debug", "LEVEL", None, _level),
     Option("subreaper", "be a child subreaper (TINI_SUBREAPER)", short="s"),
-    Option("parent_death_signal", "get this signal when the parent dies, such as SIGTERM", _signal, "SIG", None, short="p"),
-    Option("verbose", "say more; up to three times", _count(0), "", 0, short="v"),
+    Option("parent_death_signal", "get this signal when the parent dies, such as SIGTERM", "SIG", None, _signal, "p"),
+    Option("verbose", "say more; up to three times (TINI_VERBOSITY)", "", 0, _count(0), "v"),
     Option("warn_reaped", "warn of each process that was not ours and is reaped", short="w"),
     Option("kill_group", "send signals to the process group (TINI_KILL_PROCESS_GROUP)", short="g"),
-    Option("expected_statuses", "exit with 0 instead of this status; repeatable", _status, "N", frozenset(), short="e"),
-)  # fmt: skip
+    Option("expected_statuses", "exit with 0 instead of this status; repeatable", "N", frozenset(), _status, "e"),
+)
 
 _TINI_FLAGS = {"TINI_SUBREAPER": "subreaper", "TINI_KILL_PROCESS_GROUP": "kill_group"}
 _TINI_VERBOSITY = "TINI_VERBOSITY"
 
 
-def read_settings(given: Iterable[tuple[Option, str]], environment: Mapping[str, str]) -> tuple[Settings, tuple[str, ...]]:
+def read_settings(
+    given: Iterable[tuple[Option, str]], environment: Mapping[str, str]
+) -> tuple[Settings, tuple[str, ...]]:
     """Put the options together: the command line wins over the environment, that over the defaults.
 
     Args:

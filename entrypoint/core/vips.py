@@ -1,7 +1,6 @@
 """The VIP list: its grammar, and errors that say which entry is wrong and what would be right.
 
-    VIP   = ADDRESS ":" PORT ":" TAG
-    VIPS  = VIP *( "," VIP )                  ADDRESS = IPv4 | [IPv6] | "*"
+VIPS is VIP *( "," VIP ), VIP is ADDRESS ":" PORT ":" TAG, ADDRESS is IPv4, IPv6 in brackets, or "*".
 """
 
 import ipaddress
@@ -80,15 +79,21 @@ def _split(number: int, entry: str) -> tuple[str, str, str]:
             raise _error(number, entry, f"{inside!r} is not an IPv6 address") from None
     fields = entry.split(":")
     if len(fields) > 3:
-        raise _error(number, entry, "it has more than three fields; write an IPv6 address in brackets: [ADDRESS]:PORT:TAG")
+        raise _error(
+            number, entry, "it has more than three fields; write an IPv6 address in brackets: [ADDRESS]:PORT:TAG"
+        )
     if len(fields) < 3:
-        raise _error(number, entry, f"it has {len(fields)} of three fields; an entry is ADDRESS:PORT:TAG, such as {_EXAMPLE}")
+        raise _error(
+            number, entry, f"it has {len(fields)} of three fields; an entry is ADDRESS:PORT:TAG, such as {_EXAMPLE}"
+        )
     address, port, tag = fields
     if address != ANY:
         try:
             ipaddress.IPv4Address(address)
         except ValueError:
-            raise _error(number, entry, f"{address!r} is not an IPv4 address, an IPv6 address in brackets, or *") from None
+            raise _error(
+                number, entry, f"{address!r} is not an IPv4 address, an IPv6 address in brackets, or *"
+            ) from None
     return address, port, tag
 
 

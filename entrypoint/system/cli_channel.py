@@ -31,7 +31,7 @@ class CliChannel:
 
     @property
     def configuration(self) -> str:
-        """The file to give haproxy before the user's: a `global` section in front never trips `nbthread` and its like."""
+        """The file to give haproxy before the user's: at that place a `global` section never trips `nbthread`."""
         return f"/dev/fd/{self._fragment}"
 
     def spawned(self) -> None:

@@ -99,6 +99,6 @@ def keep_from_children() -> None:
     """Mark every descriptor from 3 up close-on-exec: what our parent left open is not haproxy's business."""
     for name in os.listdir("/proc/self/fd"):
         descriptor = int(name)
-        if descriptor > 2:  # noqa: PLR2004  # stderr
+        if descriptor > 2:
             with contextlib.suppress(OSError):
                 os.set_inheritable(descriptor, False)

@@ -27,7 +27,7 @@ class Logger:
         self._name = name
 
     def write(self, line: Log) -> None:
-        """Write a line in one write(2), so that lines of several processes do not mix."""
+        """Write a line, in one system call, so that lines of several processes do not mix."""
         if line.level > self._level:
             return
         text = self._json(line) if self._style is LogFormat.JSON else text_line(_NAMES[line.level], line.message)

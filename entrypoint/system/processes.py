@@ -132,7 +132,7 @@ def _execute(words: Sequence[str], environment: Mapping[str, str]) -> None:
     if not words[0]:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     try:
-        os.execvpe(words[0], words, environment)
+        os.execvpe(words[0], list(words), environment)
     except OSError as error:
         if error.errno != errno.ENOEXEC:
             raise
@@ -156,5 +156,6 @@ def raise_open_files(needed: int) -> tuple[int, int] | None:
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return None
     with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard == resource.RLIM_INFINITY else min(needed, hard), hard))
+        possible = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
     return soft, hard

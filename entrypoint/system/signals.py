@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 try:
     import prctl
@@ -158,7 +159,7 @@ def set_name(name: str, title: str) -> None:
         prctl.set_proctitle(title)
 
 
-def _require():  # type: ignore[no-untyped-def]  # noqa: ANN202  # python-prctl has no type information
+def _require() -> Any:  # noqa: ANN401  # python-prctl has no type information
     if prctl is None:
         raise PrctlError(_WHY_NOT)
     return prctl
