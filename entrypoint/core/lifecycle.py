@@ -474,17 +474,14 @@ def _candidate_gone(state: State, candidate: Generation, what: str, status: int)
     """Go on without a candidate: the state has lost it already."""
     assert isinstance(candidate.phase, Candidate)
     asked_by = ", ".join(candidate.phase.asked_by)
+    if asked_by:
+        goes_on = f", generation {state.current.number} (pid {state.current.pid}) goes on" if state.current else ""
+        failed = f"{what} before it was ready: the reload asked for by {asked_by} has failed{goes_on}"
+        line = _say(candidate, "reload_failed", failed, Level.ERROR, trigger=asked_by)
+    else:
+        line = _say(candidate, "start_failed", f"{what} before it was ready", Level.ERROR)
     if state.current:
-        line = _say(
-            candidate,
-            "reload_failed",
-            f"{what} before it was ready: the reload asked for by {asked_by} has failed, "
-            f"generation {state.current.number} (pid {state.current.pid}) goes on",
-            Level.ERROR,
-            trigger=asked_by,
-        )
         return _then(_next(state), line)
-    line = _say(candidate, "start_failed", f"{what} before it was ready", Level.ERROR)
     if candidate.number == 1:
         return _then(_leave(state, status), line)
     return _then(_replace_dead(state, status, proven=False, served=False), line)
@@ -569,7 +566,8 @@ def _exited(state: State, number: int, status: int) -> Step:
 
 def _replace_dead(state: State, status: int, *, served: bool, proven: bool) -> Step:
     """Follow the restart policy after a generation that served, or was to serve, died."""
-    state = replace(state, deaths=0 if proven else state.deaths + 1)
+    deaths = 0 if proven else min(state.deaths + 1, state.settings.restart_limit)
+    state = replace(state, deaths=deaths)
     if state.candidate:
         return state, ()
     if state.settings.restart is Restart.NO:

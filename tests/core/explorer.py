@@ -1,0 +1,172 @@
+"""Visits every state that can be reached, and draws the diagrams of the documentation from what it saw.
+
+`python -m tests.core.explorer` writes the diagrams into the files that show them; `--check` fails when they are stale.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest import mock
+
+from entrypoint.core import lifecycle
+from entrypoint.core.events import Answered, Effect, Elapsed, Event, Exited, NotSpawned, Signalled, Spawned, Unanswered
+from entrypoint.core.lifecycle import Candidate, State
+from entrypoint.core.settings import Settings
+from tests.core.world import SMALL, begin, canonical, possible
+
+MOST_GENERATIONS = 3
+"""Generations that will not die could pile up for ever; three show everything that more would."""
+FEW_ROUNDS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One step that can be taken."""
+
+    before: State
+    event: Event
+    after: State
+    effects: tuple[Effect, ...]
+
+
+@dataclass(slots=True)
+class Exploration:
+    """Everything that can be reached."""
+
+    states: set[State] = field(default_factory=set)
+    transitions: list[Transition] = field(default_factory=list)
+
+
+def explore(settings: Settings) -> Exploration:
+    """Take every step from every state, until there is no new state."""
+    found = Exploration()
+    with mock.patch.multiple(lifecycle, MOST_ROUNDS=FEW_ROUNDS, ROUNDS_FOR_CLIENTS=1):
+        first = begin(settings)
+        found.states.add(first)
+        unseen = [first]
+        while unseen:
+            state = unseen.pop()
+            for event in possible(state):
+                after, effects = lifecycle.step(state, event)
+                found.transitions.append(Transition(state, event, after, effects))
+                known = canonical(after)
+                if known not in found.states and len(known.generations) <= MOST_GENERATIONS:
+                    found.states.add(known)
+                    unseen.append(known)
+    return found
+
+
+# ---- diagrams ------------------------------------------------------------------------------------------------------
+
+_PHASES = {
+    "Candidate": "candidate",
+    "Current": "current",
+    "Retiring": "retiring",
+    "Draining": "draining",
+    "Ending": "ending",
+}
+_GONE = "[*]"
+
+
+def _cause(event: Event) -> str:
+    match event:
+        case Answered():
+            return "answers"
+        case Unanswered():
+            return "hangs up"
+        case Exited():
+            return "dies"
+        case NotSpawned():
+            return "cannot start"
+        case Spawned():
+            return "starts"
+        case Elapsed(timer=timer):
+            return f"{timer.clock} timer"
+        case Signalled(signum=signum):
+            return {1: "reload", 10: "reload", 12: "reload", 15: "TERM", 3: "QUIT"}.get(signum, "signal")
+        case _:
+            return ""
+
+
+def _generation_edges(transitions: list[Transition]) -> Iterator[tuple[str, str, str]]:
+    for taken in transitions:
+        after = {generation.number: generation for generation in taken.after.generations}
+        for generation in taken.before.generations:
+            was = _PHASES[type(generation.phase).__name__]
+            own = getattr(taken.event, "number", None) == generation.number or (
+                isinstance(taken.event, Elapsed) and taken.event.timer.number == generation.number
+            )
+            now = _PHASES[type(after[generation.number].phase).__name__] if generation.number in after else _GONE
+            if was == now:
+                continue
+            cause = _cause(taken.event)
+            if own or isinstance(taken.event, Signalled):
+                yield was, now, cause
+            elif isinstance(taken.event, Answered) and was == "current":
+                yield was, now, "its successor answers"
+            else:
+                yield was, now, "safe_reload stops" if _stops(taken) else "too many drain"
+        born = [g for g in taken.after.generations if g.number > taken.before.last_number]
+        if born and isinstance(born[0].phase, Candidate):
+            yield _GONE, "candidate", "start, reload, or a death"
+
+
+def _stops(taken: Transition) -> bool:
+    return type(taken.after.stage) is not type(taken.before.stage)
+
+
+def _stage_edges(transitions: list[Transition]) -> Iterator[tuple[str, str, str]]:
+    names = {"Serving": "serving", "BackingOff": "backing_off", "Lingering": "lingering", "Stopping": "stopping"}
+    for taken in transitions:
+        was, now = (names.get(type(state.stage).__name__, _GONE) for state in (taken.before, taken.after))
+        if was != now:
+            cause = _cause(taken.event)
+            yield was, now, "a generation dies" if cause in {"dies", "cannot start"} else cause
+
+
+def _mermaid(edges: Iterator[tuple[str, str, str]]) -> str:
+    causes: dict[tuple[str, str], set[str]] = {}
+    for was, now, cause in edges:
+        causes.setdefault((was, now), set()).add(cause)
+    lines = [f"    {was} --> {now}: {', '.join(sorted(why))}" for (was, now), why in sorted(causes.items())]
+    return "\n".join(["```mermaid", "stateDiagram-v2", *lines, "```"])
+
+
+def diagrams() -> dict[str, str]:
+    """Return each diagram by its name."""
+    found = explore(SMALL)
+    return {
+        "generation": _mermaid(_generation_edges(found.transitions)),
+        "stage": _mermaid(_stage_edges(found.transitions)),
+    }
+
+
+_FILES = ("README.md", "docs/lifecycle.md")
+
+
+def stale(root: Path, *, write: bool) -> list[str]:
+    """Return the files whose diagrams are not the code's; write them if asked to."""
+    drawn = diagrams()
+    old = []
+    for name in _FILES:
+        text = (root / name).read_text()
+        new = re.sub(
+            r"(<!-- diagram: (\w+) -->\n).*?(\n<!-- end -->)",
+            lambda found: f"{found[1]}{drawn[found[2]]}{found[3]}",
+            text,
+            flags=re.DOTALL,
+        )
+        if new != text:
+            old.append(name)
+            if write:
+                (root / name).write_text(new)
+    return old
+
+
+if __name__ == "__main__":
+    check = "--check" in sys.argv
+    names = stale(Path(__file__).parents[2], write=not check)
+    sys.stdout.write("".join(f"{'stale' if check else 'drawn'}: {name}\n" for name in names))
+    sys.exit(1 if check and names else 0)

@@ -1,0 +1,216 @@
+"""The state machine: every state that can be reached is visited, and the promises hold in each."""
+
+import signal
+from functools import cache
+
+import pytest
+
+from entrypoint.core import lifecycle
+from entrypoint.core.events import CloseVips, Elapsed, Exited, NotSpawned, Publish, Send, Signalled, Spawn, Spawned
+from entrypoint.core.lifecycle import (
+    BackingOff,
+    Candidate,
+    Current,
+    Draining,
+    Ended,
+    Ending,
+    Generation,
+    Lingering,
+    Retiring,
+    Serving,
+    State,
+    Stopping,
+)
+from tests.core.explorer import Exploration, Transition, explore
+from tests.core.world import VARIANTS, pid_of
+
+TELLS_TO_LEAVE = {signal.SIGUSR1, signal.SIGTERM, signal.SIGKILL}
+
+
+@cache
+def _explored(name: str) -> Exploration:
+    return explore(VARIANTS[name])
+
+
+@pytest.fixture(params=VARIANTS)
+def explored(request: pytest.FixtureRequest) -> Exploration:
+    """Everything that can be reached, with each variant of the settings."""
+    return _explored(request.param)
+
+
+@pytest.fixture
+def states(explored: Exploration) -> set[State]:
+    """Every reachable state."""
+    return explored.states
+
+
+@pytest.fixture
+def transitions(explored: Exploration) -> list[Transition]:
+    """Every step that can be taken."""
+    return explored.transitions
+
+
+def _phases(state: State) -> list[type]:
+    return [type(generation.phase) for generation in state.generations]
+
+
+def test_the_exploration_is_large_and_meets_every_phase_and_stage(states: set[State]) -> None:
+    """The promises below are checked in hundreds of states, none of the machine's words left out."""
+    phases = {phase for state in states for phase in _phases(state)}
+    stages = {type(state.stage) for state in states}
+
+    assert len(states) > 300
+    assert phases == {Candidate, Current, Retiring, Draining, Ending}
+    assert {Serving, Stopping, Ended} <= stages
+
+
+def test_there_is_at_most_one_candidate_one_current_and_one_retiring_generation(states: set[State]) -> None:
+    """At most one reload runs."""
+    for state in states:
+        for phase in (Candidate, Current, Retiring):
+            assert _phases(state).count(phase) <= 1, state
+
+
+def test_the_current_generation_is_told_to_leave_only_by_a_stop_or_after_its_successor_answered(
+    transitions: list[Transition],
+) -> None:
+    """A bad configuration, a slow one, a storm of signals: none of it reaches the generation that serves."""
+    for taken in transitions:
+        current = taken.before.current
+        told = {effect.number for effect in taken.effects if isinstance(effect, Send) and effect.signum in TELLS_TO_LEAVE}
+        if current and current.number in told:
+            successor = taken.after.current
+            assert isinstance(taken.after.stage, Stopping | Ended) or (
+                successor is not None and successor.number > current.number
+            ), taken
+
+
+def test_a_failed_candidate_leaves_the_current_generation_as_it_was(transitions: list[Transition]) -> None:
+    """Whatever a candidate dies of, the generation that serves is the same before and after."""
+    seen = 0
+    for taken in transitions:
+        candidate = taken.before.candidate
+        if candidate and taken.before.current and taken.event in (
+            Exited(candidate.number, 0),
+            Exited(candidate.number, -9),
+            NotSpawned(candidate.number, "was not started: no", 1),
+        ):
+            seen += 1
+            assert taken.after.current == taken.before.current, taken
+    assert seen
+
+
+def test_vips_are_closed_exactly_when_safe_reload_begins_to_stop(transitions: list[Transition]) -> None:
+    """Nothing but a stop takes the listeners down, and it does so once."""
+    for taken in transitions:
+        closes = sum(isinstance(effect, CloseVips) for effect in taken.effects)
+        begins = isinstance(taken.after.stage, Stopping | Ended) and not isinstance(taken.before.stage, Stopping | Ended)
+        assert closes == begins, taken
+
+
+def test_something_always_goes_on(states: set[State]) -> None:
+    """No state waits for nothing: there is a process whose exit, or a timer, that leads out of it."""
+    for state in states:
+        match state.stage:
+            case Serving() | Lingering():
+                assert state.current or state.candidate, state
+            case BackingOff():
+                assert not state.current
+                assert any(timer.clock == "restart" for timer in lifecycle.timers(state)), state
+            case Stopping():
+                assert state.generations, state
+                assert not state.current, state
+                assert not state.candidate, state
+            case Ended():
+                assert not state.generations, state
+
+
+def test_a_reload_waits_only_while_one_runs(states: set[State]) -> None:
+    """A request that could be carried out now is not kept waiting."""
+    for state in states:
+        if state.waiting:
+            assert state.candidate or state.retiring, state
+
+
+def test_only_a_ready_generation_becomes_the_pid_file_s_content(transitions: list[Transition]) -> None:
+    """The pid file names the current haproxy and never another."""
+    seen = 0
+    for taken in transitions:
+        for effect in taken.effects:
+            if isinstance(effect, Publish):
+                seen += 1
+                assert taken.after.current is not None
+                assert effect.pid == taken.after.current.pid
+    assert seen
+
+
+def test_a_new_generation_is_spawned_only_when_none_is_starting(transitions: list[Transition]) -> None:
+    """Two candidates never compete."""
+    for taken in transitions:
+        born = [effect.number for effect in taken.effects if isinstance(effect, Spawn)]
+        if born:
+            assert len(born) == 1
+            still = taken.before.candidate
+            assert still is None or taken.after.find(still.number) != still, taken
+            assert taken.after.last_number == born[0]
+
+
+def test_every_signal_goes_to_a_generation_that_lives(transitions: list[Transition]) -> None:
+    """Nothing is sent to a process that has been reaped."""
+    for taken in transitions:
+        alive = {generation.number for generation in (*taken.before.generations, *taken.after.generations)}
+        assert {effect.number for effect in taken.effects if isinstance(effect, Send)} <= alive, taken
+
+
+def _was_told(generation: Generation, *, stubborn: bool) -> bool:
+    match generation.phase:
+        case Ending(killed=True) | Candidate(given_up=True):
+            return True
+        case Ending() | Draining():
+            return not stubborn
+        case _:
+            return False
+
+
+def _stop(state: State, *, stubborn: bool) -> int:
+    """Send TERM until it has ended; return the exit status. A stubborn process dies of SIGKILL only."""
+    dying = [generation.number for generation in state.generations if _was_told(generation, stubborn=stubborn)]
+    for _ in range(3):
+        state, effects = lifecycle.step(state, Signalled(signal.SIGTERM))
+        for _ in range(40):
+            for effect in effects:
+                if isinstance(effect, Send) and (effect.signum == signal.SIGKILL or not stubborn):
+                    dying.append(effect.number)
+            if isinstance(state.stage, Ended):
+                return state.stage.status
+            unborn = [generation for generation in state.generations if generation.pid is None]
+            if unborn:
+                state, effects = lifecycle.step(state, Spawned(unborn[0].number, pid_of(unborn[0].number)))
+            elif dying:
+                state, effects = lifecycle.step(state, Exited(dying.pop(), -9))
+            else:
+                due = sorted(lifecycle.timers(state), key=repr)
+                if not due:
+                    break
+                state, effects = lifecycle.step(state, Elapsed(due[0]))
+    pytest.fail(f"never ends: {state}")
+
+
+@pytest.mark.parametrize("stubborn", [False, True], ids=["that obey", "that only SIGKILL ends"])
+def test_term_leads_to_the_end_from_every_state(states: set[State], stubborn: bool) -> None:
+    """Stopping always works: from everywhere, with processes that obey and with those that do not."""
+    for state in states:
+        if not isinstance(state.stage, Ended):
+            already = state.stage.status if isinstance(state.stage, Stopping) else 0
+            assert _stop(state, stubborn=stubborn) == already, state
+
+
+def test_nothing_happens_after_the_end(transitions: list[Transition]) -> None:
+    """Ended is final."""
+    seen = 0
+    for taken in transitions:
+        if isinstance(taken.before.stage, Ended):
+            seen += 1
+            assert taken.after == taken.before
+            assert taken.effects == ()
+    assert seen

@@ -1,0 +1,191 @@
+"""The state machine against a model kernel: processes that die at any moment, answers in any order, any signal."""
+
+import signal
+
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from entrypoint.core import lifecycle
+from entrypoint.core.events import (
+    Answered,
+    Ask,
+    Began,
+    CloseVips,
+    Effect,
+    Elapsed,
+    Event,
+    Exited,
+    Listen,
+    Log,
+    NotSpawned,
+    Send,
+    Signalled,
+    Spawn,
+    Spawned,
+    Unanswered,
+)
+from entrypoint.core.lifecycle import Ended, Stopping
+from tests.core.world import VIPS, listening, pid_of, settings
+
+ANSWERS_A_RELOAD = {"current", "reload_failed", "reload_refused"}
+
+
+class Kernel(RuleBasedStateMachine):
+    """Carries out effects on processes that are only numbers, and lets anything happen to them."""
+
+    def __init__(self) -> None:
+        """Start safe_reload."""
+        super().__init__()
+        self.alive: set[int] = set()
+        self.asked: dict[int, tuple[str, ...]] = {}
+        self.vips_open = True
+        self.listening: tuple[str, ...] = ()
+        self.steps = 0
+        self.requests: dict[str, int] = {}
+        """When each trigger asked for the reload that it waits for."""
+        self.born: dict[int, int] = {}
+        self.state = lifecycle.State(settings(max_draining=2, drain_timeout=5.0, stop_timeout=5.0, stop_delay=1.0))
+        self.feed(Began(VIPS))
+
+    def feed(self, event: Event) -> None:
+        """Let something happen, and carry out what follows."""
+        self.steps += 1
+        self.state, effects = lifecycle.step(self.state, event)
+        for effect in effects:
+            self.carry_out(effect)
+
+    def carry_out(self, effect: Effect) -> None:
+        """Do what the loop would do."""
+        match effect:
+            case Spawn(number=number):
+                assert number not in self.alive
+                self.alive.add(number)
+                self.born[number] = self.steps
+            case Ask(number=number, commands=commands):
+                self.asked[number] = commands
+            case Send(number=number, signum=signal.SIGKILL):
+                self.asked.pop(number, None)
+            case CloseVips():
+                assert self.vips_open
+                self.vips_open = False
+            case Listen(tags=tags):
+                assert self.vips_open
+                self.listening = tags
+            case Log(event=event, fields=fields) if event in ANSWERS_A_RELOAD:
+                self.answered(str(fields.get("trigger") or ""), fields.get("generation"))
+
+    def answered(self, triggers: str, number: object) -> None:
+        """Note that whoever asked has been answered, once, by a generation that was born after that."""
+        for trigger in filter(None, triggers.split(", ")):
+            asked_at = self.requests.pop(trigger)
+            assert isinstance(number, int)
+            assert self.born[number] >= asked_at
+
+    @property
+    def unborn(self) -> list[int]:
+        """Generations that wait for their process."""
+        return [generation.number for generation in self.state.generations if generation.pid is None]
+
+    @rule(signum=st.sampled_from([signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP]))
+    def reload(self, signum: signal.Signals) -> None:
+        """Ask for a reload."""
+        stopping = isinstance(self.state.stage, lifecycle.Lingering | Stopping | Ended)
+        running = {t for g in self.state.generations if isinstance(g.phase, lifecycle.Candidate) for t in g.phase.asked_by}
+        if not stopping and signum.name not in running:
+            self.requests.setdefault(signum.name, self.steps)
+            self.feed(Signalled(signum))
+
+    @rule(signum=st.sampled_from([signal.SIGWINCH, signal.SIGCONT, signal.SIGRTMIN]))
+    def other_signal(self, signum: int) -> None:
+        """Send a signal that is the current generation's business."""
+        self.feed(Signalled(signum))
+
+    @precondition(lambda self: self.steps > 10)
+    @rule(signum=st.sampled_from([signal.SIGTERM, signal.SIGINT, signal.SIGQUIT]))
+    def stop(self, signum: int) -> None:
+        """Ask for a stop; after some life, so that not every run is short."""
+        self.requests.clear()
+        self.feed(Signalled(signum))
+
+    @precondition(lambda self: self.unborn)
+    @rule(works=st.integers(0, 9))
+    def spawn(self, works: int) -> None:
+        """Have the process of a generation exist, mostly."""
+        number = self.unborn[0]
+        if works:
+            self.feed(Spawned(number, pid_of(number)))
+        else:
+            self.alive.discard(number)
+            self.feed(NotSpawned(number, "was not started: no", 1))
+        self.lost_reloads_are_over()
+
+    @precondition(lambda self: self.alive)
+    @rule(data=st.data(), status=st.sampled_from([0, 1, -9, -11]))
+    def die(self, data: st.DataObject, status: int) -> None:
+        """Let a process die."""
+        number = data.draw(st.sampled_from(sorted(self.alive)))
+        if number in self.unborn:
+            return
+        self.alive.discard(number)
+        self.asked.pop(number, None)
+        self.feed(Exited(number, status))
+        self.lost_reloads_are_over()
+
+    def lost_reloads_are_over(self) -> None:
+        """Forget the requests of an instance that has given up."""
+        if isinstance(self.state.stage, Stopping | Ended):
+            self.requests.clear()
+
+    @precondition(lambda self: self.asked)
+    @rule(data=st.data(), bound=st.sampled_from([(3,), (4,), (3, 4), ()]), polled=st.booleans(), busy=st.integers(0, 1))
+    def answer(self, data: st.DataObject, bound: tuple[int, ...], polled: bool, busy: int) -> None:
+        """Let a CLI answer."""
+        number = data.draw(st.sampled_from(sorted(self.asked)))
+        del self.asked[number]
+        self.feed(Answered(number, listening(pid_of(number), bound=bound, polled=polled, connections=busy)))
+
+    @precondition(lambda self: self.asked)
+    @rule(data=st.data())
+    def hang_up(self, data: st.DataObject) -> None:
+        """Let a CLI close without an answer."""
+        number = data.draw(st.sampled_from(sorted(self.asked)))
+        del self.asked[number]
+        self.feed(Unanswered(number))
+
+    @precondition(lambda self: lifecycle.timers(self.state))
+    @rule(data=st.data())
+    def time_passes(self, data: st.DataObject) -> None:
+        """Let a timer run out."""
+        timer = data.draw(st.sampled_from(sorted(lifecycle.timers(self.state), key=repr)))
+        self.feed(Elapsed(timer))
+        self.lost_reloads_are_over()
+
+    @invariant()
+    def the_vips_are_open_unless_it_stops(self) -> None:
+        """Nothing takes the listeners down but a stop."""
+        assert self.vips_open != isinstance(self.state.stage, Stopping | Ended)
+
+    @invariant()
+    def every_process_is_known(self) -> None:
+        """No haproxy lives that is not a generation, and no generation without a process."""
+        assert self.alive == {generation.number for generation in self.state.generations}
+
+    @invariant()
+    def draining_is_bounded(self) -> None:
+        """--max-draining holds."""
+        draining = [g for g in self.state.generations if isinstance(g.phase, lifecycle.Draining)]
+        assert isinstance(self.state.stage, Stopping) or len(draining) <= self.state.settings.max_draining
+
+    @invariant()
+    def no_request_is_forgotten(self) -> None:
+        """Who asked for a reload is waiting, is being served, or has been answered."""
+        waiting = set(self.state.waiting)
+        for generation in self.state.generations:
+            if isinstance(generation.phase, lifecycle.Candidate):
+                waiting |= set(generation.phase.asked_by)
+        assert set(self.requests) == waiting
+
+
+TestKernel = Kernel.TestCase
+TestKernel.settings = hypothesis_settings(max_examples=300, stateful_step_count=60, deadline=None)

@@ -1,0 +1,108 @@
+"""A small world for the state machine: what can happen in a state, and how states that differ only in names are one."""
+
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+
+from entrypoint.core import lifecycle
+from entrypoint.core.events import (
+    Answered,
+    Began,
+    Elapsed,
+    Event,
+    Exited,
+    NotSpawned,
+    Reaped,
+    Signalled,
+    Spawned,
+    Unanswered,
+)
+from entrypoint.core.lifecycle import Candidate, Ended, Generation, Retiring, State
+from entrypoint.core.settings import Restart, Settings, read_settings
+
+VIPS = (("FD_A", 3), ("FD_B", 4))
+FIRST_PID = 1000
+
+
+def settings(**changes: object) -> Settings:
+    """Return the default settings with some changes."""
+    return replace(read_settings((), {})[0], **changes)  # type: ignore[arg-type]  # the caller's names are Settings' own
+
+
+SMALL = settings(max_draining=1, drain_timeout=1.0, restart_limit=2, stop_delay=1.0, stop_timeout=1.0)
+"""Every timer runs, and every limit is near."""
+VARIANTS = {
+    "every limit near": SMALL,
+    "no delay, no limits": settings(max_draining=1, restart_limit=2),
+    "no restart": settings(max_draining=1, restart=Restart.NO, stop_delay=1.0),
+}
+
+
+def pid_of(number: int) -> int:
+    """Return the pid that this world gives to a generation."""
+    return FIRST_PID + number
+
+
+def listening(pid: int, *, bound: tuple[int, ...] = (3,), polled: bool = True, connections: int = 1) -> str:
+    """Write what a haproxy would answer to `show info;show fd`."""
+    mask = "0x3" if polled else "0x0"
+    fds = "".join(
+        f"      {fd} : st=0x000023(cl heopi W:sRa R:sRA) ref=0 gid=1 tmask=0x3 umask=0x0 prmsk={mask} pwmsk=0x0 "
+        f"owner=0x55 iocb=0x55(sock_accept_iocb) l.st=RDY fe=f{fd} fam=ipv4 lport=80{fd}\n"
+        for fd in bound
+    )
+    return f"Name: HAProxy\nPid: {pid}\nCurrConns: {connections}\n\n{fds}\n"
+
+
+def possible(state: State) -> Iterator[Event]:
+    """Yield everything that can happen in a state, once each."""
+    for signum in (signal.SIGUSR1, signal.SIGTERM, signal.SIGQUIT, signal.SIGWINCH):
+        yield Signalled(signum)
+    yield Reaped(99)
+    for generation in state.generations:
+        yield from _possible_for(generation)
+    for timer in lifecycle.timers(state):
+        yield Elapsed(timer)
+
+
+def _possible_for(generation: Generation) -> Iterator[Event]:
+    number = generation.number
+    if generation.pid is None:
+        yield Spawned(number, pid_of(number))
+        yield NotSpawned(number, "was not started: no", 1)
+        return
+    yield Exited(number, 0)
+    yield Exited(number, -signal.SIGKILL)
+    yield Unanswered(number)
+    match generation.phase:
+        case Candidate():
+            yield Answered(number, listening(generation.pid))
+            yield Answered(number, listening(generation.pid, bound=()))
+            yield Answered(number, listening(1))
+        case Retiring(asked=True):
+            yield Answered(number, listening(generation.pid))
+            yield Answered(number, listening(generation.pid, connections=0))
+            yield Answered(number, listening(generation.pid, polled=False))
+        case _:
+            yield Answered(number, "late")
+
+
+def canonical(state: State) -> State:
+    """Give the living generations the numbers that they would have in the shortest history."""
+    if isinstance(state.stage, Ended) or state.last_number < 2:
+        return state
+    names = {generation.number: index for index, generation in enumerate(state.generations, start=2)}
+    generations = tuple(
+        replace(
+            generation,
+            number=names[generation.number],
+            pid=None if generation.pid is None else pid_of(names[generation.number]),
+        )
+        for generation in state.generations
+    )
+    return replace(state, generations=generations, last_number=max([*names.values(), 2]))
+
+
+def begin(chosen: Settings) -> State:
+    """Return the state after everything has been bound."""
+    return lifecycle.step(State(chosen), Began(VIPS))[0]
