@@ -1,12 +1,12 @@
 """The command line: arguments and environment in, an exit status out."""
 
-import getopt
 import sys
 from collections.abc import Mapping, Sequence
 
 from entrypoint import __version__
 from entrypoint.births import HaproxyBirth, ProgramBirth, haproxy_environment
 from entrypoint.core import generic, lifecycle
+from entrypoint.core.arguments import split
 from entrypoint.core.command import SYNOPSIS, Command, Run, RunOnce, Serve, UsageError, read_command
 from entrypoint.core.events import Level, Log
 from entrypoint.core.machine import Machine
@@ -46,47 +46,29 @@ def run(arguments: Sequence[str], environment: Mapping[str, str], mask: frozense
 
     """
     try:
-        given, operands, after_dashes = _split(arguments)
-        shown = _text_asked_for(arguments, operands)
-        if shown is not None:
-            sys.stdout.write(f"{shown}\n")
+        words = split(arguments)
+        if words.text:
+            sys.stdout.write(f"{_text(words.text)}\n")
             return 0
-        settings, warnings = read_settings(given, environment)
-        command = read_command(operands, after_dashes=after_dashes, is_program=lambda name: bool(find_program(name)))
+        settings, warnings = read_settings(words.given, environment)
+        command = read_command(
+            words.operands, after_dashes=words.after_dashes, is_program=lambda name: bool(find_program(name))
+        )
         return _start(command, settings, warnings, environment, mask)
-    except (getopt.GetoptError, UsageError, OptionError) as error:
+    except (UsageError, OptionError) as error:
         write_to_stderr(text_line("FATAL", f"{error}; see safe_reload --help"))
     except (ListenError, signals.PrctlError) as error:
         write_to_stderr(text_line("FATAL", str(error)))
     return _FAILED
 
 
-# ---- arguments -----------------------------------------------------------------------------------------------------
-
-_TEXTS = {"-h": "help", "--help": "help", "-l": "licence", "--version": "version"}
+# ---- texts ---------------------------------------------------------------------------------------------------------
 
 
-def _split(arguments: Sequence[str]) -> tuple[list[tuple[Option, str]], list[str], bool]:
-    """Separate options from operands; options end at the first operand."""
-    short = "hl" + "".join(option.short + (":" if option.metavar else "") for option in OPTIONS if option.short)
-    long = ["help", "version", *(option.long + ("=" if option.metavar else "") for option in OPTIONS if option.long)]
-    pairs, operands = getopt.getopt(list(arguments), short, long)
-    shown = {option.shown: option for option in OPTIONS}
-    given = [(shown[name], text if shown[name].metavar else "yes") for name, text in pairs if name in shown]
-    consumed = arguments[: len(arguments) - len(operands)]
-    return given, operands, bool(consumed) and consumed[-1] == "--"
-
-
-def _text_asked_for(arguments: Sequence[str], operands: Sequence[str]) -> str | None:
-    for argument in arguments[: len(arguments) - len(operands)]:
-        match _TEXTS.get(argument):
-            case "help":
-                return _help()
-            case "licence":
-                return _LICENCE
-            case "version":
-                return f"safe_reload {__version__}"
-    return None
+def _text(name: str) -> str:
+    if name == "help":
+        return _help()
+    return _LICENCE if name == "licence" else f"safe_reload {__version__}"
 
 
 def _help() -> str:

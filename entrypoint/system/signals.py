@@ -57,18 +57,18 @@ def inherited(environment: Mapping[str, str], mask: frozenset[int]) -> Inherited
         environment: all variables; the launcher's note in it is believed.
         mask: the mask as it was before Python code changed it.
 
-    Without the note, SIGPIPE and SIGXFSZ count as not ignored: CPython has ignored them before the first line of
-    Python runs (Python/pylifecycle.c, `signal_install_handlers`), and what they were before cannot be known.
+    CPython has ignored SIGPIPE and SIGXFSZ before the first line of Python runs (Python/pylifecycle.c,
+    `signal_install_handlers`): what they were is known from the note alone, and without it they count as not ignored.
+    All other dispositions are still there to be seen.
 
     """
-    note = environment.get(INHERITED_VARIABLE, "")
+    hidden = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
+    ignored = frozenset(signum for signum in CATCHABLE - hidden if signal.getsignal(signum) is signal.SIG_IGN)
     try:
-        blocked, ignored = (_signals_of(int(part, 16)) for part in note.split(":"))
+        blocked, noted = (_signals_of(int(part, 16)) for part in environment.get(INHERITED_VARIABLE, "").split(":"))
     except ValueError:
-        ours = {signal.SIGPIPE, signal.SIGXFSZ}
-        ignored = frozenset(s for s in CATCHABLE - ours if signal.getsignal(s) is signal.SIG_IGN)
         return Inherited(mask, ignored)
-    return Inherited(blocked, ignored)
+    return Inherited(blocked, ignored | noted & hidden)
 
 
 def _signals_of(bits: int) -> frozenset[int]:

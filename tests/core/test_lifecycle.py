@@ -77,7 +77,9 @@ def test_the_current_generation_is_told_to_leave_only_by_a_stop_or_after_its_suc
     """A bad configuration, a slow one, a storm of signals: none of it reaches the generation that serves."""
     for taken in transitions:
         current = taken.before.current
-        told = {effect.number for effect in taken.effects if isinstance(effect, Send) and effect.signum in TELLS_TO_LEAVE}
+        told = {
+            effect.number for effect in taken.effects if isinstance(effect, Send) and effect.signum in TELLS_TO_LEAVE
+        }
         if current and current.number in told:
             successor = taken.after.current
             assert isinstance(taken.after.stage, Stopping | Ended) or (
@@ -90,10 +92,15 @@ def test_a_failed_candidate_leaves_the_current_generation_as_it_was(transitions:
     seen = 0
     for taken in transitions:
         candidate = taken.before.candidate
-        if candidate and taken.before.current and taken.event in (
-            Exited(candidate.number, 0),
-            Exited(candidate.number, -9),
-            NotSpawned(candidate.number, "was not started: no", 1),
+        if (
+            candidate
+            and taken.before.current
+            and taken.event
+            in (
+                Exited(candidate.number, 0),
+                Exited(candidate.number, -9),
+                NotSpawned(candidate.number, "was not started: no", 1),
+            )
         ):
             seen += 1
             assert taken.after.current == taken.before.current, taken
@@ -104,7 +111,9 @@ def test_vips_are_closed_exactly_when_safe_reload_begins_to_stop(transitions: li
     """Nothing but a stop takes the listeners down, and it does so once."""
     for taken in transitions:
         closes = sum(isinstance(effect, CloseVips) for effect in taken.effects)
-        begins = isinstance(taken.after.stage, Stopping | Ended) and not isinstance(taken.before.stage, Stopping | Ended)
+        begins = isinstance(taken.after.stage, Stopping | Ended) and not isinstance(
+            taken.before.stage, Stopping | Ended
+        )
         assert closes == begins, taken
 
 
@@ -178,9 +187,8 @@ def _stop(state: State, *, stubborn: bool) -> int:
     for _ in range(3):
         state, effects = lifecycle.step(state, Signalled(signal.SIGTERM))
         for _ in range(40):
-            for effect in effects:
-                if isinstance(effect, Send) and (effect.signum == signal.SIGKILL or not stubborn):
-                    dying.append(effect.number)
+            sent = (effect for effect in effects if isinstance(effect, Send))
+            dying += [effect.number for effect in sent if effect.signum == signal.SIGKILL or not stubborn]
             if isinstance(state.stage, Ended):
                 return state.stage.status
             unborn = [generation for generation in state.generations if generation.pid is None]

@@ -91,7 +91,9 @@ class Kernel(RuleBasedStateMachine):
     def reload(self, signum: signal.Signals) -> None:
         """Ask for a reload."""
         stopping = isinstance(self.state.stage, lifecycle.Lingering | Stopping | Ended)
-        running = {t for g in self.state.generations if isinstance(g.phase, lifecycle.Candidate) for t in g.phase.asked_by}
+        running = {
+            t for g in self.state.generations if isinstance(g.phase, lifecycle.Candidate) for t in g.phase.asked_by
+        }
         if not stopping and signum.name not in running:
             self.requests.setdefault(signum.name, self.steps)
             self.feed(Signalled(signum))

@@ -1,0 +1,226 @@
+"""Real containers with a real haproxy: how they are started, looked at, and put under load."""
+
+import ctypes
+import os
+import re
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from docker.models.containers import Container
+
+import docker
+from tests.waiting import eventually
+
+IMAGES = {
+    "2.6": "haproxy-safe-reload:dev-bookworm",
+    "3.0": "haproxy-safe-reload:dev",
+    "3.2": "haproxy-safe-reload:dev-sid",
+}
+NEWEST_STABLE = "haproxy-safe-reload:dev"
+
+CONFIGURATION = """\
+global
+    nbthread 2
+    maxconn 4000
+defaults
+    mode http
+    timeout client 60s
+    timeout server 60s
+    timeout connect 5s
+    option idle-close-on-response
+frontend web
+    bind "fd@${FD_WEB}"
+    http-request return status 200 content-type text/plain string "MARK"
+"""
+
+
+def configuration(mark: str, more: str = "") -> str:
+    """Return a configuration that answers with this mark."""
+    return CONFIGURATION.replace("MARK", mark) + more
+
+
+@dataclass(slots=True)
+class Load:
+    """What a load client has measured."""
+
+    complete: int
+    failed: int
+    text: str
+
+
+class Balancer:
+    """A running container, and everything a test does with it."""
+
+    def __init__(self, container: Container, folder: Path, port: int) -> None:
+        """Look at a container that has been started."""
+        self.container = container
+        self.folder = folder
+        self.port = port
+
+    @property
+    def pid(self) -> int:
+        """The pid of the container's PID 1, as this host numbers it."""
+        self.container.reload()
+        return int(self.container.attrs["State"]["Pid"])
+
+    @property
+    def log(self) -> str:
+        """Everything that the container has written."""
+        return self.container.logs().decode(errors="replace")
+
+    def children(self) -> list[int]:
+        """Return the pids of PID 1's children, oldest first."""
+        pid = self.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def kill(self, name: str) -> None:
+        """Do what `docker kill -s` does."""
+        self.container.kill(signal=name)
+
+    def edit(self, text: str) -> None:
+        """Change the configuration."""
+        (self.folder / "haproxy.cfg").write_text(text)
+
+    @contextmanager
+    def network(self) -> Iterator[None]:
+        """Create sockets in the container's network namespace."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        home = os.open("/proc/self/ns/net", os.O_RDONLY)
+        there = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY)
+        try:
+            assert libc.setns(there, 0) == 0
+            yield
+        finally:
+            assert libc.setns(home, 0) == 0
+            os.close(home)
+            os.close(there)
+
+    def connect(self, port: int | None = None) -> socket.socket:
+        """Connect to a VIP over the container's loopback."""
+        with self.network():
+            return socket.create_connection(("127.0.0.1", port or self.port), timeout=30)
+
+    def get(self, port: int | None = None) -> str:
+        """Return what the VIP answers."""
+        with self.connect(port) as client:
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            answer = b""
+            while data := client.recv(65536):
+                answer += data
+        return answer.rpartition(b"\r\n\r\n")[2].decode()
+
+    def serves(self, mark: str) -> None:
+        """Wait until the VIP answers with this mark."""
+
+        def answers() -> bool:
+            try:
+                return self.get() == mark
+            except OSError:
+                return False
+
+        eventually(answers, timeout=60)
+
+    def inside(self, *words: str) -> subprocess.Popen[str]:
+        """Start a program of this host in the container's network namespace."""
+        words = ("nsenter", "-t", str(self.pid), "-n", *words)
+        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def load(self, clients: int, requests: int) -> subprocess.Popen[str]:
+        """Start ab(1) without keep-alive."""
+        url = f"http://127.0.0.1:{self.port}/"
+        return self.inside("ab", "-q", "-s", "60", "-c", str(clients), "-n", str(requests), url)
+
+    def cpu(self, pid: int) -> int:
+        """Return how many clock ticks of CPU a process has used."""
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+
+def result(client: subprocess.Popen[str]) -> Load:
+    """Wait for ab(1) and read what it says."""
+    text = client.communicate(timeout=600)[0]
+    complete = re.search(r"Complete requests: +(\d+)", text)
+    failed = re.search(r"Failed requests: +(\d+)", text)
+    assert client.returncode == 0, text
+    assert complete, text
+    assert failed, text
+    assert "Non-2xx" not in text
+    return Load(int(complete[1]), int(failed[1]), text)
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[docker.DockerClient]:
+    """The Docker engine."""
+    client = docker.from_env()
+    yield client
+    client.close()
+
+
+@pytest.fixture(params=IMAGES)
+def image(request: pytest.FixtureRequest) -> str:
+    """Each version of HAProxy in turn."""
+    return IMAGES[request.param]
+
+
+Start = Callable[..., Balancer]
+
+
+@pytest.fixture
+def start(engine: docker.DockerClient, tmp_path: Path) -> Iterator[Start]:
+    """Start containers without a network of their own; they are removed after the test."""
+    containers: list[Container] = []
+
+    def begin(
+        image: str,
+        *,
+        options: tuple[str, ...] = (),
+        operands: tuple[str, ...] = ("-f", "/etc/lb/haproxy.cfg"),
+        text: str | None = None,
+        port: int = 8080,
+        **more: object,
+    ) -> Balancer:
+        folder = tmp_path / str(len(containers))
+        folder.mkdir()
+        folder.chmod(0o755)
+        (folder / "haproxy.cfg").write_text(configuration("one") if text is None else text)
+        vips = ("--vips", f"127.0.0.1:{port}:FD_WEB") if "--vips" not in options else ()
+        container = engine.containers.run(
+            image,
+            [*vips, *options, *operands],
+            detach=True,
+            network_mode="none",
+            volumes={str(folder): {"bind": "/etc/lb", "mode": "ro"}},
+            **more,
+        )
+        containers.append(container)
+        return Balancer(container, folder, port)
+
+    yield begin
+    for container in containers:
+        container.remove(force=True, v=True)
+
+
+@pytest.fixture
+def lb(start: Start, image: str) -> Balancer:
+    """A container that serves "one"."""
+    balancer = start(image)
+    balancer.serves("one")
+    return balancer
+
+
+def every(milliseconds: int, client: subprocess.Popen[str], do: Callable[[], None]) -> int:
+    """Do something again and again while a load client runs; return how often."""
+    count = 0
+    while True:
+        try:
+            client.wait(timeout=milliseconds / 1000)
+        except subprocess.TimeoutExpired:
+            do()
+            count += 1
+        else:
+            return count

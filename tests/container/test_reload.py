@@ -1,0 +1,148 @@
+"""The main job: haproxy is reloaded by a signal, and nobody notices."""
+
+import subprocess
+import time
+
+import pytest
+
+from tests.container.conftest import Balancer, Start, configuration, every, result
+from tests.waiting import eventually
+
+
+def _alive(lb: Balancer) -> int:
+    return len(lb.children())
+
+
+def test_the_new_configuration_answers_after_an_edit_and_usr1(lb: Balancer) -> None:
+    """`docker kill -s USR1` makes an edited configuration the one that serves; so do USR2 and HUP."""
+    for number, name in enumerate(("USR1", "USR2", "HUP")):
+        lb.edit(configuration(f"new {number}"))
+        lb.kill(name)
+
+        lb.serves(f"new {number}")
+    eventually(lambda: _alive(lb) == 1)
+
+
+def _reload_under_load(lb: Balancer, requests: int, milliseconds: int, clients: int) -> None:
+    most = 0
+
+    def reload() -> None:
+        nonlocal most
+        lb.kill("USR1")
+        most = max(most, _alive(lb))
+
+    client = lb.load(clients, requests)
+    reloads = every(milliseconds, client, reload)
+    load = result(client)
+
+    assert load.complete == requests
+    assert load.failed == 0, load.text
+    assert reloads > 3
+    assert lb.log.count("is current; asked for by") > 3
+    lb.edit(configuration("two"))
+    lb.kill("USR1")
+    lb.serves("two")
+    eventually(lambda: _alive(lb) == 1)
+    if milliseconds >= 300:
+        # Candidate, current, and one that has just been told to leave: a look in between may see all three.
+        assert most <= 3
+
+
+def test_no_request_is_lost_under_a_reload_every_300_ms(lb: Balancer) -> None:
+    """Contract 6.1, with 1,000 clients that connect anew for each request."""
+    _reload_under_load(lb, 100_000, 300, 1000)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_no_request_of_a_million_is_lost_under_a_reload_every_300_ms(lb: Balancer) -> None:
+    """The same with `ab -c 1000 -n 1000000`."""
+    _reload_under_load(lb, 1_000_000, 300, 1000)
+
+
+def _storm(lb: Balancer, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    sent = 0
+    failed = complete = 0
+    while time.monotonic() < end:
+        client = lb.load(500, 20_000)
+        sent += every(20, client, lambda: lb.kill("USR1"))
+        load = result(client)
+        complete += load.complete
+        failed += load.failed
+
+    assert failed == 0
+    assert complete > 0
+    assert sent > 20
+    eventually(lambda: _alive(lb) == 1, timeout=30)
+    assert lb.get() == "one"
+
+
+def test_no_request_is_lost_under_a_reload_every_20_ms(lb: Balancer) -> None:
+    """Requests for a reload coalesce; no haproxy is left behind."""
+    _storm(lb, 5)
+
+
+@pytest.mark.long
+def test_a_storm_of_half_a_minute_leaves_one_haproxy(lb: Balancer) -> None:
+    """The same for 30 s."""
+    _storm(lb, 30)
+
+
+def test_a_draining_generation_costs_no_cpu(lb: Balancer) -> None:
+    """An old generation, held by one long connection, sleeps through thousands of its successor's connections."""
+    with lb.connect() as held:
+        held.sendall(b"GET / HTTP/1.0\r\n")
+        old = lb.children()[0]
+        lb.edit(configuration("two"))
+        lb.kill("USR1")
+        lb.serves("two")
+        eventually(lambda: "drains" in lb.log or f"({old}) : Proxy web stopped" in lb.log or _is_told(lb))
+        new = next(pid for pid in lb.children() if pid != old)
+        before = lb.cpu(old), lb.cpu(new)
+        load = result(lb.load(50, 60_000))
+        used_by_old, used_by_new = lb.cpu(old) - before[0], lb.cpu(new) - before[1]
+
+        assert load.failed == 0
+        assert used_by_new > 50
+        assert used_by_old < 0.05 * used_by_new, (used_by_old, used_by_new)
+        held.sendall(b"\r\n")
+        assert b"200 OK" in held.recv(4096)
+    eventually(lambda: _alive(lb) == 1)
+
+
+def _is_told(lb: Balancer) -> bool:
+    return "Proxy web stopped" in lb.log
+
+
+def test_keep_alive_clients_see_no_error(lb: Balancer) -> None:
+    """With `option idle-close-on-response`, idle connections outlive reloads, too."""
+    client = lb.inside("wrk", "-t1", "-c50", "-d5s", f"http://127.0.0.1:{lb.port}/")
+    reloads = every(300, client, lambda: lb.kill("USR1"))
+    text = client.communicate()[0]
+
+    assert reloads > 5
+    assert "Requests/sec" in text
+    assert "Socket errors" not in text, text
+
+
+def test_a_new_process_takes_over_with_a_new_pid_file(start: Start, image: str) -> None:
+    """The pid file names the current haproxy, always."""
+    lb = start(image, options=("--pid-file", "/run/safe_reload/lb.pid"))
+    lb.serves("one")
+
+    def named() -> str:
+        return subprocess.run(
+            ["docker", "exec", lb.container.id, "cat", "/run/safe_reload/lb.pid"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    first = named()
+    lb.edit(configuration("two"))
+    lb.kill("USR1")
+    lb.serves("two")
+
+    assert first.isdigit()
+    assert named() != first

@@ -1,0 +1,56 @@
+"""What is found in the text of a haproxy configuration before haproxy reads it."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from entrypoint.core.configuration import line_of_master_worker
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (b"master-worker", 1),
+        (b"global\n  master-worker\n", 2),
+        (b"global\r\n\tmaster-worker no-exit-on-failure\r\n", 2),
+        (b"# a\n\nglobal\n  nbthread 2\n  master-worker # why not\n  master-worker\n", 5),
+        (b"\xff\xfe\n master-worker\n", 2),
+    ],
+)
+def test_the_line_that_says_master_worker_is_named(text: bytes, line: int) -> None:
+    """The first line whose keyword it is is found, however it is indented and whatever else is in the file."""
+    assert line_of_master_worker(text) == line
+
+
+@pytest.mark.parametrize("text", [b"master-worker#c", b'"master-worker"', b"'master-worker'", b'master"-"worker'])
+def test_it_is_found_however_haproxy_lets_it_be_written(text: bytes) -> None:
+    """What haproxy takes for the keyword is taken for it here: a comment may touch it, and it may be quoted."""
+    assert line_of_master_worker(b"global\n" + text + b"\n") == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"global\n",
+        b"global\n  # master-worker\n",
+        b"global\n  #master-worker\n",
+        b"global\n  description a master-worker of old\n",
+        b"backend master-worker\n",
+        b"global\n  master-worker-no-more\n",
+        b"global\n  no-master-worker\n",
+    ],
+)
+def test_what_only_mentions_it_is_left_alone(text: bytes) -> None:
+    """A comment, a name, or another keyword with the same letters is no reason to refuse."""
+    assert line_of_master_worker(text) is None
+
+
+@given(st.binary(max_size=200), st.integers(0, 20))
+def test_it_is_found_after_anything(before: bytes, empty: int) -> None:
+    """Whatever bytes come before, it is found no later than in the line that it was put in."""
+    text = before + b"\n" * (empty + 1) + b"master-worker\n"
+    found = line_of_master_worker(text)
+    assert found is not None
+    assert found <= len(text.splitlines())
+    assert text.splitlines()[found - 1].split()[0] == b"master-worker"
