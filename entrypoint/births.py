@@ -1,10 +1,10 @@
 """What a new process is made of: its words, its variables, its descriptors."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from entrypoint.core.command import Serve
 from entrypoint.core.configuration import line_of_master_worker
+from entrypoint.core.records import dataclass
 from entrypoint.system import files
 from entrypoint.system.cli_channel import CliChannel
 from entrypoint.system.listeners import Listeners

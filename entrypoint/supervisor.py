@@ -9,10 +9,8 @@ import math
 import selectors
 import signal
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol, assert_never
 
 from entrypoint.births import RefusedError
@@ -39,6 +37,7 @@ from entrypoint.core.events import (
     Unanswered,
 )
 from entrypoint.core.machine import Machine
+from entrypoint.core.records import dataclass
 from entrypoint.system.cli_channel import CliChannel, Conversation
 from entrypoint.system.files import PidFile
 from entrypoint.system.listeners import Listeners
@@ -102,6 +101,8 @@ class Supervisor:
         return status
 
     def _unexpected(self) -> None:
+        import traceback  # noqa: PLC0415  # half a MiB, for a day that should never come
+
         for line in traceback.format_exc().splitlines():
             self._world.logger.write(Log(Level.ERROR, "bug", line))
         self._world.logger.write(Log(Level.ERROR, "bug", "a bug in safe_reload, please report it; serving goes on"))

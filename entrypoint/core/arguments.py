@@ -1,8 +1,8 @@
 """Where the options end and the operands begin."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from entrypoint.core.records import dataclass
 from entrypoint.core.settings import OPTIONS, Option, OptionError
 
 TEXTS = {"-h": "help", "--help": "help", "-l": "licence", "--version": "version"}

@@ -1,8 +1,8 @@
 """The operands: which of the two forms they are, what is to be run, and what haproxy may be told."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from entrypoint.core.records import dataclass
 from entrypoint.core.vips import VipError, parse_vips
 
 DEFAULT_CONFIGURATION = "/usr/local/etc/haproxy/haproxy.cfg"

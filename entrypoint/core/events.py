@@ -4,8 +4,10 @@ Generations are named by their number, processes by nothing else: the shell know
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from types import MappingProxyType
+
+from entrypoint.core.records import dataclass
 
 
 class Level(IntEnum):
@@ -16,6 +18,8 @@ class Level(IntEnum):
     INFO = 2
     DEBUG = 3
 
+
+NO_FIELDS: Mapping[str, object] = MappingProxyType({})
 
 # ---- events: what happened ---------------------------------------------------------------------------------------
 
@@ -197,7 +201,7 @@ class Log:
     event: str
     """A stable name for programs."""
     message: str
-    fields: Mapping[str, object] = field(default_factory=dict, hash=False)
+    fields: Mapping[str, object] = NO_FIELDS
 
 
 Effect = Spawn | Ask | Send | Poke | Listen | CloseVips | Publish | Log

@@ -4,7 +4,6 @@ tini's behaviour is documented in its README and its source (`wait_and_forward_s
 """
 
 import signal
-from dataclasses import dataclass, replace
 from typing import assert_never
 
 from entrypoint.core.events import (
@@ -26,6 +25,7 @@ from entrypoint.core.events import (
     Unanswered,
 )
 from entrypoint.core.lifecycle import Ended, shell_status
+from entrypoint.core.records import dataclass, replace
 from entrypoint.core.settings import Settings
 
 ONLY = 1

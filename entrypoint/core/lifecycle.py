@@ -20,7 +20,6 @@ other. What the state does not mention does not exist: no clocks, no pids of the
 
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from typing import assert_never
 
 from entrypoint.core import runtime_api
@@ -48,6 +47,7 @@ from entrypoint.core.events import (
     Timer,
     Unanswered,
 )
+from entrypoint.core.records import dataclass, replace
 from entrypoint.core.settings import Restart, Settings
 
 RELOAD_SIGNALS = frozenset({signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP})
@@ -476,10 +476,10 @@ def _candidate_gone(state: State, candidate: Generation, what: str, status: int)
     asked_by = ", ".join(candidate.phase.asked_by)
     if asked_by:
         goes_on = f", generation {state.current.number} (pid {state.current.pid}) goes on" if state.current else ""
-        failed = f"{what} before it was ready: the reload asked for by {asked_by} has failed{goes_on}"
+        failed = f"{what}; the reload asked for by {asked_by} has failed{goes_on}"
         line = _say(candidate, "reload_failed", failed, Level.ERROR, trigger=asked_by)
     else:
-        line = _say(candidate, "start_failed", f"{what} before it was ready", Level.ERROR)
+        line = _say(candidate, "start_failed", what, Level.ERROR)
     if state.current:
         return _then(_next(state), line)
     if candidate.number == 1:
@@ -552,7 +552,7 @@ def _exited(state: State, number: int, status: int) -> Step:
     how = _how_it_died(status)
     match generation.phase:
         case Candidate():
-            return _candidate_gone(state, generation, how, shell_status(status))
+            return _candidate_gone(state, generation, f"{how} before it was ready", shell_status(status))
         case Current(served=served, proven=proven) if not isinstance(state.stage, Stopping):
             line = _say(generation, "died", f"{how}, unasked; the VIPs stay open", Level.ERROR, status=status)
             return _then(_replace_dead(state, shell_status(status), served=served, proven=proven), line)

@@ -4,21 +4,12 @@ HAProxy's management guide, section 9.3, documents `show info`, `disable fronten
 `show fd` are its source's (`cli_io_handler_show_fd`) and the same from HAProxy 2.6 to 3.2.
 """
 
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+
+from entrypoint.core.records import dataclass
 
 WHO = "show info"
 DESCRIPTORS = "show fd"
-
-_FIELD = r"^{name}: (\d+)$"
-_PID = re.compile(_FIELD.format(name="Pid"), re.MULTILINE)
-_CONNECTIONS = re.compile(_FIELD.format(name="CurrConns"), re.MULTILINE)
-_LISTENER = re.compile(
-    r"^ *(?P<descriptor>\d+) : .* prmsk=0x(?P<polling>[0-9a-f]+) .*"
-    r"l\.st=\S+ fe=(?P<frontend>\S+)(?:.* lport=(?P<port>\d+))?",
-    re.MULTILINE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +22,12 @@ class Bind:
 
 def pid(answer: str) -> int | None:
     """Return the pid of the process that answered `show info`."""
-    found = _PID.search(answer)
-    return int(found[1]) if found else None
+    return _number(answer, "Pid")
 
 
 def connections(answer: str) -> int | None:
     """Return how many client connections the process has, from `show info`."""
-    found = _CONNECTIONS.search(answer)
-    return int(found[1]) if found else None
+    return _number(answer, "CurrConns")
 
 
 def binds_on(answer: str, vips: Iterable[int]) -> tuple[Bind, ...]:
@@ -53,18 +42,37 @@ def binds_on(answer: str, vips: Iterable[int]) -> tuple[Bind, ...]:
 
     """
     wanted = frozenset(vips)
-    listeners = [(int(found["descriptor"]), found["frontend"], found["port"]) for found in _LISTENER.finditer(answer)]
-    shared = {(frontend, port) for descriptor, frontend, port in listeners if descriptor in wanted and port}
+    listeners = tuple(_listeners(answer))
+    shared = {(one["fe"], one["lport"]) for number, one in listeners if number in wanted and "lport" in one}
     return tuple(
-        Bind(descriptor, frontend)
-        for descriptor, frontend, port in listeners
-        if descriptor in wanted or (frontend, port) in shared
+        Bind(number, one["fe"])
+        for number, one in listeners
+        if number in wanted or (one["fe"], one.get("lport")) in shared
     )
 
 
 def still_polled(answer: str) -> frozenset[int]:
     """Return the listeners' descriptors that at least one thread's poller still holds, from `show fd`."""
-    return frozenset(int(found["descriptor"]) for found in _LISTENER.finditer(answer) if int(found["polling"], 16))
+    return frozenset(number for number, one in _listeners(answer) if int(one["prmsk"], 16))
+
+
+def _number(answer: str, name: str) -> int | None:
+    """Return the value of a line `NAME: NUMBER`."""
+    for line in answer.splitlines():
+        key, _, value = line.partition(": ")
+        if key == name and value.isdigit():
+            return int(value)
+    return None
+
+
+def _listeners(answer: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the descriptors that are listeners, each with the KEY=VALUE words of its line."""
+    for line in answer.splitlines():
+        number, colon, rest = line.partition(" : ")
+        if colon and " l.st=" in rest and number.strip().isdigit():
+            words = dict(word.split("=", 1) for word in rest.split() if "=" in word)
+            if words.keys() >= {"fe", "prmsk"}:
+                yield int(number), words
 
 
 def look(binds: Iterable[Bind]) -> tuple[str, ...]:

@@ -2,11 +2,11 @@
 
 import signal
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from entrypoint.core.events import Level
+from entrypoint.core.records import dataclass
 from entrypoint.core.vips import Vip, parse_vips
 
 ENVIRONMENT_PREFIX = "SAFE_RELOAD_"

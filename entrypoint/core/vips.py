@@ -4,14 +4,12 @@ VIPS is VIP *( "," VIP ), VIP is ADDRESS ":" PORT ":" TAG, ADDRESS is IPv4, IPv6
 """
 
 import ipaddress
-import re
-from dataclasses import dataclass
+
+from entrypoint.core.records import dataclass
 
 ANY = "*"
 """The address that stands for every address of both families."""
 
-_TAG = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-_PORT = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
 _HIGHEST_PORT = 65535
 _EXAMPLE = "10.0.0.1:80:FD_HTTP"
 
@@ -59,11 +57,15 @@ def _parse_entry(number: int, entry: str) -> Vip:
     if not entry:
         raise _error(number, entry, f"it is empty; an entry is ADDRESS:PORT:TAG, such as {_EXAMPLE}")
     address, port, tag = _split(number, entry)
-    if not _PORT.fullmatch(port) or int(port) > _HIGHEST_PORT:
+    if not _is_port(port):
         raise _error(number, entry, f"the port {port!r} is not a number from 1 to {_HIGHEST_PORT}")
-    if not _TAG.fullmatch(tag):
+    if not (tag.isascii() and tag.isidentifier()):
         raise _error(number, entry, f"the tag {tag!r} is not a variable's name: letters, digits and _, no digit first")
     return Vip(address, int(port), tag)
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and text[0] != "0" and len(text) <= 5 and int(text) <= _HIGHEST_PORT
 
 
 def _split(number: int, entry: str) -> tuple[str, str, str]:

@@ -9,8 +9,8 @@ import errno
 import os
 import socket
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 
+from entrypoint.core.records import dataclass
 from entrypoint.core.vips import ANY, Vip
 
 MOST = 2**31 - 1

@@ -9,9 +9,9 @@ import os
 import resource
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from entrypoint.core.events import Exited, Reaped
+from entrypoint.core.records import dataclass
 
 _NOT_FOUND = 127
 _NOT_EXECUTABLE = 126

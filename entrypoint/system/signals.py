@@ -6,8 +6,9 @@ Owns the process's signal mask and dispositions, and the pipe through which arri
 import os
 import signal
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from entrypoint.core.records import dataclass
 
 try:
     import prctl

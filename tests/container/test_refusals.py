@@ -13,7 +13,7 @@ BAD = {
     "an unknown certificate": ("frontend tls\n  bind 127.0.0.1:9443 ssl crt /nowhere.pem\n", "/nowhere.pem"),
     "a port in use": ("frontend taken\n  bind 127.0.0.1:9099\n", "127.0.0.1:9099"),
     "an unknown user": ("global\n  user nosuchuser\n", "nosuchuser"),
-    "master-worker": ("global\n  master-worker\n", "haproxy.cfg:16: remove `master-worker`"),
+    "master-worker": ("global\n  master-worker\n", "haproxy.cfg:14: remove `master-worker`: safe_reload is the master already; the reload asked for by"),
 }
 
 

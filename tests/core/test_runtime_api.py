@@ -5,7 +5,7 @@ these VIPs: 3 plain, 4 sharded (`shards 2`), 5 and 6 threads (one each), 7 twice
 `look-when-paused` is from after `disable frontend` for all of them and some connections to each VIP except 8.
 """
 
-from pathlib import Path  # noqa: TID251  # memory is no concern in a test
+from pathlib import Path
 
 import pytest
 
@@ -123,8 +123,8 @@ def test_only_listeners_count_as_polled(version: str) -> None:
 
 def test_any_thread_that_polls_is_seen() -> None:
     """A mask with only its highest of 64 threads set is polled all the same."""
-    line = answer("3.2", "look-when-paused").splitlines()
-    (paused,) = [text for text in line if " fe=plain " in text]
+    lines = answer("3.2", "look-when-paused").splitlines()
+    (paused,) = [line for line in lines if " l.st=PAU fe=plain " in line]
     assert still_polled(paused) == frozenset()
     assert still_polled(paused.replace("prmsk=0x0", "prmsk=0x8000000000000000")) == {3}
 

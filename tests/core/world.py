@@ -2,7 +2,6 @@
 
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
 
 from entrypoint.core import lifecycle
 from entrypoint.core.events import (
@@ -18,6 +17,7 @@ from entrypoint.core.events import (
     Unanswered,
 )
 from entrypoint.core.lifecycle import Candidate, Ended, Generation, Retiring, State
+from entrypoint.core.records import replace
 from entrypoint.core.settings import Restart, Settings, read_settings
 
 VIPS = (("FD_A", 3), ("FD_B", 4))

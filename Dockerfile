@@ -1,0 +1,28 @@
+# haproxy behind safe_reload. Without a registry, give a base image of your own: --build-arg BASE="$(docker/base-image trixie)"
+ARG BASE=debian:trixie-slim
+FROM ${BASE}
+
+LABEL org.opencontainers.image.title="haproxy-safe-reload" \
+      org.opencontainers.image.description="HAProxy behind safe_reload, a PID 1 that reloads it without losing a connection" \
+      org.opencontainers.image.licenses="GPL-3.0-or-later"
+
+RUN export DEBIAN_FRONTEND=noninteractive \
+ && apt-get update -q \
+ && apt-get install -y -q --no-install-recommends haproxy python3 python3-prctl \
+ && apt-get clean \
+ && rm -rf /var/lib/apt/lists/*
+
+COPY docker/safe_reload /usr/local/bin/safe_reload
+COPY entrypoint/ /usr/lib/python3/dist-packages/entrypoint/
+
+# Bytecode now, because a read-only root or another uid could not write it later; by hash, because tools that
+# rewrite images also rewrite time stamps. The runtime directory is like /tmp, so that any uid can use it.
+RUN python3 -m compileall -q --invalidation-mode checked-hash /usr/lib/python3/dist-packages/entrypoint \
+ && mkdir -p /usr/local/etc/haproxy \
+ && mkdir -m 1777 /run/safe_reload
+
+# A base image may set SIGUSR1, as haproxy's own images do; here SIGUSR1 is a reload, and `docker stop` must stop.
+STOPSIGNAL SIGTERM
+
+# Without operands it runs `haproxy -f /usr/local/etc/haproxy/haproxy.cfg`.
+ENTRYPOINT ["safe_reload"]

@@ -1,0 +1,64 @@
+# Everything that one does with this project. On Debian, `apt-get install make` is all that has to be there before.
+
+# Debian's, not another one in PATH: docker/packages installs what builds python-prctl for this one.
+PYTHON ?= /usr/bin/python3
+BIN = .venv/bin
+
+.DEFAULT_GOAL = help
+.PHONY: help run stop test lint types test-core test-system test-container test-long image images diagram clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do printf '  %-20s %s\n' "$$target" "$$text"; done
+
+run: image ## build the image and run the demo on 127.0.0.1:8080, then say what to try
+	@docker/demo/run
+
+stop: ## stop the demo and remove its container
+	@docker stop safe-reload-demo >/dev/null && docker rm safe-reload-demo
+
+test: lint types images .venv/installed ## install what is needed and run every test that takes minutes
+	$(BIN)/pytest -m "not long"
+
+lint: .venv/installed ## style, and the import laws
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	shellcheck .ci/run docker/base-image docker/engine docker/packages docker/safe_reload docker/demo/run docker/demo/load
+
+types: .venv/installed ## mypy, strict
+	$(BIN)/mypy
+
+test-core: .venv/installed ## only the tests of what decides: seconds
+	$(BIN)/pytest tests/core
+
+test-system: .venv/installed ## only the tests with real children, sockets and signals
+	$(BIN)/pytest -m "not long" tests/system
+
+test-container: .venv/installed images ## only the tests with real containers, on three versions of HAProxy
+	$(BIN)/pytest -m "not long" tests/container
+
+test-long: .venv/installed images ## the tests that take longer than make test may
+	$(BIN)/pytest -m long
+
+image: ## haproxy-safe-reload:dev (Debian trixie, HAProxy 3.0)
+	@docker/engine
+	base=$$(docker/base-image trixie) && docker build --build-arg BASE=$$base -t haproxy-safe-reload:dev .
+
+images: image ## also :dev-bookworm (HAProxy 2.6) and :dev-sid (HAProxy 3.2)
+	base=$$(docker/base-image bookworm) && docker build --build-arg BASE=$$base -t haproxy-safe-reload:dev-bookworm .
+	base=$$(docker/base-image sid) && docker build --build-arg BASE=$$base -t haproxy-safe-reload:dev-sid .
+
+diagram: .venv/installed ## draw the diagrams and the table of options from the code into the documentation
+	$(BIN)/python -m tests.core.explorer
+
+clean: ## remove what these targets made, but no image and no container
+	rm -rf .venv .demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Made again, from nothing, only when what it installs changes. --upgrade pip: Debian's is too old for dependency groups.
+.venv/installed: pyproject.toml docker/packages
+	docker/packages
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install -q --upgrade pip
+	$(BIN)/pip install -q --group dev -e .
+	touch $@

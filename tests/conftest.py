@@ -1,0 +1,22 @@
+"""What all tests share: the options of the command line and the names of the markers."""
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the conformity suite be pointed at any init."""
+    parser.addoption(
+        "--init",
+        default=None,
+        metavar="CMD WORDS",
+        help="the init that tests/system/test_generic.py holds to tini's contract (default: this project's)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the markers, so that a misspelt one is an error."""
+    for marker in (
+        "ours_is_better(reason): safe_reload deliberately does more than tini here; other inits are skipped",
+        "tini_only(reason): safe_reload deliberately does something else here; it is skipped",
+    ):
+        config.addinivalue_line("markers", marker)
