@@ -43,7 +43,6 @@ class HaproxyBirth:
     command: Serve
     environment: Mapping[str, str]
     listeners: Listeners
-    open_files: tuple[int, int] | None
 
     def of(self, number: int) -> tuple[Birth, CliChannel]:
         """Return what to start, and the line to it.
@@ -65,7 +64,7 @@ class HaproxyBirth:
             GENERATION_VARIABLE: str(number),
         }
         words = (self.command.program, "-db", "-f", channel.configuration, *self.command.arguments)
-        birth = Birth(words, environment, (*vips.values(), *channel.inherited), open_files=self.open_files)
+        birth = Birth(words, environment, (*vips.values(), *channel.inherited))
         return birth, channel
 
 

@@ -52,7 +52,9 @@ def run(arguments: Sequence[str], environment: Mapping[str, str], mask: frozense
             return 0
         settings, warnings = read_settings(words.given, environment)
         command = read_command(
-            words.operands, after_dashes=words.after_dashes, is_program=lambda name: bool(find_program(name))
+            words.operands,
+            after_dashes=words.after_dashes,
+            is_program=lambda name: bool(find_program(name, environment)),
         )
         return _start(command, settings, warnings, environment, mask)
     except (UsageError, OptionError) as error:
@@ -152,14 +154,14 @@ def _serve(
     vips = parse_vips(command.vips) if command.vips is not None else settings.vips
     path = command.pid_file or settings.pid_file
     files.keep_from_children()
-    open_files = raise_open_files(len(vips) + _SPARE_DESCRIPTORS)
+    raise_open_files(len(vips) + _SPARE_DESCRIPTORS)
     listeners.adopt(environment)
     listeners.bind(vips, freebind=settings.freebind)
     pid_file = _pid_file(path) if path else None
     if settings.drop_caps:
         signals.keep_capabilities(*_KEPT_CAPABILITIES)
     world = World(
-        HaproxyBirth(command, environment, listeners, open_files),
+        HaproxyBirth(command, environment, listeners),
         processes,
         signals.Arrivals(),
         logger,

@@ -29,8 +29,6 @@ class Birth:
     """Those of ours that it inherits, under the same numbers."""
     foreground: bool = False
     """Whether it gets the terminal that is our stdin, if there is one."""
-    open_files: tuple[int, int] | None = None
-    """Its RLIMIT_NOFILE, where ours was raised."""
 
 
 class Processes:
@@ -108,8 +106,6 @@ class Processes:
                 _take_terminal()
             for descriptor in birth.descriptors:
                 os.set_inheritable(descriptor, True)
-            if birth.open_files:
-                resource.setrlimit(resource.RLIMIT_NOFILE, birth.open_files)
             self._prepare()
             _execute(birth.words, birth.environment)
         except OSError as error:
@@ -128,34 +124,51 @@ def _take_terminal() -> None:
 
 
 def _execute(words: Sequence[str], environment: Mapping[str, str]) -> None:
-    """Do what execvp(3) does, a script without an interpreter line included."""
-    if not words[0]:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-    try:
-        os.execvpe(words[0], list(words), environment)
-    except OSError as error:
-        if error.errno != errno.ENOEXEC:
-            raise
-    path = find_program(words[0]) or words[0]
-    os.execve("/bin/sh", ["sh", path, *words[1:]], environment)
+    """Do what execvp(3) does, a script without an interpreter line included.
+
+    Not `os.execvpe`, which imports a module on its way and so needs a descriptor that a child may no longer have.
+
+    Raises:
+        OSError: the last one, but "permission denied" in one folder counts more than "not found" in all others.
+
+    """
+    failure: OSError = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    for path in _candidates(words[0], environment):
+        try:
+            try:
+                os.execve(path, list(words), environment)
+            except OSError as error:
+                if error.errno != errno.ENOEXEC:
+                    raise
+                os.execve("/bin/sh", ["sh", path, *words[1:]], environment)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if "/" in words[0]:
+                failure = error
+        except PermissionError as error:
+            failure = error
+    raise failure
 
 
-def find_program(name: str) -> str | None:
+def _candidates(name: str, environment: Mapping[str, str]) -> list[str]:
+    """Return the paths that execvp(3) tries."""
+    if not name or "/" in name:
+        return [name] if name else []
+    return [os.path.join(folder, name) for folder in environment.get("PATH", os.defpath).split(":")]
+
+
+def find_program(name: str, environment: Mapping[str, str]) -> str | None:
     """Return the file that execvp(3) would execute, or None."""
-    folders = [""] if "/" in name else os.get_exec_path()
-    for folder in folders:
-        path = os.path.join(folder, name)
+    for path in _candidates(name, environment):
         if os.path.isfile(path) and os.access(path, os.X_OK):
             return path
     return None
 
 
-def raise_open_files(needed: int) -> tuple[int, int] | None:
-    """Make room for so many descriptors; return the limit that children should have instead, or None."""
+def raise_open_files(needed: int) -> None:
+    """Make room for so many descriptors, here and in children, as far as the hard limit allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
-        return None
+        return
     with contextlib.suppress(ValueError, OSError):
         possible = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
-    return soft, hard

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from docker.models.containers import Container
@@ -182,16 +183,19 @@ def start(engine: docker.DockerClient, tmp_path: Path) -> Iterator[Start]:
         operands: tuple[str, ...] = ("-f", "/etc/lb/haproxy.cfg"),
         text: str | None = None,
         port: int = 8080,
-        **more: object,
+        vips: str | None = None,
+        **more: Any,
     ) -> Balancer:
         folder = tmp_path / str(len(containers))
         folder.mkdir()
         folder.chmod(0o755)
         (folder / "haproxy.cfg").write_text(configuration("one") if text is None else text)
-        vips = ("--vips", f"127.0.0.1:{port}:FD_WEB") if "--vips" not in options else ()
+        vips = f"127.0.0.1:{port}:FD_WEB" if vips is None else vips
+        environment = {**({"SAFE_RELOAD_VIPS": vips} if vips else {}), **more.pop("environment", {})}
         container = engine.containers.run(
             image,
-            [*vips, *options, *operands],
+            [*options, *operands],
+            environment=environment,
             detach=True,
             network_mode="none",
             volumes={str(folder): {"bind": "/etc/lb", "mode": "ro"}},

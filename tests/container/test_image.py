@@ -3,6 +3,7 @@
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from docker.models.containers import Container
@@ -12,7 +13,7 @@ from tests.container.conftest import NEWEST_STABLE, Balancer, Start, configurati
 from tests.waiting import eventually
 
 
-def _run(engine: docker.DockerClient, image: str, *words: str, **more: object) -> tuple[int, str]:
+def _run(engine: docker.DockerClient, image: str, *words: str, **more: Any) -> tuple[int, str]:
     """Do `docker run --rm IMAGE WORDS`; return the exit status and everything written."""
     container: Container = engine.containers.run(image, list(words), detach=True, network_mode="none", **more)
     try:

@@ -1,5 +1,6 @@
 """What haproxy refuses changes nothing: its words are in the log, and the generation that serves was told nothing."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -13,7 +14,10 @@ BAD = {
     "an unknown certificate": ("frontend tls\n  bind 127.0.0.1:9443 ssl crt /nowhere.pem\n", "/nowhere.pem"),
     "a port in use": ("frontend taken\n  bind 127.0.0.1:9099\n", "127.0.0.1:9099"),
     "an unknown user": ("global\n  user nosuchuser\n", "nosuchuser"),
-    "master-worker": ("global\n  master-worker\n", "haproxy.cfg:14: remove `master-worker`: safe_reload is the master already; the reload asked for by"),
+    "master-worker": (
+        "global\n  master-worker\n",
+        "haproxy.cfg:14: remove `master-worker`: safe_reload is the master already; the reload",
+    ),
 }
 
 
@@ -110,8 +114,6 @@ print(refused, "refused")
 
 
 def _kill(pid: int) -> None:
-    import os
-
     os.kill(pid, signal.SIGKILL)
 
 
