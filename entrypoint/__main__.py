@@ -16,7 +16,20 @@ from entrypoint.cli import run  # noqa: E402
 
 def main() -> None:
     """Run the command line and exit with its status."""
-    sys.exit(run(sys.argv[1:], dict(os.environ), _MASK))
+    sys.exit(run(sys.argv[1:], _environment(), _MASK))
+
+
+def _environment() -> dict[str, str]:
+    """Return the variables as our parent left them: CPython adds LC_CTYPE where no locale is set (PEP 538)."""
+    environment = dict(os.environ)
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            ours = not any(entry.startswith(b"LC_CTYPE=") for entry in file.read().split(b"\0"))
+    except OSError:
+        ours = False
+    if ours:
+        environment.pop("LC_CTYPE", None)
+    return environment
 
 
 if __name__ == "__main__":

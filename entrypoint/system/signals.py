@@ -157,7 +157,8 @@ def set_name(name: str, title: str) -> None:
     """Be found by pgrep(1): PR_SET_NAME, and the command line that ps(1) shows. Does what it can."""
     if prctl:
         prctl.set_name(name)
-        prctl.set_proctitle(title)
+        # An argument that is not UTF-8 is no reason not to start.
+        prctl.set_proctitle(title.encode(errors="replace").decode())
 
 
 def _require() -> Any:  # noqa: ANN401  # python-prctl has no type information

@@ -1,5 +1,6 @@
 """The image as its users run it: any program, any uid, nothing writable, and the way it starts and stops."""
 
+import json
 import signal
 import time
 from pathlib import Path
@@ -237,6 +238,17 @@ def test_pid_1_is_small(lb: Balancer) -> None:
     kilobytes = int(Path(f"/proc/{lb.pid}/status").read_text().split("VmRSS:")[1].split()[0])
 
     assert kilobytes < 16 * 1024
+
+
+def test_starting_haproxy_costs_a_few_times_what_starting_python_does(engine: docker.DockerClient) -> None:
+    """From exec to haproxy's exec and its end: CPU time compared with a bare interpreter's in the same run."""
+    script = Path(__file__).with_name("start_up_cost.py")
+    volumes = {str(script): {"bind": "/cost.py", "mode": "ro"}}
+    status, text = _run(engine, NEWEST_STABLE, "/cost.py", entrypoint="/usr/bin/python3", volumes=volumes)
+
+    assert status == 0, text
+    cost = json.loads(text)
+    assert cost["safe_reload"] < 6 * cost["python"], cost
 
 
 def test_it_is_found_by_its_name(lb: Balancer) -> None:

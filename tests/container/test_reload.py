@@ -23,12 +23,11 @@ def test_the_new_configuration_answers_after_an_edit_and_usr1(lb: Balancer) -> N
 
 
 def _reload_under_load(lb: Balancer, requests: int, milliseconds: int, clients: int) -> None:
-    most = 0
+    alive: list[int] = []
 
     def reload() -> None:
-        nonlocal most
         lb.kill("USR1")
-        most = max(most, _alive(lb))
+        alive.append(_alive(lb))
 
     client = lb.load(clients, requests)
     reloads = every(milliseconds, client, reload)
@@ -42,9 +41,8 @@ def _reload_under_load(lb: Balancer, requests: int, milliseconds: int, clients: 
     lb.kill("USR1")
     lb.serves("two")
     eventually(lambda: _alive(lb) == 1)
-    if milliseconds >= 300:
-        # Candidate, current, and one that has just been told to leave: a look in between may see all three.
-        assert most <= 3
+    # A client that the machine forgets for 300 ms keeps its generation: rare, and no reason to wait for it.
+    assert sum(count > 2 for count in alive) <= len(alive) / 20, alive
 
 
 def test_no_request_is_lost_under_a_reload_every_300_ms(lb: Balancer) -> None:

@@ -792,8 +792,8 @@ def test_orphans_are_reaped(start: Start, where: str, options: Sequence[str]) ->
     command = (*PYTHON, "-c", MAKE_ORPHANS)
     life = start(*options, "--", *command, up=place(where))
     life.await_line("ready")
-    main = life.main(*command)
     eventually(lambda: len(children(life.init)) == ORPHANS + 1)
+    main = stat(children(life.init)[0]).group  # they all have its command line, and when pids wrap not the higher pids
     os.kill(main, SIGUSR1)
     eventually(lambda: children(life.init) == [main])
     warnings = re.findall(r"(?i)\bwarn.*reaped zombie process with pid=(\d+)", life.errors())
@@ -923,7 +923,14 @@ def test_help_is_also_long(start: Start) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("-z", "--", "true"), ("-e",), ("-p",), ("--no-such-option", "--", "true")], ids=" ".join
+    "arguments",
+    [
+        ("-e",),
+        ("-p",),
+        ("--no-such-option", "--", "true"),
+        pytest.param(("-z", "--", "true"), marks=tini_only("an option that is not ours begins haproxy's")),
+    ],
+    ids=" ".join,
 )
 def test_a_wrong_option_is_an_error(start: Start, arguments: Sequence[str]) -> None:
     """An unknown option, or one without its value, is status 1 and words on stderr."""
