@@ -129,7 +129,8 @@ def test_a_new_process_takes_over_with_a_new_pid_file(start: Start, image: str) 
     lb.serves("one")
 
     def named() -> str:
-        text: bytes = lb.container.exec_run(["cat", "/run/safe_reload/lb.pid"]).output
+        text = lb.container.exec_run(["cat", "/run/safe_reload/lb.pid"]).output
+        assert isinstance(text, bytes)
         return text.decode().strip()
 
     first = named()

@@ -155,7 +155,7 @@ class Kernel(RuleBasedStateMachine):
         del self.asked[number]
         self.feed(Unanswered(number))
 
-    @precondition(lambda self: lifecycle.timers(self.state))
+    @precondition(lambda self: bool(lifecycle.timers(self.state)))
     @rule(data=st.data())
     def time_passes(self, data: st.DataObject) -> None:
         """Let a timer run out."""

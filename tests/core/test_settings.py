@@ -3,7 +3,6 @@
 import re
 import signal
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -70,6 +69,7 @@ DEFAULTS: dict[str, object] = {
 }
 """The contract's defaults; None is for what depends on where safe_reload runs."""
 
+FIELDS = tuple(Settings.__annotations__)
 LONG = tuple(option for option in OPTIONS if option.long)
 SHORT = tuple(option for option in OPTIONS if option.short)
 each_long_option = pytest.mark.parametrize("option", LONG, ids=lambda option: option.long)
@@ -116,6 +116,11 @@ def from_arguments(*arguments: str, **environment: str) -> Settings:
     return settings
 
 
+def everything(settings: Settings) -> dict[str, object]:
+    """Return every setting by its name."""
+    return {name: getattr(settings, name) for name in FIELDS}
+
+
 def complaint(read: Callable[[], object]) -> str:
     """Return what is said against a value, or nothing."""
     try:
@@ -141,7 +146,7 @@ def value(settings: Settings, option: Option) -> Any:
 def test_every_option_has_a_setting_and_every_setting_an_option() -> None:
     """The table and the settings name the same things, once each."""
     names = [option.field for option in OPTIONS]
-    assert sorted(names) == sorted(field.name for field in fields(Settings))
+    assert sorted(names) == sorted(FIELDS)
     assert len(names) == len(set(names))
     assert set(GOOD) == {option.field for option in LONG}
 
@@ -179,7 +184,7 @@ def test_the_short_options_are_tinis() -> None:
 def test_the_defaults_are_the_contracts() -> None:
     """Without any option the settings are those of the contract."""
     settings = from_arguments()
-    assert {field.name: getattr(settings, field.name) for field in fields(Settings)} == DEFAULTS
+    assert everything(settings) == DEFAULTS
 
 
 # ---- where a value comes from --------------------------------------------------------------------------------------
@@ -190,7 +195,7 @@ def test_an_option_is_read_from_the_command_line(option: Option) -> None:
     """Each option sets its own setting and no other."""
     text, meaning, _, _ = GOOD[option.field]
     settings = from_arguments(*words(option, text))
-    assert {field.name: getattr(settings, field.name) for field in fields(Settings)} == {
+    assert everything(settings) == {
         **DEFAULTS,
         option.field: meaning,
     }
@@ -201,7 +206,7 @@ def test_an_option_is_read_from_its_variable(option: Option) -> None:
     """Each variable means what the option means, and sets no other setting."""
     text, meaning, _, _ = GOOD[option.field]
     settings = from_arguments(**{option.variable: text})
-    assert {field.name: getattr(settings, field.name) for field in fields(Settings)} == {
+    assert everything(settings) == {
         **DEFAULTS,
         option.field: meaning,
     }

@@ -1,6 +1,7 @@
 """What changes a whole process (signals, limits, namespaces, children that anybody may reap) happens apart from pytest.
 
-A forked child does it, and hands back what it found; a failed assertion there is a failed assertion here.
+A forked child does it, with no descriptors but 0 to 2, and hands back what it found; an assertion that fails there
+fails here.
 """
 
 import ctypes
@@ -16,6 +17,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+_HIGH = 500
 _CLONE_NEWNET = 0x40000000
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 
@@ -44,13 +46,16 @@ def apart(work: Callable[[], T]) -> T:
 
 
 def _be_the_child(work: Callable[[], object], writer: int) -> None:
+    # Out of the way: what is done apart may close and count low descriptors.
+    channel = fcntl.fcntl(writer, fcntl.F_DUPFD_CLOEXEC, _HIGH)
+    os.closerange(3, _HIGH)
     try:
         try:
             answer = (work(), "")
         except BaseException:  # noqa: BLE001  # told to the parent
             answer = (None, f"in the child:\n{traceback.format_exc()}")
-        with open(writer, "wb") as channel:
-            pickle.dump(answer, channel)
+        with open(channel, "wb") as parent:
+            pickle.dump(answer, parent)
     finally:
         os._exit(0)
 

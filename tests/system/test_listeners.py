@@ -1,0 +1,690 @@
+"""Listeners: real sockets, bound once and together, that accept only while they are used."""
+
+import contextlib
+import errno
+import os
+import resource
+import select
+import shutil
+import socket
+import struct
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from entrypoint.core.vips import Vip, parse_vips
+from entrypoint.system.listeners import ListenError, Listeners
+from tests.system.apart import apart, bring_up, own_network, why_no_network
+from tests.waiting import eventually
+
+NOT_HERE = "192.0.2.1"
+NOT_HERE_6 = "2001:db8::1"
+SOMAXCONN = Path("/proc/sys/net/core/somaxconn")
+ETH_P_ALL = 3
+FEW_DESCRIPTORS = 6
+
+needs_own_network = pytest.mark.skipif(bool(why_no_network()), reason=f"no network of its own: {why_no_network()}")
+needs_ipv6 = pytest.mark.skipif(not os.path.exists("/proc/net/if_inet6"), reason="this kernel has no IPv6")
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port that nobody else uses: a socket that does not listen holds it for us on all addresses."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind(("", 0))
+        yield holder.getsockname()[1]
+
+
+@pytest.fixture
+def listeners() -> Iterator[Listeners]:
+    """Listeners without VIPs, closed at the end."""
+    made = Listeners()
+    yield made
+    made.close()
+
+
+def connect(port: int, host: str = "127.0.0.1") -> socket.socket | None:
+    """Return a connection, or None when it is refused."""
+    client = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    client.settimeout(20)
+    try:
+        client.connect((host, port))
+    except ConnectionRefusedError:
+        client.close()
+        return None
+    return client
+
+
+def accepts(port: int, host: str = "127.0.0.1") -> bool:
+    """Tell whether a client is let in, and be gone again."""
+    client = connect(port, host)
+    if client:
+        client.close()
+    return client is not None
+
+
+def accepted(descriptor: int) -> int:
+    """Accept everybody who waits at a VIP and return how many they were."""
+    count = 0
+    with socket.socket(fileno=os.dup(descriptor)) as listener:
+        while True:
+            try:
+                listener.accept()[0].close()
+            except BlockingIOError:
+                return count
+            count += 1
+
+
+def option(descriptor: int, level: int, name: int) -> int:
+    """Return a socket option of a VIP."""
+    with socket.socket(fileno=os.dup(descriptor)) as listener:
+        return listener.getsockopt(level, name)
+
+
+def address(descriptor: int) -> tuple[str, int]:
+    """Return what a VIP is bound to."""
+    with socket.socket(fileno=os.dup(descriptor)) as listener:
+        name = listener.getsockname()
+        return name[0], name[1]
+
+
+def backlog(descriptor: int) -> int:
+    """Return how many connections may wait: tcpi_sacked of a listening socket's TCP_INFO (linux/tcp.h)."""
+    with socket.socket(fileno=os.dup(descriptor)) as listener:
+        info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+        return int(struct.unpack_from("I", info, 28)[0])
+
+
+def open_descriptors() -> set[int]:
+    """Return which descriptors are open."""
+    return {int(name) for name in os.listdir("/proc/self/fd") if os.path.exists(f"/dev/fd/{name}")}
+
+
+def error_of(work: Callable[[], object]) -> str:
+    """Return the one line with which VIPs are refused."""
+    with pytest.raises(ListenError) as caught:
+        work()
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+# ---- bind ----------------------------------------------------------------------------------------------------------
+
+
+@needs_own_network
+def test_descriptors_are_low_and_in_the_order_of_the_list() -> None:
+    """The first VIP is 3, and the next ones follow."""
+
+    def work() -> list[tuple[str, int]]:
+        own_network()
+        listeners = Listeners()
+        listeners.bind(parse_vips("127.0.0.1:1025:B,127.0.0.2:1025:A,127.0.0.3:1025:C"), freebind=False)
+        return list(listeners.tags().items())
+
+    assert apart(work) == [("B", 3), ("A", 4), ("C", 5)]
+
+
+def test_a_vip_is_bound_as_the_contract_says(listeners: Listeners, port: int) -> None:
+    """To its address and port, with SO_REUSEADDR and SO_REUSEPORT, not for children, and not listening yet."""
+    listeners.bind([Vip("127.0.0.1", port, "A")], freebind=False)
+    descriptor = listeners.tags()["A"]
+    assert address(descriptor) == ("127.0.0.1", port)
+    assert option(descriptor, socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_STREAM
+    assert option(descriptor, socket.SOL_SOCKET, socket.SO_REUSEADDR) == 1
+    assert option(descriptor, socket.SOL_SOCKET, socket.SO_REUSEPORT) == 1
+    assert option(descriptor, socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 0
+    assert not os.get_inheritable(descriptor)
+    assert not os.get_blocking(descriptor)
+    assert not accepts(port)
+
+
+@needs_ipv6
+def test_a_literal_ipv6_address_is_for_ipv6_alone(listeners: Listeners, port: int) -> None:
+    """[::] does not take IPv4's place: 0.0.0.0 with the same port is another VIP."""
+    listeners.bind([Vip("::", port, "SIX"), Vip("0.0.0.0", port, "FOUR")], freebind=False)
+    tags = listeners.tags()
+    assert option(tags["SIX"], socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
+    listeners.listen(["SIX"])
+    assert accepts(port, "::1")
+    assert not accepts(port)
+    listeners.listen(["FOUR"])
+    assert accepts(port)
+    assert not accepts(port, "::1")
+
+
+@needs_ipv6
+def test_any_is_both_families(listeners: Listeners, port: int) -> None:
+    """`*` is one socket for IPv4 and IPv6."""
+    listeners.bind([Vip("*", port, "A")], freebind=False)
+    listeners.listen(["A"])
+    assert option(listeners.tags()["A"], socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 0
+    assert accepts(port)
+    assert accepts(port, "::1")
+    assert accepted(listeners.tags()["A"]) == 2
+
+
+@needs_own_network
+def test_any_is_ipv4_where_ipv6_is_switched_off() -> None:
+    """On a host without IPv6 addresses `*` still accepts."""
+
+    def work() -> bool:
+        without_ipv6()
+        listeners = Listeners()
+        listeners.bind([Vip("*", 1025, "A")], freebind=False)
+        listeners.listen(["A"])
+        return accepts(1025)
+
+    assert apart(work)
+
+
+def without_ipv6() -> None:
+    """Have a network in which IPv6 is switched off, as docker's often is."""
+    own_network(up=False)
+    for scope in ("all", "default"):
+        with contextlib.suppress(FileNotFoundError):
+            Path(f"/proc/sys/net/ipv6/conf/{scope}/disable_ipv6").write_text("1")
+    bring_up("lo")
+
+
+def test_one_address_may_have_several_sockets(listeners: Listeners, port: int) -> None:
+    """Several tags on one address share its connections, once they all listen."""
+    listeners.bind([Vip("127.0.0.1", port, tag) for tag in "ABC"], freebind=False)
+    listeners.listen("ABC")
+    for _ in range(200):
+        assert accepts(port)
+    counts = [accepted(descriptor) for descriptor in listeners.tags().values()]
+    assert sum(counts) == 200
+    assert all(counts)
+
+
+def test_only_those_of_one_address_that_listen_get_connections(listeners: Listeners, port: int) -> None:
+    """A tag that no `bind` uses takes no client away from the tag that shares its address."""
+    listeners.bind([Vip("127.0.0.1", port, tag) for tag in "AB"], freebind=False)
+    for used, unused in ("AB", "BA", "AB"):
+        listeners.listen([used])
+        for _ in range(50):
+            assert accepts(port)
+        assert accepted(listeners.tags()[used]) == 50
+        assert option(listeners.tags()[unused], socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 0
+
+
+def test_all_are_bound_or_none(port: int) -> None:
+    """When one cannot be had, those before it are given back, and nothing stays open."""
+    listeners = Listeners()
+    before = open_descriptors()
+    vips = [Vip("127.0.0.1", port, "A"), Vip(NOT_HERE, port, "B"), Vip("127.0.0.2", port, "C")]
+    assert error_of(lambda: listeners.bind(vips, freebind=False)).startswith(f"VIPS entry 2 '{vips[1]}': ")
+    assert listeners.tags() == {}
+    assert open_descriptors() == before
+
+
+@needs_own_network
+def test_4096_vips_are_bound() -> None:
+    """As many as the contract promises are bound, listen, and stop listening."""
+
+    def work() -> tuple[int, int, bool, bool]:
+        own_network()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (5000, max(5000, resource.getrlimit(resource.RLIMIT_NOFILE)[1])))
+        listeners = Listeners()
+        listeners.bind([Vip(f"127.1.{n >> 8}.{n & 255}", 80, f"T{n}") for n in range(4096)], freebind=False)
+        listeners.listen(tuple(listeners.tags()))
+        last = accepts(80, "127.1.15.255")
+        listeners.listen(())
+        return len(listeners.tags()), max(listeners.tags().values()), last, accepts(80, "127.1.15.255")
+
+    count, highest, listened, still_listens = apart(work)
+    assert count == 4096
+    assert highest <= 3 + 4096  # one descriptor below is the line to the parent
+    assert listened
+    assert not still_listens
+
+
+def test_freebind_binds_what_is_not_here_yet(listeners: Listeners, port: int) -> None:
+    """With it an address that will come later can be a VIP, and listens."""
+    listeners.bind([Vip(NOT_HERE, port, "A")], freebind=True)
+    listeners.listen(["A"])
+    assert address(listeners.tags()["A"]) == (NOT_HERE, port)
+
+
+@needs_ipv6
+def test_freebind_works_for_ipv6(listeners: Listeners, port: int) -> None:
+    """The same holds for an IPv6 address."""
+    listeners.bind([Vip(NOT_HERE_6, port, "A")], freebind=True)
+    listeners.listen(["A"])
+    assert address(listeners.tags()["A"]) == (NOT_HERE_6, port)
+
+
+# ---- what cannot be had --------------------------------------------------------------------------------------------
+
+
+def test_an_address_that_is_not_here_is_told_with_the_remedy(listeners: Listeners) -> None:
+    """EADDRNOTAVAIL names the VIP by number and text, and --freebind."""
+    message = error_of(lambda: listeners.bind(parse_vips(f"{NOT_HERE}:80:FD_A"), freebind=False))
+    assert message == (
+        f"VIPS entry 1 '{NOT_HERE}:80:FD_A': cannot bind it: {os.strerror(errno.EADDRNOTAVAIL)}: "
+        "the address is not on this host; --freebind binds it before it is"
+    )
+
+
+def test_an_address_that_somebody_else_has_is_told(listeners: Listeners) -> None:
+    """EADDRINUSE says that another process holds the address for itself."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        vip = Vip("127.0.0.1", other.getsockname()[1], "FD_A")
+        message = error_of(lambda: listeners.bind([vip], freebind=False))
+    assert message == (
+        f"VIPS entry 1 '{vip}': cannot bind it: {os.strerror(errno.EADDRINUSE)}: "
+        "another process holds it without SO_REUSEPORT"
+    )
+
+
+@needs_own_network
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become nobody")
+def test_a_port_that_one_may_not_have_is_told_with_the_remedy() -> None:
+    """EACCES says what a low port needs."""
+
+    def work() -> str:
+        own_network()
+        os.setuid(65534)
+        return error_of(lambda: Listeners().bind(parse_vips("127.0.0.1:1024:B,127.0.0.1:80:A"), freebind=False))
+
+    assert apart(work) == (
+        f"VIPS entry 2 '127.0.0.1:80:A': cannot bind it: {os.strerror(errno.EACCES)}: "
+        "a port below net.ipv4.ip_unprivileged_port_start needs root or CAP_NET_BIND_SERVICE"
+    )
+
+
+def test_too_many_are_told_with_the_remedy(port: int) -> None:
+    """EMFILE names the first VIP that is too many, and the limit."""
+
+    def work() -> str:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (FEW_DESCRIPTORS, FEW_DESCRIPTORS))
+        vips = [Vip("127.0.0.1", port, f"T{number}") for number in range(10)]
+        return error_of(lambda: Listeners().bind(vips, freebind=False))
+
+    assert apart(work) == (
+        f"VIPS entry 4 '127.0.0.1:{port}:T3': cannot bind it: {os.strerror(errno.EMFILE)}: "
+        "too many open files; raise the limit (ulimit -n)"
+    )
+
+
+@pytest.mark.parametrize("scope", ["no-such-interface", "\u00e9" * 70, "\udcff"])
+def test_an_interface_that_is_not_here_is_told(listeners: Listeners, scope: str) -> None:
+    """An IPv6 address may name an interface; one that there is not is an error about that VIP, whatever its name."""
+    vips = parse_vips(f"[fe80::1%{scope}]:80:FD_A")
+    assert error_of(lambda: listeners.bind(vips, freebind=False)).startswith("VIPS entry 1 '[fe80::1%")
+
+
+# ---- listen --------------------------------------------------------------------------------------------------------
+
+
+def test_only_those_that_are_used_accept(listeners: Listeners, port: int) -> None:
+    """The others refuse, and come back when they are used again, as often as that happens."""
+    hosts = {"A": "127.0.0.1", "B": "127.0.0.2", "C": "127.0.0.3"}
+    listeners.bind([Vip(host, port, tag) for tag, host in hosts.items()], freebind=False)
+    for used in ("", "A", "B", "AB", "", "ABC", "C", "ABC"):
+        listeners.listen(used)
+        assert {tag for tag, host in hosts.items() if accepts(port, host)} == set(used)
+
+
+def test_one_that_does_not_listen_keeps_its_address(listeners: Listeners, port: int) -> None:
+    """Nobody without SO_REUSEPORT can take the address of a VIP that has stopped to listen."""
+    listeners.bind([Vip("127.0.0.1", port, "A")], freebind=False)
+    listeners.listen(["A"])
+    listeners.listen([])
+    with socket.socket() as other, pytest.raises(OSError, match=os.strerror(errno.EADDRINUSE)):
+        other.bind(("127.0.0.1", port))
+    assert address(listeners.tags()["A"]) == ("127.0.0.1", port)
+
+
+def test_who_waits_is_kept_when_it_goes_on_listening(listeners: Listeners, port: int) -> None:
+    """To be told to listen again costs no connection, those that nobody has accepted included."""
+    listeners.bind([Vip("127.0.0.1", port, "A"), Vip("127.0.0.2", port, "B")], freebind=False)
+    listeners.listen(["A"])
+    clients = [connect(port) for _ in range(3)]
+    for tags in ("A", "AB", "A"):
+        listeners.listen(tags)
+    assert accepted(listeners.tags()["A"]) == 3
+    for client in clients:
+        assert client
+        client.close()
+
+
+def test_who_waits_is_not_kept_waiting_when_it_stops(listeners: Listeners, port: int) -> None:
+    """A client that nobody will ever accept is reset at once."""
+    listeners.bind([Vip("127.0.0.1", port, "A")], freebind=False)
+    listeners.listen(["A"])
+    client = connect(port)
+    assert client
+    listeners.listen([])
+    with client, pytest.raises(ConnectionResetError):
+        client.recv(1)
+
+
+def test_the_backlog_is_the_kernels_unless_given(listeners: Listeners, port: int) -> None:
+    """Without one it is somaxconn."""
+    listeners.bind([Vip("127.0.0.1", port, "A")], freebind=False)
+    listeners.listen(["A"])
+    assert backlog(listeners.tags()["A"]) == int(SOMAXCONN.read_text())
+
+
+@pytest.mark.parametrize("wanted", [1, 7])
+def test_the_backlog_is_the_given_one(port: int, wanted: int) -> None:
+    """With one it is that, each time the VIP begins to listen."""
+    listeners = Listeners(wanted)
+    listeners.bind([Vip("127.0.0.1", port, "A")], freebind=False)
+    for _ in range(2):
+        listeners.listen(["A"])
+        assert backlog(listeners.tags()["A"]) == wanted
+        listeners.listen([])
+    listeners.close()
+
+
+@pytest.mark.parametrize("wanted", [2**31 - 1, 2**31, 10**12])
+def test_a_backlog_that_is_too_large_is_cut_down(port: int, wanted: int) -> None:
+    """More than the kernel allows is what the kernel allows, however much it is."""
+    listeners = Listeners(wanted)
+    listeners.bind([Vip("127.0.0.1", port, "A")], freebind=False)
+    listeners.listen(["A"])
+    assert backlog(listeners.tags()["A"]) == int(SOMAXCONN.read_text())
+    listeners.close()
+
+
+def test_close_lets_go_of_everything(port: int) -> None:
+    """Afterwards there is no VIP, no descriptor, and clients are refused; to close again is no error."""
+    before = open_descriptors()
+    listeners = Listeners()
+    listeners.bind([Vip("127.0.0.1", port, "A")], freebind=False)
+    listeners.listen(["A"])
+    assert accepts(port)
+    listeners.close()
+    listeners.close()
+    assert listeners.tags() == {}
+    assert open_descriptors() == before
+    assert not accepts(port)
+
+
+# ---- stand_in ------------------------------------------------------------------------------------------------------
+
+
+def test_stand_ins_are_bound_to_nothing(listeners: Listeners, port: int) -> None:
+    """They have tags and the right family, and clients are still refused."""
+    listeners.stand_in(parse_vips(f"127.0.0.1:{port}:A,[::1]:{port}:B,*:{port}:C"))
+    tags = listeners.tags()
+    families = [option(tags[tag], socket.SOL_SOCKET, socket.SO_DOMAIN) for tag in "ABC"]
+    assert families == [socket.AF_INET, socket.AF_INET6, socket.AF_INET6]
+    assert {address(descriptor)[1] for descriptor in tags.values()} == {0}
+    assert not accepts(port)
+
+
+# ---- adopt ---------------------------------------------------------------------------------------------------------
+
+
+def passed(kinds: str, **environment: str) -> dict[str, str]:
+    """Have sockets from descriptor 3 up, as systemd passes them, and return the variables that go with them.
+
+    The kinds are t for TCP that listens, u for UDP, x for unix, f for no socket at all.
+    """
+    for kind in kinds:
+        if kind == "f":
+            os.set_inheritable(os.open("/dev/null", os.O_RDWR), True)
+            continue
+        family = socket.AF_UNIX if kind == "x" else socket.AF_INET
+        made = socket.socket(family, socket.SOCK_DGRAM if kind == "u" else socket.SOCK_STREAM)
+        made.bind("" if kind == "x" else ("127.0.0.1", 0))
+        if kind != "u":
+            made.listen()
+        made.set_inheritable(True)
+        made.detach()
+    return {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(kinds)), **environment}
+
+
+def test_passed_sockets_are_vips_by_their_names() -> None:
+    """The tag is FD_ and the name in capitals; the descriptors stay where they are."""
+
+    def work() -> tuple[dict[str, int], list[bool]]:
+        listeners = Listeners()
+        listeners.adopt(passed("tttt", LISTEN_FDNAMES="http1:web-tls.socket::a b"))
+        tags = listeners.tags()
+        return tags, [os.get_inheritable(n) or os.get_blocking(n) for n in tags.values()]
+
+    tags, wrong = apart(work)
+    assert tags == {"FD_HTTP1": 3, "FD_WEB_TLS_SOCKET": 4, "FD_UNKNOWN2": 5, "FD_A_B": 6}
+    assert wrong == [False] * 4
+
+
+def test_passed_sockets_without_names_are_vips_all_the_same() -> None:
+    """Each has a tag of its own."""
+
+    def work() -> dict[str, int]:
+        listeners = Listeners()
+        listeners.adopt(passed("tx"))
+        return listeners.tags()
+
+    assert apart(work) == {"FD_UNKNOWN0": 3, "FD_UNKNOWN1": 4}
+
+
+def test_vips_follow_the_passed_sockets() -> None:
+    """Both kinds are in one list; a tag that was passed already is refused, and nothing stays open."""
+
+    def work() -> tuple[dict[str, int], str, dict[str, int]]:
+        listeners = Listeners()
+        listeners.adopt(passed("t", LISTEN_FDNAMES="a"))
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = other.getsockname()[1]
+        listeners.bind([Vip("127.0.0.1", port, "FD_B")], freebind=False)
+        both = listeners.tags()
+        message = error_of(lambda: listeners.bind([Vip("127.0.0.1", port, "FD_A")], freebind=False))
+        return both, message.partition(": ")[2], listeners.tags()
+
+    assert apart(work) == (
+        {"FD_A": 3, "FD_B": 4},
+        "a passed socket has the tag FD_A already",
+        {},
+    )
+
+
+def test_sockets_with_one_name_are_all_vips_or_an_error() -> None:
+    """systemd gives all sockets of a unit one name: none of them may be lost without a word."""
+
+    def work() -> set[int]:
+        listeners = Listeners()
+        with contextlib.suppress(ListenError):
+            listeners.adopt(passed("tt", LISTEN_FDNAMES="web:web"))
+            return set(listeners.tags().values())
+        return {3, 4}
+
+    assert apart(work) == {3, 4}
+
+
+def test_a_passed_socket_is_never_shut() -> None:
+    """Whether it listens is systemd's business: a client that comes while no `bind` uses it waits."""
+
+    def work() -> bool:
+        listeners = Listeners()
+        listeners.adopt(passed("t"))
+        listeners.listen([])
+        return accepts(address(3)[1])
+
+    assert apart(work)
+
+
+def test_one_that_cannot_listen_does_not_keep_the_others_from_it() -> None:
+    """After a passed UDP socket, which cannot listen, the VIPs still do."""
+
+    def work() -> bool:
+        listeners = Listeners()
+        listeners.adopt(passed("u"))
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = other.getsockname()[1]
+        listeners.bind([Vip("127.0.0.1", port, "FD_B")], freebind=False)
+        with contextlib.suppress(OSError):
+            listeners.listen(tuple(listeners.tags()))
+        return accepts(port)
+
+    assert apart(work)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"LISTEN_PID": "1"}, {"LISTEN_PID": ""}, {"LISTEN_PID": "x"}, {"LISTEN_FDS": "0"}], ids=str
+)
+def test_what_is_not_for_us_is_left_alone(changes: dict[str, str]) -> None:
+    """Variables that are meant for another process, or that announce nothing, mean nothing."""
+
+    def work() -> dict[str, int]:
+        listeners = Listeners()
+        listeners.adopt({**passed("t"), **changes})
+        assert os.get_inheritable(3)
+        return listeners.tags()
+
+    assert apart(work) == {}
+
+
+def test_without_the_variables_nothing_is_adopted(listeners: Listeners) -> None:
+    """A container without socket activation has only its own VIPs."""
+    listeners.adopt({})
+    assert listeners.tags() == {}
+
+
+@pytest.mark.parametrize("count", ["", "x", "-1", "1.0", "\u00b2"])
+def test_a_count_that_is_no_number_is_told(count: str) -> None:
+    """LISTEN_FDS is quoted in the error."""
+    message = apart(lambda: error_of(lambda: Listeners().adopt({**passed("t"), "LISTEN_FDS": count})))
+    assert message == f"LISTEN_FDS is {count!r}, not a number"
+
+
+@pytest.mark.parametrize(("kinds", "count", "named"), [("tf", "2", 4), ("t", "2", 4), ("", "1", 3)])
+def test_a_descriptor_that_is_no_socket_is_told(kinds: str, count: str, named: int) -> None:
+    """The error names the first descriptor that is not what was announced."""
+    message = apart(lambda: error_of(lambda: Listeners().adopt({**passed(kinds), "LISTEN_FDS": count})))
+    assert message.startswith(f"LISTEN_FDS names descriptor {named}: ")
+
+
+# ---- poke ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.0.0.2", "0.0.0.0", *(["::1", "::", "*"] if socket.has_ipv6 else [])]
+)
+def test_a_poke_is_a_connection_that_is_gone(listeners: Listeners, port: int, host: str) -> None:
+    """Whoever accepts sees one connection, which ends at once."""
+    listeners.bind([Vip(host, port, "A")], freebind=False)
+    listeners.listen(["A"])
+    listeners.poke(["A"])
+    descriptor = listeners.tags()["A"]
+    assert select.select([descriptor], [], [], 20)[0]
+    with socket.socket(fileno=os.dup(descriptor)) as listener:
+        connection = listener.accept()[0]
+        connection.settimeout(20)
+        with connection, contextlib.suppress(ConnectionResetError):
+            assert connection.recv(1) == b""
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+@needs_own_network
+def test_a_poke_is_seen_where_ipv6_is_switched_off() -> None:
+    """`*` can be poked on a host whose loopback has no IPv6 address, as many a container's."""
+
+    def work() -> int:
+        without_ipv6()
+        listeners = Listeners()
+        listeners.bind([Vip("*", 1025, "A")], freebind=False)
+        listeners.listen(["A"])
+        listeners.poke(["A"])
+        select.select([listeners.tags()["A"]], [], [], 0.5)
+        return accepted(listeners.tags()["A"])
+
+    assert apart(work) == 1
+
+
+def test_only_the_named_vips_are_poked(listeners: Listeners, port: int) -> None:
+    """The others see nothing."""
+    hosts = {"A": "127.0.0.1", "B": "127.0.0.2", "C": "127.0.0.3"}
+    listeners.bind([Vip(host, port, tag) for tag, host in hosts.items()], freebind=False)
+    listeners.listen("ABC")
+    listeners.poke("AC")
+    counts: Counter[str] = Counter()
+
+    def both_seen() -> bool:
+        counts.update({tag: accepted(descriptor) for tag, descriptor in listeners.tags().items()})
+        return counts["A"] > 0 and counts["C"] > 0
+
+    eventually(both_seen)
+    assert counts == {"A": 1, "B": 0, "C": 1}
+
+
+def test_a_poke_that_fails_is_no_error(listeners: Listeners, port: int) -> None:
+    """A VIP that does not listen, one that is not here, and one that is a unix socket cost nothing."""
+    listeners.bind([Vip("127.0.0.1", port, "A"), Vip(NOT_HERE, port, "B")], freebind=True)
+    before = open_descriptors()
+    listeners.poke("AB")
+    assert open_descriptors() == before
+
+    def unix() -> bool:
+        passed_on = Listeners()
+        passed_on.adopt(passed("x"))
+        passed_on.poke(tuple(passed_on.tags()))
+        return True
+
+    assert apart(unix)
+
+
+def frames_with(needle: bytes, work: Callable[[], object]) -> int:
+    """Do something and return how many frames with these bytes have left through the interface `out` meanwhile."""
+    count = 0
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)) as tap:
+        tap.bind(("out", ETH_P_ALL))
+        tap.settimeout(0.2)
+        work()
+        with contextlib.suppress(TimeoutError):
+            while True:
+                count += needle in tap.recv(65536)
+    return count
+
+
+def a_way_out(*, nonlocal_bind: bool) -> None:
+    """Have a network with an interface `out` through which everything leaves."""
+    own_network()
+    for family in ("ipv4", "ipv6"):
+        Path(f"/proc/sys/net/{family}/ip_nonlocal_bind").write_text(str(int(nonlocal_bind)))
+    # Without it the interface's own address is not usable for the first second.
+    Path("/proc/sys/net/ipv6/conf/default/accept_dad").write_text("0")
+    for command in (
+        "link add out type veth peer name far",
+        "link set far up",
+        "link set out up",
+        "addr add 192.0.2.9/24 dev out",
+        "addr add 2001:db8::9/64 dev out nodad",
+    ):
+        subprocess.run(["ip", *command.split()], check=True)
+
+
+@needs_own_network
+@needs_ipv6
+@pytest.mark.skipif(shutil.which("ip") is None, reason="ip is not installed")
+@pytest.mark.parametrize("nonlocal_bind", [False, True])
+@pytest.mark.parametrize(("host", "family"), [(NOT_HERE, socket.AF_INET), (NOT_HERE_6, socket.AF_INET6)])
+def test_a_poke_never_leaves_the_host(host: str, family: socket.AddressFamily, nonlocal_bind: bool) -> None:
+    """A VIP that is on another host at the moment is not poked there, even where the kernel lets anybody bind it."""
+    needle = socket.inet_pton(family, host)
+
+    def straight() -> None:
+        with socket.socket(family, socket.SOCK_STREAM) as client:
+            client.setblocking(False)
+            client.connect_ex((host, 1025))
+
+    def work() -> tuple[int, int]:
+        a_way_out(nonlocal_bind=nonlocal_bind)
+        listeners = Listeners()
+        listeners.bind([Vip(host, 1025, "A")], freebind=True)
+        listeners.listen(["A"])
+        poked = frames_with(needle, lambda: listeners.poke(["A"]))
+        return poked, frames_with(needle, straight)
+
+    poked, straight_seen = apart(work)
+    assert poked == 0
+    assert straight_seen

@@ -1,0 +1,215 @@
+"""The loop with a real haproxy, and what it does when something that cannot happen does."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from entrypoint.core import lifecycle
+from tests.waiting import eventually
+
+CONFIGURATION = """\
+defaults
+  mode http
+  timeout client 9s
+  timeout connect 9s
+  timeout server 9s
+frontend web
+  bind "fd@${FD_WEB}"
+  http-request return status 200 content-type text/plain lf-string "%[env(SAFE_RELOAD_GENERATION)]"
+"""
+
+
+class Instance:
+    """A running safe_reload, and the VIP that it has bound."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, port: int) -> None:
+        """Look at a process that has been started."""
+        self.process = process
+        self._log = log
+        self.port = port
+
+    @property
+    def log(self) -> str:
+        """Everything that has been written to stderr."""
+        return self._log.read_text()
+
+    def get(self) -> str:
+        """Return what the VIP answers; nothing while it does not."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=10) as client:
+                client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                answer = b""
+                while data := client.recv(4096):
+                    answer += data
+        except OSError:
+            return ""
+        return answer.rpartition(b"\r\n\r\n")[2].decode()
+
+    def haproxy(self) -> int:
+        """Return the pid of the only child."""
+        pid = self.process.pid
+        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+
+
+Begin = Callable[..., Instance]
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Begin]:
+    """Start safe_reload with haproxy of this host on a free port; it is ended after the test."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(
+        *options: str, code: str = "", environment: dict[str, str] | None = None, passed: tuple[int, ...] = ()
+    ) -> Instance:
+        configuration = tmp_path / "haproxy.cfg"
+        configuration.write_text(CONFIGURATION)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        log = tmp_path / "log"
+        words = [sys.executable, "-c", f"{code}\nfrom entrypoint.__main__ import main\nmain()", *options]
+        with log.open("wb") as stderr:
+            process = subprocess.Popen(
+                [*words, "--vips", f"127.0.0.1:{port}:FD_WEB", "haproxy", "-f", str(configuration)],
+                stderr=stderr,
+                env={**os.environ, **(environment or {})},
+                pass_fds=passed,
+            )
+        started.append(process)
+        return Instance(process, log, port)
+
+    yield start
+    for process in started:
+        process.send_signal(signal.SIGQUIT)
+        process.wait(timeout=30)
+
+
+def test_an_unexpected_error_is_logged_and_serving_goes_on(begin: Begin) -> None:
+    """After the first process has been started PID 1 does not die of an exception."""
+    fault = """
+import entrypoint.core.lifecycle as lifecycle
+right = lifecycle._reload
+faults = iter([True])
+def wrong(state, trigger):
+    if next(faults, False):
+        raise ZeroDivisionError("for this test")
+    return right(state, trigger)
+lifecycle._reload = wrong
+"""
+    lb = begin(code=fault)
+    eventually(lambda: lb.get() == "1")
+    lb.process.send_signal(signal.SIGUSR1)
+    eventually(lambda: "serving goes on" in lb.log)
+
+    assert hasattr(lifecycle, "_reload")
+    assert "ZeroDivisionError: for this test" in lb.log
+    assert lb.get() == "1"
+    lb.process.send_signal(signal.SIGUSR1)
+    eventually(lambda: lb.get() == "2")
+
+
+def test_haproxy_inherits_the_vips_and_its_cli_and_nothing_else(begin: Begin) -> None:
+    """A descriptor that our parent left open is not haproxy's business, and PID 1's own are not either."""
+    stray = os.open("/etc/hostname", os.O_RDONLY)
+    try:
+        lb = begin(passed=(stray,))
+        eventually(lambda: lb.get() == "1")
+        links = {fd.name: os.readlink(fd) for fd in Path(f"/proc/{lb.haproxy()}/fd").iterdir()}
+    finally:
+        os.close(stray)
+    ours = {os.readlink(fd) for fd in Path(f"/proc/{lb.process.pid}/fd").iterdir() if int(fd.name) > 2}
+
+    assert links["3"] in ours
+    assert "/etc/hostname" not in links.values()
+    shared = {link for number, link in links.items() if int(number) > 2 and link in ours}
+    assert len({link for link in shared if link.startswith("socket:")}) == 1
+    assert not {link for link in shared if link.startswith("pipe:")}
+
+
+def test_haproxy_does_not_get_what_systemd_means_for_us(begin: Begin) -> None:
+    """NOTIFY_SOCKET and its like end here."""
+    ours = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "SAFE_RELOAD_INHERITED")
+    lb = begin(environment={**dict.fromkeys(ours, "1"), "KEPT": "yes"})
+    eventually(lambda: lb.get() == "1")
+    environment = Path(f"/proc/{lb.haproxy()}/environ").read_text().split("\0")
+    names = {entry.partition("=")[0] for entry in environment}
+
+    assert not names & set(ours)
+    assert "KEPT" in names
+    assert "FD_WEB=3" in environment
+
+
+def test_a_pid_file_that_can_no_longer_be_written_is_a_log_line(begin: Begin, tmp_path: Path) -> None:
+    """What fails after the start is reported, and the reload succeeds all the same."""
+    folder = tmp_path / "run"
+    lb = begin("--pid-file", str(folder / "pid"))
+    eventually(lambda: lb.get() == "1")
+    eventually(lambda: (folder / "pid").exists())
+    (folder / "pid").unlink()
+    folder.rmdir()
+    lb.process.send_signal(signal.SIGUSR1)
+    eventually(lambda: lb.get() == "2")
+
+    assert "publish: " in lb.log
+    assert "No such file or directory" in lb.log
+
+
+def test_signals_are_forwarded_to_the_current_haproxy(begin: Begin) -> None:
+    """A signal that is not ours reaches haproxy: SIGTSTP stops it, SIGCONT goes on."""
+
+    def state() -> str:
+        return Path(f"/proc/{lb.haproxy()}/stat").read_text().rpartition(") ")[2][0]
+
+    lb = begin()
+    eventually(lambda: lb.get() == "1")
+    lb.process.send_signal(signal.SIGTSTP)
+    eventually(lambda: state() == "T")
+    lb.process.send_signal(signal.SIGCONT)
+
+    assert eventually(lambda: state() != "T")
+    assert lb.get() == "1"
+
+
+def test_the_log_is_json_if_asked_for(begin: Begin) -> None:
+    """One object a line, with the generation's number in it."""
+    import json
+
+    lb = begin("--log-format", "json", "--name", "front")
+    eventually(lambda: lb.get() == "1")
+    first = json.loads(lb.log.splitlines()[0])
+
+    assert first["event"] == "current"
+    assert first["generation"] == 1
+    assert first["pid"] == lb.haproxy()
+    assert first["instance"] == "front"
+
+
+def test_sockets_that_systemd_passes_are_vips(tmp_path: Path) -> None:
+    """LISTEN_FDS and LISTEN_FDNAMES: `http1` becomes FD_HTTP1."""
+    configuration = tmp_path / "haproxy.cfg"
+    configuration.write_text(CONFIGURATION.replace("FD_WEB", "FD_HTTP1"))
+    with socket.create_server(("127.0.0.1", 0)) as passed:
+        port = passed.getsockname()[1]
+        code = (
+            f"import os, sys; os.environ['LISTEN_PID'] = str(os.getpid()); os.dup2({passed.fileno()}, 3); "
+            "os.execvp(sys.executable, [sys.executable, '-m', 'entrypoint', *sys.argv[1:]])"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, "haproxy", "-f", str(configuration)],
+            env={**os.environ, "LISTEN_FDS": "1", "LISTEN_FDNAMES": "http1"},
+            pass_fds=(passed.fileno(),),
+            stderr=subprocess.DEVNULL,
+        )
+    lb = Instance(process, tmp_path / "log", port)
+    try:
+        assert eventually(lambda: lb.get() == "1")
+    finally:
+        process.send_signal(signal.SIGTERM)
+
+    assert process.wait(timeout=30) == 0
