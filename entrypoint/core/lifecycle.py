@@ -353,7 +353,7 @@ def _signalled(state: State, signum: int) -> Step:
 
 def _reload(state: State, trigger: str) -> Step:
     if isinstance(state.stage, Lingering | Stopping):
-        return state, (Log(Level.WARNING, "reload_refused", f"{trigger}: no reload, safe_reload is stopping"),)
+        return state, _refuse((trigger,))
     if trigger in state.waiting:
         return state, ()
     return _next(replace(state, waiting=(*state.waiting, trigger)))
@@ -599,16 +599,39 @@ def _stop(state: State, trigger: str) -> Step:
             return _stop_quickly(state, 0, trigger)
         case Serving() | BackingOff() | Ended():
             line = Log(Level.INFO, "stopping", f"{trigger}: stopping gracefully", {"trigger": trigger})
+            refused = _refuse(state.waiting)
             state = replace(state, waiting=(), stage=Lingering())
             if state.settings.stop_delay and state.current:
-                return state, (line,)
-            return _then(_stop_gracefully(state), line)
+                return state, (line, *refused)
+            return _then(_stop_gracefully(state), line, *refused)
         case _:
             assert_never(state.stage)
 
 
+def _refuse(triggers: tuple[str, ...]) -> tuple[Log, ...]:
+    """Answer those whose reload will not be."""
+    if not triggers:
+        return ()
+    asked_by = ", ".join(triggers)
+    return (
+        Log(
+            Level.WARNING,
+            "reload_refused",
+            f"no reload asked for by {asked_by}: safe_reload is stopping",
+            {"trigger": asked_by},
+        ),
+    )
+
+
+def _unfinished(state: State) -> tuple[str, ...]:
+    """Return the triggers of the reload that runs and of the one that waits."""
+    candidate = state.candidate
+    running = candidate.phase.asked_by if candidate and isinstance(candidate.phase, Candidate) else ()
+    return (*running, *state.waiting)
+
+
 def _stop_gracefully(state: State) -> Step:
-    effects: list[Effect] = [CloseVips()]
+    effects: list[Effect] = [CloseVips(), *_refuse(_unfinished(state))]
     # A candidate that is not ready yet ends by this signal as well, before it has accepted anything.
     effects += [
         Send(generation.number, signal.SIGUSR1)
@@ -623,7 +646,7 @@ def _stop_gracefully(state: State) -> Step:
 
 
 def _stop_quickly(state: State, status: int, trigger: str | None) -> Step:
-    effects: list[Effect] = []
+    effects: list[Effect] = [*_refuse(_unfinished(state))]
     if isinstance(state.stage, Stopping):
         status = state.stage.status
         if state.stage.quick:

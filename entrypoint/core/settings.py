@@ -84,10 +84,17 @@ def _positive_seconds(text: str) -> float:
     return value
 
 
+_MOST_DIGITS = 9
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
+
+
 def _count(lowest: int) -> Callable[[str], int]:
     def count(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and int(text) >= lowest):
-            raise OptionError(f"{text!r} is not a whole number from {lowest} on")
+        if not _is_number(text) or int(text) < lowest:
+            raise OptionError(f"{text[:40]!r} is not a whole number from {lowest} on, of {_MOST_DIGITS} digits at most")
         return int(text)
 
     return count
@@ -133,8 +140,8 @@ _HIGHEST_STATUS = 255
 
 
 def _status(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) <= _HIGHEST_STATUS):
-        raise OptionError(f"{text!r} is not an exit status from 0 to {_HIGHEST_STATUS}")
+    if not _is_number(text) or int(text) > _HIGHEST_STATUS:
+        raise OptionError(f"{text[:40]!r} is not an exit status from 0 to {_HIGHEST_STATUS}")
     return int(text)
 
 
@@ -208,6 +215,16 @@ OPTIONS = (
     Option("expected_statuses", "exit with 0 instead of this status; repeatable", "N", frozenset(), _status, "e"),
 )
 
+NOT_YET = {
+    "watch": "nothing is watched, ask for a reload by SIGUSR1",
+    "debounce": "nothing is watched, ask for a reload by SIGUSR1",
+    "poll": "nothing is watched, ask for a reload by SIGUSR1",
+    "state-dir": "the last good configuration is not kept",
+    "runtime-dir": "there are no transient files",
+    "exporter": "there are no metrics",
+}
+"""Options that are documented for a later version: whoever gives one is told that it does nothing, and why."""
+
 _TINI_FLAGS = {"TINI_SUBREAPER": "subreaper", "TINI_KILL_PROCESS_GROUP": "kill_group"}
 _TINI_VERBOSITY = "TINI_VERBOSITY"
 
@@ -236,7 +253,9 @@ def read_settings(
             option = known[variable]
             values[option.field] = _read(option, environment[variable], variable)
         elif variable.startswith(ENVIRONMENT_PREFIX) and variable not in INTERNAL_VARIABLES:
-            warnings.append(f"{variable} is not a variable of safe_reload and does nothing; see safe_reload --help")
+            later = NOT_YET.get(variable.removeprefix(ENVIRONMENT_PREFIX).lower().replace("_", "-"))
+            why = f"is not in this version yet: {later}" if later else "is not a variable of safe_reload"
+            warnings.append(f"{variable} does nothing: it {why}; see safe_reload --help")
     values.update({field: True for variable, field in _TINI_FLAGS.items() if variable in environment})
     for option, text in given:
         if option.field == "verbose":
@@ -258,6 +277,14 @@ def _read(option: Option, text: str, name: str) -> object:
 
 
 def _tini_verbosity(text: str) -> Level:
-    """Read TINI_VERBOSITY as tini does, by atoi, and bounded by the levels that exist."""
-    digits = text.strip()
-    return Level(min(int(digits), Level.DEBUG)) if digits.isascii() and digits.isdigit() else Level.ERROR
+    """Read TINI_VERBOSITY as tini does, by atoi(3), and bounded by the levels that exist; below 0 is all of them."""
+    number = text.lstrip()
+    sign = number[:1] if number[:1] in {"+", "-"} else ""
+    digits = ""
+    for letter in number[len(sign) :]:
+        if letter not in "0123456789":
+            break
+        digits += letter
+    if sign == "-" and digits.strip("0"):
+        return Level.DEBUG
+    return Level(min(int(digits[:_MOST_DIGITS] or "0"), Level.DEBUG))

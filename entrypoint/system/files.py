@@ -41,7 +41,9 @@ class PidFile:
             file.write(content)
 
     def remove(self) -> None:
-        """Remove the file, unless it is somebody else's by now."""
+        """Remove the file, unless it was never written, or is somebody else's by now."""
+        if not self._content:
+            return
         with contextlib.suppress(OSError):
             with open(self._path, encoding="ascii") as file:
                 ours = file.read() == self._content

@@ -9,6 +9,7 @@ import errno
 import os
 import socket
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 from entrypoint.core.records import dataclass
 from entrypoint.core.vips import ANY, Vip
@@ -39,6 +40,8 @@ class Listener:
     socket: socket.socket
     ours: bool
     """We bound it; False for one that systemd or podman passed, which is theirs to let listen or not."""
+    name: str = ""
+    """What systemd or podman call it."""
 
 
 class Listeners:
@@ -51,13 +54,14 @@ class Listeners:
             backlog: how many connections may wait on each VIP; None for as many as the kernel allows.
 
         """
-        self._backlog = backlog or MOST
+        self._backlog = min(backlog or MOST, MOST)
         self._listeners: list[Listener] = []
 
     def adopt(self, environment: Mapping[str, str]) -> None:
         """Take over the sockets that systemd or podman passed (sd_listen_fds(3)).
 
-        Each becomes a VIP whose tag is FD_ and its name in capitals, with _ for what a variable's name cannot hold.
+        Each becomes a VIP whose tag is FD_ and its name in capitals, with _ for what a variable's name cannot hold;
+        of several with one name, which is what systemd gives to those of one unit, the second ends in _2.
 
         Raises:
             ListenError: what was passed is not what was announced.
@@ -66,7 +70,7 @@ class Listeners:
         if environment.get("LISTEN_PID") != str(os.getpid()):
             return
         count = environment.get("LISTEN_FDS", "")
-        if not count.isdigit():
+        if not (count.isascii() and count.isdigit()):
             raise ListenError(f"LISTEN_FDS is {count!r}, not a number")
         names = environment.get("LISTEN_FDNAMES", "").split(":")
         for index in range(int(count)):
@@ -78,7 +82,8 @@ class Listeners:
                 raise ListenError(f"LISTEN_FDS names descriptor {_FIRST_PASSED + index}: {error.strerror}") from error
             listener.set_inheritable(False)
             listener.setblocking(False)
-            self._listeners.append(Listener(tag, listener, ours=False))
+            same = sum(other.name == name for other in self._listeners)
+            self._listeners.append(Listener(f"{tag}_{same + 1}" if same else tag, listener, ours=False, name=name))
 
     def bind(self, vips: Iterable[Vip], *, freebind: bool) -> None:
         """Bind every VIP, or none.
@@ -92,17 +97,15 @@ class Listeners:
 
         """
         for number, vip in enumerate(vips, start=1):
+            failure = f"a passed socket has the tag {vip.tag} already" if vip.tag in self.tags() else ""
             try:
-                if vip.tag in self.tags():
-                    raise ListenError(f"VIPS entry {number} '{vip}': a passed socket has the tag {vip.tag} already")
-                self._listeners.append(Listener(vip.tag, _bind(vip, freebind=freebind), ours=True))
-            except OSError as error:
+                if not failure:
+                    self._listeners.append(Listener(vip.tag, _bind(vip, freebind=freebind), ours=True))
+            except (OSError, TypeError) as error:
+                failure = f"cannot bind it: {_reason(error)}"
+            if failure:
                 self.close()
-                if isinstance(error, ListenError):
-                    raise
-                hint = _HINTS.get(error.errno or 0)
-                reason = f"{error.strerror}{f': {hint}' if hint else ''}"
-                raise ListenError(f"VIPS entry {number} '{vip}': cannot bind it: {reason}") from error
+                raise ListenError(f"VIPS entry {number} '{vip}': {failure}")
 
     def stand_in(self, vips: Iterable[Vip]) -> None:
         """Have sockets that look like the VIPs to a configuration check, and are bound to nothing."""
@@ -121,36 +124,61 @@ class Listeners:
             OSError: the kernel refuses.
 
         """
-        wanted = frozenset(tags)
+        failure = None
         for listener in self._listeners:
-            accepts = listener.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-            if listener.tag in wanted:
-                listener.socket.listen(self._backlog)
-            elif accepts and listener.ours:
-                # On a listening socket this ends the listening and keeps the address (tcp(7), inet_shutdown).
-                listener.socket.shutdown(socket.SHUT_RD)
+            try:
+                self._let(listener, accept=listener.tag in tags)
+            except OSError as error:
+                failure = error
+        if failure:
+            raise failure
+
+    def _let(self, listener: Listener, *, accept: bool) -> None:
+        if accept:
+            listener.socket.listen(self._backlog)
+        elif listener.ours and listener.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            # On a listening socket this ends the listening and keeps the address (tcp(7), inet_shutdown).
+            listener.socket.shutdown(socket.SHUT_RD)
 
     def poke(self, tags: Collection[str]) -> None:
-        """Connect to these VIPs and close at once; a failure is none of ours to report.
+        """Connect to these VIPs over the loopback interface and close at once; a failure is not reported.
 
-        The source address is the VIP's own, so that nothing ever leaves this host: an address that is not on it
-        cannot be bound.
+        The client is bound to that interface, so that nothing leaves this host even when a VIP is on another one
+        (SO_BINDTODEVICE of socket(7), which needs no privilege since Linux 5.7).
         """
         for listener in self._listeners:
             if listener.tag in tags and listener.socket.family != socket.AF_UNIX:
-                address = listener.socket.getsockname()
-                with contextlib.suppress(OSError), socket.socket(listener.socket.family, socket.SOCK_STREAM) as client:
+                family, address = _loopback(listener.socket)
+                with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as client:
                     client.setblocking(False)
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
                     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-                    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address[0], address[0])
-                    client.bind((local, 0, *address[2:]))
-                    client.connect((local, *address[1:]))
+                    client.connect(address)
 
     def close(self) -> None:
         """Let go of every VIP."""
         for listener in self._listeners:
             listener.socket.close()
         self._listeners.clear()
+
+
+def _reason(error: OSError | TypeError) -> str:
+    if isinstance(error, TypeError):
+        return "what follows the % is not an interface's name"
+    hint = _HINTS.get(error.errno or 0)
+    return f"{error.strerror or error}{f': {hint}' if hint else ''}"
+
+
+def _loopback(listener: socket.socket) -> tuple[int, tuple[Any, ...]]:
+    """Return the family and address by which a listener is reached from this host."""
+    address = listener.getsockname()
+    if address[0] == "0.0.0.0":
+        return socket.AF_INET, ("127.0.0.1", address[1])
+    if address[0] == "::":
+        if not listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
+            return socket.AF_INET, ("127.0.0.1", address[1])
+        return socket.AF_INET6, ("::1", *address[1:])
+    return listener.family, address
 
 
 def _bind(vip: Vip, *, freebind: bool) -> socket.socket:

@@ -49,8 +49,8 @@ class Logger:
 
 
 def text_line(name: str, message: str) -> str:
-    """Write a line as tini does, which is what users of container inits know."""
-    return f"[{name} safe_reload ({os.getpid()})] {message}"
+    """Write a line as tini does, which is what users of container inits know; one line, whatever the message."""
+    return f"[{name} safe_reload ({os.getpid()})] {message}".replace("\n", "\\n")
 
 
 def write_to_stderr(text: str) -> None:

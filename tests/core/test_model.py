@@ -79,8 +79,9 @@ class Kernel(RuleBasedStateMachine):
         """Note that whoever asked has been answered, once, by a generation that was born after that."""
         for trigger in filter(None, triggers.split(", ")):
             asked_at = self.requests.pop(trigger)
-            assert isinstance(number, int)
-            assert self.born[number] >= asked_at
+            if number is not None:
+                assert isinstance(number, int)
+                assert self.born[number] >= asked_at
 
     @property
     def unborn(self) -> list[int]:
@@ -107,7 +108,6 @@ class Kernel(RuleBasedStateMachine):
     @rule(signum=st.sampled_from([signal.SIGTERM, signal.SIGINT, signal.SIGQUIT]))
     def stop(self, signum: int) -> None:
         """Ask for a stop; after some life, so that not every run is short."""
-        self.requests.clear()
         self.feed(Signalled(signum))
 
     @precondition(lambda self: self.unborn)
@@ -120,7 +120,6 @@ class Kernel(RuleBasedStateMachine):
         else:
             self.alive.discard(number)
             self.feed(NotSpawned(number, "was not started: no", 1))
-        self.lost_reloads_are_over()
 
     @precondition(lambda self: self.alive)
     @rule(data=st.data(), status=st.sampled_from([0, 1, -9, -11]))
@@ -132,12 +131,6 @@ class Kernel(RuleBasedStateMachine):
         self.alive.discard(number)
         self.asked.pop(number, None)
         self.feed(Exited(number, status))
-        self.lost_reloads_are_over()
-
-    def lost_reloads_are_over(self) -> None:
-        """Forget the requests of an instance that has given up."""
-        if isinstance(self.state.stage, Stopping | Ended):
-            self.requests.clear()
 
     @precondition(lambda self: self.asked)
     @rule(data=st.data(), bound=st.sampled_from([(3,), (4,), (3, 4), ()]), polled=st.booleans(), busy=st.integers(0, 1))
@@ -161,7 +154,6 @@ class Kernel(RuleBasedStateMachine):
         """Let a timer run out."""
         timer = data.draw(st.sampled_from(sorted(lifecycle.timers(self.state), key=repr)))
         self.feed(Elapsed(timer))
-        self.lost_reloads_are_over()
 
     @invariant()
     def the_vips_are_open_unless_it_stops(self) -> None:

@@ -294,7 +294,7 @@ def test_tinis_variables_count_by_being_there(text: str) -> None:
         ("+2", Level.INFO),
         ("2x", Level.INFO),
         ("3 of 3", Level.DEBUG),
-        ("-1", Level.ERROR),
+        ("-1", Level.DEBUG),
         ("", Level.ERROR),
         ("x3", Level.ERROR),
         ("- 3", Level.ERROR),

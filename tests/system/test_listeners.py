@@ -9,6 +9,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -212,9 +213,8 @@ def test_only_those_of_one_address_that_listen_get_connections(listeners: Listen
         assert option(listeners.tags()[unused], socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 0
 
 
-def test_all_are_bound_or_none(port: int) -> None:
+def test_all_are_bound_or_none(listeners: Listeners, port: int) -> None:
     """When one cannot be had, those before it are given back, and nothing stays open."""
-    listeners = Listeners()
     before = open_descriptors()
     vips = [Vip("127.0.0.1", port, "A"), Vip(NOT_HERE, port, "B"), Vip("127.0.0.2", port, "C")]
     assert error_of(lambda: listeners.bind(vips, freebind=False)).startswith(f"VIPS entry 2 '{vips[1]}': ")
@@ -374,29 +374,26 @@ def test_the_backlog_is_the_kernels_unless_given(listeners: Listeners, port: int
 @pytest.mark.parametrize("wanted", [1, 7])
 def test_the_backlog_is_the_given_one(port: int, wanted: int) -> None:
     """With one it is that, each time the VIP begins to listen."""
-    listeners = Listeners(wanted)
-    listeners.bind([Vip("127.0.0.1", port, "A")], freebind=False)
-    for _ in range(2):
-        listeners.listen(["A"])
-        assert backlog(listeners.tags()["A"]) == wanted
-        listeners.listen([])
-    listeners.close()
+    with contextlib.closing(Listeners(wanted)) as listeners:
+        listeners.bind([Vip("127.0.0.1", port, "A")], freebind=False)
+        for _ in range(2):
+            listeners.listen(["A"])
+            assert backlog(listeners.tags()["A"]) == wanted
+            listeners.listen([])
 
 
 @pytest.mark.parametrize("wanted", [2**31 - 1, 2**31, 10**12])
 def test_a_backlog_that_is_too_large_is_cut_down(port: int, wanted: int) -> None:
     """More than the kernel allows is what the kernel allows, however much it is."""
-    listeners = Listeners(wanted)
-    listeners.bind([Vip("127.0.0.1", port, "A")], freebind=False)
-    listeners.listen(["A"])
-    assert backlog(listeners.tags()["A"]) == int(SOMAXCONN.read_text())
-    listeners.close()
+    with contextlib.closing(Listeners(wanted)) as listeners:
+        listeners.bind([Vip("127.0.0.1", port, "A")], freebind=False)
+        listeners.listen(["A"])
+        assert backlog(listeners.tags()["A"]) == int(SOMAXCONN.read_text())
 
 
-def test_close_lets_go_of_everything(port: int) -> None:
+def test_close_lets_go_of_everything(listeners: Listeners, port: int) -> None:
     """Afterwards there is no VIP, no descriptor, and clients are refused; to close again is no error."""
     before = open_descriptors()
-    listeners = Listeners()
     listeners.bind([Vip("127.0.0.1", port, "A")], freebind=False)
     listeners.listen(["A"])
     assert accepts(port)
@@ -615,6 +612,20 @@ def test_only_the_named_vips_are_poked(listeners: Listeners, port: int) -> None:
 
     eventually(both_seen)
     assert counts == {"A": 1, "B": 0, "C": 1}
+
+
+def test_a_poke_does_not_wait(port: int) -> None:
+    """A VIP whose queue is full costs no time: nobody else may stop PID 1."""
+    with contextlib.closing(Listeners(1)) as listeners, contextlib.ExitStack() as clients:
+        listeners.bind([Vip("127.0.0.1", port, "A")], freebind=False)
+        listeners.listen(["A"])
+        for _ in range(10):
+            client = clients.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", port))
+        begin = time.monotonic()
+        listeners.poke(["A"])
+        assert time.monotonic() - begin < 0.5
 
 
 def test_a_poke_that_fails_is_no_error(listeners: Listeners, port: int) -> None:
