@@ -150,7 +150,7 @@ def test_a_pid_file_that_can_no_longer_be_written_is_a_log_line(begin: Begin, tm
     folder = tmp_path / "run"
     lb = begin("--pid-file", str(folder / "pid"))
     eventually(lambda: lb.get() == "1")
-    eventually(lambda: (folder / "pid").exists())
+    eventually((folder / "pid").exists)
     (folder / "pid").unlink()
     folder.rmdir()
     lb.process.send_signal(signal.SIGUSR1)
