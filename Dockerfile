@@ -13,6 +13,7 @@ RUN export DEBIAN_FRONTEND=noninteractive \
  && rm -rf /var/lib/apt/lists/*
 
 COPY docker/safe_reload /usr/local/bin/safe_reload
+COPY docker/start.py /usr/local/lib/safe_reload
 COPY entrypoint/ /usr/lib/python3/dist-packages/entrypoint/
 
 # Bytecode now, because a read-only root or another uid could not write it later; by hash, because tools that

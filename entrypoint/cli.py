@@ -25,6 +25,8 @@ _SPARE_DESCRIPTORS = 256
 _KEPT_CAPABILITIES = ("net_bind_service", "setuid", "setgid", "sys_chroot", "kill")
 """What haproxy needs to bind and to switch user and root, and what we need to signal it afterwards."""
 
+_MOST_TOLD = 10
+
 _LICENCE = """\
 safe_reload is free software: you can redistribute it and/or modify it under the terms of the GNU General Public
 License as published by the Free Software Foundation, either version 3 of the License, or (at your option) any later
@@ -120,7 +122,7 @@ def _start(
     if settings.parent_death_signal:
         signals.set_parent_death_signal(settings.parent_death_signal)
     _become_reaper(logger, serves=serves, asked=settings.subreaper)
-    signals.set_name("safe_reload", " ".join(("safe_reload", *sys.argv[1:])))
+    signals.set_name("safe_reload")
     processes = Processes(
         prepare=lambda: signals.restore(inherited), complain=lambda line: write_to_stderr(text_line("FATAL", line))
     )
@@ -131,6 +133,9 @@ def _start(
         case Serve():
             return _serve(command, settings, environment, logger, processes, listeners)
         case Run(words=words):
+            if settings.vips:
+                what = f"--vips does nothing: {words[0]} is not called haproxy, so it is run as any other program"
+                logger.write(Log(Level.WARNING, "configuration", what))
             births = ProgramBirth(words, environment)
         case RunOnce(words=words):
             vips = settings.vips
@@ -157,6 +162,7 @@ def _serve(
     raise_open_files(len(vips) + _SPARE_DESCRIPTORS)
     listeners.adopt(environment)
     listeners.bind(vips, freebind=settings.freebind)
+    _tell_vips(logger, listeners)
     pid_file = _pid_file(path) if path else None
     if settings.drop_caps:
         signals.keep_capabilities(*_KEPT_CAPABILITIES)
@@ -171,6 +177,17 @@ def _serve(
     )
     machine = Machine(lifecycle.State(settings), lifecycle.step, lifecycle.timers)
     return settings.status(Supervisor(machine, world).run())
+
+
+def _tell_vips(logger: Logger, listeners: Listeners) -> None:
+    """Say which tags a configuration can use; the likeliest mistake is one that is not there."""
+    tags = list(listeners.tags())
+    if tags:
+        more = f" and {len(tags) - _MOST_TOLD} more" if len(tags) > _MOST_TOLD else ""
+        logger.write(Log(Level.INFO, "bound", f"bound the VIPs {', '.join(tags[:_MOST_TOLD])}{more}"))
+    else:
+        what = "there are no VIPs (--vips): haproxy binds for itself, and a reload or a crash may cost connections"
+        logger.write(Log(Level.WARNING, "no_vips", what))
 
 
 def _pid_file(path: str) -> files.PidFile:

@@ -46,6 +46,8 @@ from entrypoint.system.processes import Birth, Processes
 from entrypoint.system.signals import Arrivals
 
 _SIGCHLD = signal.SIGCHLD
+_LONGEST_WAIT = 86400.0
+"""Seconds; epoll_wait(2) takes no more than 24 days."""
 _PAUSE_AFTER_ERROR = 0.1
 """Seconds; bounds how often an unexpected error can be logged."""
 
@@ -126,7 +128,7 @@ class Supervisor:
     def _wait(self) -> None:
         """Wait for the world or for the next timer, and note what happened."""
         deadline = min(self._deadlines.values(), default=math.inf)
-        timeout = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
+        timeout = None if deadline == math.inf else min(max(0.0, deadline - time.monotonic()), _LONGEST_WAIT)
         for key, _ in self._selector.select(timeout):
             happened: Callable[[], None] = key.data
             happened()

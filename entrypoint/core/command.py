@@ -19,7 +19,7 @@ _DOES_NOT_SERVE = frozenset({"-c", "-cc", "-v", "-vv", "-h", "--help"})
 _DROPPED = {
     "-D": "safe_reload keeps haproxy in the foreground",
     "-W": "safe_reload is the master",
-    "-Ws": "safe_reload is the master, and speaks to systemd itself",
+    "-Ws": "safe_reload is the master",
     "-db": "it is implied",
 }
 _REFUSED = {

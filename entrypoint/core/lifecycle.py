@@ -446,10 +446,8 @@ def _promote(state: State, candidate: Generation, text: str) -> Step:
         *(Send(candidate.number, signum) for signum in state.held),
     ]
     if unused:
-        names = ", ".join(unused)
-        effects.append(
-            _say(candidate, "unused_vips", f'has no bind "fd@${{TAG}}" for {names}; it is refused', Level.WARNING)
-        )
+        what = f'has no bind "fd@${{TAG}}" for the VIPs {", ".join(unused)}: their clients are refused'
+        effects.append(_say(candidate, "unused_vips", what, Level.WARNING))
     state = replace(_update(state, replace(candidate, phase=Current(), binds=binds)), held=())
     if old:
         state, later = _retire(state, old)
@@ -521,7 +519,7 @@ def _retiring_answered(state: State, old: Generation, text: str) -> Step:
 def _drain(state: State, old: Generation) -> Step:
     """Tell a generation to leave when it has finished."""
     state = _update(state, replace(old, phase=Draining()))
-    effects: list[Effect] = [_say(old, "draining", "drains", Level.DEBUG), Send(old.number, signal.SIGUSR1)]
+    effects: list[Effect] = [_say(old, "draining", "drains"), Send(old.number, signal.SIGUSR1)]
     draining = [other for other in state.generations if isinstance(other.phase, Draining)]
     for oldest in draining[: -state.settings.max_draining]:
         line = _say(oldest, "too_many_draining", "is ended: more than --max-draining are draining", Level.WARNING)
@@ -554,10 +552,10 @@ def _exited(state: State, number: int, status: int) -> Step:
         case Candidate():
             return _candidate_gone(state, generation, f"{how} before it was ready", shell_status(status))
         case Current(served=served, proven=proven) if not isinstance(state.stage, Stopping):
-            line = _say(generation, "died", f"{how}, unasked; the VIPs stay open", Level.ERROR, status=status)
+            line = _say(generation, "died", f"{how}, unasked", Level.ERROR, status=shell_status(status))
             return _then(_replace_dead(state, shell_status(status), served=served, proven=proven), line)
         case Current() | Retiring() | Draining() | Ending():
-            line = _say(generation, "gone", f"is gone: it {how}", Level.DEBUG, status=status)
+            line = _say(generation, "gone", f"is gone: it {how}", status=shell_status(status))
             state, effects = _stopped_if_empty(state) if isinstance(state.stage, Stopping) else _next(state)
             return state, (line, *effects)
         case _:
@@ -578,11 +576,13 @@ def _replace_dead(state: State, status: int, *, served: bool, proven: bool) -> S
         )
         return _then(_leave(state, status), line)
     if served or state.waiting:
-        return _spawn(replace(state, waiting=()), state.waiting)
+        line = Log(Level.INFO, "restarting", "the VIPs stay open, and the next generation starts at once")
+        return _then(_spawn(replace(state, waiting=()), state.waiting), line)
     if isinstance(state.stage, Lingering):
         return _stop_gracefully(state)
     delay = restart_delay(state.deaths)
-    return replace(state, stage=BackingOff()), (Log(Level.INFO, "backing_off", f"the next one starts in {delay:g} s"),)
+    line = Log(Level.INFO, "backing_off", f"the VIPs stay open, and the next generation starts in {delay:g} s")
+    return replace(state, stage=BackingOff()), (line,)
 
 
 def _leave(state: State, status: int) -> Step:
@@ -666,7 +666,9 @@ def _stop_quickly(state: State, status: int, trigger: str | None) -> Step:
 def _stopped_if_empty(state: State) -> Step:
     if state.generations or not isinstance(state.stage, Stopping):
         return state, ()
-    return replace(state, stage=Ended(state.stage.status)), ()
+    status = state.stage.status
+    line = Log(Level.INFO, "stopped", f"every generation is gone: exiting with {status}", {"status": status})
+    return replace(state, stage=Ended(status)), (line,)
 
 
 # ---- time runs out -------------------------------------------------------------------------------------------------

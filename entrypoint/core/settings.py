@@ -249,6 +249,9 @@ def read_settings(
     known = {option.variable: option for option in OPTIONS if option.variable}
     warnings = []
     for variable in sorted(environment):
+        if not environment[variable]:
+            # Set to nothing is not set: that is how compose files write "unless it is given".
+            continue
         if variable in known:
             option = known[variable]
             values[option.field] = _read(option, environment[variable], variable)

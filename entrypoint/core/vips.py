@@ -11,6 +11,7 @@ ANY = "*"
 """The address that stands for every address of both families."""
 
 _HIGHEST_PORT = 65535
+_RESERVED = ("SAFE_RELOAD_", "HAPROXY_", "LISTEN_", "LD_", "TINI_")
 _EXAMPLE = "10.0.0.1:80:FD_HTTP"
 
 
@@ -59,6 +60,8 @@ def _parse_entry(number: int, entry: str) -> Vip:
     address, port, tag = _split(number, entry)
     if not _is_port(port):
         raise _error(number, entry, f"the port {port!r} is not a number from 1 to {_HIGHEST_PORT}")
+    if tag == "PATH" or tag.startswith(_RESERVED):
+        raise _error(number, entry, f"the tag {tag} is a variable that means something else; take one like FD_HTTP")
     if not (tag.isascii() and tag.isidentifier()):
         raise _error(number, entry, f"the tag {tag!r} is not a variable's name: letters, digits and _, no digit first")
     return Vip(address, int(port), tag)
@@ -81,9 +84,8 @@ def _split(number: int, entry: str) -> tuple[str, str, str]:
             raise _error(number, entry, f"{inside!r} is not an IPv6 address") from None
     fields = entry.split(":")
     if len(fields) > 3:
-        raise _error(
-            number, entry, "it has more than three fields; write an IPv6 address in brackets: [ADDRESS]:PORT:TAG"
-        )
+        wanted = f"one entry is ADDRESS:PORT:TAG, such as {_EXAMPLE}; a comma separates two, brackets enclose IPv6"
+        raise _error(number, entry, f"it has more than three fields; {wanted}")
     if len(fields) < 3:
         raise _error(
             number, entry, f"it has {len(fields)} of three fields; an entry is ADDRESS:PORT:TAG, such as {_EXAMPLE}"

@@ -24,6 +24,7 @@ _HINTS = {
     errno.EADDRNOTAVAIL: "the address is not on this host; --freebind binds it before it is",
     errno.EADDRINUSE: "another process holds it without SO_REUSEPORT",
     errno.EACCES: "a port below net.ipv4.ip_unprivileged_port_start needs root or CAP_NET_BIND_SERVICE",
+    errno.EINVAL: "a link-local address needs its interface, such as [fe80::1%eth0]",
     errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
 }
 

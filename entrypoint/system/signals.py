@@ -153,12 +153,13 @@ def keep_capabilities(*names: str) -> None:
     module.cap_permitted.limit(*names)
 
 
-def set_name(name: str, title: str) -> None:
-    """Be found by pgrep(1): PR_SET_NAME, and the command line that ps(1) shows. Does what it can."""
+def set_name(name: str) -> None:
+    """Be found by pgrep(1): PR_SET_NAME. Does what it can.
+
+    Not python-prctl's `set_proctitle` as well: it dies of SIGSEGV where the arguments are longer than some 8 kB.
+    """
     if prctl:
         prctl.set_name(name)
-        # An argument that is not UTF-8 is no reason not to start.
-        prctl.set_proctitle(title.encode(errors="replace").decode())
 
 
 def _require() -> Any:  # noqa: ANN401  # python-prctl has no type information

@@ -254,4 +254,4 @@ def test_starting_haproxy_costs_a_few_times_what_starting_python_does(engine: do
 def test_it_is_found_by_its_name(lb: Balancer) -> None:
     """`pgrep safe_reload` finds the process to signal, and `ps` shows what it runs."""
     assert Path(f"/proc/{lb.pid}/comm").read_text() == "safe_reload\n"
-    assert Path(f"/proc/{lb.pid}/cmdline").read_bytes().startswith(b"safe_reload ")
+    assert b"/safe_reload\0-f\0/etc/lb/" in Path(f"/proc/{lb.pid}/cmdline").read_bytes()

@@ -44,7 +44,7 @@ def test_instances_on_the_same_vips_and_files_are_reloaded_each_by_its_own_signa
     lb.serves("one")
     first, second = (_exec(lb, f"cat /run/{name}/pid") for name in ("ha1", "ha2"))
     client = lb.load(100, 20_000)
-    found = _exec(lb, "grep -la '^safe_reload /run/ha1/pid ' /proc/[0-9]*/cmdline").split()
+    found = _exec(lb, "grep -laz '^/run/ha1/pid$' /proc/[0-9]*/cmdline").split()
     _exec(lb, f"kill -USR1 {found[0].split('/')[2]}")
     load = result(client)
 
@@ -119,7 +119,7 @@ def test_a_vip_that_no_bind_uses_is_named_and_refuses_until_one_does(start: Star
     lb.serves("three")
 
     assert refused
-    assert 'has no bind "fd@${TAG}" for FD_LATER' in lb.log
+    assert 'has no bind "fd@${TAG}" for the VIPs FD_LATER: their clients are refused' in lb.log
     eventually(lambda: _refuses(lb, 8081))
 
 
@@ -149,7 +149,7 @@ def test_readme_s_recipe_adds_safe_reload_to_an_existing_haproxy_image(
         engine,
         tmp_path,
         "FROM haproxy-safe-reload:dev\nENTRYPOINT []\nSTOPSIGNAL SIGUSR1\n"
-        "RUN rm -r /usr/local/bin/safe_reload /usr/lib/python3/dist-packages/entrypoint\n",
+        "RUN rm -r /usr/local/bin/safe_reload /usr/local/lib/safe_reload /usr/lib/python3/dist-packages/entrypoint\n",
     )
     recipe = re.search(r"```dockerfile\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert recipe

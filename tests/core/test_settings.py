@@ -350,13 +350,19 @@ def test_a_bad_value_is_one_line_that_names_the_option(name: str, text: str, rea
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize(("name", "text", "reason"), [bad for bad in BAD if bad[0].startswith("--")])
+@pytest.mark.parametrize(("name", "text", "reason"), [bad for bad in BAD if bad[0].startswith("--") and bad[1]])
 def test_a_bad_value_in_a_variable_names_the_variable(name: str, text: str, reason: str) -> None:
     """The same error names the variable where the value is from there."""
     variable = "SAFE_RELOAD_" + name[2:].upper().replace("-", "_")
     with pytest.raises(OptionError) as caught:
         from_arguments(**{variable: text})
     assert str(caught.value).startswith(f"{variable}: {reason}")
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option.variable], ids=lambda option: option.field)
+def test_a_variable_that_is_set_to_nothing_is_not_set(option: Option) -> None:
+    """That is how a compose file writes a variable that need not be given."""
+    assert from_arguments(**{option.variable: ""}) == from_arguments()
 
 
 def test_every_option_with_a_grammar_has_a_bad_value_here() -> None:

@@ -7,6 +7,7 @@ A test marked `ours_is_better` says where safe_reload deliberately does more tha
 programs. The program is always given after `--`, because tini permutes its arguments, unless that is what is tested.
 """
 
+import fcntl
 import os
 import pty
 import re
@@ -736,7 +737,7 @@ def test_identity_and_privileges_are_inherited(start: Start, up: Upbringing) -> 
 def test_descriptors_are_inherited(start: Start, up: Upbringing) -> None:
     """Extra descriptors are the program's under the same number, and none of the init's own are."""
     pipe = os.pipe()
-    low, high = os.dup2(pipe[0], 40), os.dup2(pipe[1], 777)
+    low, high = fcntl.fcntl(pipe[0], fcntl.F_DUPFD, 40), fcntl.fcntl(pipe[1], fcntl.F_DUPFD, 777)
     try:
         child = start("--", *SLEEP, up=replace(up, passed=(low, high))).main(*SLEEP)
         assert eventually(lambda: set(descriptors(child)) == {0, 1, 2, low, high})

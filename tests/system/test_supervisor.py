@@ -160,6 +160,34 @@ def test_a_pid_file_that_can_no_longer_be_written_is_a_log_line(begin: Begin, tm
     assert "No such file or directory" in lb.log
 
 
+@pytest.mark.parametrize("option", ["--ready-timeout", "--drain-timeout"])
+def test_a_timer_of_a_month_leaves_it_responsive(begin: Begin, option: str) -> None:
+    """epoll_wait(2) takes no more than 24 days; a longer timer is waited for in pieces."""
+    lb = begin(option, "2592000")
+    eventually(lambda: lb.get() == "1")
+    with socket.create_connection(("127.0.0.1", lb.port)):
+        lb.process.send_signal(signal.SIGUSR1)
+        eventually(lambda: lb.get() == "2")
+
+    assert "bug" not in lb.log
+
+
+def test_a_program_that_is_not_called_haproxy_gets_no_vips_and_says_so() -> None:
+    """--vips before anything else would be a silent mistake."""
+    words = [sys.executable, "-m", "entrypoint", "--vips", "127.0.0.1:1:FD_A", "--", "true"]
+    run = subprocess.run(words, capture_output=True, text=True, check=False)
+
+    assert run.returncode == 0
+    assert "--vips does nothing: true is not called haproxy" in run.stderr
+
+
+def test_arguments_of_any_length_and_encoding_are_no_reason_not_to_start() -> None:
+    """A hundred kilobytes, and bytes that are not UTF-8."""
+    words: list[str | bytes] = [sys.executable, "-m", "entrypoint", "--", "true", "x" * 100_000, b"\xff"]
+
+    assert subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
 def test_signals_are_forwarded_to_the_current_haproxy(begin: Begin) -> None:
     """A signal that is not ours reaches haproxy: SIGTSTP stops it, SIGCONT goes on."""
 
@@ -182,8 +210,9 @@ def test_the_log_is_json_if_asked_for(begin: Begin) -> None:
 
     lb = begin("--log-format", "json", "--name", "front")
     eventually(lambda: lb.get() == "1")
-    first = json.loads(lb.log.splitlines()[0])
+    bound, first = (json.loads(line) for line in lb.log.splitlines())
 
+    assert bound["event"] == "bound"
     assert first["event"] == "current"
     assert first["generation"] == 1
     assert first["pid"] == lb.haproxy()
