@@ -14,7 +14,7 @@ run: image ## build the image and run the demo on 127.0.0.1:8080, then say what 
 	@docker/demo/run
 
 stop: ## stop the demo and remove its container
-	@docker stop safe-reload-demo >/dev/null && docker rm safe-reload-demo
+	@docker rm -f safe-reload-demo
 
 test: lint types images .venv/installed ## install what is needed and run every test that takes minutes
 	$(BIN)/pytest -m "not long"

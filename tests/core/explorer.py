@@ -153,9 +153,9 @@ def options() -> str:
     for option in OPTIONS:
         default = f"{option.default:g}" if isinstance(option.default, float) else str(option.default or "")
         shown = f"{option.shown} {option.metavar}".strip()
-        rows.append(
-            f"| `{shown}` | {'' if option.default == frozenset() or not option.default else default} | {option.help} |"
-        )
+        rows.append(f"| `{shown}` | {default} | {option.help} |")
+    rows += ["| `-h`, `--help` | | show the help text |", "| `-l` | | show the licence |"]
+    rows += ["| `--version` | | show the version |"]
     return "\n".join(rows)
 
 

@@ -21,7 +21,7 @@ WRONG = [
     ("10.0.0.1:80", "'10.0.0.1:80': it has 2 of three fields; an entry is ADDRESS:PORT:TAG"),
     (
         "10.0.0.1:80:FD_B:x",
-        "'10.0.0.1:80:FD_B:x': it has more than three fields; one entry is ADDRESS:PORT:TAG, such as 10.0.0.1:80:FD_HTTP; a comma",
+        "'10.0.0.1:80:FD_B:x': it has more than three fields; one entry is ADDRESS:PORT:TAG",
     ),
     ("2001:db8::1:80:FD_B", "'2001:db8::1:80:FD_B': it has more than three fields; one entry is ADDRESS:PORT:TAG"),
     ("10.0.0.1:80:PATH", "'10.0.0.1:80:PATH': the tag PATH is a variable that means something else"),

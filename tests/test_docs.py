@@ -1,0 +1,21 @@
+"""The documentation says what the code says."""
+
+import re
+from pathlib import Path
+
+from tests.core.explorer import stale
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_diagrams_and_the_table_of_options_are_the_code_s() -> None:
+    """`make diagram` has been run since the last change."""
+    assert stale(ROOT, write=False) == []
+
+
+def test_every_file_that_the_readme_links_is_there() -> None:
+    """No link into the tree is broken."""
+    links = re.findall(r"\]\(((?!http|#)[^)]+)\)", (ROOT / "README.md").read_text())
+
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
