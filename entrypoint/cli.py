@@ -1,6 +1,6 @@
 """The command line: arguments and environment in, an exit status out."""
 
-import sys
+import os
 from collections.abc import Mapping, Sequence
 
 from entrypoint import __version__
@@ -18,6 +18,7 @@ from entrypoint.system.listeners import ListenError, Listeners
 from entrypoint.system.log import Logger, text_line, write_to_stderr
 from entrypoint.system.processes import Processes, find_program, raise_open_files
 
+_STDOUT = 1
 _FAILED = 1
 """Exit status of everything that is wrong before a process has been started, as tini's."""
 _SPARE_DESCRIPTORS = 256
@@ -50,7 +51,7 @@ def run(arguments: Sequence[str], environment: Mapping[str, str], mask: frozense
     try:
         words = split(arguments)
         if words.text:
-            sys.stdout.write(f"{_text(words.text)}\n")
+            os.write(_STDOUT, f"{_text(words.text)}\n".encode())
             return 0
         settings, warnings = read_settings(words.given, environment)
         command = read_command(
@@ -63,6 +64,11 @@ def run(arguments: Sequence[str], environment: Mapping[str, str], mask: frozense
         write_to_stderr(text_line("FATAL", f"{error}; see safe_reload --help"))
     except (ListenError, signals.PrctlError) as error:
         write_to_stderr(text_line("FATAL", str(error)))
+    except OSError as error:
+        write_to_stderr(text_line("FATAL", f"cannot start: {error}"))
+    finally:
+        # The interpreter gives signals their default actions back when it ends: a late one must not change the status.
+        signals.block_all()
     return _FAILED
 
 
@@ -138,8 +144,8 @@ def _start(
                 logger.write(Log(Level.WARNING, "configuration", what))
             births = ProgramBirth(words, environment)
         case RunOnce(words=words):
-            vips = settings.vips
-            listeners.stand_in(vips)
+            raise_open_files(len(settings.vips) + _SPARE_DESCRIPTORS)
+            listeners.stand_in(settings.vips)
             tags = listeners.tags()
             variables = {**haproxy_environment(environment), **{tag: str(number) for tag, number in tags.items()}}
             births = ProgramBirth(words, variables, tuple(tags.values()))
@@ -160,6 +166,9 @@ def _serve(
     path = command.pid_file or settings.pid_file
     files.keep_from_children()
     raise_open_files(len(vips) + _SPARE_DESCRIPTORS)
+    if not signals.can_signal_others():
+        what = "root without CAP_KILL: a haproxy that switches its user could never be told to leave; add KILL"
+        logger.write(Log(Level.WARNING, "no_cap_kill", what))
     listeners.adopt(environment)
     listeners.bind(vips, freebind=settings.freebind)
     _tell_vips(logger, listeners)

@@ -103,12 +103,18 @@ class Supervisor:
         return status
 
     def _unexpected(self) -> None:
+        try:
+            self._report()
+        except Exception as error:  # noqa: BLE001  # not even this may end PID 1
+            self._world.logger.write(Log(Level.ERROR, "bug", f"a bug could not be reported: {error!r}"))
+        time.sleep(_PAUSE_AFTER_ERROR)  # noqa: TID251  # a loop that fails each time must not fill the disk
+
+    def _report(self) -> None:
         import traceback  # noqa: PLC0415  # half a MiB, for a day that should never come
 
         for line in traceback.format_exc().splitlines():
             self._world.logger.write(Log(Level.ERROR, "bug", line))
         self._world.logger.write(Log(Level.ERROR, "bug", "a bug in safe_reload, please report it; serving goes on"))
-        time.sleep(_PAUSE_AFTER_ERROR)  # noqa: TID251  # a loop that fails each time must not fill the disk
 
     # ---- what happens ----------------------------------------------------------------------------------------------
 

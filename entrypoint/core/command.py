@@ -19,9 +19,9 @@ _DOES_NOT_SERVE = frozenset({"-c", "-cc", "-v", "-vv", "-h", "--help"})
 _DROPPED = {
     "-D": "safe_reload keeps haproxy in the foreground",
     "-W": "safe_reload is the master",
-    "-Ws": "safe_reload is the master",
     "-db": "it is implied",
 }
+"""By their beginnings, which is all that haproxy itself looks at: -Ws is a -W, and so is -Wx."""
 _REFUSED = {
     "-sf": "safe_reload itself tells old generations to leave, and only when the new one serves",
     "-st": "safe_reload itself tells old generations to leave, and only when the new one serves",
@@ -125,10 +125,12 @@ def _haproxy(program: str, arguments: Sequence[str]) -> Serve | RunOnce:
     for word in words:
         if word in _DOES_NOT_SERVE:
             return RunOnce((program, *arguments))
-        if word in _REFUSED:
-            raise UsageError(f"haproxy's {word} is not for the user to give: {_REFUSED[word]}")
-        if word in _DROPPED:
-            warnings.append(f"haproxy's {word} is dropped: {_DROPPED[word]}")
+        refused = next((why for option, why in _REFUSED.items() if word.startswith(option)), None)
+        if refused:
+            raise UsageError(f"haproxy's {word} is not for the user to give: {refused}")
+        dropped = next((why for option, why in _DROPPED.items() if word.startswith(option)), None)
+        if dropped:
+            warnings.append(f"haproxy's {word} is dropped: {dropped}")
             continue
         kept.append(word)
         if word == "--":

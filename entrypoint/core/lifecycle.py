@@ -412,7 +412,7 @@ def _unanswered(state: State, number: int) -> Step:
     generation = state.find(number)
     match generation:
         case Generation(phase=Retiring()):
-            return _drain(state, generation)
+            return _drain_as_it_is(state, generation)
         case _:
             # A candidate that closes its CLI is about to die, or hangs: its exit or its timer decides.
             return state, ()
@@ -430,7 +430,6 @@ def _promote(state: State, candidate: Generation, text: str) -> Step:
     assert candidate.pid is not None
     binds = runtime_api.binds_on(text, (descriptor for _, descriptor in state.vips))
     bound = {bind.descriptor for bind in binds}
-    used = tuple(tag for tag, descriptor in state.vips if descriptor in bound)
     unused = [tag for tag, descriptor in state.vips if descriptor not in bound]
     old = state.current
     asked_by = ", ".join(candidate.phase.asked_by)
@@ -453,7 +452,7 @@ def _promote(state: State, candidate: Generation, text: str) -> Step:
         state, later = _retire(state, old)
         effects += later
     if not state.retiring:
-        effects.append(Listen(used))
+        effects += _follow(state)
     state, later = _next(state)
     return state, (*effects, *later)
 
@@ -468,6 +467,14 @@ def _give_up(state: State, candidate: Generation, what: str) -> Step:
     )
 
 
+def _follow(state: State) -> tuple[Listen, ...]:
+    """Have those VIPs accept that the current generation binds, and no other."""
+    if not state.current:
+        return ()
+    bound = {bind.descriptor for bind in state.current.binds}
+    return (Listen(tuple(tag for tag, descriptor in state.vips if descriptor in bound)),)
+
+
 def _candidate_gone(state: State, candidate: Generation, what: str, status: int) -> Step:
     """Go on without a candidate: the state has lost it already."""
     assert isinstance(candidate.phase, Candidate)
@@ -479,7 +486,8 @@ def _candidate_gone(state: State, candidate: Generation, what: str, status: int)
     else:
         line = _say(candidate, "start_failed", what, Level.ERROR)
     if state.current:
-        return _then(_next(state), line)
+        # haproxy may have listened before it failed, and on a VIP that the current one does not use nobody accepts.
+        return _then(_next(state), line, *_follow(state))
     if candidate.number == 1:
         return _then(_leave(state, status), line)
     return _then(_replace_dead(state, status, proven=False, served=False), line)
@@ -500,13 +508,12 @@ def _retire(state: State, old: Generation) -> Step:
 def _retiring_answered(state: State, old: Generation, text: str) -> Step:
     assert isinstance(old.phase, Retiring)
     polled = runtime_api.still_polled(text)
-    # With no connection it is gone in a moment, and what its poller holds with it.
-    if not polled or runtime_api.connections(text) == 0:
+    # Idle, it is gone in a moment, and what its pollers hold with it.
+    if not polled or runtime_api.is_idle(text):
         return _drain(state, old)
     rounds = old.phase.rounds + 1
     if rounds > MOST_ROUNDS:
-        line = _say(old, "still_polling", "would not let go of the VIPs; it costs CPU until it is gone", Level.WARNING)
-        return _then(_drain(state, old), line)
+        return _drain_as_it_is(state, old)
     state = _update(state, replace(old, phase=Retiring(rounds, asked=False)))
     if rounds <= ROUNDS_FOR_CLIENTS:
         return state, ()
@@ -514,6 +521,12 @@ def _retiring_answered(state: State, old: Generation, text: str) -> Step:
     frontends = {bind.frontend for bind in old.binds if bind.descriptor in polled}
     tags = (ours[bind.descriptor] for bind in old.binds if bind.frontend in frontends and bind.descriptor in ours)
     return state, (Poke(tuple(tags)),)
+
+
+def _drain_as_it_is(state: State, old: Generation) -> Step:
+    """Tell a generation to leave that still holds VIPs, or does not say."""
+    what = "has not let go of the VIPs: until it is gone it wakes up for its successor's connections"
+    return _then(_drain(state, old), _say(old, "still_polling", what, Level.WARNING))
 
 
 def _drain(state: State, old: Generation) -> Step:
@@ -525,10 +538,8 @@ def _drain(state: State, old: Generation) -> Step:
         line = _say(oldest, "too_many_draining", "is ended: more than --max-draining are draining", Level.WARNING)
         state, ending = _end(state, oldest, signal.SIGTERM)
         effects += (line, *ending)
-    if state.current:
-        # Only now: until it had let go, a VIP that stops listening would have woken it up for ever.
-        bound = {bind.descriptor for bind in state.current.binds}
-        effects.append(Listen(tuple(tag for tag, descriptor in state.vips if descriptor in bound)))
+    # Only now: until it had let go, a VIP that stops listening would have woken it up for ever.
+    effects += _follow(state)
     state, later = _next(state)
     return state, (*effects, *later)
 
@@ -634,9 +645,11 @@ def _stop_gracefully(state: State) -> Step:
     effects: list[Effect] = [CloseVips(), *_refuse(_unfinished(state))]
     # A candidate that is not ready yet ends by this signal as well, before it has accepted anything.
     effects += [
-        Send(generation.number, signal.SIGUSR1)
+        Send(generation.number, signum)
         for generation in state.generations
         if isinstance(generation.phase, Candidate | Current | Retiring)
+        # One that Ctrl-Z has stopped would never see the first.
+        for signum in (signal.SIGUSR1, signal.SIGCONT)
     ]
     generations = tuple(
         generation if isinstance(generation.phase, Ending) else replace(generation, phase=Draining())
@@ -694,7 +707,7 @@ def _elapsed(state: State, timer: Timer) -> Step:
             state = _update(state, replace(generation, phase=Retiring(rounds)))
             return state, (Ask(generation.number, runtime_api.look(generation.binds)),)
         case Clock.RETIRE, Generation():
-            return _drain(state, generation)
+            return _drain_as_it_is(state, generation)
         case Clock.DRAIN, Generation():
             line = _say(generation, "drain_timeout", "is ended: --drain-timeout", Level.WARNING)
             return _then(_end(state, generation, signal.SIGTERM), line)

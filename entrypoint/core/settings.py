@@ -1,7 +1,7 @@
 """The options: one table that is the parser, the environment's names, the defaults and the help text."""
 
 import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -230,7 +230,7 @@ _TINI_VERBOSITY = "TINI_VERBOSITY"
 
 
 def read_settings(
-    given: Iterable[tuple[Option, str]], environment: Mapping[str, str]
+    given: Sequence[tuple[Option, str]], environment: Mapping[str, str]
 ) -> tuple[Settings, tuple[str, ...]]:
     """Put the options together: the command line wins over the environment, that over the defaults.
 
@@ -267,7 +267,7 @@ def read_settings(
             values["expected_statuses"] |= {_read(option, text, option.shown)}
         else:
             values[option.field] = _read(option, text, option.shown)
-    if _TINI_VERBOSITY in environment:
+    if _TINI_VERBOSITY in environment and not any(option.field == "log_level" for option, _ in given):
         values["log_level"] = _tini_verbosity(environment[_TINI_VERBOSITY])
     return Settings(**values), tuple(warnings)
 

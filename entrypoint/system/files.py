@@ -37,7 +37,11 @@ class PidFile:
         os.replace(self._temporary, self._path)
 
     def _write(self, content: str) -> None:
-        with open(self._temporary, "w", encoding="ascii") as file:
+        # Never through a link that somebody else has put there: the folder may be one where anybody can write.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._temporary)
+        descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        with open(descriptor, "w", encoding="ascii") as file:
             file.write(content)
 
     def remove(self) -> None:

@@ -76,7 +76,7 @@ class Listeners:
         names = environment.get("LISTEN_FDNAMES", "").split(":")
         for index in range(int(count)):
             name = names[index] if index < len(names) and names[index] else f"unknown{index}"
-            tag = "FD_" + "".join(letter if letter.isalnum() else "_" for letter in name.upper())
+            tag = "FD_" + "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in name.upper())
             try:
                 listener = socket.socket(fileno=_FIRST_PASSED + index)
             except OSError as error:
@@ -142,17 +142,14 @@ class Listeners:
             listener.socket.shutdown(socket.SHUT_RD)
 
     def poke(self, tags: Collection[str]) -> None:
-        """Connect to these VIPs over the loopback interface and close at once; a failure is not reported.
-
-        The client is bound to that interface, so that nothing leaves this host even when a VIP is on another one
-        (SO_BINDTODEVICE of socket(7), which needs no privilege since Linux 5.7).
-        """
+        """Connect to those of these VIPs that are on this host and close at once; a failure is not reported."""
         for listener in self._listeners:
             if listener.tag in tags and listener.socket.family != socket.AF_UNIX:
                 family, address = _loopback(listener.socket)
+                if not _is_here(family, address):
+                    continue
                 with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as client:
                     client.setblocking(False)
-                    client.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
                     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
                     client.connect(address)
 
@@ -180,6 +177,19 @@ def _loopback(listener: socket.socket) -> tuple[int, tuple[Any, ...]]:
             return socket.AF_INET, ("127.0.0.1", address[1])
         return socket.AF_INET6, ("::1", *address[1:])
     return listener.family, address
+
+
+def _is_here(family: int, address: tuple[Any, ...]) -> bool:
+    """Tell whether an address is on this host: then it is its own source address. Nothing is sent (udp(7), connect).
+
+    Not by bind(2), which net.ipv4.ip_nonlocal_bind makes succeed for every address.
+    """
+    if address[0].startswith("127."):
+        return True
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect(address)
+        return bool(probe.getsockname()[0] == address[0])
+    return False
 
 
 def _bind(vip: Vip, *, freebind: bool) -> socket.socket:

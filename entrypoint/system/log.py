@@ -1,6 +1,7 @@
 """The log: one event, one line, on stderr."""
 
 import os
+import select
 import time
 
 from entrypoint.core.events import Level, Log
@@ -54,8 +55,14 @@ def text_line(name: str, message: str) -> str:
 
 
 def write_to_stderr(text: str) -> None:
-    """Write a line and survive a stderr that is closed or full."""
+    """Write a line, or lose it where stderr is closed, or is a pipe that nobody reads.
+
+    A pipe that polls writable takes PIPE_BUF bytes (pipe(7)). It is not made non-blocking, because haproxy shares it.
+    """
+    poller = select.poll()
+    poller.register(_STDERR, select.POLLOUT)
     try:
-        os.write(_STDERR, f"{text}\n".encode(errors="replace"))
+        if poller.poll(0):
+            os.write(_STDERR, f"{text}\n".encode(errors="replace")[-select.PIPE_BUF :])
     except OSError:
         return

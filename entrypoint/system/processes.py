@@ -66,6 +66,9 @@ class Processes:
                 self._become(birth)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        # Here as well as in the child, because a signal for the group may come before the child has run.
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)
         self._pids[number] = pid
         self._numbers[pid] = number
         return pid
@@ -108,6 +111,8 @@ class Processes:
                 os.set_inheritable(descriptor, True)
             self._prepare()
             _execute(birth.words, birth.environment)
+        except ValueError as error:
+            self._complain(f"exec {birth.words[0]} failed: {error}")
         except OSError as error:
             self._complain(f"exec {birth.words[0]} failed: {error.strerror}")
             status = {errno.ENOENT: _NOT_FOUND, errno.EACCES: _NOT_EXECUTABLE}.get(error.errno or 0, 1)

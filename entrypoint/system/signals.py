@@ -108,6 +108,11 @@ def _nothing(_signum: int, _frame: object) -> None:
     """Handle a signal: the interpreter has written its number to the pipe already."""
 
 
+def block_all() -> None:
+    """Let no signal through from now on."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+
 def restore(wanted: Inherited) -> None:
     """Give this process, a child about to exec, the dispositions and then the mask that were inherited."""
     for signum in CATCHABLE:
@@ -121,6 +126,11 @@ def restore(wanted: Inherited) -> None:
 def become_subreaper() -> None:
     """Have orphaned descendants re-parented to us: PR_SET_CHILD_SUBREAPER."""
     _require().set_child_subreaper(True)
+
+
+def can_signal_others() -> bool:
+    """Tell whether a child that changes its uid can still be signalled: root needs CAP_KILL for that (kill(2))."""
+    return os.geteuid() != 0 or prctl is None or bool(prctl.cap_effective.kill)
 
 
 def is_reaper() -> bool:

@@ -42,6 +42,24 @@ def test_exit_codes_are_tini_s(engine: docker.DockerClient, image: str, words: t
     assert _run(engine, image, *words)[0] == status
 
 
+def test_the_environment_is_inherited_to_the_letter(engine: docker.DockerClient, image: str) -> None:
+    """No variable is lost, changed or added, whatever a shell would think of its name."""
+    odd = {"environment": "prod", "key": "abc", "note": "n", "IFS": "x", "OPTIND": "5", "a.b-c": "d", "SHLVL": "7"}
+    _, ours = _run(engine, image, "env", environment=odd, hostname="lb")
+    _, bare = _run(engine, image, environment=odd, hostname="lb", entrypoint="env")
+
+    assert sorted(ours.splitlines()) == sorted(bare.splitlines())
+    assert "environment=prod" in ours
+
+
+def test_root_without_cap_kill_is_warned(start: Start) -> None:
+    """It could never tell a haproxy to leave that has switched its user."""
+    lb = start(NEWEST_STABLE, cap_drop=["KILL"])
+    lb.serves("one")
+
+    assert "root without CAP_KILL" in lb.log
+
+
 def test_a_hundred_orphans_are_reaped(engine: docker.DockerClient, image: str) -> None:
     """PID 1 leaves no zombie."""
     script = (

@@ -3,6 +3,7 @@
 import collections
 import re
 import resource
+import socket
 import subprocess
 from functools import partial
 from pathlib import Path
@@ -121,6 +122,42 @@ def test_a_vip_that_no_bind_uses_is_named_and_refuses_until_one_does(start: Star
     assert refused
     assert 'has no bind "fd@${TAG}" for the VIPs FD_LATER: their clients are refused' in lb.log
     eventually(lambda: _refuses(lb, 8081))
+
+
+def test_a_refused_candidate_leaves_an_unused_vip_refusing(start: Start, image: str) -> None:
+    """haproxy listens on what it binds before it fails; nobody would ever accept there."""
+    lb = start(image, vips="127.0.0.1:8080:FD_WEB,127.0.0.1:8081:FD_LATER")
+    lb.serves("one")
+    later = 'global\n  chroot /nowhere\nfrontend later\n  bind "fd@${FD_LATER}"\n  http-request return status 200\n'
+    lb.edit(configuration("two", later))
+    lb.kill("USR1")
+    eventually(lambda: "has failed" in lb.log)
+
+    assert eventually(lambda: _refuses(lb, 8081))
+    assert lb.get() == "one"
+
+
+def test_a_generation_lets_go_of_a_vip_that_is_not_on_the_loopback_interface(start: Start, image: str) -> None:
+    """Where no client comes, safe_reload connects itself, on whatever interface the address is."""
+    lb = start(image, entrypoint="sleep", operands=("infinity",))
+    for words in (
+        "link add vip0 type veth peer name far0",
+        "link set far0 up",
+        "link set vip0 up",
+        "address add 192.0.2.1/24 dev vip0",
+    ):
+        assert lb.inside("ip", *words.split()).communicate()[0] == ""
+    (lb.folder / "run.sh").write_text("exec safe_reload --vips 192.0.2.1:8080:FD_WEB -f /etc/lb/haproxy.cfg 2>/run/log")
+    _detached(lb, "sh /etc/lb/run.sh")
+    eventually(lambda: "is current" in _exec(lb, "cat /run/log"))
+    with lb.network():
+        held = socket.create_connection(("192.0.2.1", 8080), timeout=10)
+    with held:
+        held.sendall(b"GET / HTTP/1.0\r\n")
+        _exec(lb, "kill -USR1 $(grep -ls '^safe_reload$' /proc/[0-9]*/comm | cut -d/ -f3)")
+        eventually(lambda: "drains" in _exec(lb, "cat /run/log"), timeout=30)
+
+    assert "has not let go" not in _exec(lb, "cat /run/log")
 
 
 def test_an_ipv6_vip_and_every_address_of_both_families(start: Start, image: str) -> None:

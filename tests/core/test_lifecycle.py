@@ -6,7 +6,18 @@ from functools import cache
 import pytest
 
 from entrypoint.core import lifecycle
-from entrypoint.core.events import CloseVips, Elapsed, Exited, NotSpawned, Publish, Send, Signalled, Spawn, Spawned
+from entrypoint.core.events import (
+    CloseVips,
+    Elapsed,
+    Exited,
+    Listen,
+    NotSpawned,
+    Publish,
+    Send,
+    Signalled,
+    Spawn,
+    Spawned,
+)
 from entrypoint.core.lifecycle import (
     BackingOff,
     Candidate,
@@ -211,6 +222,19 @@ def test_term_leads_to_the_end_from_every_state(states: set[State], stubborn: bo
         if not isinstance(state.stage, Ended):
             already = state.stage.status if isinstance(state.stage, Stopping) else 0
             assert _stop(state, stubborn=stubborn) == already, state
+
+
+def test_a_failed_candidate_leaves_the_vips_to_the_current_generation(transitions: list[Transition]) -> None:
+    """Whatever it listened on before it failed listens no longer, unless the current generation uses it."""
+    seen = 0
+    for taken in transitions:
+        candidate, current = taken.before.candidate, taken.before.current
+        if candidate and current and taken.event == Exited(candidate.number, 0):
+            seen += 1
+            bound = {bind.descriptor for bind in current.binds}
+            wanted = tuple(tag for tag, descriptor in taken.before.vips if descriptor in bound)
+            assert Listen(wanted) in taken.effects, taken
+    assert seen
 
 
 def test_nothing_happens_after_the_end(transitions: list[Transition]) -> None:

@@ -5,11 +5,12 @@ these VIPs: 3 plain, 4 sharded (`shards 2`), 5 and 6 threads (one each), 7 twice
 `look-when-paused` is from after `disable frontend` for all of them and some connections to each VIP except 8.
 """
 
+import re
 from pathlib import Path
 
 import pytest
 
-from entrypoint.core.runtime_api import Bind, binds_on, connections, look, pause, pid, still_polled
+from entrypoint.core.runtime_api import Bind, binds_on, is_idle, look, pause, pid, still_polled
 
 VERSIONS = ("2.6", "3.0", "3.2")
 VIPS = range(3, 10)
@@ -26,12 +27,13 @@ def answer(version: str, name: str) -> str:
 
 
 @each_version
-def test_the_pid_and_the_connections_are_read(version: str) -> None:
-    """`show info` says who answers and how many clients are connected."""
+def test_the_pid_is_read_and_whether_anything_is_left_to_do(version: str) -> None:
+    """`show info` says who answers, and with one client less nothing keeps the process alive."""
     text = answer(version, "show-info")
     assert f"Version: {version}." in text
     assert pid(text) == PIDS[version]
-    assert connections(text) == 1
+    assert not is_idle(text)
+    assert is_idle(re.sub(r"^Jobs: (\d+)", lambda found: f"Jobs: {int(found[1]) - 1}", text, flags=re.MULTILINE))
 
 
 @each_version
@@ -39,14 +41,14 @@ def test_they_are_read_from_a_longer_answer_too(version: str) -> None:
     """The same holds when `show fd` was asked for in the same line."""
     text = answer(version, "look-when-paused")
     assert pid(text) == PIDS[version]
-    assert connections(text) == 1
+    assert not is_idle(text)
 
 
 @pytest.mark.parametrize("text", ["", "\n", "Pid: \n", "Pid: x\n", "Process_Pid: 7\nCumConns: 3\n", "Unknown command"])
 def test_what_is_no_answer_has_no_pid(text: str) -> None:
     """Nothing is made up: another field, an empty one or a complaint is not a pid and no number of connections."""
     assert pid(text) is None
-    assert connections(text) is None
+    assert not is_idle(text)
     assert binds_on(text, VIPS) == ()
     assert still_polled(text) == frozenset()
 

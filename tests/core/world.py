@@ -51,7 +51,11 @@ def listening(pid: int, *, bound: tuple[int, ...] = (3,), polled: bool = True, c
         f"owner=0x55 iocb=0x55(sock_accept_iocb) l.st=RDY fe=f{fd} fam=ipv4 lport=80{fd}\n"
         for fd in bound
     )
-    return f"Name: HAProxy\nPid: {pid}\nCurrConns: {connections}\n\n{fds}\n"
+    jobs = len(bound) + 1 + connections + 2  # its CLI's listener, and this conversation
+    return (
+        f"Name: HAProxy\nVersion: 3.0.11\nPid: {pid}\nJobs: {jobs}\nListeners: {len(bound) + 1}\n"
+        f"CurrConns: {connections}\n\n{fds}\n"
+    )
 
 
 def possible(state: State) -> Iterator[Event]:

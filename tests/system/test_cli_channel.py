@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from entrypoint.core.runtime_api import connections, pid
+from entrypoint.core.runtime_api import is_idle, pid
 from entrypoint.system.cli_channel import CliChannel, Conversation
 from tests.system.lives import stat
 from tests.waiting import eventually
@@ -81,7 +81,7 @@ def test_haproxy_answers(channel: CliChannel, start: Start) -> None:
     haproxy = start(channel)
     answer, lines = heard(channel.ask(("show info",)))
     assert pid(answer) == haproxy.pid
-    assert connections(answer) == 0
+    assert is_idle(answer)
     assert lines == 1
 
 

@@ -114,6 +114,44 @@ lifecycle._reload = wrong
     eventually(lambda: lb.get() == "2")
 
 
+def test_a_stderr_that_nobody_reads_does_not_stop_it(tmp_path: Path) -> None:
+    """A full pipe costs log lines, and neither a reload nor the stop."""
+    configuration = tmp_path / "haproxy.cfg"
+    configuration.write_text(CONFIGURATION)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    try:
+        while True:
+            os.write(writer, b"x" * 65536)
+    except BlockingIOError:
+        os.set_blocking(writer, True)
+    words = [sys.executable, "-m", "entrypoint", "--vips", f"127.0.0.1:{port}:FD_WEB", "haproxy", "-q"]
+    with subprocess.Popen([*words, "-f", str(configuration)], stderr=writer) as process:
+        lb = Instance(process, tmp_path / "log", port)
+        try:
+            eventually(lambda: lb.get() == "1")
+            process.send_signal(signal.SIGUSR1)
+            assert eventually(lambda: lb.get() == "2")
+        finally:
+            process.send_signal(signal.SIGQUIT)
+            assert process.wait(timeout=30) == 0
+            os.close(reader)
+            os.close(writer)
+
+
+def test_a_signal_that_comes_late_does_not_change_the_exit_status(tmp_path: Path) -> None:
+    """While the interpreter ends it would be back to its default action."""
+    code = (
+        "import os, signal, sys; from entrypoint.cli import run; "
+        "status = run(['--', 'sh', '-c', 'exit 7'], dict(os.environ), frozenset()); "
+        "os.kill(os.getpid(), signal.SIGTERM); sys.exit(status)"
+    )
+
+    assert subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL, check=False).returncode == 7
+
+
 def test_haproxy_inherits_the_vips_and_its_cli_and_nothing_else(begin: Begin) -> None:
     """A descriptor that our parent left open is not haproxy's business, and PID 1's own are not either."""
     stray = os.open("/etc/hostname", os.O_RDONLY)
