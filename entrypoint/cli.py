@@ -10,7 +10,7 @@ from entrypoint.core.arguments import split
 from entrypoint.core.command import SYNOPSIS, Command, Run, RunOnce, Serve, UsageError, read_command
 from entrypoint.core.events import Level, Log
 from entrypoint.core.machine import Machine
-from entrypoint.core.settings import OPTIONS, Option, OptionError, Settings, read_settings
+from entrypoint.core.settings import OPTIONS, Option, OptionError, Settings, instance_name, read_settings
 from entrypoint.core.vips import parse_vips
 from entrypoint.supervisor import Supervisor, World
 from entrypoint.system import files, signals
@@ -121,7 +121,9 @@ def _start(
 ) -> int:
     serves = isinstance(command, Serve)
     files.fill_standard_descriptors(inheritable=serves)
-    logger = Logger(_level(settings, serves=serves), settings.log_format, settings.name)
+    pid_file = (command.pid_file if isinstance(command, Serve) else None) or settings.pid_file
+    name = settings.name or instance_name(pid_file)
+    logger = Logger(_level(settings, serves=serves), settings.log_format, name)
     for warning in (*warnings, *(command.warnings if isinstance(command, Serve) else ())):
         logger.write(Log(Level.WARNING, "configuration", warning))
     inherited = signals.inherited(environment, mask)

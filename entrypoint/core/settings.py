@@ -193,7 +193,7 @@ class Option:
 OPTIONS = (
     Option("vips", 'the VIPs to bind, ADDRESS:PORT:TAG,...; in haproxy: bind "fd@${TAG}"', "LIST", (), parse_vips),
     Option("pid_file", "keep the current haproxy's pid in this file", "PATH", None, _path),
-    Option("name", "this instance's name in its logs", "NAME", None, _name),
+    Option("name", "this instance's name in its logs; from the pid file's path unless given", "NAME", None, _name),
     Option("backlog", "listen backlog of the VIPs; the kernel's somaxconn unless given", "N", None, _count(1)),
     Option("freebind", "bind VIPs that are not on any interface yet"),
     Option("ready_timeout", "a new haproxy not ready by then is killed", "SECONDS", 60.0, _positive_seconds),
@@ -224,6 +224,18 @@ NOT_YET = {
     "exporter": "there are no metrics",
 }
 """Options that are documented for a later version: whoever gives one is told that it does nothing, and why."""
+
+_NO_NAMES = frozenset({"", "pid", "haproxy"})
+
+
+def instance_name(pid_file: str | None) -> str:
+    """Return the name of an instance that was given none: /run/ha1.pid and /run/ha1/pid are both called ha1."""
+    folder, _, name = (pid_file or "").rpartition("/")
+    stem = name.removesuffix(".pid")
+    if stem in _NO_NAMES:
+        stem = folder.rpartition("/")[2]
+    return "haproxy" if stem in _NO_NAMES or stem == "run" else stem
+
 
 _TINI_FLAGS = {"TINI_SUBREAPER": "subreaper", "TINI_KILL_PROCESS_GROUP": "kill_group"}
 _TINI_VERBOSITY = "TINI_VERBOSITY"

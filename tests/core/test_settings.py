@@ -19,6 +19,7 @@ from entrypoint.core.settings import (
     OptionError,
     Restart,
     Settings,
+    instance_name,
     read_settings,
 )
 from entrypoint.core.vips import Vip
@@ -357,6 +358,22 @@ def test_a_bad_value_in_a_variable_names_the_variable(name: str, text: str, reas
     with pytest.raises(OptionError) as caught:
         from_arguments(**{variable: text})
     assert str(caught.value).startswith(f"{variable}: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("pid_file", "name"),
+    [
+        (None, "haproxy"),
+        ("/var/run/ha1/pid", "ha1"),
+        ("/run/ha1.pid", "ha1"),
+        ("/run/front/haproxy.pid", "front"),
+        ("/run/haproxy.pid", "haproxy"),
+        ("pid", "haproxy"),
+    ],
+)
+def test_an_instance_without_a_name_has_one_from_its_pid_file(pid_file: str | None, name: str) -> None:
+    """Several instances on one host can be told apart in their logs."""
+    assert instance_name(pid_file) == name
 
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option.variable], ids=lambda option: option.field)
