@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from entrypoint import __version__
 from entrypoint.births import HaproxyBirth, ProgramBirth, haproxy_environment
-from entrypoint.core import generic, lifecycle
+from entrypoint.core import generic, lifecycle, state
 from entrypoint.core.arguments import split
 from entrypoint.core.command import SYNOPSIS, Command, Run, RunOnce, Serve, UsageError, read_command
 from entrypoint.core.events import Level, Log
@@ -186,7 +186,7 @@ def _serve(
         pid_file,
         signal_groups=settings.kill_group,
     )
-    machine = Machine(lifecycle.State(settings), lifecycle.step, lifecycle.timers)
+    machine = Machine(state.State(settings), lifecycle.step, state.timers)
     return settings.status(Supervisor(machine, world).run())
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from entrypoint.core.records import dataclass
-from entrypoint.core.settings import NOT_YET, OPTIONS, Option, OptionError
+from entrypoint.core.settings import OPTIONS, Option, OptionError
 
 TEXTS = {"-h": "help", "--help": "help", "-l": "licence", "--version": "version"}
 """Options that ask for a text and nothing else."""
@@ -58,8 +58,7 @@ def _long(rest: list[str]) -> tuple[Option, str]:
     name, equals, value = rest.pop(0)[2:].partition("=")
     option = _LONG.get(name)
     if option is None:
-        later = NOT_YET.get(name)
-        raise OptionError(f"--{name} is not in this version yet: {later}" if later else f"--{name} is not an option")
+        raise OptionError(f"--{name} is not an option")
     if not option.metavar:
         if equals:
             raise OptionError(f"--{name} takes no value")

@@ -30,6 +30,8 @@ class Began:
 
     vips: tuple[tuple[str, int], ...] = ()
     """Tag and descriptor of each VIP; the descriptor has the same number in every haproxy."""
+    kept: str = ""
+    """The digest of the last known good configuration that a state directory holds; empty without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +42,87 @@ class Signalled:
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """Who asks for a reload."""
+
+    trigger: str
+    """What people are told: a signal's name, or what else asked."""
+    client: int = 0
+    """Whom the control socket owes an answer; 0 for a request that nobody waits for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadAsked:
+    """Somebody other than a signal asks for a reload."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    """Somebody other than a signal asks for a stop."""
+
+    trigger: str
+    quick: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UpgradeAsked:
+    """A client asks for safe_reload itself to be replaced."""
+
+    client: int
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """What the disk holds: the configuration and all files that it names, as one digest."""
+
+    digest: str = ""
+    """Empty while it cannot be read."""
+    unreadable: str = ""
+    """Why not, in one line."""
+    polled: bool = False
+    """The kernel does not tell of every change of these files."""
+
+
+class Why(StrEnum):
+    """What a look at the disk is for."""
+
+    CANDIDATE = "candidate"
+    """A candidate has answered: is what it read still there?"""
+    SETTLED = "settled"
+    """Files changed, and have been quiet since."""
+    POLLED = "polled"
+    """It was time to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a look at the disk found."""
+
+    why: Why
+    disk: Disk
+    number: int = 0
+    """The candidate that it is about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stirred:
+    """The kernel reports that a watched file may have changed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Spawned:
     """The process of a generation exists."""
 
     number: int
     pid: int
+    digest: str = ""
+    """Of the configuration that it was given."""
+    kept: bool = False
+    """That is the last known good one, not the one on disk."""
+    disk: Disk | None = None
+    """What the disk held, where it was looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +175,22 @@ class Elapsed:
     timer: "Timer"
 
 
-Event = Began | Signalled | Spawned | NotSpawned | Exited | Reaped | Answered | Unanswered | Elapsed
+Event = (
+    Began
+    | Signalled
+    | ReloadAsked
+    | StopAsked
+    | UpgradeAsked
+    | Seen
+    | Stirred
+    | Spawned
+    | NotSpawned
+    | Exited
+    | Reaped
+    | Answered
+    | Unanswered
+    | Elapsed
+)
 
 
 # ---- timers: part of the state, not of the effects -----------------------------------------------------------------
@@ -122,6 +215,14 @@ class Clock(StrEnum):
     """A process that was told to end at once has this long."""
     RESTART = "restart"
     """The delay before a dead generation is replaced."""
+    QUIET = "quiet"
+    """`--debounce`: files that changed must not change for this long."""
+    SETTLE = "settle"
+    """Files that never are quiet are looked at after this long all the same."""
+    POLL = "poll"
+    """`--poll`."""
+    EXPORTER = "exporter"
+    """The delay before a dead exporter is started again."""
     STOP_DELAY = "stop delay"
     """`--stop-delay`."""
     STOP_TIMEOUT = "stop timeout"
@@ -143,9 +244,67 @@ class Timer:
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
-    """Start the process of this generation. Answered by Spawned or NotSpawned."""
+    """Start the process of this generation, from the disk. Answered by Spawned or NotSpawned."""
 
     number: int
+    kept: bool = False
+    """Start it from the last known good configuration."""
+    bad: str = ""
+    """Do so as well if the disk still holds the configuration of this digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnExporter:
+    """Start the exporter. Its death is an Exited with the number EXPORTER."""
+
+
+EXPORTER = 0
+"""Stands for the exporter where generations have numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Read what the disk holds. Answered by Seen."""
+
+    why: Why
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Make the configuration of this generation the last known good one."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Ask this generation for its ordinary listeners, and hold them from now on."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer a client that asked for a reload."""
+
+    client: int
+    success: bool
+    message: str
+    number: int = 0
+    """The generation whose own words belong to the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """Replace safe_reload itself, in place; where that fails, answer the client, and all goes on."""
+
+    client: int
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOver:
+    """Tell a haproxy to leave that served before us, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,4 +363,20 @@ class Log:
     fields: Mapping[str, object] = NO_FIELDS
 
 
-Effect = Spawn | Ask | Send | Poke | Listen | CloseVips | Publish | Log
+Effect = (
+    Spawn
+    | SpawnExporter
+    | Ask
+    | Send
+    | Poke
+    | Listen
+    | Adopt
+    | CloseVips
+    | Publish
+    | TakeOver
+    | Look
+    | Keep
+    | Reply
+    | Upgrade
+    | Log
+)

@@ -4,13 +4,11 @@ tini's behaviour is documented in its README and its source (`wait_and_forward_s
 """
 
 import signal
-from typing import assert_never
 
+from entrypoint.core.endings import shell_status
 from entrypoint.core.events import (
-    Answered,
     Began,
     Effect,
-    Elapsed,
     Event,
     Exited,
     Level,
@@ -22,11 +20,10 @@ from entrypoint.core.events import (
     Spawn,
     Spawned,
     Timer,
-    Unanswered,
 )
-from entrypoint.core.lifecycle import Ended, shell_status
 from entrypoint.core.records import dataclass, replace
 from entrypoint.core.settings import Settings
+from entrypoint.core.state import Ended
 
 ONLY = 1
 """The number of the one generation that there is."""
@@ -69,7 +66,6 @@ def step(state: State, event: Event) -> tuple[State, tuple[Effect, ...]]:
         case Reaped(pid=pid):
             level = Level.WARNING if state.settings.warn_reaped else Level.DEBUG
             return state, (Log(level, "reaped", f"Reaped zombie process with pid={pid}"),)
-        case Answered() | Unanswered() | Elapsed():
-            return state, ()
         case _:
-            assert_never(event)
+            # Nothing else is asked for, so nothing else is answered.
+            return state, ()

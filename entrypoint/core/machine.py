@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from entrypoint.core.events import Effect, Event, Timer
-from entrypoint.core.lifecycle import Ended
 from entrypoint.core.records import dataclass
+from entrypoint.core.state import Ended
 
 
 class HasStage(Protocol):

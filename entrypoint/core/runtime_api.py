@@ -18,6 +18,8 @@ class Bind:
 
     descriptor: int
     frontend: str
+    mixed: bool = False
+    """Its frontend has ordinary listeners as well, which a pause would disconnect for everybody who shares them."""
 
 
 def pid(answer: str) -> int | None:
@@ -51,11 +53,14 @@ def binds_on(answer: str, vips: Iterable[int]) -> tuple[Bind, ...]:
     wanted = frozenset(vips)
     listeners = tuple(_listeners(answer))
     shared = {(one["fe"], one["lport"]) for number, one in listeners if number in wanted and "lport" in one}
-    return tuple(
-        Bind(number, one["fe"])
-        for number, one in listeners
-        if number in wanted or (one["fe"], one.get("lport")) in shared
-    )
+    ours = [n for n, one in listeners if n in wanted or (one["fe"], one.get("lport")) in shared]
+    mixed = {one["fe"] for number, one in listeners if number not in ours}
+    return tuple(Bind(number, one["fe"], one["fe"] in mixed) for number, one in listeners if number in ours)
+
+
+def pausable(binds: Iterable[Bind]) -> tuple[Bind, ...]:
+    """Return those listeners whose frontends can be paused."""
+    return tuple(bind for bind in binds if not bind.mixed)
 
 
 def still_polled(answer: str) -> frozenset[int]:

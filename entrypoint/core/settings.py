@@ -39,17 +39,23 @@ class Settings:
     vips: tuple[Vip, ...]
     pid_file: str | None
     name: str | None
+    runtime_dir: str
     backlog: int | None
     freebind: bool
+    watch: tuple[str, ...]
+    debounce: float
+    poll: float
     ready_timeout: float
     drain_timeout: float
     max_draining: int
     restart: Restart
     restart_limit: int
+    state_dir: str | None
     stop_delay: float
     stop_timeout: float
     no_new_privs: bool
     drop_caps: bool
+    exporter: str | None
     log_format: LogFormat
     log_level: Level | None
     verbose: int
@@ -104,6 +110,12 @@ def _path(text: str) -> str:
     if not text:
         raise OptionError("it is empty; give a path")
     return text
+
+
+def _watch(text: str) -> tuple[str, ...]:
+    if not text:
+        raise OptionError("it is empty; give auto, off or a path")
+    return (text,)
 
 
 def _name(text: str) -> str:
@@ -194,17 +206,25 @@ OPTIONS = (
     Option("vips", 'the VIPs to bind, ADDRESS:PORT:TAG,...; in haproxy: bind "fd@${TAG}"', "LIST", (), parse_vips),
     Option("pid_file", "keep the current haproxy's pid in this file", "PATH", None, _path),
     Option("name", "this instance's name in its logs; from the pid file's path unless given", "NAME", None, _name),
+    Option("runtime_dir", "control socket and transient files", "DIR", "/run/safe_reload", _path),
     Option("backlog", "listen backlog of the VIPs; the kernel's somaxconn unless given", "N", None, _count(1)),
     Option("freebind", "bind VIPs that are not on any interface yet"),
+    Option("watch", "reload when files change: auto, off or a PATH more; repeatable", "WHAT", ("auto",), _watch),
+    Option(
+        "debounce", "how long changed files must be quiet; 10 times that in all", "SECONDS", 0.2, _positive_seconds
+    ),
+    Option("poll", "how often to look where the kernel reports no changes", "SECONDS", 10.0, _positive_seconds),
     Option("ready_timeout", "a new haproxy not ready by then is killed", "SECONDS", 60.0, _positive_seconds),
     Option("drain_timeout", "a draining haproxy is ended after it; 0 is never", "SECONDS", 0.0, _seconds),
     Option("max_draining", "beyond it the oldest draining haproxy is ended", "N", 16, _count(1)),
     Option("restart", "when haproxy dies unasked: on-failure or no", "WHEN", Restart.ON_FAILURE, _choice(Restart)),
     Option("restart_limit", "give up after so many deaths in a row", "N", 5, _count(1)),
+    Option("state_dir", "keep the last known good configuration in this folder", "DIR", None, _path),
     Option("stop_delay", "after TERM, go on accepting for so long", "SECONDS", 0.0, _seconds),
     Option("stop_timeout", "a stop that takes longer becomes a quick one; 0 is never", "SECONDS", 0.0, _seconds),
     Option("no_new_privs", "nothing below may gain privileges by exec"),
     Option("drop_caps", "drop all capabilities that binding and switching user do not need"),
+    Option("exporter", "serve /metrics, /livez and /readyz at this address, such as :9101", "ADDR", None, _path),
     Option("log_format", "text or json", "FORMAT", LogFormat.TEXT, _choice(LogFormat)),
     Option("log_level", "error, warning, info or debug", "LEVEL", None, _level),
     Option("subreaper", "be a child subreaper (TINI_SUBREAPER)", short="s"),
@@ -214,16 +234,6 @@ OPTIONS = (
     Option("kill_group", "send signals to the process group (TINI_KILL_PROCESS_GROUP)", short="g"),
     Option("expected_statuses", "exit with 0 instead of this status; repeatable", "N", frozenset(), _status, "e"),
 )
-
-NOT_YET = {
-    "watch": "nothing is watched, ask for a reload by SIGUSR1",
-    "debounce": "nothing is watched, ask for a reload by SIGUSR1",
-    "poll": "nothing is watched, ask for a reload by SIGUSR1",
-    "state-dir": "the last good configuration is not kept",
-    "runtime-dir": "there are no transient files",
-    "exporter": "there are no metrics",
-}
-"""Options that are documented for a later version: whoever gives one is told that it does nothing, and why."""
 
 _NO_NAMES = frozenset({"", "pid", "haproxy"})
 
@@ -268,17 +278,22 @@ def read_settings(
             option = known[variable]
             values[option.field] = _read(option, environment[variable], variable)
         elif variable.startswith(ENVIRONMENT_PREFIX) and variable not in INTERNAL_VARIABLES:
-            later = NOT_YET.get(variable.removeprefix(ENVIRONMENT_PREFIX).lower().replace("_", "-"))
-            why = f"is not in this version yet: {later}" if later else "is not a variable of safe_reload"
-            warnings.append(f"{variable} does nothing: it {why}; see safe_reload --help")
+            warnings.append(f"{variable} does nothing: it is not a variable of safe_reload; see safe_reload --help")
     values.update({field: True for variable, field in _TINI_FLAGS.items() if variable in environment})
+    watched: list[Any] = []
     for option, text in given:
         if option.field == "verbose":
             values["verbose"] += 1
         elif option.field == "expected_statuses":
             values["expected_statuses"] |= {_read(option, text, option.shown)}
+        elif option.field == "watch":
+            watched.append(_read(option, text, option.shown))
         else:
             values[option.field] = _read(option, text, option.shown)
+    if watched:
+        values["watch"] = tuple(dict.fromkeys(word for words in watched for word in words))
+    if "off" in values["watch"] and len(values["watch"]) > 1:
+        raise OptionError("--watch off cannot be given together with another --watch")
     if _TINI_VERBOSITY in environment and not any(option.field == "log_level" for option, _ in given):
         values["log_level"] = _tini_verbosity(environment[_TINI_VERBOSITY])
     return Settings(**values), tuple(warnings)

@@ -10,14 +10,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
-from entrypoint.core import lifecycle
-from entrypoint.core.events import Answered, Effect, Elapsed, Event, Exited, NotSpawned, Signalled, Spawned, Unanswered
-from entrypoint.core.lifecycle import Candidate, State
+from entrypoint.core import lifecycle, retiring
+from entrypoint.core.events import (
+    Answered,
+    Effect,
+    Elapsed,
+    Event,
+    Exited,
+    NotSpawned,
+    ReloadAsked,
+    Seen,
+    Signalled,
+    Spawned,
+    Stirred,
+    StopAsked,
+    Unanswered,
+)
 from entrypoint.core.settings import OPTIONS, Settings
-from tests.core.world import SMALL, begin, canonical, possible
+from entrypoint.core.state import Candidate, State
+from tests.core.world import CLIENTS, SMALL, WATCHING, begin, canonical, possible
 
 MOST_GENERATIONS = 3
 """Generations that will not die could pile up for ever; three show everything that more would."""
+FEWER_GENERATIONS = 2
+"""Enough for what does not depend on how many drain."""
 FEW_ROUNDS = 2
 
 
@@ -42,7 +58,11 @@ class Exploration:
 def explore(settings: Settings) -> Exploration:
     """Take every step from every state, until there is no new state."""
     found = Exploration()
-    with mock.patch.multiple(lifecycle, MOST_ROUNDS=FEW_ROUNDS, ROUNDS_FOR_CLIENTS=1):
+    most_generations = FEWER_GENERATIONS if settings in {WATCHING, CLIENTS} else MOST_GENERATIONS
+    with (
+        mock.patch.multiple(retiring, MOST_ROUNDS=FEW_ROUNDS, ROUNDS_FOR_CLIENTS=1),
+        mock.patch.object(lifecycle, "MOST_TRIES", 1),
+    ):
         first = begin(settings)
         found.states.add(first)
         unseen = [first]
@@ -52,7 +72,7 @@ def explore(settings: Settings) -> Exploration:
                 after, effects = lifecycle.step(state, event)
                 found.transitions.append(Transition(state, event, after, effects))
                 known = canonical(after)
-                if known not in found.states and len(known.generations) <= MOST_GENERATIONS:
+                if known not in found.states and len(known.generations) <= most_generations:
                     found.states.add(known)
                     unseen.append(known)
     return found
@@ -84,6 +104,12 @@ def _cause(event: Event) -> str:
             return "starts"
         case Elapsed(timer=timer):
             return f"{timer.clock} timer"
+        case ReloadAsked():
+            return "reload"
+        case StopAsked():
+            return "TERM"
+        case Stirred() | Seen():
+            return "files change"
         case Signalled(signum=signum):
             return {1: "reload", 10: "reload", 12: "reload", 15: "TERM", 3: "QUIT"}.get(signum, "signal")
         case _:
@@ -101,11 +127,11 @@ def _generation_edges(transitions: list[Transition]) -> Iterator[tuple[str, str,
             now = _PHASES[type(after[generation.number].phase).__name__] if generation.number in after else _GONE
             if was == now:
                 continue
-            if isinstance(taken.event, Signalled):
+            if isinstance(taken.event, Signalled | StopAsked):
                 yield was, now, "a stop"
             elif own:
                 yield was, now, _cause(taken.event)
-            elif isinstance(taken.event, Answered) and was == "current":
+            elif isinstance(taken.event, Answered | Seen) and was == "current":
                 yield was, now, "its successor answers"
             else:
                 yield was, now, "a stop" if _stops(taken) else "too many drain"

@@ -18,7 +18,7 @@ from entrypoint.core.events import (
     Spawn,
     Spawned,
 )
-from entrypoint.core.lifecycle import (
+from entrypoint.core.state import (
     BackingOff,
     Candidate,
     Current,
@@ -31,6 +31,7 @@ from entrypoint.core.lifecycle import (
     Serving,
     State,
     Stopping,
+    timers,
 )
 from tests.core.explorer import Exploration, Transition, explore
 from tests.core.world import VARIANTS, pid_of
@@ -136,7 +137,7 @@ def test_something_always_goes_on(states: set[State]) -> None:
                 assert state.current or state.candidate, state
             case BackingOff():
                 assert not state.current
-                assert any(timer.clock == "restart" for timer in lifecycle.timers(state)), state
+                assert any(timer.clock == "restart" for timer in timers(state)), state
             case Stopping():
                 assert state.generations, state
                 assert not state.current, state
@@ -208,7 +209,7 @@ def _stop(state: State, *, stubborn: bool) -> int:
             elif dying:
                 state, effects = lifecycle.step(state, Exited(dying.pop(), -9))
             else:
-                due = sorted(lifecycle.timers(state), key=repr)
+                due = sorted(timers(state), key=repr)
                 if not due:
                     break
                 state, effects = lifecycle.step(state, Elapsed(due[0]))

@@ -12,20 +12,24 @@ from entrypoint.core.events import (
     Ask,
     Began,
     CloseVips,
+    Disk,
     Effect,
     Elapsed,
     Event,
     Exited,
     Listen,
     Log,
+    Look,
     NotSpawned,
+    Seen,
     Send,
     Signalled,
     Spawn,
     Spawned,
     Unanswered,
+    Why,
 )
-from entrypoint.core.lifecycle import Ended, Stopping
+from entrypoint.core.state import Candidate, Draining, Ended, Lingering, State, Stopping, timers
 from tests.core.world import VIPS, listening, pid_of, settings
 
 ANSWERS_A_RELOAD = {"current", "reload_failed", "reload_refused"}
@@ -41,11 +45,15 @@ class Kernel(RuleBasedStateMachine):
         self.asked: dict[int, tuple[str, ...]] = {}
         self.vips_open = True
         self.listening: tuple[str, ...] = ()
+        self.on_disk = "a"
+        self.looks: list[tuple[Why, int]] = []
         self.steps = 0
         self.requests: dict[str, int] = {}
         """When each trigger asked for the reload that it waits for."""
         self.born: dict[int, int] = {}
-        self.state = lifecycle.State(settings(max_draining=2, drain_timeout=5.0, stop_timeout=5.0, stop_delay=1.0))
+        self.state = State(
+            settings(watch=("off",), max_draining=2, drain_timeout=5.0, stop_timeout=5.0, stop_delay=1.0)
+        )
         self.feed(Began(VIPS))
 
     def feed(self, event: Event) -> None:
@@ -54,6 +62,9 @@ class Kernel(RuleBasedStateMachine):
         self.state, effects = lifecycle.step(self.state, event)
         for effect in effects:
             self.carry_out(effect)
+        while self.looks:
+            why, number = self.looks.pop()
+            self.feed(Seen(why, Disk(self.on_disk), number))
 
     def carry_out(self, effect: Effect) -> None:
         """Do what the loop would do."""
@@ -72,6 +83,8 @@ class Kernel(RuleBasedStateMachine):
             case Listen(tags=tags):
                 assert self.vips_open
                 self.listening = tags
+            case Look(why=why, number=number):
+                self.looks.append((why, number))
             case Log(event=event, fields=fields) if event in ANSWERS_A_RELOAD:
                 self.answered(str(fields.get("trigger") or ""), fields.get("generation"))
 
@@ -91,9 +104,9 @@ class Kernel(RuleBasedStateMachine):
     @rule(signum=st.sampled_from([signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP]))
     def reload(self, signum: signal.Signals) -> None:
         """Ask for a reload."""
-        stopping = isinstance(self.state.stage, lifecycle.Lingering | Stopping | Ended)
+        stopping = isinstance(self.state.stage, Lingering | Stopping | Ended)
         running = {
-            t for g in self.state.generations if isinstance(g.phase, lifecycle.Candidate) for t in g.phase.asked_by
+            r.trigger for g in self.state.generations if isinstance(g.phase, Candidate) for r in g.phase.asked_by
         }
         if not stopping and signum.name not in running:
             self.requests.setdefault(signum.name, self.steps)
@@ -103,6 +116,11 @@ class Kernel(RuleBasedStateMachine):
     def other_signal(self, signum: int) -> None:
         """Send a signal that is the current generation's business."""
         self.feed(Signalled(signum))
+
+    @rule(digest=st.sampled_from("ab"))
+    def edit(self, digest: str) -> None:
+        """Change the configuration, which nobody watches."""
+        self.on_disk = digest
 
     @precondition(lambda self: self.steps > 10)
     @rule(signum=st.sampled_from([signal.SIGTERM, signal.SIGINT, signal.SIGQUIT]))
@@ -116,7 +134,7 @@ class Kernel(RuleBasedStateMachine):
         """Have the process of a generation exist, mostly."""
         number = self.unborn[0]
         if works:
-            self.feed(Spawned(number, pid_of(number)))
+            self.feed(Spawned(number, pid_of(number), self.on_disk, disk=Disk(self.on_disk)))
         else:
             self.alive.discard(number)
             self.feed(NotSpawned(number, "was not started: no", 1))
@@ -148,11 +166,11 @@ class Kernel(RuleBasedStateMachine):
         del self.asked[number]
         self.feed(Unanswered(number))
 
-    @precondition(lambda self: bool(lifecycle.timers(self.state)))
+    @precondition(lambda self: bool(timers(self.state)))
     @rule(data=st.data())
     def time_passes(self, data: st.DataObject) -> None:
         """Let a timer run out."""
-        timer = data.draw(st.sampled_from(sorted(lifecycle.timers(self.state), key=repr)))
+        timer = data.draw(st.sampled_from(sorted(timers(self.state), key=repr)))
         self.feed(Elapsed(timer))
 
     @invariant()
@@ -168,16 +186,16 @@ class Kernel(RuleBasedStateMachine):
     @invariant()
     def draining_is_bounded(self) -> None:
         """--max-draining holds."""
-        draining = [g for g in self.state.generations if isinstance(g.phase, lifecycle.Draining)]
+        draining = [g for g in self.state.generations if isinstance(g.phase, Draining)]
         assert isinstance(self.state.stage, Stopping) or len(draining) <= self.state.settings.max_draining
 
     @invariant()
     def no_request_is_forgotten(self) -> None:
         """Who asked for a reload is waiting, is being served, or has been answered."""
-        waiting = set(self.state.waiting)
+        waiting = {request.trigger for request in self.state.waiting}
         for generation in self.state.generations:
-            if isinstance(generation.phase, lifecycle.Candidate):
-                waiting |= set(generation.phase.asked_by)
+            if isinstance(generation.phase, Candidate):
+                waiting |= {request.trigger for request in generation.phase.asked_by}
         assert set(self.requests) == waiting
 
 

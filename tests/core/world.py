@@ -5,20 +5,29 @@ from collections.abc import Iterator
 
 from entrypoint.core import lifecycle
 from entrypoint.core.events import (
+    EXPORTER,
     Answered,
     Began,
+    Disk,
     Elapsed,
     Event,
     Exited,
     NotSpawned,
     Reaped,
+    ReloadAsked,
+    Request,
+    Seen,
     Signalled,
     Spawned,
+    Stirred,
+    StopAsked,
     Unanswered,
+    UpgradeAsked,
+    Why,
 )
-from entrypoint.core.lifecycle import Candidate, Ended, Generation, Retiring, State
 from entrypoint.core.records import replace
 from entrypoint.core.settings import Restart, Settings, read_settings
+from entrypoint.core.state import Candidate, Ended, Generation, Retiring, State, timers
 
 VIPS = (("FD_A", 3), ("FD_B", 4))
 FIRST_PID = 1000
@@ -29,13 +38,22 @@ def settings(**changes: object) -> Settings:
     return replace(read_settings((), {})[0], **changes)  # type: ignore[arg-type]  # the caller's names are Settings' own
 
 
-SMALL = settings(max_draining=1, drain_timeout=1.0, restart_limit=2, stop_delay=1.0, stop_timeout=1.0)
+OFF = ("off",)
+SMALL = settings(watch=OFF, max_draining=1, drain_timeout=1.0, restart_limit=2, stop_delay=1.0, stop_timeout=1.0)
 """Every timer runs, and every limit is near."""
+WATCHING = settings(max_draining=1, restart_limit=1)
+"""Files change."""
+CLIENTS = settings(watch=OFF, max_draining=1, restart_limit=1, exporter=":9101")
+"""Somebody waits for answers, and there is an exporter."""
 VARIANTS = {
     "every limit near": SMALL,
-    "no delay, no limits": settings(max_draining=1, restart_limit=2),
-    "no restart": settings(max_draining=1, restart=Restart.NO, stop_delay=1.0),
+    "no delay, no limits": settings(watch=OFF, max_draining=1, restart_limit=2),
+    "no restart": settings(watch=OFF, max_draining=1, restart=Restart.NO, stop_delay=1.0),
+    "files change": WATCHING,
+    "clients and an exporter": CLIENTS,
 }
+DIGESTS = ("a", "b")
+"""What the disk may hold."""
 
 
 def pid_of(number: int) -> int:
@@ -60,32 +78,57 @@ def listening(pid: int, *, bound: tuple[int, ...] = (3,), polled: bool = True, c
 
 def possible(state: State) -> Iterator[Event]:
     """Yield everything that can happen in a state, once each."""
-    for signum in (signal.SIGUSR1, signal.SIGTERM, signal.SIGQUIT, signal.SIGWINCH):
-        yield Signalled(signum)
-    yield Reaped(99)
+    watching = state.settings == WATCHING
+    if not watching:
+        yield Signalled(signal.SIGUSR1)
+        yield Signalled(signal.SIGTERM)
+    if state.settings == CLIENTS:
+        yield ReloadAsked(Request("a client", 7))
+        yield StopAsked("a client")
+        yield UpgradeAsked(7)
+    elif not watching:
+        yield Signalled(signal.SIGQUIT)
+        yield Signalled(signal.SIGWINCH)
+        yield Reaped(99)
+    if state.settings.exporter:
+        yield from (Exited(EXPORTER, 1), Spawned(EXPORTER, 77)) if state.exporter else (Spawned(EXPORTER, 77),)
+    if watching:
+        yield Stirred()
+        yield Seen(Why.SETTLED, Disk(unreadable="gone"))
+        for digest in DIGESTS:
+            yield Seen(Why.SETTLED, Disk(digest))
     for generation in state.generations:
-        yield from _possible_for(generation)
-    for timer in lifecycle.timers(state):
+        yield from _possible_for(generation, watching=watching, kept=bool(state.kept))
+    for timer in timers(state):
         yield Elapsed(timer)
 
 
-def _possible_for(generation: Generation) -> Iterator[Event]:
+def _possible_for(generation: Generation, *, watching: bool, kept: bool) -> Iterator[Event]:
     number = generation.number
     if generation.pid is None:
-        yield Spawned(number, pid_of(number))
+        for digest in DIGESTS if watching else ("",):
+            yield Spawned(number, pid_of(number), digest, disk=Disk(digest))
+        if watching and kept:
+            yield Spawned(number, pid_of(number), "a", kept=True, disk=Disk("b"))
         yield NotSpawned(number, "was not started: no", 1)
         return
     yield Exited(number, 0)
-    yield Exited(number, -signal.SIGKILL)
-    yield Unanswered(number)
+    if not watching:
+        yield Exited(number, -signal.SIGKILL)
+        yield Unanswered(number)
     match generation.phase:
+        case Candidate(answer=answer) if answer:
+            for digest in DIGESTS if watching else ("",):
+                yield Seen(Why.CANDIDATE, Disk(digest), number)
         case Candidate():
             yield Answered(number, listening(generation.pid))
-            yield Answered(number, listening(generation.pid, bound=()))
-            yield Answered(number, listening(1))
+            if not watching:
+                yield Answered(number, listening(generation.pid, bound=()))
+                yield Answered(number, listening(1))
         case Retiring(asked=True):
-            yield Answered(number, listening(generation.pid))
-            yield Answered(number, listening(generation.pid, connections=0))
+            if not watching:
+                yield Answered(number, listening(generation.pid))
+                yield Answered(number, listening(generation.pid, connections=0))
             yield Answered(number, listening(generation.pid, polled=False))
         case _:
             yield Answered(number, "late")
@@ -93,6 +136,7 @@ def _possible_for(generation: Generation) -> Iterator[Event]:
 
 def canonical(state: State) -> State:
     """Give the living generations the numbers that they would have in the shortest history."""
+    state = replace(state, polls=0, exporters=0, settling=min(state.settling, 1))
     if isinstance(state.stage, Ended) or state.last_number < 2:
         return state
     names = {generation.number: index for index, generation in enumerate(state.generations, start=2)}

@@ -1,0 +1,89 @@
+"""How a generation leaves: it lets go of the VIPs, finishes what it has, or is ended.
+
+Retiring is what keeps old generations free of charge. The kernel's epoll knows a listening socket by its open
+file description, which we keep: a haproxy that merely closes its descriptor goes on being woken up for every
+connection of its successor. So its frontends are paused first, then connections (the clients', or our own) are let
+past until `show fd` says that no thread polls a VIP any more; only then it gets SIGUSR1.
+"""
+
+import signal
+
+from entrypoint.core import runtime_api
+from entrypoint.core.events import Ask, Effect, Level, Listen, Poke, Send
+from entrypoint.core.records import replace
+from entrypoint.core.state import Draining, Ending, Generation, Retiring, State, Step, say, then
+
+ROUNDS_FOR_CLIENTS = 3
+"""So many looks at a retiring generation before we connect ourselves: under load the clients do it."""
+MOST_ROUNDS = 200
+"""After so many looks a generation is told to leave as it is; all it costs is CPU."""
+
+
+def retire(state: State, old: Generation) -> Step:
+    """Have a generation let go of the VIPs, then leave."""
+    pausable = runtime_api.pausable(old.binds)
+    if not pausable:
+        return drain_as_it_is(state, old) if old.binds else drain(state, old)
+    return (
+        state.update(replace(old, phase=Retiring())),
+        (Ask(old.number, (*runtime_api.pause(pausable), *runtime_api.look(pausable))),),
+    )
+
+
+def answered(state: State, old: Generation, text: str) -> Step:
+    """Follow what a retiring generation says of itself."""
+    assert isinstance(old.phase, Retiring)
+    polled = runtime_api.still_polled(text)
+    # Idle, it is gone in a moment, and what its pollers hold with it.
+    if not polled or runtime_api.is_idle(text):
+        return drain(state, old)
+    rounds = old.phase.rounds + 1
+    if rounds > MOST_ROUNDS:
+        return drain_as_it_is(state, old)
+    state = state.update(replace(old, phase=Retiring(rounds, asked=False)))
+    if rounds <= ROUNDS_FOR_CLIENTS:
+        return state, ()
+    ours = {descriptor: tag for tag, descriptor in state.vips}
+    frontends = {bind.frontend for bind in old.binds if bind.descriptor in polled}
+    tags = (ours[bind.descriptor] for bind in old.binds if bind.frontend in frontends and bind.descriptor in ours)
+    return state, (Poke(tuple(tags)),)
+
+
+def ask_again(state: State, old: Generation) -> Step:
+    """Look again at whether a retiring generation has let go."""
+    assert isinstance(old.phase, Retiring)
+    state = state.update(replace(old, phase=Retiring(old.phase.rounds)))
+    return state, (Ask(old.number, runtime_api.look(runtime_api.pausable(old.binds))),)
+
+
+def drain_as_it_is(state: State, old: Generation) -> Step:
+    """Tell a generation to leave that still holds VIPs, or does not say."""
+    what = "has not let go of the VIPs: until it is gone it wakes up for its successor's connections"
+    return then(drain(state, old), say(old, "still_polling", what, Level.WARNING))
+
+
+def drain(state: State, old: Generation) -> Step:
+    """Tell a generation to leave when it has finished."""
+    state = state.update(replace(old, phase=Draining()))
+    effects: list[Effect] = [say(old, "draining", "drains"), Send(old.number, signal.SIGUSR1)]
+    draining = [other for other in state.generations if isinstance(other.phase, Draining)]
+    for oldest in draining[: -state.settings.max_draining]:
+        line = say(oldest, "too_many_draining", "is ended: more than --max-draining are draining", Level.WARNING)
+        state, ending = end(state, oldest, signal.SIGTERM)
+        effects += (line, *ending)
+    # Only now: until it had let go, a VIP that stops listening would have woken it up for ever.
+    return state, (*effects, *follow(state))
+
+
+def end(state: State, generation: Generation, signum: int) -> Step:
+    """Tell a generation to end at once."""
+    ending = Ending(killed=signum == signal.SIGKILL)
+    return state.update(replace(generation, phase=ending)), (Send(generation.number, signum),)
+
+
+def follow(state: State) -> tuple[Listen, ...]:
+    """Have those VIPs accept that the current generation binds, and no other."""
+    if not state.current:
+        return ()
+    bound = {bind.descriptor for bind in state.current.binds}
+    return (Listen(tuple(tag for tag, descriptor in state.vips if descriptor in bound)),)

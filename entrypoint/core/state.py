@@ -1,0 +1,292 @@
+"""What is known: the phases of a generation, the stages of safe_reload, and which timers run in which state.
+
+Time is not in here. A phase or a stage implies its timers; what the state does not mention does not exist: no clocks,
+no pids of the dead, no history.
+"""
+
+from collections.abc import Iterator
+from typing import assert_never
+
+from entrypoint.core import runtime_api
+from entrypoint.core.events import Clock, Disk, Effect, Level, Log, Request, Timer
+from entrypoint.core.records import dataclass, replace
+from entrypoint.core.settings import Settings
+
+SERVED_AFTER = 1.0
+PROVEN_AFTER = 10.0
+FIRST_RESTART_DELAY = 0.1
+LONGEST_RESTART_DELAY = 30.0
+ASK_AGAIN_AFTER = 0.01
+RETIRE_WITHIN = 5.0
+KILL_AFTER = 5.0
+EXPORTER_AFTER = 1.0
+MOST_DEBOUNCES = 10
+"""Files that never are quiet are looked at after so many times --debounce."""
+
+
+# ---- the phases of a generation ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Started, and has not proved ready."""
+
+    asked_by: tuple[Request, ...] = ()
+    """Those who asked for the reload it is for; none for a start or a restart."""
+    tries: int = 0
+    """How many candidates before it were started in vain because the files changed meanwhile."""
+    answer: str = ""
+    """What it has answered, while the disk is looked at once more."""
+    given_up: bool = False
+    """It was killed, and its death is awaited."""
+    torn: bool = False
+    """It was given up because the files changed while it read them: another one takes its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """Serves."""
+
+    served: bool = False
+    """It has lived for SERVED_AFTER."""
+    proven: bool = False
+    """It has lived for PROVEN_AFTER."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retiring:
+    """Has a successor and is made to let go of the VIPs."""
+
+    rounds: int = 0
+    """How often it has been looked at in vain."""
+    asked: bool = True
+    """It was asked, and its answer is awaited."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """Was told to leave, and finishes what it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Was told to end at once."""
+
+    killed: bool = False
+    """It did not, and was killed."""
+
+
+Phase = Candidate | Current | Retiring | Draining | Ending
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One life of one haproxy process."""
+
+    number: int
+    phase: Phase
+    pid: int | None = None
+    """None until its process exists."""
+    binds: tuple[runtime_api.Bind, ...] = ()
+    """Its listeners on our VIPs, known once it is ready."""
+    digest: str = ""
+    """Of the configuration that it was given; empty where it could not be read."""
+    kept: bool = False
+    """That is the last known good one."""
+
+
+# ---- the stages of safe_reload -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """Starts, serves, reloads."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackingOff:
+    """The current generation died, and the next one waits for its time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lingering:
+    """A stop was asked for, and the VIPs still accept (`--stop-delay`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """The VIPs are closed, and the generations leave."""
+
+    status: int = 0
+    """What to exit with."""
+    quick: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Nothing is left to do but to exit with this status."""
+
+    status: int
+
+
+Stage = Serving | BackingOff | Lingering | Stopping | Ended
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything that is known; `step` is the only writer."""
+
+    settings: Settings
+    vips: tuple[tuple[str, int], ...] = ()
+    stage: Stage = Serving()
+    generations: tuple[Generation, ...] = ()
+    """Oldest first."""
+    last_number: int = 0
+    started: bool = False
+    """There has been a current generation."""
+    waiting: tuple[Request, ...] = ()
+    """Those who asked for the reload that waits for the one that runs; none when none waits."""
+    held: tuple[int, ...] = ()
+    """Signals for the current generation that came before there was one."""
+    deaths: int = 0
+    """How many generations in a row died unasked before they were proven."""
+    kept: str = ""
+    """The digest of the last known good configuration; empty while there is none."""
+    disk: Disk = Disk()
+    """What the disk held when it was last looked at."""
+    failed: str = ""
+    """The digest of the configuration on disk that has failed: not tried again unasked."""
+    settling: int = 0
+    """How often files have changed since they were quiet; 0 while they are."""
+    polls: int = 0
+    """How often the disk was looked at because it was time to."""
+    exporter: bool = False
+    """The exporter lives."""
+    exporters: int = 0
+    """How many there have been."""
+
+    def find(self, number: int) -> Generation | None:
+        """Return the generation of this number, while it lives."""
+        return next((generation for generation in self.generations if generation.number == number), None)
+
+    def update(self, generation: Generation) -> "State":
+        """Return the state with this generation in the place of the one that has its number."""
+        others = (generation if old.number == generation.number else old for old in self.generations)
+        return replace(self, generations=tuple(others))
+
+    def without(self, number: int) -> "State":
+        """Return the state without the generation of this number."""
+        return replace(self, generations=tuple(old for old in self.generations if old.number != number))
+
+    def _in_phase(self, phase: type[Phase]) -> Generation | None:
+        return next((generation for generation in self.generations if isinstance(generation.phase, phase)), None)
+
+    @property
+    def candidate(self) -> Generation | None:
+        """The generation that is to become current."""
+        return self._in_phase(Candidate)
+
+    @property
+    def current(self) -> Generation | None:
+        """The generation that serves."""
+        return self._in_phase(Current)
+
+    @property
+    def retiring(self) -> Generation | None:
+        """The generation that is made to let go of the VIPs."""
+        return self._in_phase(Retiring)
+
+    @property
+    def watches(self) -> bool:
+        """Whether a changed file is a reload."""
+        return self.settings.watch != ("off",)
+
+
+Step = tuple[State, tuple[Effect, ...]]
+
+
+def then(first: Step, *effects: Effect) -> Step:
+    """Add effects before those of a step that has been decided."""
+    state, later = first
+    return state, (*effects, *later)
+
+
+def say(generation: Generation | int, event: str, what: str, level: Level = Level.INFO, **fields: object) -> Log:
+    """Write a line about a generation; its number follows it through its life."""
+    number = generation if isinstance(generation, int) else generation.number
+    pid = {} if isinstance(generation, int) or generation.pid is None else {"pid": generation.pid}
+    who = f"generation {number}" + "".join(f" (pid {value})" for value in pid.values())
+    return Log(level, event, f"{who} {what}", {"generation": number, **pid, **fields})
+
+
+# ---- time ----------------------------------------------------------------------------------------------------------
+
+
+def timers(state: State) -> dict[Timer, float]:
+    """Return the timers that run in this state, with their whole duration in seconds.
+
+    The loop starts those that are new, drops those that are gone, and leaves the others alone.
+    """
+    running = dict(_stage_timers(state))
+    if isinstance(state.stage, Serving | BackingOff):
+        running.update(_watch_timers(state))
+    if state.settings.exporter and not state.exporter and not isinstance(state.stage, Stopping | Ended):
+        running[Timer(Clock.EXPORTER, state.exporters)] = EXPORTER_AFTER
+    for generation in state.generations:
+        running.update(_generation_timers(generation, state.settings))
+    return running
+
+
+def _stage_timers(state: State) -> Iterator[tuple[Timer, float]]:
+    match state.stage:
+        case BackingOff():
+            yield Timer(Clock.RESTART, state.deaths), restart_delay(state.deaths)
+        case Lingering():
+            yield Timer(Clock.STOP_DELAY), state.settings.stop_delay
+        case Stopping(quick=False) if state.settings.stop_timeout:
+            yield Timer(Clock.STOP_TIMEOUT), state.settings.stop_timeout
+        case Serving() | Stopping() | Ended():
+            pass
+        case _:
+            assert_never(state.stage)
+
+
+def _watch_timers(state: State) -> Iterator[tuple[Timer, float]]:
+    if not state.watches:
+        return
+    if state.settling:
+        yield Timer(Clock.QUIET, 0, state.settling), state.settings.debounce
+        yield Timer(Clock.SETTLE), MOST_DEBOUNCES * state.settings.debounce
+    elif state.started and (state.disk.polled or state.disk.unreadable):
+        yield Timer(Clock.POLL, 0, state.polls), state.settings.poll
+
+
+def _generation_timers(generation: Generation, settings: Settings) -> Iterator[tuple[Timer, float]]:
+    number = generation.number
+    match generation.phase:
+        case Candidate(given_up=given_up):
+            if not given_up:
+                yield Timer(Clock.READY, number), settings.ready_timeout
+        case Current(served=served, proven=proven):
+            if not served:
+                yield Timer(Clock.SERVED, number), SERVED_AFTER
+            if not proven:
+                yield Timer(Clock.PROVEN, number), PROVEN_AFTER
+        case Retiring(rounds=rounds, asked=asked):
+            yield Timer(Clock.RETIRE, number), RETIRE_WITHIN
+            if not asked:
+                yield Timer(Clock.ASK_AGAIN, number, rounds), ASK_AGAIN_AFTER
+        case Draining():
+            if settings.drain_timeout:
+                yield Timer(Clock.DRAIN, number), settings.drain_timeout
+        case Ending(killed=False):
+            yield Timer(Clock.KILL, number), KILL_AFTER
+        case Ending():
+            pass
+        case _:
+            assert_never(generation.phase)
+
+
+def restart_delay(deaths: int) -> float:
+    """Return the delay in seconds before the generation after so many quick deaths: 0.1 s, doubling to 30 s."""
+    return min(LONGEST_RESTART_DELAY, FIRST_RESTART_DELAY * 2.0 ** min(max(deaths - 1, 0), 20))

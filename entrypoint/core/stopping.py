@@ -1,0 +1,105 @@
+"""How safe_reload ends: gracefully, at once, or because it gives up."""
+
+import signal
+from typing import assert_never
+
+from entrypoint.core.events import EXPORTER, CloseVips, Effect, Level, Log, Reply, Request, Send
+from entrypoint.core.records import replace
+from entrypoint.core.retiring import end
+from entrypoint.core.state import (
+    BackingOff,
+    Candidate,
+    Current,
+    Draining,
+    Ended,
+    Ending,
+    Lingering,
+    Retiring,
+    Serving,
+    State,
+    Step,
+    Stopping,
+    then,
+)
+
+
+def stop(state: State, trigger: str) -> Step:
+    """Begin a graceful stop; a second one is quick."""
+    match state.stage:
+        case Lingering() | Stopping():
+            return stop_quickly(state, 0, trigger)
+        case Serving() | BackingOff() | Ended():
+            line = Log(Level.INFO, "stopping", f"{trigger}: stopping gracefully", {"trigger": trigger})
+            refused = refuse(state.waiting)
+            state = replace(state, waiting=(), stage=Lingering(), settling=0)
+            if state.settings.stop_delay and state.current:
+                return state, (line, *refused)
+            return then(stop_gracefully(state), line, *refused)
+        case _:
+            assert_never(state.stage)
+
+
+def refuse(requests: tuple[Request, ...]) -> tuple[Effect, ...]:
+    """Answer those whose reload will not be."""
+    if not requests:
+        return ()
+    asked_by = triggers(requests)
+    what = f"no reload asked for by {asked_by}: safe_reload is stopping"
+    replies = (Reply(request.client, False, what) for request in requests if request.client)
+    return (Log(Level.WARNING, "reload_refused", what, {"trigger": asked_by}), *replies)
+
+
+def triggers(requests: tuple[Request, ...]) -> str:
+    """Name those who asked, each once."""
+    return ", ".join(dict.fromkeys(request.trigger for request in requests))
+
+
+def _unfinished(state: State) -> tuple[Request, ...]:
+    """Return who asked for the reload that runs and for the one that waits."""
+    candidate = state.candidate
+    running = candidate.phase.asked_by if candidate and isinstance(candidate.phase, Candidate) else ()
+    return (*running, *state.waiting)
+
+
+def stop_gracefully(state: State) -> Step:
+    """Close the VIPs and have every generation finish what it has."""
+    effects: list[Effect] = [CloseVips(), *refuse(_unfinished(state))]
+    # A candidate that is not ready yet ends by this signal as well, before it has accepted anything.
+    effects += [
+        Send(generation.number, signum)
+        for generation in state.generations
+        if isinstance(generation.phase, Candidate | Current | Retiring)
+        # One that Ctrl-Z has stopped would never see the first.
+        for signum in (signal.SIGUSR1, signal.SIGCONT)
+    ]
+    generations = tuple(
+        generation if isinstance(generation.phase, Ending) else replace(generation, phase=Draining())
+        for generation in state.generations
+    )
+    return replace(state, stage=Stopping(), generations=generations, waiting=()), tuple(effects)
+
+
+def stop_quickly(state: State, status: int, trigger: str | None) -> Step:
+    """End every generation at once."""
+    effects: list[Effect] = [*refuse(_unfinished(state))]
+    if isinstance(state.stage, Stopping):
+        status = state.stage.status
+        if state.stage.quick:
+            return state, ()
+    else:
+        effects.append(CloseVips())
+    if trigger:
+        effects.append(Log(Level.INFO, "stopping", f"{trigger}: stopping at once", {"trigger": trigger}))
+    state = replace(state, stage=Stopping(status, quick=True), waiting=())
+    for generation in state.generations:
+        if not isinstance(generation.phase, Ending):
+            state, ending = end(state, generation, signal.SIGTERM)
+            effects += ending
+    return state, tuple(effects)
+
+
+def finish(state: State, status: int) -> Step:
+    """End: nothing is left to wait for."""
+    line = Log(Level.INFO, "stopped", f"every generation is gone: exiting with {status}", {"status": status})
+    exporter = (Send(EXPORTER, signal.SIGTERM),) if state.exporter else ()
+    return replace(state, stage=Ended(status)), (line, *exporter)

@@ -1,0 +1,68 @@
+"""What a changed file means: when it is looked at, and whether it is a reload.
+
+Content decides, and settled content only. A digest that has failed is not tried again until it is another one, and
+one that goes back to what runs clears the failure.
+"""
+
+from entrypoint.core.events import Disk, Effect, Level, Log, Look, Request, Why
+from entrypoint.core.records import replace
+from entrypoint.core.state import BackingOff, Candidate, Lingering, Serving, State, Step
+
+FILES = Request("files")
+"""What asks for a reload when files have changed."""
+
+
+def stirred(state: State) -> Step:
+    """Note that a file may have changed: it is looked at when all are quiet."""
+    if not state.watches or not isinstance(state.stage, Serving | BackingOff | Lingering):
+        return state, ()
+    return replace(state, settling=state.settling + 1), ()
+
+
+def quiet(state: State) -> Step:
+    """Look at files that have been quiet, or have not been for too long."""
+    return replace(state, settling=0), (Look(Why.SETTLED),)
+
+
+def poll(state: State) -> Step:
+    """Look at files of whose changes the kernel may not tell."""
+    return replace(state, polls=state.polls + 1), (Look(Why.POLLED),)
+
+
+def seen(state: State, why: Why, disk: Disk) -> Step:
+    """Follow what the disk holds; a look for the sake of a candidate decides nothing in here."""
+    before = state.disk
+    if why is Why.POLLED and (disk.digest, disk.unreadable) != (before.digest, before.unreadable):
+        # Maybe half of a change: what it comes to is seen once it is quiet.
+        return stirred(replace(state, disk=replace(disk, digest=before.digest, unreadable=before.unreadable)))
+    effects: list[Effect] = []
+    if disk.unreadable and disk.unreadable != before.unreadable:
+        what = f"the configuration cannot be read, and is waited for: {disk.unreadable}"
+        effects.append(Log(Level.WARNING, "unreadable", what))
+    state = replace(state, disk=disk)
+    if why is not Why.SETTLED or disk.unreadable:
+        return state, tuple(effects)
+    runs = state.current.digest if state.current else ""
+    if disk.digest == runs and state.failed:
+        line = Log(Level.INFO, "back", "the files are again what the current generation runs: the failure is over")
+        return replace(state, failed="", waiting=_others(state.waiting)), (*effects, line)
+    if is_news(state) and FILES not in state.waiting:
+        state = replace(state, waiting=(*state.waiting, FILES))
+    return state, tuple(effects)
+
+
+def is_news(state: State) -> bool:
+    """Tell whether the disk holds what nobody has tried: neither who runs, nor who starts, nor who failed."""
+    tried = {generation.digest for generation in state.generations if isinstance(generation.phase, Candidate)}
+    if state.current:
+        tried.add(state.current.digest)
+    return state.disk.digest not in {"", state.failed, *tried}
+
+
+def still_wanted(state: State) -> tuple[Request, ...]:
+    """Return those waiting requests that still have a reason; files may have changed back, or been read meanwhile."""
+    return state.waiting if is_news(state) else _others(state.waiting)
+
+
+def _others(requests: tuple[Request, ...]) -> tuple[Request, ...]:
+    return tuple(request for request in requests if request != FILES)
