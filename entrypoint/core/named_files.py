@@ -17,11 +17,10 @@ from entrypoint.core.records import dataclass, replace
 
 _SPACE = b" \t\v\f\r\n"
 _QUOTES = b"\"'\\"
+_PLAIN_IN_QUOTES = bytes(set(range(256)) - set(_QUOTES + b"$"))
+_PLAIN = bytes(set(_PLAIN_IN_QUOTES) - set(_SPACE + b"#"))
 _ESCAPED = {ord("t"): 9, ord("n"): 10, ord("r"): 13}
 _NAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
-
-_TELLING = (b"file", b"crt", b"-f", b"map", b"lua-load", b"-base", b"-path", b"env", b"config", b"keys", b"jwt", b"ech")
-"""A line that has none of these, and no variable, names no file: most lines cost no more than looking for them."""
 
 _SECOND_WORD = frozenset(
     {
@@ -226,11 +225,25 @@ class _Reader:
 
 
 def _is_telling(line: bytes) -> bool:
-    if b"$" in line:
-        return True
+    """Tell whether a line may name a file: most do not, and cost no more than this look."""
     if b'"' in line or b"'" in line or b"\\" in line:
+        if b"$" in line:
+            return True  # a variable can be any word
         line = line.translate(None, _QUOTES)
-    return any(word in line for word in _TELLING)
+    return (
+        b"file" in line
+        or b"crt" in line
+        or b"-f" in line
+        or b"map" in line
+        or b"lua-load" in line
+        or b"-base" in line
+        or b"-path" in line
+        or b"env" in line
+        or b"config" in line
+        or b"keys" in line
+        or b"jwt" in line
+        or b" ech " in line
+    )
 
 
 def _is_file(path: str) -> bool:
@@ -317,7 +330,10 @@ def _unquoted(line: bytes, variables: Mapping[str, str]) -> list[bytes]:
         elif quote == 0 and byte == 0x23:  # a comment
             break
         else:
-            word.append(byte)
+            rest = line[at:]
+            length = len(rest) - len(rest.lstrip(_PLAIN_IN_QUOTES if quote else _PLAIN))
+            word += line[at - 1 : at + length]
+            at += length
             begun = True
     if begun:
         words.append(bytes(word))
@@ -326,7 +342,7 @@ def _unquoted(line: bytes, variables: Mapping[str, str]) -> list[bytes]:
 
 def _escaped(line: bytes, at: int, quote: int, word: bytearray) -> int:
     """Append what the backslash before `at` stands for; return where to go on."""
-    byte = line[at] if at < len(line) else -1
+    byte = line[at] if at < len(line) else 0
     if byte in _ESCAPED:
         word.append(_ESCAPED[byte])
         return at + 1

@@ -5,7 +5,6 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from entrypoint.core.named_files import Bases, named_by, named_in_crt_list
 from entrypoint.core.records import dataclass, replace
@@ -112,7 +111,7 @@ class Disk:
         return replace(contents, unreadable=problem)
 
     def _read_through(self, look: "_Look") -> Contents:
-        total = sha256()
+        counted: list[bytes] = []
         files: dict[str, None] = {}
         kept: list[tuple[str, bytes]] = []
         problems: list[str] = []
@@ -126,7 +125,7 @@ class Disk:
             if content is not None:
                 kept.append((path, content))
                 given.append((name, content))
-            _count(total, path, sha256(content).digest() if content is not None else problem.encode())
+            counted.append(_counted(path, sha256(content).digest() if content is not None else problem.encode()))
         if not files:
             problems.append(f"no *.cfg file in {', '.join(self._configurations) or 'nothing'}")
         for path in self._others(look, given):
@@ -136,11 +135,11 @@ class Disk:
                 digest = look.digest_of(file)
                 if digest is not None:
                     files[file] = None
-                    _count(total, file, digest)
+                    counted.append(_counted(file, digest))
         stale = tuple(file for file in files if look.is_stale(file))
         return Contents(
             tuple(kept),
-            total.hexdigest(),
+            sha256(b"".join(counted)).hexdigest(),
             tuple(look.watched),
             tuple(files),
             problems[0] if problems else None,
@@ -450,6 +449,6 @@ def _reason(error: OSError) -> bytes:
     return os.strerror(error.errno or 0).encode()
 
 
-def _count(total: Any, path: str, digest: bytes) -> None:
+def _counted(path: str, digest: bytes) -> bytes:
     name = os.fsencode(path)
-    total.update(b"%d:%b%d:%b" % (len(name), name, len(digest), digest))
+    return b"%d:%b%d:%b" % (len(name), name, len(digest), digest)
