@@ -20,6 +20,7 @@ _TRIES = 5
 _PIECE = 1 << 20
 _LINKS = 40
 """As many symbolic links as the kernel follows in one path (path_resolution(7))."""
+_DEEP = 10
 _SETTLED_NS = 2_000_000_000
 """A file changed within this time is read again even if it looks the same: time stamps are coarse, 10 ms and more."""
 _COMPANIONS = (".key", ".ocsp", ".issuer", ".sctl", ".rsa", ".dsa", ".ecdsa")
@@ -328,8 +329,13 @@ class _Links:
         known = self._real.get(path)
         if known is not None:
             return known
+        if path.count("/") > _DEEP:
+            # From the top, so that the depth of the recursion does not depend on the path's length.
+            for at, character in enumerate(path):
+                if character == "/" and at:
+                    self.follow(path[:at], depth)
         folder, name = os.path.split(path.rstrip("/") or "/")
-        if path == folder:
+        if path in {"", folder}:
             real, folders = self._start(path)
         else:
             real_folder = self.follow(folder, depth)
@@ -396,11 +402,13 @@ class _Mounts:
         return self._at.get(self._point(path), ("", False))[0]
 
     def _point(self, path: str) -> str:
-        if path in self._at or path in {"/", ""}:
-            return path
-        if path not in self._of:
-            self._of[path] = self._point(os.path.dirname(path))
-        return self._of[path]
+        below = []
+        while path not in self._at and path not in self._of and path not in {"/", ""}:
+            below.append(path)
+            path = os.path.dirname(path)
+        point = self._of.get(path, path)
+        self._of.update(dict.fromkeys(below, point))
+        return point
 
 
 def _unescaped(field: bytes) -> bytes:

@@ -213,7 +213,10 @@ def test_one_configuration_prepares_the_next() -> None:
     """Bases and variables of one file hold in the next; each name counts once."""
     configurations = [
         ("a.cfg", b"global\n crt-base /c\n setenv X /x\n"),
-        ("b.cfg", b'listen l\n bind :1 ssl crt a\n errorfile 503 "$X"\n errorfile 504 "$X"\n lua-load "${.FILE}.lua"\n'),
+        (
+            "b.cfg",
+            b'listen l\n bind :1 ssl crt a\n errorfile 503 "$X"\n errorfile 504 "$X"\n lua-load "${.FILE}.lua"\n',
+        ),
     ]
     assert named_by(configurations, {}).files == ("/c/a", "/x", "b.cfg.lua")
 
@@ -237,7 +240,20 @@ three.pem [ca-verify-file /v.pem crl-file crl.pem]
 
 WORDS = st.sampled_from(
     [b"bind", b"server", b"crt", b"crt-list", b"ca-file", b"-f", b"acl", b"{", b"map(", b"jwt_verify(a", b")", b"load"]
-    + [b"default-path", b"config", b"parent", b"crt-store", b"setenv", b"resetenv", b'"', b"'", b"\\", b"\\x", b"${", b"}"]
+    + [
+        b"default-path",
+        b"config",
+        b"parent",
+        b"crt-store",
+        b"setenv",
+        b"resetenv",
+        b'"',
+        b"'",
+        b"\\",
+        b"\\x",
+        b"${",
+        b"}",
+    ]
     + [b"$", b"[*]", b"#", b"\n", b" ", b"\0", b"\xff", b"errorfile", b"filter", b"http-request", b"file", b"[", b"]"]
 )
 
@@ -282,31 +298,36 @@ def test_haproxy_says_the_same(words: list[str]) -> None:
 
 
 @pytest.mark.skipif(HAPROXY is None, reason="there is no haproxy here")
-def test_haproxy_opens_what_is_named(tmp_path: Path) -> None:
-    """One missing file after the other, haproxy asks for each of those that are named, with these very paths."""
+@pytest.mark.parametrize(
+    "line",
+    [
+        "errorfile 503 503",
+        "bind 127.0.0.1:1 ssl crt a",
+        "bind 127.0.0.1:2 ssl crt-list list",
+        "acl a path -f acl",
+        "http-request deny if { path -f acl }",
+        "http-request set-header a %[path,map_beg(map,x)]",
+        "http-request return status 200 content-type a/b file 200",
+        "filter spoe engine e config spoe",
+        "server s 127.0.0.1:3 ssl verify required ca-file ca",
+    ],
+)
+@pytest.mark.parametrize("policy", ["current", "config", "parent", "origin there"])
+def test_haproxy_misses_what_is_named(tmp_path: Path, line: str, policy: str) -> None:
+    """haproxy is content when the one file that the line names is there, and complains of its content or absence."""
     assert HAPROXY
-    text = f"""
-global
-    crt-base {tmp_path}/crts
-    ca-base {tmp_path}/cas
-defaults
-    mode http
-    errorfile 503 {tmp_path}/503
-frontend f
-    bind 127.0.0.1:1 ssl crt a.pem
-    bind 127.0.0.1:2 ssl crt-list {tmp_path}/list
-    acl a path -f {tmp_path}/acl
-    http-request set-header a %[path,map({tmp_path}/map)]
-    http-request return status 200 content-type a/b file {tmp_path}/200
-    filter spoe engine e config {tmp_path}/spoe
-backend b
-    server s 127.0.0.1:3 ssl verify required ca-file ca.pem
-"""
-    (tmp_path / "x.cfg").write_text(text)
-    run = subprocess.run(
-        [HAPROXY, "-c", "-f", str(tmp_path / "x.cfg")], capture_output=True, text=True, check=False
-    )
-    names = named_files(text.encode(), {})
-    assert len(names) == 8
-    missed = [name for name in names if name not in run.stderr]
-    assert not missed, run.stderr
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "there").mkdir()
+    text = f"global\n crt-base cr\n ca-base cr\n default-path {policy}\nlisten l\n mode http\n {line}\n"
+    (tmp_path / "etc" / "x.cfg").write_text(text)
+    (name,) = named_by([("etc/x.cfg", text.encode())], {}).files
+
+    def run() -> list[str]:
+        command = [HAPROXY or "", "-c", "-f", "etc/x.cfg"]
+        said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False).stderr
+        return [words.partition(") : ")[2] for words in said.splitlines()]  # without the pid
+
+    missing = run()
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("x y\n")
+    assert run() != missing

@@ -140,9 +140,7 @@ def swap_old(volume: Path) -> None:
 
 
 @pytest.mark.parametrize("swap", [swap_new, swap_old])
-def test_a_config_map_is_seen_again_and_again(
-    inotify: Inotify, volume: Path, swap: Callable[[Path], None]
-) -> None:
+def test_a_config_map_is_seen_again_and_again(inotify: Inotify, volume: Path, swap: Callable[[Path], None]) -> None:
     """After the swap the new file is watched, and the old one's end is no news."""
     paths = [str(volume), str(volume / "haproxy.cfg")]
     assert inotify.watch(paths)
