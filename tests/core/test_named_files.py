@@ -239,23 +239,11 @@ three.pem [ca-verify-file /v.pem crl-file crl.pem]
 
 
 WORDS = st.sampled_from(
-    [b"bind", b"server", b"crt", b"crt-list", b"ca-file", b"-f", b"acl", b"{", b"map(", b"jwt_verify(a", b")", b"load"]
-    + [
-        b"default-path",
-        b"config",
-        b"parent",
-        b"crt-store",
-        b"setenv",
-        b"resetenv",
-        b'"',
-        b"'",
-        b"\\",
-        b"\\x",
-        b"${",
-        b"}",
-    ]
-    + [b"$", b"[*]", b"#", b"\n", b" ", b"\0", b"\xff", b"errorfile", b"filter", b"http-request", b"file", b"[", b"]"]
-)
+    (
+        b"bind server crt crt-list ca-file -f acl { map( jwt_verify(a ) load default-path config parent crt-store setenv "
+        b"resetenv \" ' \\ \\x \\x00 ${ } $A $ [*] # \0 \xff errorfile filter http-request file [ ]"
+    ).split(),
+) | st.sampled_from([b"\n", b" "])
 
 
 @given(st.lists(WORDS | st.binary(max_size=4), max_size=60).map(b" ".join) | st.binary())
