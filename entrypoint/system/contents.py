@@ -294,14 +294,7 @@ class _Look:
 
     def is_stale(self, path: str) -> bool:
         """Tell whether what is mounted at or above a path has been deleted where it came from."""
-        real = self._real(path)
-        if self._mounts.is_deleted(real):
-            return True
-        if not self._mounts.is_mount(real):
-            return False
-        with contextlib.suppress(OSError):
-            return os.stat(real).st_nlink == 0
-        return False
+        return self._mounts.is_deleted(self._real(path))
 
     def is_polled(self) -> bool:
         """Tell whether something that is watched is where changes may come unreported."""

@@ -240,8 +240,8 @@ three.pem [ca-verify-file /v.pem crl-file crl.pem]
 
 WORDS = st.sampled_from(
     (
-        b"bind server crt crt-list ca-file -f acl { map( jwt_verify(a ) load default-path config parent crt-store setenv "
-        b"resetenv \" ' \\ \\x \\x00 ${ } $A $ [*] # \0 \xff errorfile filter http-request file [ ]"
+        b"bind server crt crt-list ca-file -f acl { map( jwt_verify(a ) load default-path config parent crt-store "
+        b"setenv resetenv \" ' \\ \\x \\x00 ${ } $A $ [*] # \0 \xff errorfile filter http-request file [ ]"
     ).split(),
 ) | st.sampled_from([b"\n", b" "])
 
