@@ -1,0 +1,455 @@
+"""What the configuration on disk says right now: read in one piece, and reduced to a digest."""
+
+import contextlib
+import os
+import stat
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+from entrypoint.core.named_files import Bases, named_by, named_in_crt_list
+from entrypoint.core.records import dataclass, replace
+
+# The interpreter's own SHA-256, because hashlib brings OpenSSL and 5 MiB. Renamed in Python 3.12.
+try:
+    from _sha2 import sha256
+except ImportError:
+    from _sha256 import sha256
+
+_TRIES = 5
+"""How often a set of files that changes while it is read is read again."""
+_PIECE = 1 << 20
+_LINKS = 40
+"""As many symbolic links as the kernel follows in one path (path_resolution(7))."""
+_DEEP = 10
+_SETTLED_NS = 2_000_000_000
+"""A file changed within this time is read again even if it looks the same: time stamps are coarse, 10 ms and more."""
+_COMPANIONS = (".key", ".ocsp", ".issuer", ".sctl", ".rsa", ".dsa", ".ecdsa")
+"""What haproxy looks for beside a certificate without being told to (manual, ssl-load-extra-files)."""
+_COMPANIONS_OF_KINDS = tuple(kind + extra for kind in (".rsa", ".dsa", ".ecdsa") for extra in _COMPANIONS[:4])
+_REPORTING = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "tmpfs", "ramfs", "overlay"})
+"""Where every change is made by this kernel, which can report it. Not so on what is shared with other hosts."""
+_DELETED = "//deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The configuration on disk at one moment."""
+
+    kept: tuple[tuple[str, bytes], ...]
+    """Each regular file that the -f arguments stand for, in haproxy's order, with its content."""
+
+    digest: str
+    """SHA-256, in hex, of the names and contents of everything: the same content elsewhere or later is the same."""
+
+    watched: tuple[str, ...]
+    """Files and folders in which a change shows. A folder's watch tells of the files in it, but not of those that are
+    mounted on their own or written through another hard link: these are here, too."""
+
+    files: tuple[str, ...]
+    """All files that are part of the digest, as named, those of folders included."""
+
+    unreadable: str | None
+    """One line: what of the -f arguments is missing, empty or not readable, so that it is too early to act."""
+
+    stale: tuple[str, ...]
+    """Files whose mount can never change again, because what was mounted has been replaced where it came from."""
+
+    polled: bool
+    """Whether some of it is where the kernel does not report every change."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A file's identity and time stamps, and the digest of what it held."""
+
+    mark: tuple[int, ...]
+    digest: bytes
+
+
+class Disk:
+    """The files that count, and what is remembered of them so that large ones are read only once."""
+
+    def __init__(
+        self,
+        configurations: Sequence[str],
+        folder: str | None,
+        extra: Sequence[str],
+        variables: Mapping[str, str],
+        *,
+        follow: bool = True,
+    ) -> None:
+        """Take what to read. Nothing is touched yet.
+
+        Args:
+            configurations: haproxy's -f arguments, files and folders.
+            folder: haproxy's -C, which relative paths are relative to; None for the working directory.
+            extra: more files, and folders all of whose files count: one level, names with a leading dot excepted.
+            variables: haproxy's environment.
+            follow: whether the files that the configuration names count.
+
+        """
+        self._configurations = tuple(configurations)
+        self._folder = folder or ""
+        self._extra = tuple(extra)
+        self._variables = variables
+        self._follow = follow
+        self._seen: dict[str, _Seen] = {}
+
+    def read(self) -> Contents:
+        """Return what is there now, all of it as it was between two points in time at which no link had changed.
+
+        Kubernetes publishes all files of a volume by one symbolic link, `..data`. So each link is resolved once, and
+        everything is read through what it said; if one says something else afterwards, all is read again. (That
+        holds for any scheme with links. What is overwritten in place has no such moment.)
+        """
+        for _ in range(_TRIES):
+            look = _Look(self._seen)
+            contents = self._read_through(look)
+            if look.still_holds():
+                self._seen = look.seen
+                return contents
+        problem = f"the links to {', '.join(self._configurations)} changed {_TRIES} times while they were followed"
+        return replace(contents, unreadable=problem)
+
+    def _read_through(self, look: "_Look") -> Contents:
+        counted: list[bytes] = []
+        files: dict[str, None] = {}
+        kept: list[tuple[str, bytes]] = []
+        problems: list[str] = []
+        given: list[tuple[str, bytes]] = []
+        for name in self._configuration_files(look):
+            path = self._at(name)
+            files[path] = None
+            content, problem = look.content_of(path)
+            if problem:
+                problems.append(f"{path} {problem}")
+            if content is not None:
+                kept.append((path, content))
+                given.append((name, content))
+            counted.append(_counted(path, sha256(content).digest() if content is not None else problem.encode()))
+        if not files:
+            problems.append(f"no *.cfg file in {', '.join(self._configurations) or 'nothing'}")
+        for path in self._others(look, given):
+            for file in look.files_at(path):
+                if file in files:
+                    continue
+                digest = look.digest_of(file)
+                if digest is not None:
+                    files[file] = None
+                    counted.append(_counted(file, digest))
+        stale = tuple(file for file in files if look.is_stale(file))
+        return Contents(
+            tuple(kept),
+            sha256(b"".join(counted)).hexdigest(),
+            tuple(look.watched),
+            tuple(files),
+            problems[0] if problems else None,
+            stale,
+            look.is_polled(),
+        )
+
+    def _at(self, name: str) -> str:
+        return os.path.join(self._folder, name)
+
+    def _configuration_files(self, look: "_Look") -> Iterator[str]:
+        """Yield what haproxy reads for its -f arguments: of a folder its *.cfg, in order (haproxy(1))."""
+        for name in self._configurations:
+            names = look.names_in(self._at(name))
+            if names is None:
+                yield name
+            else:
+                yield from (os.path.join(name, n) for n in names if n.endswith(".cfg") and not n.startswith("."))
+
+    def _others(self, look: "_Look", configurations: Sequence[tuple[str, bytes]]) -> Iterator[str]:
+        """Yield the paths of what counts besides the configuration: what it names, and what was asked for."""
+        if self._follow:
+            # With the names that haproxy has for its configurations, because `default-path config` is about those.
+            named = named_by(configurations, self._variables)
+            lists: dict[str, Bases] = dict(named.lists)
+            for name in named.files:
+                yield from self._with_companions(look, name)
+                if name in lists:
+                    content, _ = look.content_of(self._at(name))
+                    for entry in named_in_crt_list(content or b"", lists[name]):
+                        yield from self._with_companions(look, entry)
+        yield from map(self._at, self._extra)
+
+    def _with_companions(self, look: "_Look", name: str) -> Iterator[str]:
+        yield self._at(name)
+        yield from look.companions_of(self._at(name))
+
+
+class _Look:
+    """One look at the disk, during which each link and each folder is looked at once."""
+
+    def __init__(self, seen: Mapping[str, _Seen]) -> None:
+        self.seen: dict[str, _Seen] = {}
+        self.watched: dict[str, None] = {}
+        self._seen_before = seen
+        self._links = _Links()
+        self._names: dict[str, list[str]] = {}
+        self._members: dict[str, frozenset[str]] = {}
+        self._mounts = _Mounts()
+        self._now = time.time_ns()
+
+    def still_holds(self) -> bool:
+        """Tell whether every link that was followed still says what it said."""
+        return self._links.still_hold()
+
+    def _real(self, path: str) -> str:
+        real = self._links.follow(path)
+        for folder in self._links.folders_of(path):
+            self._watch(folder)
+        return real
+
+    def _watch(self, folder: str) -> None:
+        """Watch a folder, or of its parents the nearest that is there."""
+        if folder in self.watched:
+            return
+        while not os.path.isdir(folder):
+            folder = os.path.dirname(folder)
+        self.watched[folder] = None
+
+    def names_in(self, path: str) -> list[str] | None:
+        """Return the sorted names in a folder; None if it is none."""
+        if path not in self._names:
+            real = self._links.follow(path)
+            if not os.path.isdir(real):
+                return None
+            # Not the folder that it is in: should this one go, its own watch says so.
+            for folder in (*self._links.folders_of(path)[:-1], real):
+                self.watched[folder] = None
+            names: list[str] = []
+            with contextlib.suppress(OSError):
+                names = sorted(os.listdir(real))
+            self._names[path] = names
+            self._members[path] = frozenset(names)
+        return self._names[path]
+
+    def files_at(self, path: str) -> list[str]:
+        """Return the path itself or, of a folder, the paths in it that haproxy would look at."""
+        names = self.names_in(path)
+        if names is None:
+            return [path]
+        return [os.path.join(path, name) for name in names if not name.startswith(".")]
+
+    def companions_of(self, path: str) -> list[str]:
+        """Return the files that haproxy may look for beside a certificate."""
+        folder, name = os.path.split(path)
+        folder = folder or "."
+        if not name or self.names_in(folder) is None:
+            return []
+        there = self._members[folder]
+        bare = name.removesuffix(".crt")
+        bases = (name,) if bare == name else (name, bare)
+        extras = _COMPANIONS + _COMPANIONS_OF_KINDS if name not in there else _COMPANIONS
+        where = os.path.dirname(path)
+        return [os.path.join(where, base + extra) for base in bases for extra in extras if base + extra in there]
+
+    def content_of(self, path: str) -> tuple[bytes | None, str]:
+        """Return a regular file's content, or None; and what is wrong with it, or nothing."""
+        try:
+            descriptor = _open(self._real(path))
+        except OSError as error:
+            return None, f"cannot be read: {error.strerror}"
+        if descriptor is None:
+            return None, ""
+        try:
+            self._watch_file(path, os.fstat(descriptor), always=True)
+            with open(descriptor, "rb") as file:
+                content = file.read()
+        except OSError as error:
+            return None, f"cannot be read: {error.strerror}"
+        return content, "" if content else "is empty"
+
+    def digest_of(self, path: str) -> bytes | None:
+        """Return the digest of a regular file; None if there is no such file.
+
+        One that is there and cannot be read counts by the reason, so that it is a change when it can.
+        """
+        real = self._real(path)
+        try:
+            status = os.stat(real)
+        except OSError as error:
+            return None if isinstance(error, FileNotFoundError | NotADirectoryError) else _reason(error)
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        self._watch_file(path, status)
+        seen = self._seen_before.get(path)
+        if seen is None or seen.mark != _mark(status):
+            try:
+                seen = _digest(real)
+            except OSError as error:
+                return _reason(error)
+        if seen is None:
+            return None
+        if self._now - status.st_ctime_ns > _SETTLED_NS:
+            self.seen[path] = seen
+        return seen.digest
+
+    def _watch_file(self, path: str, status: os.stat_result, *, always: bool = False) -> None:
+        real = self._real(path)
+        if always or status.st_nlink != 1 or self._mounts.is_mount(real):
+            self.watched[real] = None
+
+    def is_stale(self, path: str) -> bool:
+        """Tell whether what is mounted at or above a path has been deleted where it came from."""
+        return self._mounts.is_deleted(self._real(path))
+
+    def is_polled(self) -> bool:
+        """Tell whether something that is watched is where changes may come unreported."""
+        return any(self._mounts.kind_of(path) not in _REPORTING for path in self.watched)
+
+
+class _Links:
+    """Symbolic links, each read once."""
+
+    def __init__(self) -> None:
+        self._real: dict[str, str] = {}
+        self._folders: dict[str, tuple[str, ...]] = {}
+        self._said: dict[str, str | None] = {}
+
+    def still_hold(self) -> bool:
+        """Tell whether every link says what it said, and what was no link is none."""
+        return all(_link(path) == target for path, target in self._said.items())
+
+    def folders_of(self, path: str) -> tuple[str, ...]:
+        """Return the folders of every link on the way to a path that has been followed, and of what it leads to."""
+        return self._folders[path]
+
+    def follow(self, path: str, depth: int = 0) -> str:
+        """Return where a path leads, whether or not there is something; of a loop some link in it."""
+        known = self._real.get(path)
+        if known is not None:
+            return known
+        if path.count("/") > _DEEP:
+            # From the top, so that the depth of the recursion does not depend on the path's length.
+            for at, character in enumerate(path):
+                if character == "/" and at:
+                    self.follow(path[:at], depth)
+        folder, name = os.path.split(path.rstrip("/") or "/")
+        if path in {"", folder}:
+            real, folders = self._start(path)
+        else:
+            real_folder = self.follow(folder, depth)
+            before = self._folders.get(folder, ()) if folder else ()
+            real, folders = self._step(real_folder, name, depth)
+            # Of the folder's own way only the links matter: that its last part is in some folder is said by `real`.
+            folders = (*(before[:-1]), *folders)
+        self._real[path], self._folders[path] = real, folders
+        return real
+
+    def _start(self, path: str) -> tuple[str, tuple[str, ...]]:
+        """Return the root, or where we are, and the folder that it is in."""
+        real = path or os.getcwd()
+        return real, (os.path.dirname(real),)
+
+    def _step(self, folder: str, name: str, depth: int) -> tuple[str, tuple[str, ...]]:
+        if name in {"", "."}:
+            return folder, (os.path.dirname(folder),)
+        if name == "..":
+            parent = os.path.dirname(folder)
+            return parent, (os.path.dirname(parent),)
+        path = os.path.join(folder, name)
+        if path not in self._said:
+            self._said[path] = _link(path)
+        target = self._said[path]
+        if target is None or depth == _LINKS:
+            return path, (folder,)
+        full = os.path.join(folder, target)
+        real = self.follow(full, depth + 1)
+        return real, (folder, *self._folders.get(full, ()))
+
+
+def _link(path: str) -> str | None:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
+
+
+class _Mounts:
+    """What is mounted where (proc_pid_mountinfo(5)); nothing where /proc is not."""
+
+    def __init__(self) -> None:
+        self._at: dict[str, tuple[str, bool]] = {}
+        self._of: dict[str, str] = {}
+        with contextlib.suppress(OSError), open("/proc/self/mountinfo", "rb") as file:
+            for line in file.read().split(b"\n"):
+                before, dash, after = line.partition(b" - ")
+                fields = before.split(b" ")
+                if dash and len(fields) > 4:
+                    point, root = os.fsdecode(_unescaped(fields[4])), os.fsdecode(_unescaped(fields[3]))
+                    self._at[point] = (after.split(b" ")[0].decode("ascii", "replace"), root.endswith(_DELETED))
+
+    def is_mount(self, path: str) -> bool:
+        """Tell whether something is mounted here; yes if nobody knows, so that it is watched to be sure."""
+        return not self._at or path in self._at
+
+    def is_deleted(self, path: str) -> bool:
+        """Tell whether what is mounted at or above a path is deleted."""
+        return self._at.get(self._point(path), ("", False))[1]
+
+    def kind_of(self, path: str) -> str:
+        """Return the type of the file system that a path is on; empty if nobody knows."""
+        return self._at.get(self._point(path), ("", False))[0]
+
+    def _point(self, path: str) -> str:
+        below = []
+        while path not in self._at and path not in self._of and path not in {"/", ""}:
+            below.append(path)
+            path = os.path.dirname(path)
+        point = self._of.get(path, path)
+        self._of.update(dict.fromkeys(below, point))
+        return point
+
+
+def _unescaped(field: bytes) -> bytes:
+    """Return a field of mountinfo without the octal that stands for blanks and backslashes."""
+    for octal, character in ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\134", b"\\")):
+        field = field.replace(octal, character)
+    return field
+
+
+def _open(path: str) -> int | None:
+    """Open a regular file; None if it is something else, which is not read: haproxy would miss what we took.
+
+    Raises:
+        OSError: it cannot be opened.
+
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        return None
+    # Without blocking, should it have become a pipe since.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _mark(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _digest(path: str) -> _Seen | None:
+    descriptor = _open(path)
+    if descriptor is None:
+        return None
+    try:
+        mark = _mark(os.fstat(descriptor))  # first: who writes while we read makes another mark
+        content = sha256()
+        while piece := os.read(descriptor, _PIECE):
+            content.update(piece)
+    finally:
+        os.close(descriptor)
+    return _Seen(mark, content.digest())
+
+
+def _reason(error: OSError) -> bytes:
+    return os.strerror(error.errno or 0).encode()
+
+
+def _counted(path: str, digest: bytes) -> bytes:
+    name = os.fsencode(path)
+    return b"%d:%b%d:%b" % (len(name), name, len(digest), digest)
