@@ -1,0 +1,106 @@
+"""What has happened so far, for status and metrics: read off the events of the log, so that they cannot disagree."""
+
+from collections.abc import Mapping
+
+from entrypoint.core.events import Log
+from entrypoint.core.records import dataclass
+
+BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
+"""Upper bounds in seconds of how long reloads took."""
+_MOST_REASONS = 20
+"""More kinds of death than this are counted together: what a haproxy exits with must not fill the memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """The last reload that ended."""
+
+    success: bool
+    trigger: str
+    number: int
+    at: float
+    """Seconds since the epoch."""
+    seconds: float
+    message: str
+
+
+class History:
+    """Counts, and the times of what lives."""
+
+    def __init__(self, now: float) -> None:
+        """Begin to count.
+
+        Args:
+            now: seconds since the epoch.
+
+        """
+        self.began = now
+        self.born: dict[int, float] = {}
+        self.asked_by: dict[int, str] = {}
+        self.reloads: dict[tuple[str, str], int] = {}
+        self.buckets = [0] * len(BUCKETS)
+        self.seconds = 0.0
+        self.finished = 0
+        self.last: Reload | None = None
+        self.last_success: float | None = None
+        self.restarts: dict[str, int] = {}
+
+    def note(self, line: Log, now: float) -> None:
+        """Take in an event of the log.
+
+        Args:
+            line: the event.
+            now: seconds since the epoch.
+
+        """
+        number = line.fields.get("generation")
+        number = number if isinstance(number, int) else 0
+        trigger = str(line.fields.get("trigger") or "")
+        match line.event:
+            case "starting":
+                self.born[number] = now
+            case "current":
+                if trigger:
+                    self.asked_by[number] = trigger
+                    self._finish(line, trigger, number, now, success=True)
+                elif self.last_success is None:
+                    self.last_success = now
+            case "reload_failed":
+                self._finish(line, trigger, number, now, success=False)
+                self.forget(number)
+            case "back":
+                # What failed is gone from the disk: the configuration that was wanted last is the one that runs.
+                if self.last:
+                    self.last = Reload(True, "files", self.last.number, now, 0.0, line.message)
+            case "died":
+                reason = _reason(line.fields)
+                if reason not in self.restarts and len(self.restarts) >= _MOST_REASONS:
+                    reason = "other"
+                self.restarts[reason] = self.restarts.get(reason, 0) + 1
+                self.forget(number)
+            case "gone" | "start_failed":
+                self.forget(number)
+            case _:
+                pass
+
+    def forget(self, number: int) -> None:
+        """Let go of a generation that is gone."""
+        self.born.pop(number, None)
+        self.asked_by.pop(number, None)
+
+    def _finish(self, line: Log, trigger: str, number: int, now: float, *, success: bool) -> None:
+        seconds = max(0.0, now - self.born.get(number, now))
+        self.last = Reload(success, trigger, number, now, seconds, line.message)
+        key = (trigger, "success" if success else "failure")
+        self.reloads[key] = self.reloads.get(key, 0) + 1
+        self.finished += 1
+        self.seconds += seconds
+        for index, bound in enumerate(BUCKETS):
+            self.buckets[index] += seconds <= bound
+        if success:
+            self.last_success = now
+
+
+def _reason(fields: Mapping[str, object]) -> str:
+    how = str(fields.get("how", ""))
+    return how.removeprefix("was killed by ").removeprefix("exited with ")

@@ -1,0 +1,94 @@
+"""The words of the control socket: a subset of the CLI of haproxy's master (management guide, section 9.4)."""
+
+from collections.abc import Sequence
+
+from entrypoint.core.records import dataclass
+from entrypoint.core.state import Candidate, Current, Generation, State
+
+HELP = """\
+The following commands are valid here:
+  reload                  : start a new generation, wait until it serves or has failed
+  status                  : everything there is to know, as one line of JSON
+  show proc               : the processes, as haproxy's master shows them
+  show startup-logs       : what the current generation said while it started
+  show version            : the version of safe_reload
+  stop [now]              : stop gracefully, or at once
+  upgrade                 : replace safe_reload itself, keeping every socket and process
+  @<generation> <command> : pass a command to the current generation (@1), or to an old one (@2 ...)
+  @!<pid> <command>       : pass a command to the generation with this pid
+  prompt                  : stay connected and answer line by line
+  help                    : this text
+  quit                    : close the connection
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A command for a generation's own CLI."""
+
+    target: str
+    """`1`, `2`, ... as `show proc` lists them, or `!PID`."""
+    command: str
+
+
+def split(line: str) -> tuple[str, ...]:
+    """Return the commands of a line; a backslash takes the meaning from a semicolon."""
+    commands = []
+    begun = ""
+    letters = iter(line)
+    for letter in letters:
+        if letter == "\\":
+            begun += letter + next(letters, "")
+        elif letter == ";":
+            commands.append(begun.strip())
+            begun = ""
+        else:
+            begun += letter
+    commands.append(begun.strip())
+    return tuple(command for command in commands if command)
+
+
+def passed(command: str) -> Pass | None:
+    """Tell whether a command is for a generation."""
+    if not command.startswith("@") or command.startswith(("@@", "@master")):
+        return None
+    target, _, rest = command[1:].partition(" ")
+    return Pass(target, rest.strip())
+
+
+def find(state: State, target: str) -> Generation | None:
+    """Return the generation that a target means: `1` is the current one, `2` the youngest old one, `!PID` has the pid."""
+    serving = [one for one in reversed(state.generations) if one.pid is not None and not isinstance(one.phase, Candidate)]
+    serving.sort(key=lambda one: not isinstance(one.phase, Current))
+    if target.startswith("!"):
+        return next((one for one in serving if str(one.pid) == target[1:]), None)
+    if target.isascii() and target.isdigit() and 0 < int(target) <= len(serving):
+        return serving[int(target) - 1]
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A line of `show proc`."""
+
+    pid: int
+    kind: str
+    reloads: int
+    seconds: float
+    version: str
+
+
+def show_proc(master: Process, current: Sequence[Process], old: Sequence[Process]) -> str:
+    """Write `show proc` as haproxy's master does."""
+    lines = [f"{'#<PID>':<15} {'<type>':<15} {'<reloads>':<15} {'<uptime>':<15} {'<version>':<15}", _process(master)]
+    lines += ["# workers", *map(_process, current)]
+    if old:
+        lines += ["# old workers", *map(_process, old)]
+    lines += ["# programs", "", ""]
+    return "\n".join(lines)
+
+
+def _process(process: Process) -> str:
+    seconds = int(process.seconds)
+    uptime = f"{seconds // 86400}d{seconds // 3600 % 24:02}h{seconds // 60 % 60:02}m{seconds % 60:02}s"
+    return f"{process.pid:<15} {process.kind:<15} {process.reloads:<15} {uptime:<15} {process.version:<15}"
