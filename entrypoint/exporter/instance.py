@@ -111,9 +111,9 @@ class Question:
         elif not data:
             self._end("" if self._length else "PID 1 hung up without an answer: it speaks to root and its own uid only")
 
-    def give_up(self, seconds: float) -> None:
+    def give_up(self, problem: str) -> None:
         """End it without an answer."""
-        self._end(f"PID 1 does not answer within {seconds:g} s")
+        self._end(problem)
 
     def status(self) -> Status | None:
         """Return what PID 1 said, when all is over; None where it said nothing that can be understood."""

@@ -23,6 +23,7 @@ from entrypoint.system import signals
 
 ANSWER_SECONDS = 2.0
 """How long PID 1 may take; a probe's own limit should be longer."""
+_SILENT = f"PID 1 does not answer within {ANSWER_SECONDS:g} s"
 _RETRY_SECONDS = 0.05
 _CLIENT_SECONDS = 5.0
 """How long a client may take to ask, and again to take the answer, in all."""
@@ -137,6 +138,7 @@ class _Client:
         self.connection = connection
         self.doing = _Doing.ASKING
         self.deadline = now + _CLIENT_SECONDS
+        self.asked_at = now
         self.received = bytearray()
         self.to_send = memoryview(b"")
         self.path = ""
@@ -200,7 +202,8 @@ def wants_openmetrics(accept: str) -> bool:
 class Server:
     """The loop. Owns the listening socket, the clients, and at most one question to PID 1.
 
-    Who comes while PID 1 is being asked shares the answer: however many ask, PID 1 has one question at a time.
+    However many ask, PID 1 has one question at a time: whoever has asked before it shares its answer, the others the
+    answer to the next one.
     """
 
     def __init__(self, listener: socket.socket, arrivals: signals.Arrivals, instance: Instance) -> None:
@@ -241,7 +244,7 @@ class Server:
             self._look_at_the_clock()
 
     def _patience(self) -> float | None:
-        deadlines = [client.deadline for client in self._clients.values() if client.doing is not _Doing.WAITING]
+        deadlines = [client.deadline for client in self._clients.values()]
         if self._question:
             deadlines.append(self._asked_at + ANSWER_SECONDS)
             if not self._question.socket:
@@ -255,7 +258,11 @@ class Server:
         if self._deaf_until and now >= self._deaf_until:
             self._hear(True)
         for client in list(self._clients.values()):
-            if client.doing is not _Doing.WAITING and now >= client.deadline:
+            if now < client.deadline:
+                continue
+            if client.doing is _Doing.WAITING:
+                self._tell((client,), _SILENT, None)
+            else:
                 self._hang_up(client)
 
     # ---- who comes
@@ -332,6 +339,8 @@ class Server:
             return
         client.received.clear()
         client.doing = _Doing.WAITING
+        client.asked_at = time.monotonic()
+        client.deadline = client.asked_at + ANSWER_SECONDS
         # Deaf to it meanwhile: a client that has hung up would wake us again and again.
         self._selector.unregister(client.connection)
         self._ask()
@@ -343,23 +352,27 @@ class Server:
             self._listening_at = None
 
     def _look_at_the_question(self) -> None:
-        question = self._question
-        if not question:
-            return
-        question.connect()
-        if question.socket and self._listening_at is None:
-            self._listening_at = question.socket.fileno()
-            self._selector.register(self._listening_at, selectors.EVENT_READ, question)
-            self._follow(question.asked_of)
-        if not question.over and time.monotonic() >= self._asked_at + ANSWER_SECONDS:
-            question.give_up(ANSWER_SECONDS)
-        if not question.over:
-            return
-        if self._listening_at is not None:
-            self._selector.unregister(self._listening_at)
-        question.close()
-        self._question = None
-        self._tell_everyone(question)
+        now = time.monotonic()
+        while question := self._question:
+            question.connect()
+            if question.socket and self._listening_at is None:
+                self._listening_at = question.socket.fileno()
+                self._selector.register(self._listening_at, selectors.EVENT_READ, question)
+                self._follow(question.asked_of)
+            if not question.over and now >= self._asked_at + ANSWER_SECONDS:
+                question.give_up(_SILENT)
+            if not question.over:
+                return
+            if self._listening_at is not None:
+                self._selector.unregister(self._listening_at)
+            question.close()
+            self._question = None
+            # An answer that was on its way before a client asked may be old. That there is none concerns everyone.
+            waiting = [client for client in self._clients.values() if client.doing is _Doing.WAITING]
+            served = [client for client in waiting if question.problem or client.asked_at <= self._asked_at]
+            self._tell(served, question.problem, question.status())
+            if len(served) < len(waiting):
+                self._ask()
 
     def _follow(self, instance: int | None) -> None:
         """Die with our parent, when it is the instance; the loop sees a parent that died before this call."""
@@ -372,17 +385,13 @@ class Server:
 
     # ---- who is answered
 
-    def _tell_everyone(self, question: Question) -> None:
-        waiting = [client for client in self._clients.values() if client.doing is _Doing.WAITING]
-        if not waiting:
-            return
-        status = question.status()
+    def _tell(self, clients: Iterable[_Client], problem: str, status: Status | None) -> None:
         answers: dict[tuple[str, bool], tuple[int, bytes]] = {}
-        for client in waiting:
+        for client in clients:
             openmetrics = client.path == "/metrics" and wants_openmetrics(client.accept)
             key = (client.path, openmetrics)
             if key not in answers:
-                answers[key] = _answer_to(client.path, question.problem, status, openmetrics=openmetrics)
+                answers[key] = _answer_to(client.path, problem, status, openmetrics=openmetrics)
             kind = TEXT if client.path != "/metrics" else OPENMETRICS if openmetrics else TEXT
             self._selector.register(client.connection, selectors.EVENT_READ, client)
             try:
