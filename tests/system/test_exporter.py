@@ -724,7 +724,10 @@ def test_it_dies_with_the_instance_that_started_it(folder: Path) -> None:
 
 def test_it_outlives_a_parent_that_is_not_the_instance(peer: Peer, folder: Path) -> None:
     """A shell that has started it may end."""
-    program = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', *sys.argv[1:]]).pid)"
+    program = (
+        "import subprocess, sys; "
+        "print(subprocess.Popen([sys.executable, '-c', *sys.argv[1:]], stdout=subprocess.DEVNULL).pid)"
+    )
     words = [RUN, "--listen", "127.0.0.1:0", "--runtime-dir", str(folder)]
     run = subprocess.run(
         [sys.executable, "-c", program, *words],
