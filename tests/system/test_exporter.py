@@ -702,7 +702,7 @@ def test_it_dies_with_the_instance_that_started_it(folder: Path) -> None:
         "listener = socket.socket(socket.AF_UNIX); listener.bind(sys.argv[1]); listener.listen()\n"
         "words = [sys.executable, '-c', *sys.argv[2:]]\n"
         "print(subprocess.Popen(words, stderr=subprocess.DEVNULL).pid, flush=True)\n"
-        "listener.accept()[0].recv(100)\n"
+        "client = listener.accept()[0]; client.recv(100); client.sendall(b'{}\\n'); client.close()\n"
         "print('asked', flush=True); sys.stdin.read()\n"
     )
     words = [RUN, "--listen", "127.0.0.1:0", "--runtime-dir", str(folder)]
