@@ -8,7 +8,7 @@ LABEL org.opencontainers.image.title="haproxy-safe-reload" \
 
 RUN export DEBIAN_FRONTEND=noninteractive \
  && apt-get update -q \
- && apt-get install -y -q --no-install-recommends haproxy python3 python3-prctl \
+ && apt-get install -y -q --no-install-recommends haproxy python3 python3-prctl python3-prometheus-client \
  && apt-get clean \
  && rm -rf /var/lib/apt/lists/*
 

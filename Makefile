@@ -23,7 +23,7 @@ lint: .venv/installed ## style, and the import laws
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	shellcheck .ci/run docker/base-image docker/engine docker/packages docker/safe_reload docker/demo/run docker/demo/load
+	shellcheck .ci/run docker/base-image docker/engine docker/packages docker/promtool docker/safe_reload docker/demo/run docker/demo/load
 
 types: .venv/installed ## mypy, strict
 	$(BIN)/mypy
@@ -56,9 +56,10 @@ clean: ## remove what these targets made, but no image and no container
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Made again, from nothing, only when what it installs changes. --upgrade pip: Debian's is too old for dependency groups.
-.venv/installed: pyproject.toml docker/packages
+.venv/installed: pyproject.toml docker/packages docker/promtool
 	docker/packages
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install -q --upgrade pip
 	$(BIN)/pip install -q --group dev -e .
+	docker/promtool $(BIN)
 	touch $@

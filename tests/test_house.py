@@ -24,6 +24,10 @@ TOO_DEAR = (
     "multiprocessing",
     "shutil",
     "tempfile",
+    "argparse",
+    "http",
+    "prometheus_client",
+    "entrypoint.exporter",
 )
 TOUCHES = frozenset({"os", "socket", "time", "select", "selectors", "ctypes", "subprocess"})
 
