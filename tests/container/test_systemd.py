@@ -9,6 +9,7 @@ import io
 import itertools
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import tarfile
@@ -65,6 +66,10 @@ class Host(Balancer):
         status, output = self.run(*words)
         assert status == 0, f"{shlex.join(words)}: {status}\n{output}"
         return output.strip()
+
+    def kill_process(self, name: str, pid: int | str) -> None:
+        """Send a signal to a process, which the container numbers."""
+        self.must("sh", "-c", f"kill -{name} {pid}")
 
     def put(self, path: str, text: str) -> None:
         """Write a file."""
@@ -351,9 +356,9 @@ def test_started_means_that_it_serves(service: Service) -> None:
 
 def test_a_bad_configuration_does_not_start(service: Service) -> None:
     """`systemctl start` fails, and haproxy's words are in the journal."""
-    service.configure("", "no such keyword\n")
+    service.configure("", "nosuch keyword\n")
     assert service.systemctl("start")[0] != 0
-    assert "unknown keyword 'no' out of section" in service.journal()
+    assert "unknown keyword 'nosuch' out of section" in service.journal()
 
 
 @pytest.mark.parametrize("kind", ["notify", "notify-reload"])
@@ -373,7 +378,7 @@ def test_a_reload_fails_with_the_configuration(service: Service, kind: str) -> N
     """`systemctl reload` fails, the service is active and serves, STATUS says why; the next reload succeeds."""
     service.drop_in(f"Type={kind}\n")
     service.must("start")
-    service.configure("", "no such keyword\n")
+    service.configure("", "nosuch keyword\n")
     assert service.systemctl("reload")[0] != 0
     assert service.get() == "one"
     assert service.show("ActiveState") == "active"
@@ -403,7 +408,7 @@ def test_a_reload_that_nobody_asked_systemd_for_is_seen(running: Service) -> Non
 def test_a_crash_of_haproxy_is_no_business_of_systemd(running: Service) -> None:
     """Another haproxy serves, under the same safe_reload, in a unit that was never anything but active."""
     main, haproxy = running.show("MainPID"), running.haproxy()
-    running.host.must("kill", "-KILL", str(haproxy))
+    running.host.kill_process("KILL", haproxy)
     assert running.get() == "one"
     assert running.haproxy() != haproxy
     assert (running.show("MainPID"), running.show("NRestarts"), running.show("ActiveState")) == (main, "0", "active")
@@ -437,7 +442,7 @@ def test_a_killed_safe_reload_loses_no_vip(running: Service) -> None:
     """After a SIGKILL the VIP still takes clients; they wait until the next safe_reload serves them."""
     running.drop_in("RestartSec=2\n")
     main = running.show("MainPID")
-    running.host.must("kill", "-KILL", main)
+    running.host.kill_process("KILL", main)
     eventually(lambda: running.show("MainPID") != main)
     assert running.get() == "one"
     assert running.show("NRestarts") == "1"
@@ -482,7 +487,7 @@ def test_one_that_hangs_is_replaced(service: Service) -> None:
     service.drop_in("WatchdogSec=2\n")
     service.must("start")
     main = service.show("MainPID")
-    service.host.must("kill", "-STOP", main)
+    service.host.kill_process("STOP", main)
     eventually(lambda: service.show("NRestarts") == "1", timeout=60)
     service.serves("one")
     assert "watchdog" in service.journal().lower()
@@ -568,7 +573,7 @@ def test_systemd_hears_of_every_reload_and_of_one_stop(
     lb.kill("SIGUSR1")
     eventually(lambda: systemd.names() == EVENTS[:3])
     assert lb.get() == "two"
-    lb.edit("no such keyword\n")
+    lb.edit("nosuch keyword\n")
     lb.kill("SIGHUP")
     eventually(lambda: systemd.names() == EVENTS[:5])
     assert any(re.search(r"STATUS=.*failed", message) for message in systemd.messages)
@@ -587,16 +592,26 @@ def test_haproxys_own_master_tells_the_same(start: Start, recorder: tuple[Record
     words = ("-Ws", "-f", "/etc/lb/haproxy.cfg")
     lb = start(NEWEST_STABLE, entrypoint="haproxy", operands=words, vips="", text=text, **more)
     eventually(lambda: systemd.changes()[-1:] == ["READY"])
+    eventually(lambda: catches(lb, signal.SIGUSR2))
     began = len(systemd.changes())
     lb.edit(text.replace("one", "two"))
     lb.kill("SIGUSR2")
     eventually(lambda: systemd.changes()[began:] == EVENTS[1:3])
-    lb.edit("no such keyword\n")
+    eventually(lambda: catches(lb, signal.SIGUSR2))
+    lb.edit("nosuch keyword\n")
     lb.kill("SIGUSR2")
     eventually(lambda: systemd.changes()[began:] == EVENTS[1:5])
+    eventually(lambda: catches(lb, signal.SIGUSR1))
     lb.kill("SIGUSR1")
     lb.container.wait(timeout=60)
     assert systemd.changes()[began:] == EVENTS[1:]
+
+
+def catches(lb: Balancer, signum: signal.Signals) -> bool:
+    """Tell whether PID 1 has a handler: `haproxy -Ws` says READY before it has one, and the kernel drops the signal."""
+    status = Path(f"/proc/{lb.pid}/status").read_text()
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return bool(caught >> (signum - 1) & 1)
 
 
 def test_haproxy_hears_nothing_of_systemd(start: Start, recorder: tuple[Recorder, dict[str, object]]) -> None:
