@@ -163,7 +163,11 @@ def host(engine: docker.DockerClient, units: Path) -> Iterator[Host]:
     """A Debian that has booted."""
     dockerfile = (ROOT / "tests/container/systemd.Dockerfile").read_bytes()
     image, _ = engine.images.build(
-        fileobj=io.BytesIO(dockerfile), buildargs={"BASE": NEWEST_STABLE}, rm=True, forcerm=True
+        fileobj=io.BytesIO(dockerfile),
+        tag="haproxy-safe-reload:test-systemd",
+        buildargs={"BASE": NEWEST_STABLE},
+        rm=True,
+        forcerm=True,
     )
     cgroups = Path("/sys/fs/cgroup/unified")
     container = engine.containers.run(
