@@ -1,7 +1,8 @@
 """Listeners: the VIPs' sockets, bound once, numbered low, handed on and never let go of.
 
 Owns every listening socket. A VIP is bound at the start and listens only while a generation uses it, so that one
-that no `bind` uses refuses its clients instead of keeping them waiting.
+that no `bind` uses refuses its clients instead of keeping them waiting. systemd may keep the VIPs for our next life
+(its file descriptor store): they come back by adopt() and are VIPs again by bind().
 """
 
 import contextlib
@@ -13,6 +14,9 @@ from typing import Any
 
 from entrypoint.core.records import dataclass
 from entrypoint.core.vips import ANY, Vip
+
+STORED = "safe_reload_vip_"
+"""Begins the name under which a VIP is stored; its tag follows."""
 
 MOST = 2**31 - 1
 """A backlog that listen(2) cuts down to net.core.somaxconn."""
@@ -43,10 +47,12 @@ class Listener:
     """We bound it; False for one that systemd or podman passed, which is theirs to let listen or not."""
     name: str = ""
     """What systemd or podman call it."""
+    stored: bool = False
+    """systemd keeps a copy of it already."""
 
 
 class Listeners:
-    """All VIPs of this instance, in the order of their descriptors."""
+    """All VIPs of this instance: first those that were passed, then those that were declared, in their order."""
 
     def __init__(self, backlog: int | None = None) -> None:
         """Begin without VIPs.
@@ -57,18 +63,21 @@ class Listeners:
         """
         self._backlog = min(backlog or MOST, MOST)
         self._listeners: list[Listener] = []
+        self._returned: dict[str, list[socket.socket]] = {}
+        self._forgotten: list[str] = []
 
     def adopt(self, environment: Mapping[str, str]) -> None:
         """Take over the sockets that systemd or podman passed (sd_listen_fds(3)).
 
         Each becomes a VIP whose tag is FD_ and its name in capitals, with _ for what a variable's name cannot hold;
-        of several with one name, which is what systemd gives to those of one unit, the second ends in _2.
+        of several with one name, which is what systemd gives to those of one unit, the second ends in _2. Those that
+        are our own, stored by our last life, wait for bind().
 
         Raises:
             ListenError: what was passed is not what was announced.
 
         """
-        if environment.get("LISTEN_PID") != str(os.getpid()):
+        if environment.get("LISTEN_PID") != str(os.getpid()) or not _is_us(environment.get("LISTEN_PIDFDID", "")):
             return
         count = environment.get("LISTEN_FDS", "")
         if not (count.isascii() and count.isdigit()):
@@ -83,11 +92,17 @@ class Listeners:
                 raise ListenError(f"LISTEN_FDS names descriptor {_FIRST_PASSED + index}: {error.strerror}") from error
             listener.set_inheritable(False)
             listener.setblocking(False)
+            if name.startswith(STORED):
+                self._returned.setdefault(name.removeprefix(STORED), []).append(listener)
+                continue
             same = sum(other.name == name for other in self._listeners)
             self._listeners.append(Listener(f"{tag}_{same + 1}" if same else tag, listener, ours=False, name=name))
 
     def bind(self, vips: Iterable[Vip], *, freebind: bool) -> None:
         """Bind every VIP, or none.
+
+        One that systemd has stored for us is not bound again, if it is at the address that is declared now: the clients
+        that wait in its queue are still there. The others that were stored are closed.
 
         Args:
             vips: what to bind.
@@ -101,12 +116,45 @@ class Listeners:
             failure = f"a passed socket has the tag {vip.tag} already" if vip.tag in self.tags() else ""
             try:
                 if not failure:
-                    self._listeners.append(Listener(vip.tag, _bind(vip, freebind=freebind), ours=True))
+                    returned = self._take_back(vip)
+                    made = returned or _bind(vip, freebind=freebind)
+                    self._listeners.append(Listener(vip.tag, made, ours=True, stored=returned is not None))
             except (OSError, TypeError) as error:
                 failure = f"cannot bind it: {_reason(error)}"
             if failure:
                 self.close()
                 raise ListenError(f"VIPS entry {number} '{vip}': {failure}")
+        self._forget_the_rest()
+
+    def _take_back(self, vip: Vip) -> socket.socket | None:
+        candidates = self._returned.get(vip.tag, ())
+        returned = next((candidate for candidate in candidates if _is_at(candidate, vip)), None)
+        if returned:
+            self._returned[vip.tag].remove(returned)
+        return returned
+
+    def _forget_the_rest(self) -> None:
+        for tag, rest in self._returned.items():
+            for listener in rest:
+                listener.close()
+            if rest:
+                self._forgotten.append(STORED + tag)
+        self._returned.clear()
+
+    def forgotten(self) -> tuple[str, ...]:
+        """Return the names under which systemd still keeps what is no VIP any more."""
+        return tuple(self._forgotten)
+
+    def to_store(self) -> dict[str, int]:
+        """Return the descriptors that systemd should keep, by name, after it has forgotten what is forgotten().
+
+        Those that we bound; it has the others anyway. One whose name is forgotten() has to be stored again.
+        """
+        return {
+            STORED + listener.tag: listener.socket.fileno()
+            for listener in self._listeners
+            if listener.ours and not (listener.stored and STORED + listener.tag not in self._forgotten)
+        }
 
     def stand_in(self, vips: Iterable[Vip]) -> None:
         """Have sockets that look like the VIPs to a configuration check, and are bound to nothing."""
@@ -158,6 +206,41 @@ class Listeners:
         for listener in self._listeners:
             listener.socket.close()
         self._listeners.clear()
+        for rest in self._returned.values():
+            for returned in rest:
+                returned.close()
+        self._returned.clear()
+
+
+def _is_us(identity: str) -> bool:
+    """Tell whether this is our pidfd's inode, which no later process has again, unlike a pid (systemd 259)."""
+    if not identity:
+        return True
+    try:
+        ourselves = os.pidfd_open(os.getpid())
+    except OSError:
+        return True
+    with open(ourselves, "rb", buffering=0):
+        return str(os.fstat(ourselves).st_ino) == identity
+
+
+def _is_at(listener: socket.socket, vip: Vip) -> bool:
+    """Tell whether a socket is where this VIP would be bound."""
+    try:
+        if listener.type != socket.SOCK_STREAM or listener.family not in {socket.AF_INET, socket.AF_INET6}:
+            return False
+        host, port, *more = listener.getsockname()
+        v6only = listener.family == socket.AF_INET6 and listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+        if vip.address == ANY:
+            return port == vip.port and not v6only and host in {"::", "0.0.0.0"}
+        address, _, scope = vip.address.partition("%")
+        here = socket.inet_pton(listener.family, host.partition("%")[0])
+        there = socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+        index = (int(scope) if scope.isdecimal() else socket.if_nametoindex(scope)) if scope else 0
+    except OSError:
+        return False
+    same_family = listener.family == socket.AF_INET or v6only
+    return bool(port == vip.port and here == there and same_family and (not scope or more[-1:] == [index]))
 
 
 def _reason(error: OSError | TypeError) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from entrypoint.core.vips import Vip, parse_vips
-from entrypoint.system.listeners import ListenError, Listeners
+from entrypoint.system.listeners import STORED, ListenError, Listeners
 from tests.system.apart import apart, bring_up, own_network, why_no_network
 from tests.waiting import eventually
 
@@ -699,3 +699,159 @@ def test_a_poke_never_leaves_the_host(host: str, family: socket.AddressFamily, n
     poked, straight_seen = apart(work)
     assert poked == 0
     assert straight_seen
+
+
+def test_a_pid_that_was_reused_is_told_from_ours() -> None:
+    """LISTEN_PIDFDID, where systemd gives it, must be the inode of our own pidfd."""
+
+    def work() -> tuple[dict[str, int], dict[str, int]]:
+        environment = passed("t")
+        ourselves = os.pidfd_open(os.getpid())
+        identity = os.fstat(ourselves).st_ino
+        os.close(ourselves)
+        other, ours = Listeners(), Listeners()
+        other.adopt({**environment, "LISTEN_PIDFDID": str(identity + 1)})
+        ours.adopt({**environment, "LISTEN_PIDFDID": str(identity)})
+        return other.tags(), ours.tags()
+
+    assert apart(work) == ({}, {"FD_UNKNOWN0": 3})
+
+
+# ---- what systemd has stored ---------------------------------------------------------------------------------------
+
+
+def returned(*vips: Vip, before: str = "") -> dict[str, str]:
+    """Have sockets from descriptor 3 up, as systemd gives back what our last life stored.
+
+    Args:
+        vips: what was stored, and listens.
+        before: the names of other passed sockets, which come first.
+
+    """
+    names = [*before.split(), *(f"{STORED}{vip.tag}" for vip in vips)]
+    environment = passed("t" * len(before.split()))
+    for number, vip in enumerate(vips, start=3 + len(before.split())):
+        last_life = Listeners()
+        last_life.bind([vip], freebind=False)
+        last_life.listen([vip.tag])
+        kept = os.dup(last_life.tags()[vip.tag])
+        last_life.close()
+        os.dup2(kept, number)
+        os.close(kept)
+    return {**environment, "LISTEN_FDS": str(len(names)), "LISTEN_FDNAMES": ":".join(names)}
+
+
+@needs_own_network
+@pytest.mark.parametrize("where", ["127.0.0.1:1025", "[::1]:1025", "*:1025", "0.0.0.0:1025"])
+def test_a_stored_vip_comes_back_with_those_who_wait(where: str) -> None:
+    """It has its tag and its descriptor, is not bound again, and the client in its queue is served."""
+
+    def work() -> tuple[dict[str, int], int, dict[str, int], tuple[str, ...]]:
+        own_network()
+        vips = parse_vips(f"{where}:FD_A")
+        environment = returned(*vips)
+        client = connect(1025, "::1" if where.startswith("[::1") else "127.0.0.1")
+        listeners = Listeners()
+        listeners.adopt(environment)
+        listeners.bind(vips, freebind=False)
+        listeners.listen(["FD_A"])
+        assert client
+        return listeners.tags(), accepted(3), listeners.to_store(), listeners.forgotten()
+
+    assert apart(work) == ({"FD_A": 3}, 1, {}, ())
+
+
+@needs_own_network
+def test_stored_vips_are_told_apart_by_their_names() -> None:
+    """They come in any order, after the others, several on one address; each is what it was."""
+
+    def work() -> dict[str, int]:
+        own_network()
+        b, c, a = parse_vips("127.0.0.1:1025:B,127.0.0.2:1025:C,127.0.0.1:1025:A")
+        environment = returned(b, c, a, before="http https")
+        listeners = Listeners()
+        listeners.adopt(environment)
+        listeners.bind([a, b, c], freebind=False)
+        return listeners.tags()
+
+    assert apart(work) == {"FD_HTTP": 3, "FD_HTTPS": 4, "A": 7, "B": 5, "C": 6}
+
+
+@needs_own_network
+@pytest.mark.parametrize(
+    ("stored", "declared"),
+    [
+        ("127.0.0.1:1025:A", "127.0.0.1:1026:A"),
+        ("127.0.0.1:1025:A", "127.0.0.2:1025:A"),
+        ("127.0.0.1:1025:A", "*:1025:A"),
+        ("*:1025:A", "0.0.0.0:1025:A"),
+        ("*:1025:A", "[::]:1025:A"),
+        ("127.0.0.1:1025:B", "127.0.0.1:1025:A"),
+    ],
+)
+def test_a_stored_vip_that_is_somewhere_else_is_closed(stored: str, declared: str) -> None:
+    """What is declared is bound; what was stored is closed, and systemd has to forget it before it stores the new."""
+
+    def work() -> tuple[bool, tuple[str, ...], dict[str, int]]:
+        own_network()
+        old, new = (*parse_vips(stored), *parse_vips(declared))
+        environment = returned(old)
+        listeners = Listeners()
+        listeners.adopt(environment)
+        listeners.bind([new], freebind=False)
+        wanted = Listeners()
+        wanted.bind([new], freebind=False)
+        same = address(wanted.tags()["A"]) == address(listeners.tags()["A"])
+        return same and not accepts(1025), listeners.forgotten(), listeners.to_store()
+
+    same, forgotten, to_store = apart(work)
+    assert same
+    assert forgotten == (STORED + stored.rpartition(":")[2],)
+    assert list(to_store) == [f"{STORED}A"]
+
+
+@needs_own_network
+def test_what_is_stored_twice_under_one_name_is_stored_again() -> None:
+    """systemd forgets by name: the good one of two has to be stored again."""
+
+    def work() -> tuple[dict[str, int], tuple[str, ...], dict[str, int]]:
+        own_network()
+        old, new = parse_vips("127.0.0.1:1025:A")[0], parse_vips("127.0.0.1:1026:A")[0]
+        environment = returned(old, new)
+        listeners = Listeners()
+        listeners.adopt(environment)
+        listeners.bind([new], freebind=False)
+        return listeners.tags(), listeners.forgotten(), listeners.to_store()
+
+    assert apart(work) == ({"A": 4}, (f"{STORED}A",), {f"{STORED}A": 4})
+
+
+@needs_own_network
+def test_only_what_we_bound_is_to_be_stored() -> None:
+    """The sockets of a .socket unit are systemd's already."""
+
+    def work() -> dict[str, int]:
+        own_network()
+        listeners = Listeners()
+        listeners.adopt(passed("t", LISTEN_FDNAMES="http"))
+        listeners.bind(parse_vips("127.0.0.1:1025:A"), freebind=False)
+        return listeners.to_store()
+
+    assert apart(work) == {f"{STORED}A": 4}
+
+
+@needs_own_network
+def test_when_one_vip_cannot_be_had_those_that_were_stored_are_closed_too() -> None:
+    """Nothing stays open; systemd still has them for the next attempt."""
+
+    def work() -> set[int]:
+        own_network()
+        vips = parse_vips("127.0.0.1:1025:A,127.0.0.2:1025:B")
+        environment = returned(*vips)
+        before = open_descriptors()
+        listeners = Listeners()
+        listeners.adopt(environment)
+        error_of(lambda: listeners.bind([vips[0], Vip(NOT_HERE, 80, "C")], freebind=False))
+        return before - open_descriptors()
+
+    assert apart(work) == {3, 4}

@@ -1,0 +1,159 @@
+"""Notify: what systemd is told, and the descriptors that it keeps for our next life (sd_notify(3)).
+
+Owns one datagram socket. Without NOTIFY_SOCKET nothing here does anything, and nothing here ever raises because of
+what systemd does: whoever is served must not notice that systemd is slow or gone.
+"""
+
+import os
+import select
+import socket
+import sys
+import time
+from collections.abc import Mapping
+
+_LONGEST_ADDRESS = 107
+"""sun_path of unix(7), less one for the end of a path or the beginning of an abstract name."""
+_LONGEST_VALUE = 2048
+"""Bytes. systemd throws a whole datagram away that is longer than 4096 (NOTIFY_BUFFER_MAX)."""
+_LONGEST_NAME = 255
+"""FDNAME_MAX of sd_notify(3)."""
+_PATIENCE = 1000
+"""Milliseconds to wait for room in systemd's queue: net.unix.max_dgram_qlen may be as few as ten messages."""
+
+
+def monotonic_usec() -> int:
+    """Return the value for MONOTONIC_USEC, which goes into one message with RELOADING=1."""
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+
+
+class Notifier:
+    """The line to systemd, or to podman's conmon, or to nobody."""
+
+    unusable: str | None = None
+    """Why NOTIFY_SOCKET is there and not used: one line for the log."""
+    watchdog_interval: float | None = None
+    """Seconds between two WATCHDOG=1, half of what systemd waits; None when it does not wait for any."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        """Read what systemd says of itself; the variables stay as they are."""
+        self._socket: socket.socket | None = None
+        self._patience = _PATIENCE
+        self._told = False
+        self._room = 0
+        self._address = _address(environment.get("NOTIFY_SOCKET", ""))
+        if not self._address:
+            if environment.get("NOTIFY_SOCKET"):
+                wanted = "it must be a path or @ and a name, not too long; systemd is told nothing"
+                self.unusable = f"NOTIFY_SOCKET is {environment['NOTIFY_SOCKET']!r}: {wanted}"
+            return
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        self._room = _number(environment.get("FDSTORE", ""))
+        if environment.get("WATCHDOG_PID") in {None, "", str(os.getpid())}:
+            self.watchdog_interval = _number(environment.get("WATCHDOG_USEC", "")) / 2_000_000 or None
+
+    @property
+    def active(self) -> bool:
+        """Whether there is anybody to tell."""
+        return self._socket is not None
+
+    @property
+    def stores(self) -> bool:
+        """Whether descriptors are kept for our next life: the unit has FileDescriptorStoreMax=."""
+        return self._room > 0
+
+    def send(self, **lines: object) -> str | None:
+        """Send one message of these assignments.
+
+        Returns:
+            The reason why it could not be sent, one line for the log, when it is the first failure after a success.
+
+        """
+        return self._send(lines)
+
+    def store(self, descriptors: Mapping[str, int]) -> str | None:
+        """Have descriptors kept under their names; those that are kept already may be among them.
+
+        One message each, because a message has one name. FDPOLL=0, because systemd would throw away a socket that does
+        not listen at the moment: it polls as hung up.
+
+        Returns:
+            The reason why some are not kept, one line for the log.
+
+        """
+        if not self.stores:
+            return None
+        failure = None
+        names = [name for name in descriptors if _is_name(name)][: self._room]
+        if len(names) < len(descriptors):
+            failure = f"{len(descriptors) - len(names)} of {len(descriptors)} VIPs are not in the FD store: "
+            failure += f"FileDescriptorStoreMax= has room for {self._room}, names of {_LONGEST_NAME} characters"
+        for name in names:
+            failure = self._send({"FDSTORE": 1, "FDNAME": name, "FDPOLL": 0}, descriptors[name]) or failure
+        return failure
+
+    def remove(self, name: str) -> str | None:
+        """Have what is kept under this name forgotten; the same result as that of `send`."""
+        return self._send({"FDSTOREREMOVE": 1, "FDNAME": name}) if self.stores and _is_name(name) else None
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._socket:
+            self._socket.close()
+            self._socket = None
+        self._room = 0
+
+    def _send(self, lines: Mapping[str, object], descriptor: int | None = None) -> str | None:
+        if not (self._socket and lines):
+            return None
+        message = b"\n".join(f"{name}=".encode() + _one_line(value) for name, value in lines.items())
+        rights = [] if descriptor is None else [_rights(descriptor)]
+        try:
+            # Each time anew: what listens there may be another socket than last time.
+            self._socket.connect(self._address)
+            self._give(self._socket, message, rights)
+        except OSError as error:
+            # Who has let us wait once does not get the time of those who are served again.
+            self._patience = 0
+            told, self._told = self._told, True
+            what = ", ".join(lines)
+            return None if told else f"systemd could not be told {what}: {error.strerror or error}; serving goes on"
+        self._patience = _PATIENCE
+        self._told = False
+        return None
+
+    def _give(self, line: socket.socket, message: bytes, rights: list[tuple[int, int, bytes]]) -> None:
+        try:
+            line.sendmsg([message], rights)
+        except BlockingIOError:
+            room = select.poll()
+            room.register(line, select.POLLOUT)
+            room.poll(self._patience)
+            line.sendmsg([message], rights)
+
+
+def _address(text: str) -> str | bytes:
+    """Return the address for bind(2), or nothing when it is of a kind that is not spoken here, such as vsock."""
+    raw = os.fsencode(text)
+    if not raw.startswith((b"/", b"@")) or not 1 < len(raw) <= _LONGEST_ADDRESS:
+        return ""
+    return b"\0" + raw[1:] if raw.startswith(b"@") else raw
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else 0
+
+
+def _is_name(name: str) -> bool:
+    """Tell whether systemd takes it: a bad name is not an error there, the descriptor is kept without one."""
+    return 0 < len(name) <= _LONGEST_NAME and name.isascii() and name.isprintable() and ":" not in name
+
+
+def _one_line(value: object) -> bytes:
+    """Write a value so that it cannot end its line and begin another, in UTF-8, and short enough."""
+    text = "".join(letter if letter.isprintable() else " " for letter in str(value)[:_LONGEST_VALUE])
+    return text.encode(errors="replace")[:_LONGEST_VALUE].decode(errors="ignore").encode()
+
+
+def _rights(descriptor: int) -> tuple[int, int, bytes]:
+    # By hand: socket.send_fds imports array.
+    return socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptor.to_bytes(4, sys.byteorder)
