@@ -93,6 +93,9 @@ class Taking:
                 arrived = self._receive()
             except BlockingIOError:
                 return False
+            except ConnectionResetError:
+                # How a unix socket shows that its peer went without reading all: our request, or our last answer.
+                self._hung_up()
             except OSError as error:
                 self._fail(error.strerror or str(error))
             except _MalformedError as error:
@@ -105,7 +108,7 @@ class Taking:
         return True
 
     def close(self) -> None:
-        """Hang up; what came and has not been given out is closed."""
+        """Hang up; what came, but for `sockets`, is closed."""
         self._finished = True
         self._session.close()
         for descriptor in self._descriptors:
@@ -190,7 +193,6 @@ class Offer:
         self._session: socket.socket | None = None
         self._heard = bytearray()
         self._asked = False
-        self._unacknowledged = 0
         self.failure = ""
         """One line; empty when the candidate has everything, or never asked."""
 
@@ -218,11 +220,11 @@ class Offer:
             if not self._session and self._ours.fileno() >= 0:
                 self._accept()
             while self._session:
-                data = self._session.recv(64)
-                if not data:
-                    self._end("the candidate hung up" if not self._asked or self._waiting else "")
-                else:
+                data = self._session.recv(_INT.size if self._asked else len(_REQUEST) + 1)
+                if data:
                     self._hear(data)
+                else:
+                    self._end("the candidate hung up")
         except BlockingIOError:
             return False
         except OSError as error:
@@ -262,22 +264,17 @@ class Offer:
 
     def _hear(self, data: bytes) -> None:
         self._heard += data
-        if not self._asked:
-            if len(self._heard) >= len(_REQUEST) or not _REQUEST.startswith(self._heard):
-                if self._heard != _REQUEST:
-                    self._end("the candidate asks for something else")
-                    return
-                self._asked = True
-                self._heard.clear()
-                self._send(_INT.pack(self._count), ())
+        if self._asked:
+            if len(self._heard) >= _INT.size:
+                del self._heard[: _INT.size]
                 self._send_batch()
-            return
-        while len(self._heard) >= _INT.size:
-            del self._heard[: _INT.size]
-            if not self._unacknowledged:
-                self._end("the candidate acknowledges what was not sent")
-                return
+        elif self._heard == _REQUEST:
+            self._asked = True
+            self._heard.clear()
+            self._send(_INT.pack(self._count), ())
             self._send_batch()
+        elif not _REQUEST.startswith(self._heard):
+            self._end("the candidate asks for something else")
 
     def _send_batch(self) -> None:
         """Send the next sockets; the end when there are none."""
@@ -290,7 +287,6 @@ class Offer:
             records += record
             descriptors.append(one.socket.fileno())
         del self._waiting[: len(descriptors)]
-        self._unacknowledged = len(descriptors)
         if descriptors:
             self._send(bytes(records), descriptors)
         else:
