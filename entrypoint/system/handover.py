@@ -4,6 +4,16 @@ haproxy binds what an ordinary `bind` names. Asked for it on its CLI, it passes 
 with `-x` asks so for them before it binds. We are in between and keep the copies, so that a haproxy that dies takes no
 listening socket, and nobody who waits in its queue, with it.
 
+What haproxy does with them (measured with 2.6.12, 3.0.11 and 3.2.26): it takes those over that a `bind` of the new
+configuration matches in address, kind, interface, namespace, `transparent` and `v6only`, and closes the others. TCP
+with any number of addresses, ports and shards, unix sockets by path and by abstract name, UDP, and the user's own
+`stats socket` are all taken over. A single IPv6 address is only taken over if its `bind` says `v6only`: the kernel
+says so of every socket that is bound to one, and haproxy compares that with the words. A unix socket that is taken
+over keeps its path as it is; one that is bound anew is bound as PATH.PID.tmp and renamed.
+
+A candidate that fails after it took them only closes its copies, and so does SIGUSR1. `disable frontend` and SIGTTOU
+disconnect a TCP socket for everybody who shares it.
+
 The protocol (HAProxy's `src/cli.c:_getsocks` and `src/sock.c:sock_get_old_sockets`, the same from 2.3 to 3.2): the
 client sends `_getsocks`; the server a count, then batches of descriptors (SCM_RIGHTS of unix(7)); the client answers
 each batch with four bytes. With each descriptor comes the length and name of its network namespace, the length and
@@ -349,8 +359,11 @@ class Adopted:
             one.socket.close()
 
     def offer(self) -> Offer:
-        """Offer them to a candidate; also none at all, which haproxy understands."""
-        return Offer(self._kept.values())
+        """Offer them to a candidate; also none at all, which haproxy understands.
+
+        But for those whose path somebody has removed: haproxy does not look, and nobody could ever connect.
+        """
+        return Offer(one for one in self._kept.values() if not _is_unreachable(one.socket))
 
     def close(self) -> None:
         """Let go of all of them."""
@@ -421,6 +434,12 @@ def _text(one: socket.socket) -> str:
     if isinstance(address, bytes):
         return "abns@" + address.strip(b"\0").decode(errors="backslashreplace")
     return os.fsencode(_path(str(address))).decode(errors="backslashreplace")
+
+
+def _is_unreachable(one: socket.socket) -> bool:
+    """Tell whether a unix socket's path is gone; of a relative one we do not know where haproxy was."""
+    address = one.getsockname() if one.family == socket.AF_UNIX else ""
+    return isinstance(address, str) and address.startswith("/") and not os.path.exists(_path(address))
 
 
 def _path(bound: str) -> str:

@@ -523,6 +523,32 @@ def test_the_next_offer_is_what_was_kept() -> None:
         close_all(taking.sockets)
 
 
+def test_a_path_that_was_removed_is_not_offered(tmp_path: Path) -> None:
+    """haproxy would take the socket over, and nobody could reach it; so it makes a new one."""
+    path = tmp_path / "x.sock"
+    with nothing_leaks(), closing(Adopted()) as adopted, socket.socket(socket.AF_UNIX) as one:
+        one.bind(f"{path}.123.tmp")
+        os.rename(f"{path}.123.tmp", path)
+        adopted.renew([again(one)])
+        assert offered_by(adopted) == [str(path)]
+        path.unlink()
+        assert offered_by(adopted) == []
+
+
+def offered_by(adopted: Adopted) -> list[str]:
+    """Return the addresses that are offered."""
+    offer = adopted.offer()
+    asking = Asking(offer)
+    offer.spawned()
+    taking = Taking(asking.session)
+    while not taking.read():
+        offer.proceed()
+    offer.close()
+    addresses = [one.address for one in taking.sockets]
+    close_all(taking.sockets)
+    return addresses
+
+
 def bound(family: int, kind: int, address: object) -> Passed:
     """Return a bound socket."""
     one = socket.socket(family, kind)
