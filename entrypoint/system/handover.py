@@ -12,7 +12,9 @@ says so of every socket that is bound to one, and haproxy compares that with the
 over keeps its path as it is; one that is bound anew is bound as PATH.PID.tmp and renamed.
 
 A candidate that fails after it took them only closes its copies, and so does SIGUSR1. `disable frontend` and SIGTTOU
-disconnect a TCP socket for everybody who shares it.
+disconnect a TCP socket for everybody who shares it; `set maxconn frontend NAME 0` only stops accepting. A socket that
+is not taken over, or of which a new configuration has fewer (`shards`), loses who waits in its queue, unless
+net.ipv4.tcp_migrate_req is 1.
 
 The protocol (HAProxy's `src/cli.c:_getsocks` and `src/sock.c:sock_get_old_sockets`, the same from 2.3 to 3.2): the
 client sends `_getsocks`; the server a count, then batches of descriptors (SCM_RIGHTS of unix(7)); the client answers
@@ -333,6 +335,11 @@ class Adopted:
     def addresses(self) -> tuple[str, ...]:
         """What the kept sockets listen on, each address once, in haproxy's order."""
         return tuple(dict.fromkeys(one.address for one in self._kept.values()))
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """The kept sockets, to connect to; they stay ours."""
+        return tuple(one.socket for one in self._kept.values())
 
     def renew(self, passed: Iterable[Passed], others: Collection[int] = ()) -> None:
         """Keep what a generation has, and let go of the rest.

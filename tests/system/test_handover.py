@@ -694,7 +694,7 @@ def test_haproxy_passes_its_listeners_on_and_takes_them_over(adopted: Adopted, s
     first, channel = start(binds)
     assert ready(first, channel)
     adopted.renew(take(channel))
-    inodes = {inode(one.socket) for one in adopted._kept.values()}  # noqa: SLF001
+    inodes = set(map(inode, adopted.sockets))
     assert len(inodes) == 14
     assert {f"127.0.0.1:{port}", f"[::1]:{port}", f"{tmp_path}/x.sock", "abns@handover-x"} < set(adopted.addresses)
 
@@ -726,7 +726,7 @@ def test_haproxy_passes_and_takes_hundreds(adopted: Adopted, start: Start) -> No
     assert set(adopted.addresses) == set(binds)
     second, channel = start(binds, adopted.offer())
     assert ready(second, channel)
-    assert {inode(one.socket) for one in adopted._kept.values()} <= inodes_of(second.pid)  # noqa: SLF001
+    assert set(map(inode, adopted.sockets)) <= inodes_of(second.pid)
 
 
 @with_haproxy
