@@ -25,7 +25,6 @@ inherited socket above all, is not counted; who has nothing to export hangs up w
 Nothing here blocks: haproxy waits for us, and we for nobody.
 """
 
-import array
 import contextlib
 import os
 import socket
@@ -384,18 +383,18 @@ class _MalformedError(Exception):
 def _receive(channel: socket.socket, length: int, most: int) -> tuple[bytes, list[int], bool]:
     """Receive bytes and descriptors, close-on-exec from their first moment; and whether some were lost.
 
-    Not `socket.recv_fds`, which lets descriptors that come with MSG_CTRUNC go unseen if their number is odd.
+    Not `socket.recv_fds`, which makes room for what we would have to close, and imports a module to do so.
 
     Raises:
         OSError: as recvmsg(2).
 
     """
     data, messages, flags, _ = channel.recvmsg(length, socket.CMSG_LEN(most * _INT.size), socket.MSG_CMSG_CLOEXEC)
-    descriptors = array.array("i")
+    descriptors: list[int] = []
     for level, kind, content in messages:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
-    return data, list(descriptors), bool(flags & socket.MSG_CTRUNC)
+            descriptors += memoryview(content[: len(content) // _INT.size * _INT.size]).cast("i")
+    return data, descriptors, bool(flags & socket.MSG_CTRUNC)
 
 
 def _send(channel: socket.socket, data: bytes) -> None:
