@@ -254,10 +254,8 @@ class Offer:
     def _accept(self) -> None:
         """Take the session that haproxy sends us; without one it is gone."""
         _, descriptors, cut_off = _receive(self._ours, 1, 1)
-        for surplus in descriptors[1:]:
-            os.close(surplus)
         if len(descriptors) != 1 or cut_off:
-            for descriptor in descriptors[:1]:
+            for descriptor in descriptors:
                 os.close(descriptor)
             self._end("")
             return
