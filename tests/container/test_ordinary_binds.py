@@ -1,0 +1,224 @@
+"""Ordinary `bind` lines of unmodified configurations: what VIPs have, they have too."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.container.conftest import Balancer, Start, every, result
+from tests.waiting import eventually
+
+HEAD = """\
+global
+    nbthread 2
+    maxconn 4000
+defaults
+    mode http
+    timeout client 60s
+    timeout server 60s
+    timeout connect 5s
+    option idle-close-on-response
+"""
+
+LOOPBACK_6 = {"net.ipv6.conf.all.disable_ipv6": "0", "net.ipv6.conf.lo.disable_ipv6": "0"}
+
+BINDS = {
+    "tcp": "bind 127.0.0.1:8080",
+    "any address": "bind :8080",
+    "both families": "bind [::]:8080 v4v6",
+    "several addresses": "bind 127.0.0.2:8080,127.0.0.1:8080",
+    "a port range": "bind 127.0.0.1:8080-8089",
+    "shards": "bind 127.0.0.1:8080 shards 2",
+    "shards by-thread": "bind 127.0.0.1:8080 shards by-thread",
+    "one thread": "bind 127.0.0.1:8080 thread 1",
+    "an interface": "bind 127.0.0.1:8080 interface lo",
+    "socket options": "bind 127.0.0.1:8080 defer-accept mss 1400 tfo backlog 200",
+    "among others": "bind unix@/run/x.sock\n    bind abns@x\n    bind 127.0.0.1:8080",
+}
+
+
+def ordinary(mark: str, bind: str = BINDS["tcp"], more: str = "") -> str:
+    """Return a configuration without a VIP."""
+    answer = f'    http-request return status 200 content-type text/plain string "{mark}"\n'
+    return f"{HEAD}frontend web\n    {bind}\n{answer}{more}"
+
+
+def begin(start: Start, image: str, text: str, **more: object) -> Balancer:
+    """Start a container without VIPs that serves "one"."""
+    lb = start(image, text=text, vips="", sysctls=LOOPBACK_6, **more)
+    lb.serves("one")
+    return lb
+
+
+def listening(lb: Balancer) -> set[str]:
+    """Return the inodes of the TCP sockets that listen on the port."""
+    table = Path(f"/proc/{lb.pid}/net/tcp").read_text() + Path(f"/proc/{lb.pid}/net/tcp6").read_text()
+    rows = (line.split() for line in table.splitlines() if ":" in line)
+    return {row[9] for row in rows if row[1].endswith(f":{lb.port:04X}") and row[3] == "0A"}
+
+
+def held_by(pid: int) -> set[str]:
+    """Return the inodes of a process's sockets."""
+    links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
+    return {link.removeprefix("socket:[").rstrip("]") for link in links if link.startswith("socket:[")}
+
+
+def adopted(lb: Balancer) -> bool:
+    """Tell whether PID 1 has every listening socket of the port."""
+    return bool(listening(lb)) and listening(lb) <= held_by(lb.pid)
+
+
+def reload(lb: Balancer) -> Callable[[], None]:
+    """Return a function that reloads."""
+    return lambda: lb.kill("USR1")
+
+
+@pytest.mark.parametrize("bind", BINDS.values(), ids=BINDS)
+def test_a_reload_loses_no_connection(start: Start, image: str, bind: str) -> None:
+    """Under load, whatever the `bind` says, and the sockets stay the same."""
+    lb = begin(start, image, ordinary("one", bind))
+    eventually(lambda: adopted(lb))
+    before = listening(lb)
+    client = lb.load(50, 20_000)
+    count = every(200, client, reload(lb))
+    load = result(client)
+
+    assert count
+    assert load.failed == 0
+    assert listening(lb) == before
+
+
+@pytest.mark.parametrize("bind", BINDS.values(), ids=BINDS)
+def test_a_crash_refuses_nobody(start: Start, image: str, bind: str) -> None:
+    """The socket is held, so clients wait in its queue until the next haproxy accepts them."""
+    lb = begin(start, image, ordinary("one", bind))
+    eventually(lambda: adopted(lb))
+    before = listening(lb)
+    for _ in range(3):
+        subprocess.run(["kill", "-KILL", str(lb.children()[-1])], check=True)
+        assert lb.get() == "one"
+    assert listening(lb) == before
+
+
+def test_a_reload_changes_what_is_bound(start: Start, image: str) -> None:
+    """A new address is served and kept, one that is gone is refused and let go of."""
+    lb = begin(start, image, ordinary("one"))
+    lb.edit(ordinary("two", "bind 127.0.0.1:8081"))
+    lb.kill("USR1")
+    eventually(lambda: _get(lb, 8081) == "two")
+    eventually(lambda: not listening(lb))
+
+    assert _get(lb, 8080) is None
+
+
+def test_a_refused_candidate_does_no_harm(start: Start, image: str) -> None:
+    """It takes the sockets over and fails: the current generation and its clients do not notice."""
+    lb = begin(start, image, ordinary("one"))
+    eventually(lambda: adopted(lb))
+    before = listening(lb)
+    lb.edit(ordinary("two", more="global\n    chroot /nowhere\n"))
+    client = lb.load(50, 20_000)
+    every(200, client, reload(lb))
+    load = result(client)
+
+    assert load.failed == 0
+    assert listening(lb) == before
+    assert "has failed" in lb.log
+    assert lb.get() == "one"
+
+
+def test_a_vip_and_an_ordinary_bind_in_one_frontend(start: Start, image: str) -> None:
+    """Both lose nothing, and the generation that drains does not wake up for either."""
+    text = ordinary("one", 'bind "fd@${FD_VIP}"\n    bind 127.0.0.1:8080')
+    lb = start(image, text=text, vips="127.0.0.1:8090:FD_VIP")
+    lb.serves("one")
+    old = lb.children()[-1]
+    with lb.connect() as held:
+        held.sendall(b"GET / HTTP/1.1\r\n")
+        lb.kill("USR1")
+        eventually(lambda: "drains" in lb.log)
+        before = lb.cpu(old)
+        for port in (8080, 8090):
+            words = ("ab", "-q", "-c", "50", "-n", "10000", f"http://127.0.0.1:{port}/")
+            assert result(lb.inside(*words)).failed == 0
+        assert lb.cpu(old) - before <= 2
+
+
+def test_a_generation_that_drains_costs_nothing(start: Start, image: str) -> None:
+    """Its successor's clients do not wake it up, on HAProxy 2.6 either."""
+    lb = begin(start, image, ordinary("one"))
+    old = lb.children()[-1]
+    with lb.connect() as held:
+        held.sendall(b"GET / HTTP/1.1\r\n")
+        lb.kill("USR1")
+        eventually(lambda: "drains" in lb.log)
+        before = lb.cpu(old)
+        assert result(lb.load(50, 20_000)).failed == 0
+        assert lb.cpu(old) - before <= 2
+
+
+def test_three_hundred_sockets_are_kept(start: Start, image: str) -> None:
+    """More than one message can carry."""
+    lb = begin(start, image, ordinary("one", "bind 127.0.0.1:8080-8379"))
+    subprocess.run(["kill", "-KILL", str(lb.children()[-1])], check=True)
+    assert _get(lb, 8379) == "one"
+    assert lb.get() == "one"
+
+
+def test_a_unix_socket_keeps_its_path(start: Start, image: str) -> None:
+    """Through reload and crash it is the same file; once somebody removed it a reload makes a new one."""
+    lb = begin(start, image, ordinary("one", BINDS["among others"]))
+    inode = _run(lb, "stat -c %i /run/x.sock")
+    lb.edit(ordinary("two", BINDS["among others"]))
+    lb.kill("USR1")
+    lb.serves("two")
+    subprocess.run(["kill", "-KILL", str(lb.children()[-1])], check=True)
+    assert lb.get() == "two"
+    assert _run(lb, "stat -c %i /run/x.sock") == inode
+    _run(lb, "rm /run/x.sock")
+    lb.edit(ordinary("three", BINDS["among others"]))
+    lb.kill("USR1")
+    lb.serves("three")
+    eventually(lambda: _run(lb, "test -S /run/x.sock && echo yes") == "yes\n")
+
+
+def test_a_reload_of_a_read_only_container_works(start: Start, image: str) -> None:
+    """Nothing of it needs a path."""
+    lb = begin(start, image, ordinary("one"), read_only=True)
+    eventually(lambda: adopted(lb))
+    before = listening(lb)
+    lb.edit(ordinary("two"))
+    lb.kill("USR1")
+    lb.serves("two")
+    assert listening(lb) == before
+
+
+def test_datagrams_wait_for_the_next_haproxy(start: Start, image: str) -> None:
+    """log-forward's UDP socket is the same after a crash."""
+    more = "ring r\n    size 65536\nlog-forward logs\n    dgram-bind 127.0.0.1:5514\n    log ring@r local0\n"
+    lb = begin(start, image, ordinary("one", more=more))
+    eventually(lambda: adopted(lb))
+
+    def sockets() -> set[str]:
+        table = Path(f"/proc/{lb.pid}/net/udp").read_text().splitlines()[1:]
+        return {row.split()[9] for row in table if row.split()[1].endswith(f":{5514:04X}")}
+
+    before = sockets()
+    subprocess.run(["kill", "-KILL", str(lb.children()[-1])], check=True)
+    assert lb.get() == "one"
+    assert sockets() == before
+    assert before
+
+
+def _get(lb: Balancer, port: int) -> str | None:
+    try:
+        return lb.get(port)
+    except (TimeoutError, OSError):
+        return None
+
+
+def _run(lb: Balancer, command: str) -> str:
+    output = lb.container.exec_run(["sh", "-c", command]).output
+    assert isinstance(output, bytes)
+    return output.decode()
