@@ -1,15 +1,21 @@
 """What a new process is made of: its words, its variables, its descriptors."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 
-from entrypoint.core.command import Serve
+from entrypoint.configurations import Configurations, in_memory
+from entrypoint.core.command import Serve, without_configurations
 from entrypoint.core.configuration import line_of_master_worker
+from entrypoint.core.events import Disk
 from entrypoint.core.records import dataclass
-from entrypoint.system import files
+from entrypoint.core.settings import ENVIRONMENT_PREFIX, Settings
 from entrypoint.system.cli_channel import CliChannel
+from entrypoint.system.handover import Adopted, Offer
+from entrypoint.system.kept import Files
 from entrypoint.system.listeners import Listeners
 from entrypoint.system.processes import Birth
 from entrypoint.system.signals import INHERITED_VARIABLE
+from entrypoint.system.words import Words
 
 GENERATION_VARIABLE = "SAFE_RELOAD_GENERATION"
 """Tells each haproxy its generation's number."""
@@ -22,6 +28,35 @@ class RefusedError(Exception):
     """A generation that may not be started; its text is one line for the user."""
 
 
+@dataclass(slots=True)
+class Newborn:
+    """A process that is about to be started, and our lines to it."""
+
+    birth: Birth
+    channel: CliChannel | None = None
+    words: Words | None = None
+    offer: Offer | None = None
+    passed: tuple[int, ...] = ()
+    """Descriptors that only it needs."""
+    digest: str = ""
+    kept: bool = False
+    disk: Disk | None = None
+
+    def spawned(self) -> None:
+        """Let go of everything that is the new process's alone."""
+        for line in (self.channel, self.words, self.offer):
+            if line:
+                line.spawned()
+        for descriptor in self.passed:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Let go of our lines to it as well."""
+        for line in (self.channel, self.words, self.offer):
+            if line:
+                line.close()
+
+
 @dataclass(frozen=True, slots=True)
 class ProgramBirth:
     """How any program that is not haproxy is started: with everything we have ourselves."""
@@ -30,44 +65,98 @@ class ProgramBirth:
     environment: Mapping[str, str]
     descriptors: tuple[int, ...] = ()
 
-    def of(self, _number: int) -> tuple[Birth, None]:
+    def of(self, _number: int, *, kept: bool, bad: str) -> Newborn:  # noqa: ARG002  # it has no configuration
         """Return what to start."""
         environment = {name: value for name, value in self.environment.items() if name != INHERITED_VARIABLE}
-        return Birth(self.words, environment, self.descriptors, foreground=True), None
+        return Newborn(Birth(self.words, environment, self.descriptors, foreground=True))
 
 
 @dataclass(frozen=True, slots=True)
 class HaproxyBirth:
-    """How a generation of haproxy is started: with the VIPs, a private line to its CLI, and nothing else of ours."""
+    """How a generation of haproxy is started: with the VIPs, private lines to it, and nothing else of ours."""
 
     command: Serve
     environment: Mapping[str, str]
     listeners: Listeners
+    adopted: Adopted
+    configurations: Configurations
 
-    def of(self, number: int) -> tuple[Birth, CliChannel]:
-        """Return what to start, and the line to it.
+    def of(self, number: int, *, kept: bool, bad: str) -> Newborn:
+        """Return what to start, and the lines to it.
+
+        Args:
+            number: of the generation.
+            kept: start it from the last known good configuration.
+            bad: do so as well if the disk still holds the configuration of this digest.
 
         Raises:
             RefusedError: the configuration would defeat the purpose.
-            OSError: the line cannot be made.
+            OSError: the lines cannot be made.
 
         """
-        for path in files.configuration_files(self.command.configurations, self.command.folder):
-            line = line_of_master_worker(files.read(path))
-            if line:
-                raise RefusedError(f"{path}:{line}: remove `master-worker`: safe_reload is the master already")
-        channel = CliChannel()
+        contents, disk = self.configurations.read()
+        good = self.configurations.kept
+        if good and (kept or (bad and disk.digest == bad)):
+            digest, files = good
+            passed = tuple(in_memory(files))
+            paths = [word for descriptor in passed for word in ("-f", f"/dev/fd/{descriptor}")]
+            arguments = (*without_configurations(self.command.arguments), *paths)
+        else:
+            digest, files = disk.digest, contents.kept
+            passed, arguments = (), self.command.arguments
+            _refuse_master_worker(files)
+        self.configurations.give(number, digest, files)
+        return self._newborn(number, arguments, passed, Newborn(_NOTHING, digest=digest, kept=bool(passed), disk=disk))
+
+    def _newborn(self, number: int, arguments: tuple[str, ...], passed: tuple[int, ...], newborn: Newborn) -> Newborn:
+        newborn.passed = passed
+        try:
+            newborn.channel = channel = CliChannel()
+            newborn.words = words = Words()
+            newborn.offer = offer = self.adopted.offer() if self.adopted.sockets else None
+        except OSError:
+            newborn.spawned()
+            newborn.close()
+            raise
         vips = self.listeners.tags()
         environment = {
             **haproxy_environment(self.environment),
             **{tag: str(descriptor) for tag, descriptor in vips.items()},
             GENERATION_VARIABLE: str(number),
         }
-        words = (self.command.program, "-db", "-f", channel.configuration, *self.command.arguments)
-        birth = Birth(words, environment, (*vips.values(), *channel.inherited))
-        return birth, channel
+        taken = ("-x", offer.argument) if offer else ()
+        descriptors = (*vips.values(), *channel.inherited, *(offer.inherited if offer else ()), *passed)
+        newborn.birth = Birth(
+            (self.command.program, "-db", "-f", channel.configuration, *taken, *arguments),
+            environment,
+            descriptors,
+            stderr=words.writer,
+        )
+        return newborn
+
+
+_NOTHING = Birth((), {})
+
+
+def _refuse_master_worker(files: Files) -> None:
+    for path, content in files:
+        line = line_of_master_worker(content)
+        if line:
+            raise RefusedError(f"{path}:{line}: remove `master-worker`: safe_reload is the master already")
 
 
 def haproxy_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the variables for haproxy: all but what systemd means for us (sd_notify(3), sd_listen_fds(3))."""
     return {n: v for n, v in environment.items() if n not in _OURS and not n.startswith(_OURS_BY_PREFIX)}
+
+
+def exporter_birth(
+    settings: Settings, name: str, environment: Mapping[str, str], launcher: Callable[[], tuple[str, ...]]
+) -> Birth:
+    """Return how the exporter is started: with what it needs to find us, and none of our own options."""
+    words = (*launcher(), "exporter", "--listen", settings.exporter or "", "--name", name)
+    variables = {
+        n: v for n, v in haproxy_environment(environment).items() if not n.startswith((ENVIRONMENT_PREFIX, "TINI_"))
+    }
+    log_format = ("--log-format", str(settings.log_format))
+    return Birth((*words, "--runtime-dir", settings.runtime_dir, *log_format), variables)

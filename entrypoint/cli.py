@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from entrypoint import __version__
 from entrypoint.births import HaproxyBirth, ProgramBirth, haproxy_environment
+from entrypoint.configurations import Configurations
 from entrypoint.core import generic, lifecycle, state
 from entrypoint.core.arguments import split
 from entrypoint.core.command import SYNOPSIS, Command, Run, RunOnce, Serve, UsageError, read_command
@@ -12,10 +13,16 @@ from entrypoint.core.events import Level, Log
 from entrypoint.core.machine import Machine
 from entrypoint.core.settings import OPTIONS, Option, OptionError, Settings, instance_name, read_settings
 from entrypoint.core.vips import parse_vips
+from entrypoint.haproxy_service import HaproxyService, Parts
 from entrypoint.supervisor import Supervisor, World
 from entrypoint.system import files, signals
+from entrypoint.system.control import Control
+from entrypoint.system.handover import Adopted
+from entrypoint.system.kept import StateFile
 from entrypoint.system.listeners import ListenError, Listeners
 from entrypoint.system.log import Logger, text_line, write_to_stderr
+from entrypoint.system.notify import Notifier
+from entrypoint.system.predecessor import find
 from entrypoint.system.processes import Processes, find_program, raise_open_files
 
 _STDOUT = 1
@@ -139,7 +146,7 @@ def _start(
     listeners = Listeners(settings.backlog)
     match command:
         case Serve():
-            return _serve(command, settings, environment, logger, processes, listeners)
+            return _serve(command, settings, name, environment, logger, processes, listeners)
         case Run(words=words):
             if settings.vips:
                 what = f"--vips does nothing: {words[0]} is not called haproxy, so it is run as any other program"
@@ -159,6 +166,7 @@ def _start(
 def _serve(
     command: Serve,
     settings: Settings,
+    name: str,
     environment: Mapping[str, str],
     logger: Logger,
     processes: Processes,
@@ -171,23 +179,43 @@ def _serve(
     if not signals.can_signal_others():
         what = "root without CAP_KILL: a haproxy that switches its user could never be told to leave; add KILL"
         logger.write(Log(Level.WARNING, "no_cap_kill", what))
+    notifier = Notifier(environment)
     listeners.adopt(environment)
     listeners.bind(vips, freebind=settings.freebind)
     _tell_vips(logger, listeners)
+    predecessor = find(path, (vip.port for vip in vips)) if path else None
     pid_file = _pid_file(path) if path else None
+    control = _control(settings, name, logger)
     if settings.drop_caps:
         signals.keep_capabilities(*_KEPT_CAPABILITIES)
+    state_file = StateFile(settings.state_dir, name) if settings.state_dir else None
+    variables = haproxy_environment(environment)
+    configurations = Configurations(command, settings, variables, state_file, logger.write)
+    adopted = Adopted()
+    parts = Parts(settings, name, environment, listeners, adopted, configurations, control, notifier, predecessor, path)
     world = World(
-        HaproxyBirth(command, environment, listeners),
+        HaproxyBirth(command, environment, listeners, adopted, configurations),
         processes,
         signals.Arrivals(),
         logger,
         listeners,
         pid_file,
         signal_groups=settings.kill_group,
+        service=HaproxyService(parts),
     )
     machine = Machine(state.State(settings), lifecycle.step, state.timers)
     return settings.status(Supervisor(machine, world).run())
+
+
+def _control(settings: Settings, name: str, logger: Logger) -> Control | None:
+    """Open the control socket; what works without it works without it."""
+    try:
+        return Control(settings.runtime_dir, name)
+    except OSError as error:
+        reason = f"{error.strerror}: {settings.runtime_dir}" if error.strerror else str(error)
+        what = f"no control socket, so no `safe_reload reload`, status or metrics (--runtime-dir): {reason}"
+        logger.write(Log(Level.WARNING, "no_control", what))
+        return None
 
 
 def _tell_vips(logger: Logger, listeners: Listeners) -> None:
@@ -197,8 +225,7 @@ def _tell_vips(logger: Logger, listeners: Listeners) -> None:
         more = f" and {len(tags) - _MOST_TOLD} more" if len(tags) > _MOST_TOLD else ""
         logger.write(Log(Level.INFO, "bound", f"bound the VIPs {', '.join(tags[:_MOST_TOLD])}{more}"))
     else:
-        what = "there are no VIPs (--vips): haproxy binds for itself, and a reload or a crash may cost connections"
-        logger.write(Log(Level.WARNING, "no_vips", what))
+        logger.write(Log(Level.INFO, "no_vips", "no VIPs (--vips): haproxy binds, and safe_reload holds what it binds"))
 
 
 def _pid_file(path: str) -> files.PidFile:

@@ -6,15 +6,16 @@ logged with its traceback and serving goes on.
 """
 
 import math
-import selectors
 import signal
+import socket
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import Any, Protocol, assert_never
 
-from entrypoint.births import RefusedError
+from entrypoint.births import Newborn, RefusedError
 from entrypoint.core.events import (
+    EXPORTER,
+    Adopt,
     Answered,
     Ask,
     Began,
@@ -23,40 +24,86 @@ from entrypoint.core.events import (
     Elapsed,
     Event,
     Exited,
+    Keep,
     Level,
     Listen,
     Log,
+    Look,
     NotSpawned,
     Poke,
     Publish,
+    Reply,
     Send,
     Signalled,
     Spawn,
     Spawned,
+    SpawnExporter,
+    TakeOver,
     Timer,
     Unanswered,
+    Upgrade,
 )
 from entrypoint.core.machine import Machine
 from entrypoint.core.records import dataclass
+from entrypoint.sources import Sources
 from entrypoint.system.cli_channel import CliChannel, Conversation
 from entrypoint.system.files import PidFile
+from entrypoint.system.handover import Offer, Taking
 from entrypoint.system.listeners import Listeners
 from entrypoint.system.log import Logger
 from entrypoint.system.processes import Birth, Processes
 from entrypoint.system.signals import Arrivals
+from entrypoint.system.words import Words
 
 _SIGCHLD = signal.SIGCHLD
-_LONGEST_WAIT = 86400.0
-"""Seconds; epoll_wait(2) takes no more than 24 days."""
 _PAUSE_AFTER_ERROR = 0.1
 """Seconds; bounds how often an unexpected error can be logged."""
+_TAKING_WITHIN = 5.0
+"""Seconds; a generation that is stopped never passes its listeners."""
 
 
 class Births(Protocol):
     """Says what a generation's process is made of."""
 
-    def of(self, number: int) -> tuple[Birth, CliChannel | None]:
-        """Return what to start and the line to its CLI; may raise RefusedError or OSError."""
+    def of(self, number: int, *, kept: bool, bad: str) -> Newborn:
+        """Return what to start and the lines to it; may raise RefusedError or OSError."""
+
+
+class Service(Protocol):
+    """What serves haproxy beside the processes themselves: its configurations, its listeners, and who asks."""
+
+    def begin(self, supervisor: "Supervisor") -> Began:
+        """Begin to serve; return what the core is told first."""
+
+    def spawned(self, number: int) -> None:
+        """A generation has been started from what was read of the disk."""
+
+    def gone(self, number: int) -> None:
+        """A generation is no more."""
+
+    def passed(self, taking: Taking) -> None:
+        """A generation has passed its listeners, or has failed to."""
+
+    def offered(self, *, open_offers: bool) -> None:
+        """A candidate has taken what it was offered, or never will."""
+
+    def answered(self, number: int, text: str) -> None:
+        """The CLI of a generation has answered."""
+
+    def said(self, line: Log, words: str) -> None:
+        """A line was logged; the words are those of the generation that it is about."""
+
+    def settled(self) -> None:
+        """The core has nothing more to say for now."""
+
+    def carry_out(self, effect: Effect) -> None:
+        """Carry out an effect that is not about processes."""
+
+    def exporter(self) -> Birth:
+        """Return how the exporter is started."""
+
+    def close(self) -> None:
+        """End."""
 
 
 @dataclass(slots=True)
@@ -70,6 +117,7 @@ class World:
     listeners: Listeners
     pid_file: PidFile | None = None
     signal_groups: bool = False
+    service: Service | None = None
 
 
 class Supervisor:
@@ -77,27 +125,34 @@ class Supervisor:
 
     def __init__(self, machine: Machine[Any], world: World) -> None:
         """Begin; nothing happens before `run`."""
-        self._machine = machine
+        self.machine = machine
+        self.sources = Sources()
         self._world = world
         self._events: deque[Event] = deque()
         self._deadlines: dict[Timer, float] = {}
         self._channels: dict[int, CliChannel] = {}
         self._conversations: dict[int, Conversation] = {}
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(world.arrivals, selectors.EVENT_READ, self._signals_arrived)
+        self._words: dict[int, Words] = {}
+        self._offers: dict[int, Offer] = {}
+        self._takings: dict[int, Taking] = {}
+        self._last_words: dict[int, str] = {}
+        self.sources.add(world.arrivals, self._signals_arrived)
 
     def run(self) -> int:
         """Serve until the end; return the exit status."""
-        self._events.append(Began(tuple(self._world.listeners.tags().items())))
+        service = self._world.service
+        self._events.append(service.begin(self) if service else Began())
         while True:
             try:
                 self._settle()
-                status = self._machine.status
+                status = self.machine.status
                 if status is not None:
                     break
                 self._wait()
             except Exception:  # noqa: BLE001  # PID 1 may not die of it
                 self._unexpected()
+        if service:
+            service.close()
         if self._world.pid_file:
             self._world.pid_file.remove()
         return status
@@ -118,26 +173,33 @@ class Supervisor:
 
     # ---- what happens ----------------------------------------------------------------------------------------------
 
+    def submit(self, event: Event) -> None:
+        """Have the core decide about this, after what has happened before it."""
+        self._events.append(event)
+
+    def log(self, line: Log) -> None:
+        """Write a line."""
+        self._world.logger.write(line)
+
     def _settle(self) -> None:
         """Feed the machine until nothing more follows."""
         while self._events:
-            for effect in self._machine.feed(self._events.popleft()):
+            for effect in self.machine.feed(self._events.popleft()):
                 self._carry_out(effect)
             self._set_timers()
+        self._last_words.clear()
+        if self._world.service:
+            self._world.service.settled()
 
     def _set_timers(self) -> None:
         now = time.monotonic()
         self._deadlines = {
-            timer: self._deadlines.get(timer, now + seconds) for timer, seconds in self._machine.running().items()
+            timer: self._deadlines.get(timer, now + seconds) for timer, seconds in self.machine.running().items()
         }
 
     def _wait(self) -> None:
         """Wait for the world or for the next timer, and note what happened."""
-        deadline = min(self._deadlines.values(), default=math.inf)
-        timeout = None if deadline == math.inf else min(max(0.0, deadline - time.monotonic()), _LONGEST_WAIT)
-        for key, _ in self._selector.select(timeout):
-            happened: Callable[[], None] = key.data
-            happened()
+        self.sources.wait(min(self._deadlines.values(), default=math.inf))
         now = time.monotonic()
         for timer, due in self._deadlines.items():
             if due <= now:
@@ -154,10 +216,21 @@ class Supervisor:
             self._events.append(death)
 
     def _forget(self, number: int) -> None:
+        """Close every line to a process that is gone, and pass on its last words before anything is said about it."""
         self._end_conversation(number)
+        words = self._words.pop(number, None)
+        if words:
+            self.sources.remove(words)
+            self._pass_on(number, words.drain())
+            self._last_words[number] = words.text
+            words.close()
+        self._end_offer(number)
+        self._end_taking(number)
         channel = self._channels.pop(number, None)
         if channel:
             channel.close()
+        if self._world.service:
+            self._world.service.gone(number)
 
     # ---- what is to be done ----------------------------------------------------------------------------------------
 
@@ -171,8 +244,10 @@ class Supervisor:
     def _do(self, effect: Effect) -> None:
         world = self._world
         match effect:
-            case Spawn(number=number):
-                self._spawn(number)
+            case Spawn(number=number, kept=kept, bad=bad):
+                self._spawn(number, kept=kept, bad=bad)
+            case SpawnExporter():
+                self._spawn_exporter()
             case Ask(number=number, commands=commands):
                 self._ask(number, commands)
             case Send(number=number, signum=signum):
@@ -181,35 +256,62 @@ class Supervisor:
                 world.listeners.poke(tags)
             case Listen(tags=tags):
                 world.listeners.listen(tags)
-            case CloseVips():
-                world.listeners.close()
             case Publish(pid=pid):
                 if world.pid_file:
                     world.pid_file.write(pid)
+            case Adopt(number=number):
+                self._take(number)
             case Log():
                 world.logger.write(effect)
+                if world.service:
+                    world.service.said(effect, self.words_of(effect.fields.get("generation")))
+            case CloseVips() | Look() | Keep() | Reply() | Upgrade() | TakeOver():
+                if world.service:
+                    world.service.carry_out(effect)
             case _:
                 assert_never(effect)
 
-    def _spawn(self, number: int) -> None:
+    def _spawn(self, number: int, *, kept: bool, bad: str) -> None:
+        world = self._world
         try:
-            birth, channel = self._world.births.of(number)
+            newborn = world.births.of(number, kept=kept, bad=bad)
         except (RefusedError, OSError) as error:
             self._events.append(NotSpawned(number, f"was not started: {error}", 1))
             return
         try:
-            pid = self._world.processes.spawn(number, birth)
+            pid = world.processes.spawn(number, newborn.birth)
         except OSError as error:
-            if channel:
-                channel.close()
+            newborn.spawned()
+            newborn.close()
             self._events.append(NotSpawned(number, f"was not started: fork: {error.strerror}", 1))
             return
-        finally:
-            if channel:
-                channel.spawned()
-        if channel:
-            self._channels[number] = channel
-        self._events.append(Spawned(number, pid))
+        newborn.spawned()
+        if newborn.channel:
+            self._channels[number] = newborn.channel
+        if newborn.words:
+            self._listen_to_words(number, newborn.words)
+        if newborn.offer:
+            self._offers[number] = newborn.offer
+            self._wait_for_offer(number, newborn.offer)
+        self._events.append(Spawned(number, pid, newborn.digest, newborn.kept, newborn.disk))
+        if world.service:
+            world.service.spawned(number)
+
+    def _spawn_exporter(self) -> None:
+        assert self._world.service
+        try:
+            pid = self._world.processes.spawn(EXPORTER, self._world.service.exporter())
+        except OSError as error:
+            self._events.append(NotSpawned(EXPORTER, f"was not started: fork: {error.strerror}", 1))
+        else:
+            self._events.append(Spawned(EXPORTER, pid))
+
+    # ---- the CLI of a generation -----------------------------------------------------------------------------------
+
+    def session(self, number: int) -> socket.socket | None:
+        """Open a connection to the CLI of a generation, if there is one."""
+        channel = self._channels.get(number)
+        return channel.session() if channel else None
 
     def _ask(self, number: int, commands: tuple[str, ...]) -> None:
         self._end_conversation(number)
@@ -221,16 +323,18 @@ class Supervisor:
 
     def _listen_to(self, number: int, conversation: Conversation) -> None:
         self._conversations[number] = conversation
-        self._selector.register(conversation, selectors.EVENT_READ, lambda: self._hear(number, conversation))
+        self.sources.add(conversation, lambda: self._hear(number, conversation))
 
     def _hear(self, number: int, conversation: Conversation) -> None:
-        if self._conversations.get(number) is not conversation or not conversation.read():
+        if not conversation.read():
             return
-        self._selector.unregister(conversation)
+        self.sources.remove(conversation)
         del self._conversations[number]
         if conversation.proceed():
             self._listen_to(number, conversation)
         elif conversation.answer:
+            if self._world.service:
+                self._world.service.answered(number, conversation.answer)
             self._events.append(Answered(number, conversation.answer))
         else:
             self._events.append(Unanswered(number))
@@ -238,5 +342,85 @@ class Supervisor:
     def _end_conversation(self, number: int) -> None:
         conversation = self._conversations.pop(number, None)
         if conversation:
-            self._selector.unregister(conversation)
+            self.sources.remove(conversation)
             conversation.close()
+
+    # ---- the stderr of a generation --------------------------------------------------------------------------------
+
+    def _listen_to_words(self, number: int, words: Words) -> None:
+        self._words[number] = words
+        self.sources.add(words, lambda: self._overhear(number, words))
+
+    def _overhear(self, number: int, words: Words) -> None:
+        lines, goes_on = words.read()
+        self._pass_on(number, lines)
+        if not goes_on:
+            self.sources.remove(words)
+
+    def _pass_on(self, number: int, lines: list[bytes]) -> None:
+        if lines:
+            self._world.logger.pass_on(lines, generation=number)
+
+    def words_of(self, number: object) -> str:
+        """Return what a generation has said first, also when it has just died."""
+        if not isinstance(number, int):
+            return ""
+        words = self._words.get(number)
+        if words:
+            # What it said before it answered may still be in the pipe.
+            self._overhear(number, words)
+            return words.text
+        return self._last_words.get(number, "")
+
+    # ---- the ordinary listeners of a generation --------------------------------------------------------------------
+
+    def _take(self, number: int) -> None:
+        session = self.session(number)
+        if session:
+            taking = self._takings[number] = Taking(session)
+            self.sources.add(taking, lambda: self._taken(number, taking))
+            self.sources.alarm(taking, _TAKING_WITHIN, lambda: self._end_taking(number))
+
+    def _taken(self, number: int, taking: Taking) -> None:
+        # Before it reads: at the end it closes its descriptor.
+        self.sources.remove(taking)
+        if taking.read():
+            del self._takings[number]
+            self.sources.cancel(taking)
+            if self._world.service:
+                self._world.service.passed(taking)
+        else:
+            self.sources.add(taking, lambda: self._taken(number, taking))
+
+    def _end_taking(self, number: int) -> None:
+        taking = self._takings.pop(number, None)
+        if taking:
+            self.sources.remove(taking)
+            self.sources.cancel(taking)
+            taking.close()
+
+    def _wait_for_offer(self, number: int, offer: Offer) -> None:
+        self.sources.add(offer, lambda: self._offer(number, offer))
+
+    def _offer(self, number: int, offer: Offer) -> None:
+        self.sources.remove(offer)
+        if offer.proceed():
+            self._end_offer(number)
+        else:
+            self._wait_for_offer(number, offer)
+
+    def _end_offer(self, number: int) -> None:
+        offer = self._offers.pop(number, None)
+        if offer:
+            self.sources.remove(offer)
+            offer.close()
+            if self._world.service:
+                self._world.service.offered(open_offers=bool(self._offers))
+
+    @property
+    def offers_open(self) -> bool:
+        """Whether a candidate may still take what it was offered."""
+        return bool(self._offers)
+
+
+__all__ = ["Service", "Supervisor", "World"]

@@ -116,6 +116,22 @@ def _original(operands: Sequence[str]) -> Serve:
     )
 
 
+def without_configurations(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Return haproxy's arguments without the files and folders that it reads."""
+    kept: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            break
+        if word == "-f":
+            next(words, None)
+            continue
+        kept.append(word)
+        if word in _TAKES_A_VALUE:
+            kept += [value for value in (next(words, None),) if value is not None]
+    return tuple(kept)
+
+
 def _haproxy(program: str, arguments: Sequence[str]) -> Serve | RunOnce:
     kept: list[str] = []
     configurations: list[str] = []

@@ -1,8 +1,7 @@
 """JSON for status and log lines, without the `json` module, which brings `re` and a MiB."""
 
-from collections.abc import Mapping
-
 from _json import encode_basestring_ascii
+from collections.abc import Mapping
 
 Json = None | bool | int | float | str | list["Json"] | tuple["Json", ...] | Mapping[str, "Json"]
 

@@ -57,8 +57,10 @@ def passed(command: str) -> Pass | None:
 
 
 def find(state: State, target: str) -> Generation | None:
-    """Return the generation that a target means: `1` is the current one, `2` the youngest old one, `!PID` has the pid."""
-    serving = [one for one in reversed(state.generations) if one.pid is not None and not isinstance(one.phase, Candidate)]
+    """Return the generation that is meant: `1` is the current one, `2` the youngest old one, `!PID` has that pid."""
+    serving = [
+        one for one in reversed(state.generations) if one.pid is not None and not isinstance(one.phase, Candidate)
+    ]
     serving.sort(key=lambda one: not isinstance(one.phase, Current))
     if target.startswith("!"):
         return next((one for one in serving if str(one.pid) == target[1:]), None)

@@ -21,12 +21,11 @@ MOST_ROUNDS = 200
 
 def retire(state: State, old: Generation) -> Step:
     """Have a generation let go of the VIPs, then leave."""
-    pausable = runtime_api.pausable(old.binds)
-    if not pausable:
-        return drain_as_it_is(state, old) if old.binds else drain(state, old)
+    if not old.binds:
+        return drain(state, old)
     return (
         state.update(replace(old, phase=Retiring())),
-        (Ask(old.number, (*runtime_api.pause(pausable), *runtime_api.look(pausable))),),
+        (Ask(old.number, (*runtime_api.pause(old.binds), *runtime_api.look(old.binds))),),
     )
 
 
@@ -53,7 +52,7 @@ def ask_again(state: State, old: Generation) -> Step:
     """Look again at whether a retiring generation has let go."""
     assert isinstance(old.phase, Retiring)
     state = state.update(replace(old, phase=Retiring(old.phase.rounds)))
-    return state, (Ask(old.number, runtime_api.look(runtime_api.pausable(old.binds))),)
+    return state, (Ask(old.number, runtime_api.look(old.binds)),)
 
 
 def drain_as_it_is(state: State, old: Generation) -> Step:

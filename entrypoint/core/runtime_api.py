@@ -27,6 +27,16 @@ def pid(answer: str) -> int | None:
     return _number(answer, "Pid")
 
 
+def connections(answer: str) -> int | None:
+    """Return how many connections the process that answered `show info` has."""
+    return _number(answer, "CurrConns")
+
+
+def version(answer: str) -> str:
+    """Return the version of the haproxy that answered `show info`; empty when it does not say."""
+    return next((line[9:].strip() for line in answer.splitlines() if line.startswith("Version: ")), "")
+
+
 def is_idle(answer: str) -> bool:
     """Tell whether nothing but its listeners and this conversation keeps the process alive, from `show info`.
 
@@ -56,11 +66,6 @@ def binds_on(answer: str, vips: Iterable[int]) -> tuple[Bind, ...]:
     ours = [n for n, one in listeners if n in wanted or (one["fe"], one.get("lport")) in shared]
     mixed = {one["fe"] for number, one in listeners if number not in ours}
     return tuple(Bind(number, one["fe"], one["fe"] in mixed) for number, one in listeners if number in ours)
-
-
-def pausable(binds: Iterable[Bind]) -> tuple[Bind, ...]:
-    """Return those listeners whose frontends can be paused."""
-    return tuple(bind for bind in binds if not bind.mixed)
 
 
 def still_polled(answer: str) -> frozenset[int]:
@@ -97,5 +102,13 @@ def pause(binds: Iterable[Bind]) -> tuple[str, ...]:
 
     `disable frontend` only stops reading an inherited descriptor (since commit 64763342a of January 2023, in every
     branch from 2.4 on); SIGTTOU would disconnect every other listening socket of the process, shared ones included.
+    `disable frontend` would do that to the ordinary listeners of the same frontend, which others share: there a limit
+    of no connection at all stops the accepting as well, and disconnects nothing. It is the second choice because with
+    each connection that ends haproxy polls for a moment.
     """
-    return tuple(dict.fromkeys(f"disable frontend {bind.frontend}" for bind in binds))
+    return tuple(
+        dict.fromkeys(
+            f"set maxconn frontend {bind.frontend} 0" if bind.mixed else f"disable frontend {bind.frontend}"
+            for bind in binds
+        )
+    )

@@ -210,9 +210,7 @@ OPTIONS = (
     Option("backlog", "listen backlog of the VIPs; the kernel's somaxconn unless given", "N", None, _count(1)),
     Option("freebind", "bind VIPs that are not on any interface yet"),
     Option("watch", "reload when files change: auto, off or a PATH more; repeatable", "WHAT", ("auto",), _watch),
-    Option(
-        "debounce", "how long changed files must be quiet; 10 times that in all", "SECONDS", 0.2, _positive_seconds
-    ),
+    Option("debounce", "how long changed files must be quiet; 10 times that in all", "SECONDS", 0.2, _positive_seconds),
     Option("poll", "how often to look where the kernel reports no changes", "SECONDS", 10.0, _positive_seconds),
     Option("ready_timeout", "a new haproxy not ready by then is killed", "SECONDS", 60.0, _positive_seconds),
     Option("drain_timeout", "a draining haproxy is ended after it; 0 is never", "SECONDS", 0.0, _seconds),

@@ -39,6 +39,15 @@ class CliChannel:
         self._theirs.close()
         os.close(self._fragment)
 
+    def session(self) -> socket.socket:
+        """Return a new connection to haproxy's CLI.
+
+        Raises:
+            OSError: there are no descriptors left; that nobody listens shows as a closed connection.
+
+        """
+        return _session(self._ours)
+
     def ask(self, commands: Iterable[str]) -> "Conversation":
         """Begin to put commands to haproxy."""
         return Conversation(self._ours, commands)
@@ -72,12 +81,9 @@ class Conversation:
         line = next(self._lines, None)
         if line is None:
             return False
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._session = ours
-        ours.setblocking(False)
-        with theirs, contextlib.suppress(OSError):
-            socket.send_fds(self._channel, [b"\0"], [theirs.fileno()])
-            ours.send(line.encode())
+        self._session = _session(self._channel)
+        with contextlib.suppress(OSError):
+            self._session.send(line.encode())
         return True
 
     def read(self) -> bool:
@@ -102,6 +108,14 @@ class Conversation:
         if self._session:
             self._session.close()
             self._session = None
+
+
+def _session(channel: socket.socket) -> socket.socket:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    ours.setblocking(False)
+    with theirs, contextlib.suppress(OSError):
+        socket.send_fds(channel, [b"\0"], [theirs.fileno()])
+    return ours
 
 
 def _lines(commands: Iterable[str]) -> Iterator[str]:

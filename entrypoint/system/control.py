@@ -102,12 +102,12 @@ class Control:
         if len(os.fsencode(self.path)) > _LONGEST_PATH:
             raise OSError(f"{self.path} is longer than the {_LONGEST_PATH} bytes that a socket's path may have")
         os.makedirs(folder, mode=0o755, exist_ok=True)
+        temporary = os.path.join(folder, f".{os.getpid()}.sock")
+        if _answers(self.path):
+            raise OSError(f"{self.path} belongs to a running instance: give this one another --name")
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.setblocking(False)
-        temporary = os.path.join(folder, f".{os.getpid()}.sock")
         try:
-            if _answers(self.path):
-                raise OSError(f"{self.path} belongs to a running instance: give this one another --name")
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
             before = os.umask(0o177)

@@ -84,7 +84,8 @@ def _written(digest: str, files: Files) -> bytes:
         b"%d %d\n%b%b" % (len(os.fsencode(path)), len(content), os.fsencode(path), content) for path, content in files
     )
     body = digest.encode() + b"\n" + body
-    return _FORMAT + sha256(body).hexdigest().encode() + b"\n" + body
+    check: str = sha256(body).hexdigest()
+    return _FORMAT + check.encode() + b"\n" + body
 
 
 def _parse(content: bytes) -> tuple[str, Files]:

@@ -166,6 +166,21 @@ class Listeners:
         """Return each tag with its descriptor."""
         return {listener.tag: listener.socket.fileno() for listener in self._listeners}
 
+    def inodes(self) -> frozenset[int]:
+        """Return what tells each VIP's socket from every other one (fstat(2))."""
+        return frozenset(os.fstat(listener.socket.fileno()).st_ino for listener in self._listeners)
+
+    def status(self) -> list[dict[str, object]]:
+        """Return each VIP with its address, and whether it accepts."""
+        return [
+            {
+                "tag": listener.tag,
+                "address": _shown(listener.socket),
+                "accepts": bool(listener.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)),
+            }
+            for listener in self._listeners
+        ]
+
     def listen(self, tags: Collection[str]) -> None:
         """Let these VIPs accept connections, and none other of ours.
 
@@ -241,6 +256,15 @@ def _is_at(listener: socket.socket, vip: Vip) -> bool:
         return False
     same_family = listener.family == socket.AF_INET or v6only
     return bool(port == vip.port and here == there and same_family and (not scope or more[-1:] == [index]))
+
+
+def _shown(listener: socket.socket) -> str:
+    address = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        return os.fsdecode(address)
+    if listener.family == socket.AF_INET6:
+        return f"[{address[0]}]:{address[1]}"
+    return f"{address[0]}:{address[1]}"
 
 
 def _reason(error: OSError | TypeError) -> str:

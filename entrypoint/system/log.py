@@ -3,12 +3,16 @@
 import os
 import select
 import time
+from collections.abc import Iterable
 
 from entrypoint.core.events import Level, Log
+from entrypoint.core.json_text import json_text
 from entrypoint.core.settings import LogFormat
 
 _STDERR = 2
 _NAMES = {Level.ERROR: "ERROR", Level.WARNING: "WARN ", Level.INFO: "INFO ", Level.DEBUG: "DEBUG"}
+_MARKS = {"[ALERT]": Level.ERROR, "[WARNING]": Level.WARNING, "[DIAG]": Level.WARNING}
+"""How haproxy begins a line that matters."""
 
 
 class Logger:
@@ -34,9 +38,17 @@ class Logger:
         text = self._json(line) if self._style is LogFormat.JSON else text_line(_NAMES[line.level], line.message)
         write_to_stderr(text)
 
-    def _json(self, line: Log) -> str:
-        import json  # noqa: PLC0415  # 1 MiB that only those who ask for it pay
+    def pass_on(self, lines: Iterable[bytes], **fields: object) -> None:
+        """Pass on what a haproxy wrote to its stderr: unchanged, or as one object a line."""
+        for line in lines:
+            if self._style is LogFormat.JSON:
+                text = line.decode(errors="replace")
+                level = next((level for mark, level in _MARKS.items() if text.startswith(mark)), Level.INFO)
+                write_to_stderr(self._json(Log(level, "haproxy", text, fields)))
+            else:
+                write_to_stderr(line)
 
+    def _json(self, line: Log) -> str:
         now = time.time()
         record = {
             "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03d}Z",
@@ -46,7 +58,7 @@ class Logger:
             "instance": self._name,
             **line.fields,
         }
-        return json.dumps({key: value for key, value in record.items() if value is not None})
+        return json_text({key: value for key, value in record.items() if value is not None})
 
 
 def text_line(name: str, message: str) -> str:
@@ -54,7 +66,7 @@ def text_line(name: str, message: str) -> str:
     return f"[{name} safe_reload ({os.getpid()})] {message}".replace("\n", "\\n")
 
 
-def write_to_stderr(text: str) -> None:
+def write_to_stderr(text: str | bytes) -> None:
     """Write a line, or lose it where stderr is closed, or is a pipe that nobody reads.
 
     A pipe that polls writable takes PIPE_BUF bytes (pipe(7)). It is not made non-blocking, because haproxy shares it.
@@ -63,6 +75,7 @@ def write_to_stderr(text: str) -> None:
     poller.register(_STDERR, select.POLLOUT)
     try:
         if poller.poll(0):
-            os.write(_STDERR, f"{text}\n".encode(errors="replace")[-select.PIPE_BUF :])
+            line = text if isinstance(text, bytes) else text.encode(errors="replace")
+            os.write(_STDERR, line[1 - select.PIPE_BUF :] + b"\n")
     except OSError:
         return

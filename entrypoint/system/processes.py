@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from entrypoint.core.events import Exited, Reaped
 from entrypoint.core.records import dataclass
 
+_STDERR = 2
 _NOT_FOUND = 127
 _NOT_EXECUTABLE = 126
 _NO_TERMINAL = frozenset({errno.ENOTTY, errno.ENXIO, errno.EBADF})
@@ -29,6 +30,8 @@ class Birth:
     """Those of ours that it inherits, under the same numbers."""
     foreground: bool = False
     """Whether it gets the terminal that is our stdin, if there is one."""
+    stderr: int | None = None
+    """What becomes its stderr; None for ours."""
 
 
 class Processes:
@@ -109,6 +112,8 @@ class Processes:
                 _take_terminal()
             for descriptor in birth.descriptors:
                 os.set_inheritable(descriptor, True)
+            if birth.stderr is not None:
+                os.dup2(birth.stderr, _STDERR)
             self._prepare()
             _execute(birth.words, birth.environment)
         except ValueError as error:

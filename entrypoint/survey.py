@@ -1,0 +1,74 @@
+"""Asks all generations at once how many connections they have, and does not wait for ever."""
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterable
+
+from entrypoint.core import runtime_api
+from entrypoint.sources import Sources
+
+_PATIENCE = 0.5
+"""Seconds; a generation that is stopped or hangs does not answer."""
+_MOST = 65536
+
+
+class Survey:
+    """One round of questions."""
+
+    def __init__(self, sources: Sources, session: Callable[[int], socket.socket | None]) -> None:
+        """Ask nobody yet."""
+        self._sources = sources
+        self._session = session
+        self._open: dict[int, tuple[socket.socket, bytearray]] = {}
+        self._found: dict[int, int | None] = {}
+        self._tell: Callable[[dict[int, int | None]], None] = lambda _: None
+
+    def ask(self, numbers: Iterable[int], tell: Callable[[dict[int, int | None]], None]) -> None:
+        """Ask these generations, and tell what they answered: None for one that did not."""
+        self._tell = tell
+        for number in numbers:
+            self._found[number] = None
+            try:
+                session = self._session(number)
+            except OSError:
+                continue
+            if session:
+                with contextlib.suppress(OSError):
+                    session.send(runtime_api.WHO.encode() + b"\n")
+                self._open[number] = (session, bytearray())
+                self._sources.add(session, lambda number=number: self._hear(number))  # type: ignore[misc]
+        if self._open:
+            self._sources.alarm(self, _PATIENCE, self._end)
+        else:
+            self._end()
+
+    def _hear(self, number: int) -> None:
+        session, answer = self._open[number]
+        try:
+            data = session.recv(_MOST)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        answer += data
+        if data and len(answer) < _MOST:
+            return
+        self._found[number] = runtime_api.connections(answer.decode(errors="replace"))
+        self._hang_up(number)
+        if not self._open:
+            self._end()
+
+    def _hang_up(self, number: int) -> None:
+        session, _ = self._open.pop(number)
+        self._sources.remove(session)
+        session.close()
+
+    def _end(self) -> None:
+        self.cancel()
+        self._tell(self._found)
+
+    def cancel(self) -> None:
+        """Ask no more, and tell nobody."""
+        self._sources.cancel(self)
+        for number in list(self._open):
+            self._hang_up(number)
