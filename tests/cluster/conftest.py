@@ -86,7 +86,7 @@ class Cluster:
         with tempfile.TemporaryFile() as output:
             command = [self._script, "up"]
             done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self._environment
+                command, check=False, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self._environment
             )
             output.seek(0)
             assert done.returncode == 0, output.read().decode(errors="replace")
@@ -317,8 +317,8 @@ def load(cluster: Cluster) -> Iterator[Callable[[], Load]]:
 def key_pair(folder: Path, name: str) -> tuple[Manifest, bytes]:
     """Return a Secret with a new key pair, and its certificate as DER."""
     key, crt = folder / f"{name}.key", folder / f"{name}.crt"
-    words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj".split()
-    subprocess.run([*words, f"/CN={name}", "-keyout", key, "-out", crt], check=True, capture_output=True)
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", f"/CN={name}"]
+    subprocess.run(["openssl", "req", "-x509", *kind, "-keyout", key, "-out", crt], check=True, capture_output=True)
     secret = {
         "apiVersion": "v1",
         "kind": "Secret",

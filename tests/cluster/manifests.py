@@ -21,9 +21,15 @@ def kubectl() -> str:
 
 def kustomize(folder: Path) -> list[Manifest]:
     """Return what `kubectl kustomize` renders."""
-    done = subprocess.run([kubectl(), "kustomize", str(folder)], capture_output=True, text=True, check=True)
-    assert not done.stderr, "a deprecated field is a warning"
-    return list(yaml.safe_load_all(done.stdout))
+    return list(yaml.safe_load_all(_rendered(folder)))
+
+
+@cache
+def _rendered(folder: Path) -> str:
+    done = subprocess.run([kubectl(), "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, f"a deprecated field is a warning: {done.stderr}"
+    return done.stdout
 
 
 def the(kind: str, manifests: list[Manifest]) -> Manifest:

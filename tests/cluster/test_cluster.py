@@ -14,7 +14,7 @@ HELLO = "Hello from haproxy behind safe_reload\n"
 
 
 def test_the_pod_starts_as_it_is_written(start: Start) -> None:
-    """It becomes ready, confined as it says: no root, no capability, no new privileges, seccomp, nothing to write to."""
+    """It becomes ready, as confined as it says: no root, no capability, no new privileges, seccomp, read-only."""
     pod = start()
 
     assert pod.get() == (200, HELLO)
@@ -53,7 +53,7 @@ def test_ten_edits_under_load_are_ten_reloads_and_no_failed_request(start: Start
 
 
 def test_a_bad_edit_changes_nothing_but_what_is_said_of_it(start: Start) -> None:
-    """The old configuration serves, the pod stays ready, status and metrics say what is wrong; a good edit clears it."""
+    """The old configuration serves, the pod stays ready, status and metrics say it is bad; a good edit clears it."""
     pod = start()
     pod.edit(pod.marked("good"))
     pod.serves("good")
@@ -98,7 +98,7 @@ def test_a_rotated_secret_is_served_by_the_next_handshake(cluster: Cluster, star
 
 
 def test_a_deleted_pod_finishes_what_it_has(start: Start, load: StartLoad) -> None:
-    """Told to stop, it is not ready any more, still accepts for a while, and answers every request that is in flight."""
+    """Told to stop, it is not ready any more, accepts for a while, and answers every request that is in flight."""
     slow = "    http-request wait-for-body time 50s\n    http-request return"
     pod = start()
     pod.edit(pod.marked("slow").replace("    http-request return", slow))
