@@ -139,12 +139,13 @@ def test_a_crash_of_haproxy_does_not_restart_the_container(start: Start) -> None
     """The VIP stays open, a client that comes meanwhile is answered, and Kubernetes sees nothing."""
     pod = start()
     container = pod.state["containerID"]
-    (current,) = [g for g in pod.status["generations"] if g["state"] == "current"]
+    (crashed,) = [g for g in pod.status["generations"] if g["state"] == "current"]
 
-    pod.shell(f"kill -KILL {current['pid']}")
+    pod.shell(f"kill -KILL {crashed['pid']}")
 
     assert pod.get() == (200, HELLO)
-    status = eventually(lambda: (now := pod.status)["generations"][-1]["number"] > current["number"] and now)
+    eventually(lambda: [g for g in pod.status["generations"] if g["number"] > crashed["number"]])
+    status = pod.status
     assert sum(status["restarts"]["by_reason"].values()) == 1
     assert pod.metric("restarts_total") == 1
     state = pod.state
