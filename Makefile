@@ -5,7 +5,7 @@ PYTHON ?= /usr/bin/python3
 BIN = .venv/bin
 
 .DEFAULT_GOAL = help
-.PHONY: help run stop test lint types test-core test-system test-container test-long image images diagram clean
+.PHONY: help run stop test lint types test-core test-system test-container test-cluster test-long image images diagram clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do printf '  %-20s %s\n' "$$target" "$$text"; done
@@ -23,7 +23,7 @@ lint: .venv/installed ## style, and the import laws
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	shellcheck .ci/run docker/base-image docker/engine docker/packages docker/promtool docker/safe_reload docker/demo/run docker/demo/load
+	shellcheck .ci/run docker/base-image docker/engine docker/kubectl docker/packages docker/promtool docker/safe_reload docker/demo/run docker/demo/load
 
 types: .venv/installed ## mypy, strict
 	$(BIN)/mypy
@@ -36,6 +36,9 @@ test-system: .venv/installed ## only the tests with real children, sockets and s
 
 test-container: .venv/installed images ## only the tests with real containers, on three versions of HAProxy
 	$(BIN)/pytest -m "not long" tests/container
+
+test-cluster: .venv/installed image ## only the manifests of k8s/, and their pod on a real Kubernetes, which SAFE_RELOAD_CLUSTER names
+	$(BIN)/pytest -m "not long" tests/cluster
 
 test-long: .venv/installed images ## the tests that take longer than make test may
 	$(BIN)/pytest -m long
