@@ -5,7 +5,7 @@ PYTHON ?= /usr/bin/python3
 BIN = .venv/bin
 
 .DEFAULT_GOAL = help
-.PHONY: help run stop test lint types test-core test-system test-container test-long image images diagram clean
+.PHONY: help run stop test lint types test-core test-system test-container test-long test-chaos image images diagram clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do printf '  %-20s %s\n' "$$target" "$$text"; done
@@ -39,6 +39,9 @@ test-container: .venv/installed images ## only the tests with real containers, o
 
 test-long: .venv/installed images ## the tests that take longer than make test may
 	$(BIN)/pytest -m long
+
+test-chaos: .venv/installed image ## 15 minutes of chaos under load; again with CHAOS_SEED=, longer with CHAOS_SECONDS=
+	CHAOS_SECONDS=$${CHAOS_SECONDS:-900} $(BIN)/pytest tests/container/test_chaos.py
 
 image: ## haproxy-safe-reload:dev (Debian trixie, HAProxy 3.0)
 	@docker/engine

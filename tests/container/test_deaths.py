@@ -73,7 +73,7 @@ def _hears_nothing(client: socket.socket) -> bool:
 # ---- during a reload -----------------------------------------------------------------------------------------------
 
 
-GATE = 'global\n  lua-load /etc/lb/gate.lua\n'
+GATE = "global\n  lua-load /etc/lb/gate.lua\n"
 """haproxy reads its configuration and waits until somebody opens the gate, a FIFO, for writing."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.container.conftest import NEWEST_STABLE, Balancer, Start, configuration
-from tests.container.trouble import current, haproxies, is_alone, reload, say
+from tests.container.trouble import current, haproxies, inner_pid, is_alone, reload, say
 from tests.waiting import eventually
 
 BACKEND = """
@@ -51,14 +51,17 @@ def _exactly(source: socket.socket, size: int) -> bytes:
     return data
 
 
+UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+
+
 def _web_socket(lb: Balancer, listener: socket.socket) -> tuple[socket.socket, socket.socket]:
     """Return both ends of a connection that has been upgraded."""
     near = lb.connect(8081)
-    near.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+    near.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n" + UPGRADE)
     end, _ = listener.accept()
     end.settimeout(60)
     _read_until(end, b"\r\n\r\n")
-    end.sendall(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+    end.sendall(b"HTTP/1.1 101 Switching\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" + UPGRADE)
     assert _read_until(near, b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
     return near, end
 
@@ -214,6 +217,4 @@ def test_beyond_max_draining_the_oldest_is_ended(start: Start) -> None:
 
 
 def _drains(lb: Balancer, pid: int) -> bool:
-    from tests.container.trouble import inner_pid
-
     return pid not in haproxies(lb) or f"(pid {inner_pid(pid)}) drains" in lb.log

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -42,8 +42,8 @@ def name_of(pid: int) -> str:
 
 
 def haproxies(lb: Balancer) -> list[int]:
-    """Return the generations that live, oldest first."""
-    return [pid for pid in lb.children() if name_of(pid) == "haproxy"]
+    """Return the generations that live, oldest first; one that is dead and not reaped yet does not."""
+    return [pid for pid in lb.children() if name_of(pid) == "haproxy" and state_of(pid) not in {"", "Z", "X"}]
 
 
 def inner_pid(pid: int) -> int:
@@ -90,6 +90,7 @@ def status(lb: Balancer) -> dict[str, Any]:
     """Return what `safe_reload status --json` says."""
     run = lb.container.exec_run(["safe_reload", "status", "--json"])
     assert run.exit_code == 0, run.output
+    assert isinstance(run.output, bytes)
     answer: dict[str, Any] = json.loads(run.output)
     return answer
 
@@ -255,16 +256,11 @@ class Traces:
     threads: int
     children: int
     memory: int
-    """KiB of its own."""
+    """KiB that are its own, and not pages of files."""
 
     def same_but_memory(self, other: "Traces") -> bool:
         """Tell whether nothing was leaked, of what can be counted."""
-        return replace_memory(self) == replace_memory(other)
-
-
-def replace_memory(traces: Traces) -> Traces:
-    """Return the traces without the memory."""
-    return Traces(traces.pid, traces.began, traces.descriptors, traces.threads, traces.children, 0)
+        return replace(self, memory=0) == replace(other, memory=0)
 
 
 def traces(lb: Balancer) -> Traces:
@@ -278,8 +274,9 @@ def traces(lb: Balancer) -> Traces:
             continue
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    memory = sum(int(size) for size in re.findall(r"^Private_\w+: +(\d+) kB", rollup, re.MULTILINE))
-    return Traces(pid, fields[19], tuple(sorted(kinds.items())), int(fields[17]), len(lb.children()), memory)
+    anonymous = re.search(r"^Anonymous: +(\d+) kB", rollup, re.MULTILINE)
+    assert anonymous
+    return Traces(pid, fields[19], tuple(sorted(kinds.items())), int(fields[17]), len(lb.children()), int(anonymous[1]))
 
 
 def nothing_leaked(lb: Balancer, before: Traces, most_kib: int = 1024) -> Traces:
@@ -295,6 +292,8 @@ def nothing_leaked(lb: Balancer, before: Traces, most_kib: int = 1024) -> Traces
         eventually(as_before, timeout=60)
     except AssertionError:
         raise AssertionError(f"a leak:\nbefore {before}\nafter  {seen}") from None
-    say(f"PID 1: {before.memory} KiB before, {seen.memory} KiB after; {sum(n for _, n in seen.descriptors)} descriptors")
+    say(
+        f"PID 1: {before.memory} KiB before, {seen.memory} KiB after; {sum(n for _, n in seen.descriptors)} descriptors"
+    )
     assert seen.memory - before.memory < most_kib
     return seen
