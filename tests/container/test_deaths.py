@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.container.conftest import NEWEST_STABLE, Balancer, Start, configuration
-from tests.container.trouble import Crowd, current, end, haproxies, is_alone, say
+from tests.container.trouble import Crowd, current, end, haproxies, is_alone, reload, say
 from tests.waiting import eventually
 
 OFTEN = ("--restart-limit", "100000")
@@ -52,13 +52,13 @@ def test_it_is_replaced_whatever_status_it_has_ended_with(start: Start, image: s
     (lb.folder / "dies.lua").write_text(DIES)
     more = 'global\n  lua-load /etc/lb/dies.lua\nfrontend death\n  bind "fd@${FD_DEATH}"\n'
     lb.edit(configuration("two", more + "  http-request use-service lua.die\n"))
-    lb.kill("USR1")
-    lb.serves("two")
+    reload(lb)
     for status in (0, 1, 7, 143, 255):
         with lb.connect(8081) as client:
             client.sendall(b"GET / HTTP/1.0\r\nX-Status: %d\r\n\r\n" % status)
             assert _hears_nothing(client)
         eventually(lambda status=status: f"exited with status {status}, unasked" in lb.log)  # type: ignore[misc]
+        current(lb)
         lb.serves("two")
     eventually(lambda: is_alone(lb))
 
