@@ -5,7 +5,7 @@ PYTHON ?= /usr/bin/python3
 BIN = .venv/bin
 
 .DEFAULT_GOAL = help
-.PHONY: help run stop test lint types test-core test-system test-container test-cluster test-long image images diagram clean
+.PHONY: clean diagram help image images lint run stop test test-chaos test-cluster test-container test-core test-long test-system types
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do printf '  %-20s %s\n' "$$target" "$$text"; done
@@ -42,6 +42,9 @@ test-cluster: .venv/installed image ## only the manifests of k8s/, and their pod
 
 test-long: .venv/installed images ## the tests that take longer than make test may
 	$(BIN)/pytest -m long
+
+test-chaos: .venv/installed image ## 15 minutes of chaos under load; again with CHAOS_SEED=, longer with CHAOS_SECONDS=
+	CHAOS_SECONDS=$${CHAOS_SECONDS:-900} $(BIN)/pytest tests/container/test_chaos.py
 
 image: ## haproxy-safe-reload:dev (Debian trixie, HAProxy 3.0)
 	@docker/engine

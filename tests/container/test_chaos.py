@@ -1,0 +1,83 @@
+"""Chaos under load: whatever is done to it, the VIPs refuse nobody, and in the end all is as it was."""
+
+import itertools
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from tests.container.chaos import ACTIONS, DISK, Ground, Step, steps
+from tests.container.conftest import NEWEST_STABLE, Start
+from tests.container.trouble import Crowd, haproxies, is_alone, nothing_leaked, say, traces
+from tests.waiting import eventually
+
+SECONDS = float(os.environ.get("CHAOS_SECONDS") or (180 if os.environ.get("CI") else 30))
+SEED = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(2**32))
+RATE = 500
+WARM_UP = 50
+
+
+def test_a_seed_is_a_sequence_of_actions() -> None:
+    """The same seed gives the same actions, another one others, and each action comes."""
+    first = list(itertools.islice(steps(1), 500))
+
+    assert first == list(itertools.islice(steps(1), 500))
+    assert first != list(itertools.islice(steps(2), 500))
+    assert {step.name for step in first} == set(ACTIONS)
+
+
+@pytest.mark.timeout(SECONDS + 600)
+def test_chaos(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    """CHAOS_SECONDS of it, from CHAOS_SEED: no refusal, no reset in a queue, no leak, one PID 1, the newest serves."""
+    with capsys.disabled():
+        say(f"\nchaos: CHAOS_SEED={SEED} CHAOS_SECONDS={SECONDS:g}")
+    options = ("--restart-limit", "100000", "--max-draining", "100", "--pid-file", f"{DISK}/lb.pid")
+    lb = start(NEWEST_STABLE, options=options, tmpfs={DISK: "size=64k,nr_inodes=32"})
+    lb.serves("one")
+    ground = Ground(lb, lb.pid)
+    for number in range(WARM_UP):
+        ground.good(f"warm-up {number}")
+        lb.kill("USR1")
+        lb.serves(f"warm-up {number}")
+    eventually(lambda: is_alone(lb), timeout=60)
+    before = traces(lb)
+    done: list[Step] = []
+    try:
+        with Crowd(lb, RATE, 1, patience=200) as crowd:
+            _harm(ground, crowd, done)
+            ground.good("the end")
+            os.kill(ground.pid, signal.SIGUSR1)
+            lb.serves("the end")
+        with capsys.disabled():
+            say(f"chaos: {len(done)} actions, {len(ground.deaths)} deaths; {crowd.ends}")
+
+        assert crowd.ends.refused == 0
+        assert crowd.ends.unexplained(ground.deaths) == []
+        eventually(lambda: is_alone(lb), timeout=60)
+        assert lb.get() == "the end"
+        assert "a bug in safe_reload" not in lb.log
+        nothing_leaked(lb, before)
+    except BaseException:
+        with capsys.disabled():
+            say(f"\nchaos: failed; again with CHAOS_SEED={SEED} CHAOS_SECONDS={SECONDS:g}; the last actions were:")
+            for step in done[-30:]:
+                say(f"  {step}")
+            say(*lb.log.splitlines()[-100:], f"haproxies: {haproxies(lb)}")
+        raise
+
+
+def _harm(ground: Ground, crowd: Crowd, done: list[Step]) -> None:
+    """Do what the seed says until the time is over, then undo it."""
+    over = time.monotonic() + SECONDS
+    try:
+        for step in steps(SEED):
+            if time.monotonic() > over:
+                return
+            done.append(step)
+            ACTIONS[step.name][0](ground, step)
+            crowd.goes_on_for(step.pause)
+            ground.time_passes()
+    finally:
+        ground.undo_all()
