@@ -23,7 +23,7 @@ from entrypoint.survey import Survey
 from entrypoint.system.control import Client, Control
 
 _ROOM = 65536
-_TRIGGER = "a client"
+_TRIGGER = "the control socket"
 
 
 @dataclass(frozen=True, slots=True)

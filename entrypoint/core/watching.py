@@ -46,7 +46,7 @@ def seen(state: State, why: Why, disk: Disk) -> Step:
     if disk.digest == runs and state.failed:
         line = Log(Level.INFO, "back", "the files are again what the current generation runs: the failure is over")
         return replace(state, failed="", waiting=_others(state.waiting)), (*effects, line)
-    if is_news(state) and FILES not in state.waiting:
+    if is_news(state) and FILES not in state.waiting and isinstance(state.stage, Serving | BackingOff):
         state = replace(state, waiting=(*state.waiting, FILES))
     return state, tuple(effects)
 
