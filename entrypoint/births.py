@@ -53,9 +53,7 @@ class HaproxyBirth:
 
         """
         for path in files.configuration_files(self.command.configurations, self.command.folder):
-            line = line_of_master_worker(files.read(path))
-            if line:
-                raise RefusedError(f"{path}:{line}: remove `master-worker`: safe_reload is the master already")
+            refuse_master_worker(path, files.read(path))
         channel = CliChannel()
         vips = self.listeners.tags()
         environment = {
@@ -66,6 +64,18 @@ class HaproxyBirth:
         words = (self.command.program, "-db", "-f", channel.configuration, *self.command.arguments)
         birth = Birth(words, environment, (*vips.values(), *channel.inherited))
         return birth, channel
+
+
+def refuse_master_worker(path: str, text: bytes) -> None:
+    """Refuse a configuration that would make haproxy fork behind our back.
+
+    Raises:
+        RefusedError: it would.
+
+    """
+    line = line_of_master_worker(text)
+    if line:
+        raise RefusedError(f"{path}:{line}: remove `master-worker`: safe_reload is the master already")
 
 
 def haproxy_environment(environment: Mapping[str, str]) -> dict[str, str]:

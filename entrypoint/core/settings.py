@@ -39,6 +39,7 @@ class Settings:
     vips: tuple[Vip, ...]
     pid_file: str | None
     name: str | None
+    runtime_dir: str
     backlog: int | None
     freebind: bool
     ready_timeout: float
@@ -194,6 +195,7 @@ OPTIONS = (
     Option("vips", 'the VIPs to bind, ADDRESS:PORT:TAG,...; in haproxy: bind "fd@${TAG}"', "LIST", (), parse_vips),
     Option("pid_file", "keep the current haproxy's pid in this file", "PATH", None, _path),
     Option("name", "this instance's name in its logs; from the pid file's path unless given", "NAME", None, _name),
+    Option("runtime_dir", "control socket and transient files", "DIR", "/run/safe_reload", _path),
     Option("backlog", "listen backlog of the VIPs; the kernel's somaxconn unless given", "N", None, _count(1)),
     Option("freebind", "bind VIPs that are not on any interface yet"),
     Option("ready_timeout", "a new haproxy not ready by then is killed", "SECONDS", 60.0, _positive_seconds),
@@ -220,7 +222,6 @@ NOT_YET = {
     "debounce": "nothing is watched, ask for a reload by SIGUSR1",
     "poll": "nothing is watched, ask for a reload by SIGUSR1",
     "state-dir": "the last good configuration is not kept",
-    "runtime-dir": "there are no transient files",
     "exporter": "there are no metrics",
 }
 """Options that are documented for a later version: whoever gives one is told that it does nothing, and why."""
