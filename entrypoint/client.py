@@ -214,9 +214,8 @@ def _upgrade(path: str, _: Question, deadline: Deadline) -> int:
 
 
 def _metrics(path: str, _: Question, deadline: Deadline) -> int:
-    exporter = _exporter_package()
-    text = exporter.render(_status_of(path, deadline))
-    _write_bytes(_STDOUT, text)
+    status = _status_of(path, deadline)
+    _write_bytes(_STDOUT, _exporter_package().render(status))
     return 0
 
 

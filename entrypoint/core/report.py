@@ -14,8 +14,11 @@ _MOST = 20
 """Rows of a table that may be as long as a VIP list; --json has all."""
 _HASH = 12
 """Letters of a sha256 that tell two apart."""
-_PLACE = re.compile(r"\[([^\[\]\s]+):(\d+)\]")
-"""Where haproxy says what it does not like: `config : parsing [/etc/lb/haproxy.cfg:14] : unknown keyword ...`."""
+_PLACE = re.compile(r"\[(?![0-9a-fA-F.:*]+\])([^\[\]\s]+):(\d+)\]")
+"""Where haproxy says what it does not like: `config : parsing [/etc/lb/haproxy.cfg:14] : unknown keyword ...`.
+
+An address that cannot be bound, `[127.0.0.1:80]`, looks much the same.
+"""
 _SERVES = re.compile(r"generation (\d+) \(pid (\d+)\) (?:is current|serves)")
 _CONTROLS = {code: "?" for code in (*range(32), *range(127, 160)) if code not in {9, 10}}
 
