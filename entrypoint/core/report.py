@@ -12,6 +12,7 @@ Status = Mapping[str, Any]
 
 _MOST = 20
 """Rows of a table that may be as long as a VIP list; --json has all."""
+_LARGEST = 1e300
 _HASH = 12
 """Letters of a sha256 that tell two apart."""
 _PLACE = re.compile(r"\[(?![0-9a-fA-F.:*]+\])([^\[\]\s]+):(\d+)\]")
@@ -42,7 +43,7 @@ class Style:
 
 def serves(status: Status) -> bool:
     """Tell whether clients get answers, and will: a generation is current and it is not being stopped."""
-    leaving = status.get("stage") in {"lingering", "stopping"}
+    leaving = printable(status.get("stage")) in {"lingering", "stopping"}
     return not leaving and any(one.get("state") == "current" for one in _records(status.get("generations")))
 
 
@@ -334,5 +335,5 @@ def _records(value: object) -> list[Mapping[str, Any]]:
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    # Not NaN and no infinity, which json reads although RFC 8259 has neither.
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+    # No NaN and no infinity, which json reads although RFC 8259 has neither, and no integer too large for a float.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST

@@ -1,4 +1,4 @@
-"""`safe_reload check`: what haproxy would say, with stand-ins for the VIPs, without an instance and without a network."""
+"""`safe_reload check`: what haproxy would say, with stand-ins for the VIPs, without an instance or a network."""
 
 from pathlib import Path
 

@@ -179,7 +179,7 @@ def test_an_escape_sequence_in_haproxy_s_words_does_not_reach_the_terminal() -> 
     assert not set(text) & {"\x1b", "\x07", "\x9b"}
 
 
-LEAVES = st.sampled_from([None, True, False, -1, 0.5, 10**40, float("nan"), float("-inf"), "", "current", "\x1b"])
+LEAVES = st.sampled_from([None, True, False, -1, 0.5, 10**400, float("nan"), float("-inf"), "", "current", "\x1b"])
 RECORDS = st.dictionaries(st.sampled_from(["state", "at", "result", "number", "age_seconds", "stale_mounts"]), LEAVES)
 JSON = LEAVES | RECORDS | st.lists(LEAVES | RECORDS, max_size=3)
 
@@ -199,7 +199,8 @@ def test_no_answer_makes_it_stumble(changes: dict[str, object]) -> None:
 def test_instances_are_listed_the_dead_ones_too() -> None:
     """Name, pid, stage, generation and last reload of each."""
     failure = {**STATUS["last_reload"], "result": "failure"}
-    found = [("a", STATUS), ("b2", status(last_reload=failure, pid=77)), ("c", "dead: nobody listens")]
+    found: list[tuple[str, report.Status | str]] = [("a", STATUS), ("b2", status(last_reload=failure, pid=77))]
+    found.append(("c", "dead: nobody listens"))
     assert report.instances(found, NOW, PLAIN) == [
         "name  pid  stage                 generation  last reload",
         "a     1    serving               3           success 1m 30s ago",
