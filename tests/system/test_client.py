@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from entrypoint.client import Deadline, LateError, _wait_for_end
 from tests.core.test_report import STATUS, WORDS
 from tests.waiting import eventually
 
@@ -366,6 +367,19 @@ def test_a_stop_that_takes_too_long_is_124(run: Run, peer: Callable[..., Peer]) 
     done = run("stop", "--timeout", "0.3")
     assert done.returncode == 124
     assert one.process.poll() is None
+
+
+def test_the_end_of_a_process_that_cannot_be_seen_is_the_end_of_its_socket(tmp_path: Path) -> None:
+    """In another pid namespace there is no pid to wait for."""
+    path = tmp_path / "lb.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        with pytest.raises(LateError):
+            _wait_for_end(str(path), None, Deadline(0.1))
+    _wait_for_end(str(path), None, Deadline(20))
+    path.unlink()
+    _wait_for_end(str(path), None, Deadline(20))
 
 
 @pytest.mark.parametrize(
