@@ -17,7 +17,7 @@ from entrypoint.core.command import is_question  # noqa: E402
 def main() -> None:
     """Run the command line and exit with its status."""
     if is_question(sys.argv[1:]):
-        # Probes ask often: what only PID 1 needs would double the price of a question.
+        # Probes ask often: what only PID 1 needs would add a tenth to the price of a question.
         from entrypoint.client import run as ask  # noqa: PLC0415
 
         sys.exit(ask(sys.argv[1:], _environment()))
