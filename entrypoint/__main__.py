@@ -11,11 +11,18 @@ _MASK = frozenset(map(int, _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.va
 import os  # noqa: E402
 import sys  # noqa: E402
 
-from entrypoint.cli import run  # noqa: E402
+from entrypoint.core.command import is_question  # noqa: E402
 
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    if is_question(sys.argv[1:]):
+        # Probes ask often: what only PID 1 needs would add a tenth to the price of a question.
+        from entrypoint.client import run as ask  # noqa: PLC0415
+
+        sys.exit(ask(sys.argv[1:], _environment()))
+    from entrypoint.cli import run  # noqa: PLC0415
+
     sys.exit(run(sys.argv[1:], _environment(), _MASK))
 
 

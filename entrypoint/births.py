@@ -11,7 +11,6 @@ from entrypoint.core.records import dataclass
 from entrypoint.core.settings import ENVIRONMENT_PREFIX, Settings
 from entrypoint.system.cli_channel import CliChannel
 from entrypoint.system.handover import Adopted, Offer
-from entrypoint.system.kept import Files
 from entrypoint.system.listeners import Listeners
 from entrypoint.system.processes import Birth
 from entrypoint.system.signals import INHERITED_VARIABLE
@@ -104,7 +103,8 @@ class HaproxyBirth:
         else:
             digest, files = disk.digest, contents.kept
             passed, arguments = (), self.command.arguments
-            _refuse_master_worker(files)
+            for path, content in files:
+                refuse_master_worker(path, content)
         self.configurations.give(number, digest, files)
         return self._newborn(number, arguments, passed, Newborn(_NOTHING, digest=digest, kept=bool(passed), disk=disk))
 
@@ -138,11 +138,16 @@ class HaproxyBirth:
 _NOTHING = Birth((), {})
 
 
-def _refuse_master_worker(files: Files) -> None:
-    for path, content in files:
-        line = line_of_master_worker(content)
-        if line:
-            raise RefusedError(f"{path}:{line}: remove `master-worker`: safe_reload is the master already")
+def refuse_master_worker(path: str, text: bytes) -> None:
+    """Refuse a configuration that would make haproxy fork behind our back.
+
+    Raises:
+        RefusedError: it would.
+
+    """
+    line = line_of_master_worker(text)
+    if line:
+        raise RefusedError(f"{path}:{line}: remove `master-worker`: safe_reload is the master already")
 
 
 def haproxy_environment(environment: Mapping[str, str]) -> dict[str, str]:

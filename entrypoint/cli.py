@@ -4,15 +4,34 @@ import os
 from collections.abc import Mapping, Sequence
 
 from entrypoint import __version__
-from entrypoint.births import HaproxyBirth, ProgramBirth, haproxy_environment
+from entrypoint.births import (
+    GENERATION_VARIABLE,
+    HaproxyBirth,
+    ProgramBirth,
+    RefusedError,
+    haproxy_environment,
+    refuse_master_worker,
+)
 from entrypoint.configurations import Configurations
 from entrypoint.core import generic, lifecycle, state
 from entrypoint.core.arguments import split
-from entrypoint.core.command import SYNOPSIS, Command, Run, RunOnce, Serve, UsageError, read_command
+from entrypoint.core.command import (
+    SYNOPSIS,
+    Check,
+    Command,
+    Run,
+    RunOnce,
+    Serve,
+    UsageError,
+    read_check,
+    read_command,
+    verb_of,
+)
+from entrypoint.core.configuration import tags
 from entrypoint.core.events import Level, Log
 from entrypoint.core.machine import Machine
 from entrypoint.core.settings import OPTIONS, Option, OptionError, Settings, instance_name, read_settings
-from entrypoint.core.vips import parse_vips
+from entrypoint.core.vips import Vip, parse_vips
 from entrypoint.haproxy_service import HaproxyService, Parts
 from entrypoint.supervisor import Supervisor, World
 from entrypoint.system import files, signals
@@ -34,6 +53,8 @@ _KEPT_CAPABILITIES = ("net_bind_service", "setuid", "setgid", "sys_chroot", "kil
 """What haproxy needs to bind and to switch user and root, and what we need to signal it afterwards."""
 
 _MOST_TOLD = 10
+_STAND_IN = "0.0.0.0"
+"""The address of a VIP that nobody has declared: only its family is looked at."""
 
 _LICENCE = """\
 safe_reload is free software: you can redistribute it and/or modify it under the terms of the GNU General Public
@@ -60,16 +81,25 @@ def run(arguments: Sequence[str], environment: Mapping[str, str], mask: frozense
         if words.text:
             os.write(_STDOUT, f"{_text(words.text)}\n".encode())
             return 0
+
+        def is_program(name: str) -> bool:
+            return bool(find_program(name, environment))
+
+        command: Command
+        if verb_of(words) == "check":
+            rest = split(words.operands[1:])
+            if rest.text:
+                os.write(_STDOUT, f"{_check_text(rest.text)}\n".encode())
+                return 0
+            settings, warnings = read_settings((*words.given, *rest.given), environment)
+            command, more = read_check(rest.operands, is_program=is_program)
+            return _start(command, settings, (*warnings, *more), environment, mask)
         settings, warnings = read_settings(words.given, environment)
-        command = read_command(
-            words.operands,
-            after_dashes=words.after_dashes,
-            is_program=lambda name: bool(find_program(name, environment)),
-        )
+        command = read_command(words.operands, after_dashes=words.after_dashes, is_program=is_program)
         return _start(command, settings, warnings, environment, mask)
     except (UsageError, OptionError) as error:
         write_to_stderr(text_line("FATAL", f"{error}; see safe_reload --help"))
-    except (ListenError, signals.PrctlError) as error:
+    except (ListenError, RefusedError, signals.PrctlError) as error:
         write_to_stderr(text_line("FATAL", str(error)))
     except OSError as error:
         write_to_stderr(text_line("FATAL", f"cannot start: {error}"))
@@ -86,6 +116,12 @@ def _text(name: str) -> str:
     if name == "help":
         return _help()
     return _LICENCE if name == "licence" else f"safe_reload {__version__}"
+
+
+def _check_text(name: str) -> str:
+    from entrypoint.core.verbs import help_text  # noqa: PLC0415  # words that PID 1 has no use for
+
+    return help_text("check") if name == "help" else _text(name)
 
 
 def _help() -> str:
@@ -136,7 +172,7 @@ def _start(
     inherited = signals.inherited(environment, mask)
     if settings.parent_death_signal:
         signals.set_parent_death_signal(settings.parent_death_signal)
-    _become_reaper(logger, serves=serves, asked=settings.subreaper)
+    _become_reaper(logger, serves=serves or isinstance(command, Check), asked=settings.subreaper)
     signals.set_name("safe_reload")
     processes = Processes(
         prepare=lambda: signals.restore(inherited), complain=lambda line: write_to_stderr(text_line("FATAL", line))
@@ -155,12 +191,39 @@ def _start(
         case RunOnce(words=words):
             raise_open_files(len(settings.vips) + _SPARE_DESCRIPTORS)
             listeners.stand_in(settings.vips)
-            tags = listeners.tags()
-            variables = {**haproxy_environment(environment), **{tag: str(number) for tag, number in tags.items()}}
-            births = ProgramBirth(words, variables, tuple(tags.values()))
+            numbers = listeners.tags()
+            variables = {**haproxy_environment(environment), **{tag: str(number) for tag, number in numbers.items()}}
+            births = ProgramBirth(words, variables, tuple(numbers.values()))
+        case Check():
+            births = _check_birth(command, settings, environment, logger, listeners)
     world = World(births, processes, signals.Arrivals(), logger, listeners, signal_groups=settings.kill_group)
     machine = Machine(generic.State(settings), generic.step, generic.timers)
     return settings.status(Supervisor(machine, world).run())
+
+
+def _check_birth(
+    command: Check, settings: Settings, environment: Mapping[str, str], logger: Logger, listeners: Listeners
+) -> ProgramBirth:
+    """Return how the haproxy that checks is started: as the first generation would be, and with every tag it names."""
+    found: dict[str, None] = {}
+    for path in files.configuration_files(command.configurations, command.folder):
+        text = files.read(path)
+        refuse_master_worker(path, text)
+        found.update(dict.fromkeys(tags(text)))
+    declared = {vip.tag for vip in settings.vips}
+    missing = [tag for tag in found if tag not in declared]
+    if missing:
+        what = f"not in --vips: {', '.join(missing)}; each gets a stand-in here, and must be a VIP where this is to run"
+        logger.write(Log(Level.WARNING, "stand_ins", what))
+    raise_open_files(len(settings.vips) + len(missing) + _SPARE_DESCRIPTORS)
+    listeners.stand_in((*settings.vips, *(Vip(_STAND_IN, 1, tag) for tag in missing)))
+    numbers = listeners.tags()
+    variables = {
+        **haproxy_environment(environment),
+        **{tag: str(number) for tag, number in numbers.items()},
+        GENERATION_VARIABLE: "1",
+    }
+    return ProgramBirth(command.words, variables, tuple(numbers.values()))
 
 
 def _serve(
@@ -220,10 +283,10 @@ def _control(settings: Settings, name: str, logger: Logger) -> Control | None:
 
 def _tell_vips(logger: Logger, listeners: Listeners) -> None:
     """Say which tags a configuration can use; the likeliest mistake is one that is not there."""
-    tags = list(listeners.tags())
-    if tags:
-        more = f" and {len(tags) - _MOST_TOLD} more" if len(tags) > _MOST_TOLD else ""
-        logger.write(Log(Level.INFO, "bound", f"bound the VIPs {', '.join(tags[:_MOST_TOLD])}{more}"))
+    bound = list(listeners.tags())
+    if bound:
+        more = f" and {len(bound) - _MOST_TOLD} more" if len(bound) > _MOST_TOLD else ""
+        logger.write(Log(Level.INFO, "bound", f"bound the VIPs {', '.join(bound[:_MOST_TOLD])}{more}"))
     else:
         logger.write(Log(Level.INFO, "no_vips", "no VIPs (--vips): haproxy binds, and safe_reload holds what it binds"))
 

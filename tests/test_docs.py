@@ -1,7 +1,11 @@
 """The documentation says what the code says."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
+
+import pytest
 
 from tests.core.explorer import stale
 
@@ -19,3 +23,12 @@ def test_every_file_that_the_readme_links_is_there() -> None:
 
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+@pytest.mark.skipif(not shutil.which("mandoc"), reason="mandoc is not installed")
+def test_the_man_page_is_clean() -> None:
+    """mandoc has nothing to say about it."""
+    run = subprocess.run(
+        ["mandoc", "-Tlint", "docs/safe_reload.8"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.stdout + run.stderr == ""

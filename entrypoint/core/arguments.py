@@ -1,15 +1,12 @@
 """Where the options end and the operands begin."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from entrypoint.core.records import dataclass
 from entrypoint.core.settings import OPTIONS, Option, OptionError
 
 TEXTS = {"-h": "help", "--help": "help", "-l": "licence", "--version": "version"}
 """Options that ask for a text and nothing else."""
-
-_SHORT = {option.short: option for option in OPTIONS if option.short}
-_LONG = {option.long: option for option in OPTIONS if option.long}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +22,22 @@ class Arguments:
     """The text that was asked for."""
 
 
-def split(arguments: Sequence[str]) -> Arguments:
+def split(arguments: Sequence[str], options: Sequence[Option] = OPTIONS) -> Arguments:
     """Take a command line apart.
 
     Options end at the first operand, at `--`, and at the first word with one dash that has a letter which is not an
     option of ours: that and what follows is haproxy's, as in haproxy's own images.
 
+    Args:
+        arguments: the words.
+        options: those that there are.
+
     Raises:
         OptionError: one line that names the option and says what would be right.
 
     """
+    short = {option.short: option for option in options if option.short}
+    long = {option.long: option for option in options if option.long}
     given: list[tuple[Option, str]] = []
     rest = list(arguments)
     while rest:
@@ -44,19 +47,19 @@ def split(arguments: Sequence[str]) -> Arguments:
         if word == "--":
             return Arguments(tuple(given), tuple(rest[1:]), after_dashes=True)
         if word.startswith("--"):
-            given.append(_long(rest))
+            given.append(_long(long, rest))
             continue
-        options = _cluster(rest)
-        if options is None:
+        cluster = _cluster(short, rest)
+        if cluster is None:
             break
-        given += options
+        given += cluster
     return Arguments(tuple(given), tuple(rest))
 
 
-def _long(rest: list[str]) -> tuple[Option, str]:
+def _long(long: Mapping[str, Option], rest: list[str]) -> tuple[Option, str]:
     """Take a long option, and its value, from the front."""
     name, equals, value = rest.pop(0)[2:].partition("=")
-    option = _LONG.get(name)
+    option = long.get(name)
     if option is None:
         raise OptionError(f"--{name} is not an option")
     if not option.metavar:
@@ -66,14 +69,14 @@ def _long(rest: list[str]) -> tuple[Option, str]:
     return option, value if equals else _value(option, rest)
 
 
-def _cluster(rest: list[str]) -> list[tuple[Option, str]] | None:
+def _cluster(short: Mapping[str, Option], rest: list[str]) -> list[tuple[Option, str]] | None:
     """Take a word of short options, and the last one's value, from the front; None when it is not ours."""
     word = rest[0]
     if len(word) < 2 or not word.startswith("-"):
         return None
     given = []
     for index, letter in enumerate(word[1:], start=2):
-        option = _SHORT.get(letter)
+        option = short.get(letter)
         if option is None:
             return None
         if option.metavar:

@@ -2,15 +2,21 @@
 
 from collections.abc import Callable, Sequence
 
+from entrypoint.core.arguments import Arguments, split
 from entrypoint.core.records import dataclass
+from entrypoint.core.settings import OptionError
 from entrypoint.core.vips import VipError, parse_vips
 
 DEFAULT_CONFIGURATION = "/usr/local/etc/haproxy/haproxy.cfg"
-VERBS = ("reload", "status", "list", "check", "stop", "metrics", "exporter")
+QUESTIONS = ("reload", "status", "list", "stop", "metrics", "upgrade", "exporter")
+"""Verbs that are put to a running instance, and one that serves what it answers: a program of its own."""
+VERBS = (*QUESTIONS, "check")
 _ORIGINAL = "PIDFILE VIPS HAPROXY [HAPROXY-ARGS...]"
 SYNOPSIS = f"""\
 safe_reload [OPTIONS] {_ORIGINAL}
-safe_reload [OPTIONS] [--] [PROGRAM] [ARGS...]"""
+safe_reload [OPTIONS] [--] [PROGRAM] [ARGS...]
+safe_reload check [--vips LIST] [HAPROXY] [HAPROXY-ARGS...]
+safe_reload reload | status | list | stop | metrics | upgrade | exporter [VERB-OPTIONS]"""
 
 _HAPROXY = "haproxy"
 _TAKES_A_VALUE = frozenset({"-f", "-C", "-L", "-m", "-n", "-N", "-S", "-cc"})
@@ -66,14 +72,62 @@ class Run:
     words: tuple[str, ...]
 
 
-Command = Serve | RunOnce | Run
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Have haproxy check a configuration, with stand-ins for the VIPs and for every tag that the text names."""
+
+    words: tuple[str, ...]
+    configurations: tuple[str, ...]
+    folder: str | None
+
+
+Command = Serve | RunOnce | Run | Check
+
+
+def verb_of(words: Arguments) -> str | None:
+    """Return the verb that a command line begins with, if it does: `--` before it makes it a program's name."""
+    first = words.operands[0] if words.operands else ""
+    return first if first in VERBS and not words.after_dashes else None
+
+
+def is_question(arguments: Sequence[str]) -> bool:
+    """Tell whether a command line is for a running instance; one that cannot be read is for whoever says so."""
+    try:
+        words = split(arguments)
+    except OptionError:
+        return False
+    return words.text is None and verb_of(words) in QUESTIONS
+
+
+def read_check(operands: Sequence[str], *, is_program: Callable[[str], bool]) -> tuple[Check, tuple[str, ...]]:
+    """Tell what `check` is to look at: [HAPROXY] [HAPROXY-ARGS...].
+
+    Returns:
+        What to do, and warnings for the user, a line each.
+
+    Raises:
+        UsageError: one line that says what is wrong and what would be right.
+
+    """
+    program, arguments = _HAPROXY, tuple(operands)
+    if arguments and not arguments[0].startswith("-"):
+        program, arguments = arguments[0], arguments[1:]
+        if program != _HAPROXY and not is_program(program):
+            raise UsageError(f"{program} is not a program; a configuration is given so: safe_reload check -f {program}")
+    without = tuple(word for word in arguments if word != "-c")
+    if not {"-f", "--"} & set(without):
+        without += ("-f", DEFAULT_CONFIGURATION)
+    command = _haproxy(program, without)
+    if not isinstance(command, Serve):
+        raise UsageError(f"{' '.join(arguments)} checks nothing; run it without `check`: haproxy {' '.join(arguments)}")
+    return Check((program, "-c", *command.arguments), command.configurations, command.folder), command.warnings
 
 
 def read_command(operands: Sequence[str], *, after_dashes: bool, is_program: Callable[[str], bool]) -> Command:
     """Tell what the operands ask for.
 
     Args:
-        operands: what follows the options.
+        operands: what follows the options, if it is no verb (`verb_of`).
         after_dashes: whether `--` ended the options: then it is the container form.
         is_program: whether a name can be executed, as execvp(3) would look for it.
 
@@ -84,8 +138,6 @@ def read_command(operands: Sequence[str], *, after_dashes: bool, is_program: Cal
     if not operands:
         return _haproxy(_HAPROXY, ("-f", DEFAULT_CONFIGURATION))
     first = operands[0]
-    if first in VERBS and not after_dashes:
-        raise UsageError(f"{first} is not in this version yet; a reload is asked for by a signal: kill -USR1 PID")
     if first.startswith("-"):
         return _haproxy(_HAPROXY, operands)
     if not after_dashes and _is_original_form(operands) and not is_program(first):

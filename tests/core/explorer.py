@@ -1,10 +1,11 @@
 """Visits every state that can be reached, and draws the diagrams of the documentation from what it saw.
 
-`python -m tests.core.explorer` writes the diagrams, and the table of options, into the files that show them.
+`python -m tests.core.explorer` writes the diagrams, the options and the verbs into the files that show them.
 """
 
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +27,9 @@ from entrypoint.core.events import (
     StopAsked,
     Unanswered,
 )
-from entrypoint.core.settings import OPTIONS, Settings
+from entrypoint.core.settings import OPTIONS, Option, Settings
 from entrypoint.core.state import Candidate, State
+from entrypoint.core.verbs import VERBS, help_line
 from tests.core.world import CLIENTS, SMALL, WATCHING, begin, canonical, possible
 
 MOST_GENERATIONS = 3
@@ -170,7 +172,7 @@ def diagrams() -> dict[str, str]:
     }
 
 
-_FILES = ("README.md", "docs/lifecycle.md")
+_FILES = ("README.md", "docs/lifecycle.md", "docs/safe_reload.8")
 
 
 def options() -> str:
@@ -185,17 +187,59 @@ def options() -> str:
     return "\n".join(rows)
 
 
+def _roff(text: str) -> str:
+    """Write a text so that roff shows it as it is (groff_man_style(7), "Portability"), in lines that mandoc likes."""
+    escaped = text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq").replace("`", "\\(ga")
+    lines = textwrap.wrap(escaped, 80, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(f"\\&{line}" if line.startswith(".") else line for line in lines)
+
+
+def _roff_option(option: Option, help_line: str) -> list[str]:
+    default = f"{option.default:g}" if isinstance(option.default, float) else str(option.default or "")
+    name = f'.BI {_roff(option.shown)} " {option.metavar}"' if option.metavar else f".B {_roff(option.shown)}"
+    return [".TP", name, _roff(help_line + (f" [{default}]" if default else ""))]
+
+
+def roff_options() -> str:
+    """Return the options for the man page."""
+    lines = [line for option in OPTIONS for line in _roff_option(option, option.help)]
+    lines += [".TP", '.BR \\-h ", " \\-\\-help', "show the help text"]
+    lines += [".TP", ".B \\-l", "show the licence", ".TP", ".B \\-\\-version", "show the version"]
+    return "\n".join(lines)
+
+
+def roff_verbs() -> str:
+    """Return the verbs for the man page."""
+    lines = []
+    for verb in VERBS:
+        lines += [".SS " + verb.name, _roff(f"{verb.summary[0].upper()}{verb.summary[1:]}.")]
+        lines += [_roff(line) for line in verb.details]
+        for option in verb.options:
+            lines += _roff_option(option, help_line(option))
+        if verb.statuses:
+            lines += [".PP", "Exit status:"]
+        for status, meaning in verb.statuses:
+            lines += [".TP", f".B {status}", _roff(meaning)]
+    return "\n".join(lines)
+
+
 def stale(root: Path, *, write: bool) -> list[str]:
     """Return the files that do not show what the code says; write them if asked to."""
-    drawn = {**{f"diagram: {name}": text for name, text in diagrams().items()}, "options": options()}
+    drawn = {
+        **{f"<!-- diagram: {name} -->": text for name, text in diagrams().items()},
+        "<!-- options -->": options(),
+        '.\\" options': roff_options(),
+        '.\\" verbs': roff_verbs(),
+    }
+    names = "|".join(map(re.escape, drawn))
     old = []
     for name in _FILES:
         text = (root / name).read_text()
         new = re.sub(
-            rf"(<!-- ({'|'.join(drawn)}) -->\n).*?(<!-- end -->)",
-            lambda found: f"{found[1]}{drawn[found[2]]}\n{found[3]}",
+            rf'^({names})\n.*?^(<!-- end -->|\.\\" end)$',
+            lambda found: f"{found[1]}\n{drawn[found[1]]}\n{found[2]}",
             text,
-            flags=re.DOTALL,
+            flags=re.DOTALL | re.MULTILINE,
         )
         if new != text:
             old.append(name)

@@ -4,7 +4,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entrypoint.core.command import DEFAULT_CONFIGURATION, VERBS, Command, Run, RunOnce, Serve, UsageError, read_command
+from entrypoint.core.arguments import split
+from entrypoint.core.command import (
+    DEFAULT_CONFIGURATION,
+    VERBS,
+    Check,
+    Command,
+    Run,
+    RunOnce,
+    Serve,
+    UsageError,
+    is_question,
+    read_check,
+    read_command,
+    verb_of,
+)
 from entrypoint.core.vips import VipError, parse_vips
 
 PROGRAMS = frozenset({"haproxy", "/usr/sbin/haproxy", "/opt/haproxy", "sh", "/bin/sleep", "reload", "./run"})
@@ -156,12 +170,86 @@ def test_what_does_not_serve_may_be_told_anything() -> None:
     assert read("haproxy -c -D -W -f a.cfg -x s") == RunOnce(("haproxy", "-c", "-D", "-W", "-f", "a.cfg", "-x", "s"))
 
 
-@pytest.mark.parametrize("verb", ["reload", "status", "list", "check", "stop", "metrics", "exporter"])
-def test_a_verb_is_told_what_to_do_instead(verb: str) -> None:
-    """A verb that this version lacks is never run as a program, and the answer says how a reload is asked for."""
+@pytest.mark.parametrize("verb", ["reload", "status", "list", "stop", "metrics", "upgrade", "exporter"])
+def test_a_verb_is_a_question_wherever_options_are(verb: str) -> None:
+    """A verb in the first place is for a running instance, whatever options are before or after it."""
     assert verb in VERBS
-    assert refusal(verb).startswith(f"{verb} is not in this version yet; ")
-    assert "kill -USR1" in refusal(f"{verb} x y")
+    for line in (verb, f"{verb} --json x", f"--name lb {verb}", f"{verb} --help"):
+        assert is_question(line.split())
+        assert verb_of(split(line.split())) == verb
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "-- {}",
+        "--name lb -- {}",
+        "sh {}",
+        "-f {}",
+        "./{}",
+        "--help {}",
+        "--no-such {}",
+        "/run/pid x:1:y {}",
+        "check",
+    ],
+)
+@pytest.mark.parametrize("verb", ["reload", "status"])
+def test_a_verb_elsewhere_is_none(verb: str, line: str) -> None:
+    """After `--`, behind a program, as a path: then it is what tini would make of it; and `check` asks nobody."""
+    assert not is_question(line.format(verb).split())
+
+
+# ---- check ---------------------------------------------------------------------------------------------------------
+
+
+def check(line: str) -> tuple[Check, tuple[str, ...]]:
+    """Read the operands of `check`."""
+    return read_check(line.split(), is_program=PROGRAMS.__contains__)
+
+
+def test_a_check_without_operands_is_of_the_images_configuration() -> None:
+    """`safe_reload check` looks at what `safe_reload` would run."""
+    assert check("") == (
+        Check(("haproxy", "-c", "-f", DEFAULT_CONFIGURATION), (DEFAULT_CONFIGURATION,), None),
+        (),
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "words", "files"),
+    [
+        ("-f a.cfg -f b", "haproxy -c -f a.cfg -f b", ("a.cfg", "b")),
+        ("-V", f"haproxy -c -V -f {DEFAULT_CONFIGURATION}", (DEFAULT_CONFIGURATION,)),
+        ("haproxy -c -f a.cfg", "haproxy -c -f a.cfg", ("a.cfg",)),
+        ("/opt/haproxy -f a.cfg", "/opt/haproxy -c -f a.cfg", ("a.cfg",)),
+        ("./run -- a.cfg", "./run -c -- a.cfg", ("a.cfg",)),
+    ],
+)
+def test_a_check_takes_what_a_start_takes(line: str, words: str, files: tuple[str, ...]) -> None:
+    """haproxy by name, by path or not at all, and its arguments."""
+    command, warnings = check(line)
+    assert command == Check(tuple(words.split()), files, None)
+    assert not warnings
+
+
+def test_a_check_drops_and_refuses_what_a_start_does() -> None:
+    """-W is told and dropped, -sf is refused."""
+    command, warnings = check("-W -f a.cfg")
+    assert command.words == ("haproxy", "-c", "-f", "a.cfg")
+    assert [warning.split()[1] for warning in warnings] == ["-W"]
+    with pytest.raises(UsageError, match="haproxy's -sf is not for the user to give"):
+        check("-f a.cfg -sf 1")
+
+
+@pytest.mark.parametrize(
+    ("line", "remedy"), [("a.cfg", "safe_reload check -f a.cfg"), ("-vv", "run it without `check`: haproxy -vv")]
+)
+def test_a_check_of_nothing_is_told(line: str, remedy: str) -> None:
+    """A file without -f, and what checks nothing, are answered by what would be right."""
+    with pytest.raises(UsageError) as caught:
+        check(line)
+    assert str(caught.value).endswith(remedy)
 
 
 # ---- haproxy's arguments -------------------------------------------------------------------------------------------

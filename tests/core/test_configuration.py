@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entrypoint.core.configuration import line_of_master_worker
+from entrypoint.core.configuration import line_of_master_worker, tags
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,24 @@ def test_it_is_found_after_anything(before: bytes, empty: int) -> None:
     assert found is not None
     assert found <= len(text.splitlines())
     assert text.splitlines()[found - 1].split()[0] == b"master-worker"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (b'bind "fd@${FD_WEB}"', ("FD_WEB",)),
+        (b"bind fd@${FD_WEB}", ("FD_WEB",)),
+        (b"bind fd@$FD_WEB ssl", ("FD_WEB",)),
+        (b'bind "fd@${B}" "fd@${A}"\nbind fd@$B,fd@$C_1\n', ("B", "A", "C_1")),
+        (b'bind ipv4@"fd@${FD_X-3}"', ("FD_X",)),
+        (b'# bind "fd@${FD_OLD}"', ()),
+        (b'bind "fd@${FD_A}" # "fd@${FD_OLD}"', ("FD_A",)),
+        (b'bind "x#fd@${FD_A}" \\# fd@$B', ("FD_A", "B")),
+        (b"log '\\' # fd@$A", ()),
+        (b"bind fd@3 fd@${} fd@$ fd@$1X fd@", ()),
+        (b"\xff fd@$A\xff", ("A",)),
+    ],
+)
+def test_the_tags_that_a_configuration_names(text: bytes, found: tuple[str, ...]) -> None:
+    """Quoted or not, each once, in order, and none from a comment."""
+    assert tags(text) == found

@@ -1,0 +1,429 @@
+"""The client: puts a question to a running instance through its control socket, and tells what it answers.
+
+It is a process of its own that never becomes PID 1's, so its imports are its own business; but it is run in probes,
+so they are few.
+"""
+
+import errno
+import importlib
+import json
+import os
+import pwd
+import select
+import signal
+import socket
+import struct
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+from entrypoint import __version__
+from entrypoint.core import report
+from entrypoint.core.arguments import split
+from entrypoint.core.settings import Option, OptionError
+from entrypoint.core.verbs import Question, help_text, read_question
+from entrypoint.system.log import text_line, write_to_stderr
+
+_STDOUT, _STDERR = 1, 2
+_FAILED = 1
+_NO_INSTANCE = 3
+_LATE = 124
+"""As timeout(1)."""
+_MOST = 16 * 1024 * 1024
+"""Bytes of an answer: 4,096 VIPs and as many files are 1 MiB."""
+_SUFFIX = ".sock"
+_PAUSE_MS = 20
+_GONE = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
+
+
+class NoInstanceError(Exception):
+    """Nobody answered; its text is one line for the user."""
+
+
+class LateError(Exception):
+    """The timeout was over first."""
+
+
+class Deadline:
+    """A moment until which something may take."""
+
+    def __init__(self, seconds: float | None) -> None:
+        """Begin to count; None is for ever."""
+        self.seconds = seconds
+        self._end = None if seconds is None else time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Return how many seconds are left; infinity where nothing ends it.
+
+        Raises:
+            LateError: none.
+
+        """
+        if self._end is None:
+            return float("inf")
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise LateError
+        return left
+
+
+def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Put the question that the command line asks; return the exit status.
+
+    Args:
+        arguments: without the program's name; `is_question` has found a verb in them.
+        environment: all variables.
+
+    """
+    try:
+        words = split(arguments)
+        if words.operands[0] == "exporter":
+            return _exporter((*_again(words.given), *words.operands[1:]), environment)
+        # The door has blocked every signal, for PID 1's sake.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        question = read_question(words.given, words.operands, environment)
+        if question.text:
+            help_wanted = question.text == "help"
+            _write(_STDOUT, help_text(question.verb) if help_wanted else f"safe_reload {__version__}")
+            return 0
+        return _answer(question, report.Style(colour=_wants_colour(environment)))
+    except OptionError as error:
+        return _fail(f"{error}; see safe_reload {words.operands[0]} --help", _FAILED)
+    except NoInstanceError as error:
+        return _fail(str(error), _NO_INSTANCE)
+    except ImportError as error:
+        return _fail(f"{error}", _FAILED)
+
+
+def _answer(question: Question, style: report.Style) -> int:
+    deadline = Deadline(question.timeout)
+    if question.verb == "list":
+        return _list(question, style)
+    path = _find(question)
+    verbs = {"reload": _reload, "stop": _stop, "upgrade": _upgrade, "metrics": _metrics}
+    try:
+        if question.verb == "status":
+            return _status(path, question, deadline, style)
+        return verbs[question.verb](path, question, deadline)
+    except LateError:
+        more = "; the reload goes on, safe_reload status tells its end" if question.verb == "reload" else ""
+        return _fail(f"{path} did not answer within {deadline.seconds:g} s (--timeout){more}", _LATE)
+
+
+# ---- the verbs -----------------------------------------------------------------------------------------------------
+
+
+def _reload(path: str, _: Question, deadline: Deadline) -> int:
+    success, serves, words = report.read_reload(_ask(path, "reload", deadline))
+    if words:
+        _write(_STDERR, "\n".join(words))
+    if success is None:
+        return _fail(f"{path} does not know how to reload: its answer does not begin with Success=", _FAILED)
+    if not success:
+        return _FAILED
+    _write(_STDOUT, serves or report.current(_status_of(path, deadline)))
+    return 0
+
+
+def _status(path: str, question: Question, deadline: Deadline, style: report.Style) -> int:
+    line = _ask(path, "status", deadline)
+    status = _read_status(path, line)
+    lines = [line.rstrip("\n")] if "json" in question.flags else report.report(status, time.time(), style)
+    _write(_STDOUT, "\n".join(lines))
+    return 0 if report.serves(status) else _FAILED
+
+
+def _list(question: Question, style: report.Style) -> int:
+    found: list[tuple[str, report.Status | str]] = []
+    for name in _names(question.runtime_dir):
+        path = _path(question.runtime_dir, name)
+        try:
+            found.append((name, _status_of(path, Deadline(question.timeout))))
+        except NoInstanceError as error:
+            alive = _is_alive(path)
+            found.append((name, str(error).removeprefix(f"{path}: ") if alive else "dead: nobody listens"))
+        except LateError:
+            found.append((name, "it does not answer"))
+    if not found:
+        raise NoInstanceError(f"{question.runtime_dir}: no instance has its control socket there (--runtime-dir)")
+    _write(_STDOUT, "\n".join(report.instances(found, time.time(), style)))
+    return 0 if any(not isinstance(status, str) for _, status in found) else _NO_INSTANCE
+
+
+def _stop(path: str, question: Question, deadline: Deadline) -> int:
+    with _Connection(path, deadline) as connection:
+        # Before it is told to end, so that this is it, and not another process that has got its number since.
+        life = _life(connection.peer)
+        try:
+            answer = connection.ask("stop now" if "now" in question.flags else "stop")
+        except NoInstanceError:
+            answer = ""  # it went at once
+    try:
+        if _is_refusal(answer):
+            return _fail(report.printable(answer.strip()), _FAILED)
+        _wait_for_end(path, life, deadline)
+    finally:
+        if life is not None:
+            os.close(life)
+    return 0
+
+
+def _life(pid: int) -> int | None:
+    """Return a descriptor that becomes readable when a process ends (pidfd_open(2)); None where it cannot be seen."""
+    try:
+        return os.pidfd_open(pid) if pid > 0 else None
+    except OSError:
+        return None
+
+
+def _wait_for_end(path: str, life: int | None, deadline: Deadline) -> None:
+    if life is not None:
+        poller = select.poll()
+        poller.register(life, select.POLLIN)
+        while not poller.poll(min(deadline.left(), 3600) * 1000):
+            pass
+        return
+    while _is_alive(path):
+        _pause(deadline)
+
+
+def _is_refusal(answer: str) -> bool:
+    return answer.startswith(("Unknown command", "Success=0", "Permission denied"))
+
+
+def _upgrade(path: str, _: Question, deadline: Deadline) -> int:
+    try:
+        answer = _ask(path, "upgrade", deadline)
+    except NoInstanceError:
+        if not _is_alive(path):
+            raise
+        answer = ""  # it has become the new one without an answer
+    if _is_refusal(answer):
+        return _fail(report.printable(answer.strip().removeprefix("Success=0").strip("\n -")) or "refused", _FAILED)
+    while True:
+        try:
+            status = _status_of(path, deadline)
+        except NoInstanceError:
+            _pause(deadline)
+        else:
+            version, pid = (report.printable(status.get(name)) for name in ("version", "pid"))
+            _write(_STDOUT, f"safe_reload {version} (pid {pid}) runs")
+            return 0
+
+
+def _metrics(path: str, _: Question, deadline: Deadline) -> int:
+    status = _status_of(path, deadline)
+    _write_bytes(_STDOUT, _exporter_package().render(status))
+    return 0
+
+
+def _exporter(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    return int(_exporter_package().main(arguments, environment))
+
+
+def _exporter_package() -> Any:  # noqa: ANN401  # a module that an installation may lack
+    try:
+        return importlib.import_module("entrypoint.exporter")
+    except ModuleNotFoundError as error:
+        raise ImportError(f"there is no exporter in this installation: {error}") from None
+
+
+def _again(given: Sequence[tuple[Option, str]]) -> list[str]:
+    """Write options as they were given before the verb."""
+    return [word for option, text in given for word in ((option.shown, text) if option.metavar else (option.shown,))]
+
+
+# ---- which instance ------------------------------------------------------------------------------------------------
+
+
+def _path(runtime_dir: str, name: str) -> str:
+    return os.path.join(runtime_dir, f"{name}{_SUFFIX}")
+
+
+def _names(runtime_dir: str) -> list[str]:
+    try:
+        return sorted(n.removesuffix(_SUFFIX) for n in os.listdir(runtime_dir) if n.endswith(_SUFFIX))
+    except PermissionError:
+        raise NoInstanceError(f"{runtime_dir}: permission denied; {_who(runtime_dir)}") from None
+    except OSError:
+        return []
+
+
+def _find(question: Question) -> str:
+    """Return the path of the control socket of the instance that is meant.
+
+    Raises:
+        NoInstanceError: none is, or several may be.
+
+    """
+    folder = question.runtime_dir
+    if question.name:
+        return _path(folder, question.name)
+    names = _names(folder)
+    if len(names) > 1:
+        names = [name for name in names if _is_alive(_path(folder, name))]
+    if len(names) > 1:
+        raise NoInstanceError(f"several instances are in {folder}, --name says which one: {', '.join(names)}")
+    if not names:
+        raise NoInstanceError(f"{folder}: no instance answers there; is one running, with this --runtime-dir?")
+    return _path(folder, names[0])
+
+
+def _is_alive(path: str) -> bool:
+    """Tell whether somebody listens, though he may not listen to us."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as client:
+        try:
+            client.connect(path)
+        except _GONE:
+            return False
+        except OSError:
+            return True
+    return True
+
+
+# ---- asking --------------------------------------------------------------------------------------------------------
+
+
+class _Connection:
+    """One connection to a control socket: one line, one answer."""
+
+    def __init__(self, path: str, deadline: Deadline) -> None:
+        """Connect.
+
+        Raises:
+            NoInstanceError: nobody is there, or nobody who speaks to us.
+            LateError: nobody accepted in time.
+
+        """
+        self._path = path
+        self._deadline = deadline
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._limit()
+            self._socket.connect(path)
+        except BaseException as error:
+            self._socket.close()
+            if isinstance(error, OSError):
+                self._raise(error)
+            raise
+
+    @property
+    def peer(self) -> int:
+        """The pid of the process that listens, as this pid namespace numbers it; 0 where it cannot be seen."""
+        credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return int(struct.unpack("3i", credentials)[0])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def ask(self, command: str) -> str:
+        """Send a line and return the answer.
+
+        Raises:
+            NoInstanceError: there is none.
+            LateError: it takes too long.
+
+        """
+        pieces = []
+        length = 0
+        try:
+            self._limit()
+            self._socket.sendall(f"{command}\n".encode())
+            while True:
+                self._limit()
+                data = self._socket.recv(65536)
+                if not data:
+                    break
+                pieces.append(data)
+                length += len(data)
+                if length > _MOST:
+                    raise NoInstanceError(f"{self._path}: the answer does not end; this is no safe_reload")
+        except OSError as error:
+            self._raise(error)
+        if not length:
+            raise NoInstanceError(f"{self._path}: it hung up without an answer; {_who(self._path)}")
+        return b"".join(pieces).decode(errors="replace")
+
+    def _limit(self) -> None:
+        """Let the kernel end what takes too long: a connect(2) that waits for room in the queue, too (unix(7))."""
+        left = self._deadline.left()
+        if left != float("inf"):
+            whole, part = divmod(max(1, int(min(left, 1e9) * 1_000_000)), 1_000_000)
+            for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+                self._socket.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", whole, part))
+
+    def _raise(self, error: OSError) -> None:
+        if error.errno == errno.EAGAIN:
+            raise LateError from None
+        if isinstance(error, PermissionError):
+            raise NoInstanceError(f"{self._path}: permission denied; {_who(self._path)}") from None
+        if isinstance(error, _GONE):
+            hint = f"no instance answers: {error.strerror}; is it running, with this --name and --runtime-dir?"
+            raise NoInstanceError(f"{self._path}: {hint}") from None
+        if error.errno is None:
+            raise NoInstanceError(f"{self._path}: {error}; take a shorter --runtime-dir") from None
+        raise NoInstanceError(f"{self._path}: it hung up: {error.strerror}; {_who(self._path)}") from None
+
+
+def _ask(path: str, command: str, deadline: Deadline) -> str:
+    with _Connection(path, deadline) as connection:
+        return connection.ask(command)
+
+
+def _status_of(path: str, deadline: Deadline) -> report.Status:
+    return _read_status(path, _ask(path, "status", deadline))
+
+
+def _read_status(path: str, answer: str) -> report.Status:
+    try:
+        status = json.loads(answer)
+    except (ValueError, RecursionError):
+        status = None
+    if not isinstance(status, dict):
+        raise NoInstanceError(f"{path}: the answer is no status; this is no safe_reload, or it ended meanwhile")
+    return status
+
+
+def _who(path: str) -> str:
+    """Say who may ask."""
+    try:
+        uid = os.stat(path).st_uid
+    except OSError:
+        return "it speaks to root and to the user that it runs as"
+    if uid == 0:
+        return "it speaks to root only"
+    try:
+        return f"it speaks to root and to {pwd.getpwuid(uid).pw_name} (uid {uid}) only"
+    except KeyError:
+        return f"it speaks to root and to uid {uid} only"
+
+
+def _pause(deadline: Deadline) -> None:
+    select.select((), (), (), min(deadline.left(), _PAUSE_MS / 1000))
+
+
+# ---- telling -------------------------------------------------------------------------------------------------------
+
+
+def _wants_colour(environment: Mapping[str, str]) -> bool:
+    """Tell whether colours are seen and wanted: no-color.org."""
+    return os.isatty(_STDOUT) and not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
+
+
+def _fail(message: str, status: int) -> int:
+    write_to_stderr(text_line("FATAL", message))
+    return status
+
+
+def _write(descriptor: int, text: str) -> None:
+    _write_bytes(descriptor, f"{text}\n".encode(errors="replace"))
+
+
+def _write_bytes(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]

@@ -1,0 +1,339 @@
+"""What an instance says of itself, as lines for a person. Not for PID 1: it is what a client makes of an answer.
+
+An answer comes from another process, perhaps of another version: what is missing or of another type is shown as `-`,
+and what a terminal would take for a command is taken out.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeGuard
+
+Status = Mapping[str, Any]
+
+_MOST = 20
+"""Rows of a table that may be as long as a VIP list; --json has all."""
+_LARGEST = 1e300
+_HASH = 12
+"""Letters of a sha256 that tell two apart."""
+_PLACE = re.compile(r"\[(?![0-9a-fA-F.:*]+\])([^\[\]\s]+):(\d+)\]")
+"""Where haproxy says what it does not like: `config : parsing [/etc/lb/haproxy.cfg:14] : unknown keyword ...`.
+
+An address that cannot be bound, `[127.0.0.1:80]`, looks much the same.
+"""
+_SERVES = re.compile(r"generation (\d+) \(pid (\d+)\) (?:is current|serves)")
+_CONTROLS = {code: "?" for code in (*range(32), *range(127, 160)) if code not in {9, 10}}
+
+_RED, _YELLOW, _GREEN, _BOLD = "31", "33", "32", "1"
+
+
+class Style:
+    """How words stand out."""
+
+    def __init__(self, *, colour: bool) -> None:
+        """Choose between escape sequences and nothing."""
+        self._colour = colour
+
+    def __call__(self, text: str, code: str) -> str:
+        """Return a text in a colour, if there are any."""
+        return f"\x1b[{code}m{text}\x1b[0m" if self._colour and text else text
+
+
+# ---- the status ----------------------------------------------------------------------------------------------------
+
+
+def serves(status: Status) -> bool:
+    """Tell whether clients get answers, and will: a generation is current and it is not being stopped."""
+    leaving = printable(status.get("stage")) in {"lingering", "stopping"}
+    return not leaving and any(one.get("state") == "current" for one in _records(status.get("generations")))
+
+
+def report(status: Status, now: float, style: Style) -> list[str]:
+    """Return the lines of `safe_reload status`.
+
+    Args:
+        status: what the instance answered.
+        now: seconds since the epoch.
+        style: how words stand out.
+
+    """
+    facts = [
+        *_configuration(status, style),
+        *_last_reload(status, now, style),
+        *_watch(status, style),
+        *_restarts(status, style),
+        *(("adopted", printable(text)) for text in _several(_sequence(status.get("adopted")), 5)),
+    ]
+    width = max((len(name) for name, _ in facts), default=0)
+    lines = [_head(status, style), "", *_generations(status, style), ""]
+    lines += [f"{name:<{width}}  {text}".rstrip() for name, text in facts]
+    vips = list(_vips(status, style))
+    return [*lines, "", *vips] if vips else lines
+
+
+def _head(status: Status, style: Style) -> str:
+    stage = printable(status.get("stage"))
+    code = _GREEN if serves(status) else _RED
+    return (
+        f"{style(printable(status.get('name')), _BOLD)}  pid {printable(status.get('pid'))}  "
+        f"{style(stage if serves(status) or stage != 'serving' else 'no generation is current', code)}  "
+        f"up {duration(status.get('uptime_seconds'))}  safe_reload {printable(status.get('version'))}"
+    )
+
+
+def _generations(status: Status, style: Style) -> list[str]:
+    rows = [["generation", "pid", "state", "age", "connections", "configuration", "asked by"]]
+    generations = _records(status.get("generations"))
+    for one in generations[:_MOST]:
+        known = "  last known good" if one.get("last_known_good") is True else ""
+        rows.append([
+            printable(one.get("number")),
+            printable(one.get("pid")),
+            printable(one.get("state")),
+            duration(one.get("age_seconds")),
+            printable(one.get("connections")),
+            _short(one.get("sha256")) + known,
+            printable(one.get("asked_by")),
+        ])  # fmt: skip
+    lines = table(rows, right={0, 1, 3, 4})
+    lines[0] = style(lines[0], _BOLD)
+    if len(generations) > _MOST:
+        lines.append(f"and {len(generations) - _MOST} more: --json has all")
+    return lines
+
+
+def _configuration(status: Status, style: Style) -> Iterator[tuple[str, str]]:
+    configuration = _record(status.get("configuration"))
+    running = _short(configuration.get("sha256"))
+    if configuration.get("last_known_good") is True:
+        what = "LAST KNOWN GOOD: the one on disk could not be started; correct it, then reload"
+        yield "configuration", style(what, f"{_BOLD};{_RED}")
+    if configuration.get("unreadable"):
+        yield "configuration", style(f"{running}; the disk: {printable(configuration['unreadable'])}", _RED)
+    elif configuration.get("pending") is True:
+        disk = _short(configuration.get("disk_sha256"))
+        yield "configuration", style(f"{running}; the disk has another one, {disk}: a reload would take it", _YELLOW)
+    elif configuration:
+        yield "configuration", f"{running}; the disk has the same"
+
+
+def _last_reload(status: Status, now: float, style: Style) -> Iterator[tuple[str, str]]:
+    last = _record(status.get("last_reload"))
+    if not last:
+        yield "last reload", "none since the start"
+        return
+    failed = last.get("result") != "success"
+    result = style("FAILURE", f"{_BOLD};{_RED}") if failed else style("success", _GREEN)
+    who = f"asked for by {printable(last.get('trigger'))}, generation {printable(last.get('generation'))}"
+    yield "last reload", f"{result} {_ago(last.get('at'), now)}, {who}, in {_seconds(last.get('seconds'))}"
+    if not failed:
+        return
+    if last.get("message"):
+        yield "", printable(last["message"]).replace("\n", " ")
+    words = printable(last.get("words") or "")
+    error = last_error(words)
+    if error:
+        yield "", style(error, _RED)
+    place = place_of(words)
+    where = f"look at line {place[1]} of {place[0]}" if place else "correct the configuration"
+    yield "", f"what serves is as before; {where}, try it with `safe_reload check`, then `safe_reload reload`"
+    at = status.get("last_success_at")
+    yield "", f"the last success was {_ago(at, now)}" if _is_number(at) else "none has succeeded since the start"
+
+
+def _watch(status: Status, style: Style) -> Iterator[tuple[str, str]]:
+    watch = _record(status.get("watch"))
+    if watch:
+        mode = printable(watch.get("mode"))
+        yield "watch", "off: only signals and commands reload" if mode == "off" else f"{mode}, {_count(watch, 'files')}"
+    for path in _several(_sequence(watch.get("stale_mounts")), _MOST):
+        what = f"STALE MOUNT {printable(path)}: it can never change again; mount its folder instead, and start anew"
+        yield "", style(what, _YELLOW)
+
+
+def _count(record: Status, name: str) -> str:
+    number = record.get(name)
+    return f"{printable(number)} {name.removesuffix('s') if number == 1 else name}"
+
+
+def _restarts(status: Status, style: Style) -> Iterator[tuple[str, str]]:
+    restarts = _record(status.get("restarts"))
+    reasons = _record(restarts.get("by_reason"))
+    if not reasons:
+        yield "restarts", "none"
+        return
+    told = ", ".join(f"{printable(count)} after {printable(reason)}" for reason, count in reasons.items())
+    in_a_row = restarts.get("in_a_row")
+    if _is_number(in_a_row) and in_a_row:
+        told += style(f"; {printable(in_a_row)} in a row, the limit is {printable(restarts.get('limit'))}", _RED)
+    yield "restarts", told
+
+
+def _vips(status: Status, style: Style) -> Iterator[str]:
+    # Those that do not accept first, in case there are too many to show.
+    vips = sorted(_records(status.get("vips")), key=lambda vip: vip.get("accepts") is True)
+    if not vips:
+        return
+    rows = [["VIP", "address", ""]]
+    for vip in vips[:_MOST]:
+        accepts = vip.get("accepts") is True
+        state = "accepts" if accepts else style("refuses: no bind of the current generation uses it", _YELLOW)
+        rows.append([printable(vip.get("tag")), printable(vip.get("address")), state])
+    lines = table(rows)
+    yield style(lines[0], _BOLD)
+    yield from lines[1:]
+    if len(vips) > _MOST:
+        yield f"and {len(vips) - _MOST} more: --json has all"
+
+
+# ---- all instances -------------------------------------------------------------------------------------------------
+
+
+def instances(found: Sequence[tuple[str, Status | str]], now: float, style: Style) -> list[str]:
+    """Return the lines of `safe_reload list`.
+
+    Args:
+        found: each instance's name, with its status or the reason why there is none.
+        now: seconds since the epoch.
+        style: how words stand out.
+
+    """
+    rows = [["name", "pid", "stage", "generation", "last reload"]]
+    for name, status in found:
+        if isinstance(status, str):
+            rows.append([printable(name), "-", style(printable(status), _RED), "", ""])
+            continue
+        current = next((g for g in _records(status.get("generations")) if g.get("state") == "current"), {})
+        last = _record(status.get("last_reload"))
+        told = "-"
+        if last:
+            good = last.get("result") == "success"
+            told = f"{style(printable(last.get('result')), _GREEN if good else _RED)} {_ago(last.get('at'), now)}"
+        rows.append([
+            printable(name), printable(status.get("pid")), printable(status.get("stage")),
+            printable(current.get("number")), told,
+        ])  # fmt: skip
+    lines = table(rows)
+    return [style(lines[0], _BOLD), *lines[1:]]
+
+
+# ---- the answer to a reload ----------------------------------------------------------------------------------------
+
+
+def read_reload(answer: str) -> tuple[bool | None, str, list[str]]:
+    """Take the answer to `reload` apart: HAProxy's management guide, section 9.4, has its form.
+
+    Returns:
+        Whether it succeeded (None: this is no such answer); the generation that serves now, when the answer says so;
+        and every other line, haproxy's own words among them.
+
+    """
+    head, *rest = answer.splitlines() or [""]
+    results = {"Success=1": True, "Success=0": False}
+    lines = rest[1:] if rest[:1] == ["--"] else rest
+    found = ""
+    words = []
+    for line in lines:
+        match = _SERVES.search(line)
+        if match:
+            found = f"generation {match[1]} (pid {match[2]}) serves"
+        elif line.strip():
+            words.append(printable(line))
+    return results.get(head.strip()), found, words
+
+
+def current(status: Status) -> str:
+    """Return which generation serves, for people."""
+    for one in _records(status.get("generations")):
+        if one.get("state") == "current":
+            return f"generation {printable(one.get('number'))} (pid {printable(one.get('pid'))}) serves"
+    return "no generation is current"
+
+
+# ---- words ---------------------------------------------------------------------------------------------------------
+
+
+def last_error(words: str) -> str:
+    """Return the line that says what haproxy did not like: of its alerts the first, which the others follow from."""
+    lines = [line.strip() for line in words.splitlines() if line.strip()]
+    alerts = [line for line in lines if "[ALERT]" in line]
+    return (alerts or lines[-1:] or [""])[0]
+
+
+def place_of(words: str) -> tuple[str, int] | None:
+    """Return the file and the line that haproxy's first alert names, if it does."""
+    found = _PLACE.search(last_error(words)) or _PLACE.search(words)
+    return (found[1], int(found[2])) if found else None
+
+
+def printable(value: object) -> str:
+    """Return a value as text that no terminal takes for a command; `-` for what is not there."""
+    if value is None or isinstance(value, dict | list):
+        return "-"
+    return str(value).translate(_CONTROLS)
+
+
+def duration(seconds: object) -> str:
+    """Return a time span in its two largest units."""
+    if not _is_number(seconds):
+        return "-"
+    whole = int(max(0.0, min(seconds, 1e12)))
+    if whole < 10:
+        return f"{max(0.0, seconds):.1f}s"
+    units = ((whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "m"), (whole % 60, "s"))
+    first = next(index for index, (count, _) in enumerate(units) if count)
+    return " ".join(f"{count}{unit}" for count, unit in units[first : first + 2] if count)
+
+
+def _ago(at: object, now: float) -> str:
+    return f"{duration(now - at)} ago" if _is_number(at) else "at an unknown time"
+
+
+def _seconds(value: object) -> str:
+    return f"{value:.3g} s" if _is_number(value) else "-"
+
+
+def _short(value: object) -> str:
+    return printable(value)[:_HASH]
+
+
+def table(rows: Sequence[Sequence[str]], right: frozenset[int] | set[int] = frozenset()) -> list[str]:
+    """Align columns; those of these numbers at their right end."""
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = []
+        for index, (cell, width) in enumerate(zip(row, widths, strict=True)):
+            space = " " * (width - _width(cell))
+            cells.append(space + cell if index in right else cell + space)
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def _width(cell: str) -> int:
+    return len(re.sub(r"\x1b\[[0-9;]*m", "", cell)) if "\x1b" in cell else len(cell)
+
+
+def _several(values: Sequence[object], most: int) -> Iterator[object]:
+    yield from values[:most]
+    if len(values) > most:
+        yield f"and {len(values) - most} more"
+
+
+# ---- an answer may be anything -------------------------------------------------------------------------------------
+
+
+def _record(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _sequence(value: object) -> Sequence[object]:
+    return value if isinstance(value, list) else []
+
+
+def _records(value: object) -> list[Mapping[str, Any]]:
+    return [one for one in _sequence(value) if isinstance(one, dict)]
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    # No NaN and no infinity, which json reads although RFC 8259 has neither, and no integer too large for a float.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST

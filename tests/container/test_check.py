@@ -1,0 +1,86 @@
+"""`safe_reload check`: what haproxy would say, with stand-ins for the VIPs, without an instance or a network."""
+
+from pathlib import Path
+
+import pytest
+
+import docker
+from tests.container.conftest import configuration
+
+Checked = tuple[int, str]
+
+
+def check(engine: docker.DockerClient, image: str, folder: Path, *words: str, **variables: str) -> Checked:
+    """Return the exit status and everything that was written."""
+    container = engine.containers.create(
+        image,
+        ["check", *words],
+        environment=variables,
+        network_mode="none",
+        volumes={str(folder): {"bind": "/usr/local/etc/haproxy", "mode": "ro"}},
+    )
+    try:
+        container.start()
+        status = container.wait(timeout=60)["StatusCode"]
+        return status, container.logs().decode()
+    finally:
+        container.remove(force=True)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a good configuration that a container may read."""
+    tmp_path.chmod(0o755)
+    (tmp_path / "haproxy.cfg").write_text(configuration("one"))
+    return tmp_path
+
+
+def test_a_good_configuration_passes_without_any_option(engine: docker.DockerClient, image: str, folder: Path) -> None:
+    """The tags that it names get stand-ins, and a note says which."""
+    status, text = check(engine, image, folder, "-V")
+    assert status == 0
+    assert "Configuration file is valid" in text
+    assert "not in --vips: FD_WEB; each gets a stand-in here" in text
+
+
+def test_declared_vips_need_no_note(engine: docker.DockerClient, image: str, folder: Path) -> None:
+    """By option or by variable, of either family; addresses need not be on this host."""
+    vips = "*:80:FD_WEB,[2001:db8::1]:443:FD_SIX,192.0.2.1:80:FD_UNUSED"
+    (folder / "haproxy.cfg").write_text(
+        configuration("one").replace("    http", '    bind "fd@${FD_SIX}"\n    http', 1)
+    )
+    assert check(engine, image, folder, "--vips", vips)[0] == 0
+    status, text = check(engine, image, folder, "-V", SAFE_RELOAD_VIPS=vips)
+    assert status == 0
+    assert "stand-in" not in text
+
+
+def test_what_haproxy_refuses_is_refused_in_its_words(engine: docker.DockerClient, image: str, folder: Path) -> None:
+    """With its status, the file and the line."""
+    (folder / "haproxy.cfg").write_text(configuration("one", "frontend broken\n  bnid :1\n"))
+    status, text = check(engine, image, folder)
+    assert status == 1
+    assert "haproxy.cfg:14] : unknown keyword 'bnid'" in text
+
+
+def test_master_worker_is_refused_as_in_a_start(engine: docker.DockerClient, image: str, folder: Path) -> None:
+    """haproxy itself would take it."""
+    (folder / "haproxy.cfg").write_text(configuration("one", "global\n  master-worker\n"))
+    status, text = check(engine, image, folder)
+    assert status == 1
+    assert "haproxy.cfg:14: remove `master-worker`: safe_reload is the master already" in text
+
+
+def test_haproxy_may_be_given_by_its_path(engine: docker.DockerClient, image: str, folder: Path) -> None:
+    """And a folder of files, in which each file's tags are found."""
+    (folder / "z.cfg").write_text('frontend other\n  mode http\n  bind "fd@${FD_Z}"\n')
+    status, text = check(engine, image, folder, "/usr/sbin/haproxy", "-f", "/usr/local/etc/haproxy")
+    assert status == 0, text
+    assert "not in --vips: FD_WEB, FD_Z;" in text
+
+
+def test_a_file_without_its_option_is_told(engine: docker.DockerClient, image: str, folder: Path) -> None:
+    """The likeliest mistake is answered by what would be right."""
+    status, text = check(engine, image, folder, "haproxy.cfg")
+    assert status == 1
+    assert "a configuration is given so: safe_reload check -f haproxy.cfg" in text

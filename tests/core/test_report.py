@@ -1,0 +1,256 @@
+"""What a person reads of an instance's status."""
+
+import copy
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from entrypoint.core import report
+from entrypoint.core.report import Style
+
+NOW = 1_790_000_000.0
+PLAIN = Style(colour=False)
+WORDS = """\
+[NOTICE]   (8) : haproxy version is 3.0.11
+[ALERT]    (8) : config : parsing [/etc/lb/haproxy.cfg:14] : unknown keyword 'bnid' in 'frontend' section
+[ALERT]    (8) : config : Error(s) found in configuration file : /etc/lb/haproxy.cfg"""
+STATUS: dict[str, Any] = {
+    "version": "0.1.0",
+    "name": "lb",
+    "pid": 1,
+    "stage": "serving",
+    "uptime_seconds": 11530.5,
+    "pid_file": None,
+    "generations": [
+        {
+            "number": 3, "pid": 17, "state": "current", "age_seconds": 1.25, "connections": 5, "sha256": "ab" * 32,
+            "last_known_good": False, "asked_by": "SIGUSR1",
+        },
+        {
+            "number": 2, "pid": 1200, "state": "draining", "age_seconds": 190.0, "connections": None,
+            "sha256": "cd" * 32, "last_known_good": False, "asked_by": None,
+        },
+    ],
+    "vips": [{"tag": "FD_WEB", "address": "127.0.0.1:80", "accepts": True}],
+    "adopted": ["127.0.0.1:8080"],
+    "configuration": {
+        "sha256": "ab" * 32, "disk_sha256": "ab" * 32, "pending": False, "last_known_good": False,
+        "files": ["/etc/lb/haproxy.cfg"], "unreadable": None,
+    },
+    "last_reload": {
+        "result": "success", "trigger": "SIGUSR1", "generation": 3, "at": NOW - 90, "seconds": 0.0213,
+        "message": "generation 3 serves", "words": "",
+    },
+    "last_success_at": NOW - 90,
+    "watch": {"mode": "inotify", "stale_mounts": [], "files": 1},
+    "restarts": {"in_a_row": 0, "limit": 5, "by_reason": {}},
+    "reloads": [],
+    "reload_seconds": {"buckets": [], "sum": 0.0, "count": 0},
+}  # fmt: skip
+
+
+def status(**changes: object) -> dict[str, Any]:
+    """Return a status with some facts changed: `configuration__pending=True`."""
+    changed = copy.deepcopy(STATUS)
+    for path, value in changes.items():
+        *folders, name = path.split("__")
+        place = changed
+        for folder in folders:
+            place = place[folder]
+        place[name] = value
+    return changed
+
+
+def lines(facts: dict[str, Any]) -> list[str]:
+    """Return what is shown without colours."""
+    return report.report(facts, NOW, PLAIN)
+
+
+def test_all_is_well() -> None:
+    """The whole of it, to the letter."""
+    assert lines(STATUS) == [
+        "lb  pid 1  serving  up 3h 12m  safe_reload 0.1.0",
+        "",
+        "generation   pid  state        age  connections  configuration  asked by",
+        "         3    17  current     1.2s            5  abababababab   SIGUSR1",
+        "         2  1200  draining  3m 10s            -  cdcdcdcdcdcd   -",
+        "",
+        "configuration  abababababab; the disk has the same",
+        "last reload    success 1m 30s ago, asked for by SIGUSR1, generation 3, in 0.0213 s",
+        "watch          inotify, 1 file",
+        "restarts       none",
+        "adopted        127.0.0.1:8080",
+        "",
+        "VIP     address",
+        "FD_WEB  127.0.0.1:80  accepts",
+    ]
+
+
+def test_a_failed_reload_is_told_with_haproxy_s_error_its_place_and_what_to_do() -> None:
+    """The first alert, the file and the line, that nothing has changed, and when all was well."""
+    failure = {**STATUS["last_reload"], "result": "failure", "trigger": "files", "generation": 4, "words": WORDS}
+    text = "\n".join(lines(status(last_reload=failure, last_success_at=NOW - 7200)))
+    assert "last reload    FAILURE 1m 30s ago, asked for by files, generation 4, in 0.0213 s\n" in text
+    assert WORDS.splitlines()[1] in text
+    assert "what serves is as before; look at line 14 of /etc/lb/haproxy.cfg, try it with `safe_reload check`" in text
+    assert "the last success was 2h ago" in text
+    assert "haproxy version" not in text
+
+
+def test_a_failed_reload_without_a_place_says_what_to_do_all_the_same() -> None:
+    """haproxy may have died without words."""
+    failure = {**STATUS["last_reload"], "result": "failure", "message": "not ready in time", "words": ""}
+    text = "\n".join(lines(status(last_reload=failure, last_success_at=None)))
+    assert "not ready in time" in text
+    assert "; correct the configuration, try it with" in text
+    assert "none has succeeded since the start" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"configuration__last_known_good": True}, "LAST KNOWN GOOD: the one on disk could not be started"),
+        (
+            {"configuration__pending": True, "configuration__disk_sha256": "ef" * 32},
+            "abababababab; the disk has another one, efefefefefef: a reload would take it",
+        ),
+        ({"configuration__unreadable": "/x: no such file"}, "abababababab; the disk: /x: no such file"),
+        ({"watch__stale_mounts": ["/etc/lb/a.pem"]}, "STALE MOUNT /etc/lb/a.pem: it can never change again; mount its"),
+        ({"watch__mode": "off"}, "off: only signals and commands reload"),
+        ({"restarts__by_reason": {"SIGKILL": 2, "status 1": 1}}, "2 after SIGKILL, 1 after status 1"),
+        (
+            {"restarts__by_reason": {"SIGKILL": 2}, "restarts__in_a_row": 2},
+            "2 after SIGKILL; 2 in a row, the limit is 5",
+        ),
+        ({"last_reload": None}, "none since the start"),
+        ({"stage": "stopping"}, "lb  pid 1  stopping  up"),
+        ({"generations": []}, "lb  pid 1  no generation is current  up"),
+        ({"vips": [{"tag": "FD_X", "address": "[::1]:1", "accepts": False}]}, "refuses: no bind of the current"),
+    ],
+)
+def test_what_is_not_as_it_should_be_is_told(changes: dict[str, object], told: str) -> None:
+    """Each fact by itself."""
+    assert told in "\n".join(lines(status(**changes)))
+    assert told not in "\n".join(lines(STATUS))
+
+
+@pytest.mark.parametrize(
+    ("changes", "serves"),
+    [
+        ({}, True),
+        ({"configuration__last_known_good": True, "configuration__pending": True}, True),
+        ({"stage": "backing_off"}, True),
+        ({"stage": "lingering"}, False),
+        ({"stage": "stopping"}, False),
+        ({"generations": []}, False),
+    ],
+)
+def test_what_counts_as_serving(changes: dict[str, object], serves: bool) -> None:
+    """A current generation that is not being stopped, whatever else is wrong."""
+    assert report.serves(status(**changes)) is serves
+
+
+def test_long_lists_are_cut_and_say_so() -> None:
+    """4,096 VIPs do not scroll everything else away, and those that refuse clients are shown first."""
+    vips = [{"tag": f"FD_{n}", "address": f"127.0.0.1:{n}", "accepts": n != 4000} for n in range(1, 4097)]
+    shown = lines(status(vips=vips))
+    assert len(shown) < 50
+    assert shown[-1] == "and 4076 more: --json has all"
+    assert any(line.startswith("FD_4000 ") for line in shown)
+
+
+def test_colours_are_added_and_nothing_else() -> None:
+    """Without its escape sequences a coloured report is the plain one, aligned as it is."""
+    failure = {**STATUS["last_reload"], "result": "failure", "words": WORDS}
+    facts = status(last_reload=failure, configuration__last_known_good=True)
+    coloured = "\n".join(report.report(facts, NOW, Style(colour=True)))
+    assert "\x1b[1;31mLAST KNOWN GOOD" in coloured
+    for code in ("31", "32", "33", "1", "1;31", "0"):
+        coloured = coloured.replace(f"\x1b[{code}m", "")
+    assert coloured == "\n".join(lines(facts))
+
+
+def test_an_escape_sequence_in_haproxy_s_words_does_not_reach_the_terminal() -> None:
+    """A configuration is quoted in errors, and it may hold anything."""
+    failure = {**STATUS["last_reload"], "result": "failure", "words": "[ALERT] \x1b]0;owned\x07 \x9b2J"}
+    text = "\n".join(lines(status(last_reload=failure, name="\x1b[2Jlb")))
+    assert not set(text) & {"\x1b", "\x07", "\x9b"}
+
+
+LEAVES = st.sampled_from([None, True, False, -1, 0.5, 10**400, float("nan"), float("-inf"), "", "current", "\x1b"])
+RECORDS = st.dictionaries(st.sampled_from(["state", "at", "result", "number", "age_seconds", "stale_mounts"]), LEAVES)
+JSON = LEAVES | RECORDS | st.lists(LEAVES | RECORDS, max_size=3)
+
+
+@given(st.dictionaries(st.sampled_from(list(STATUS)), JSON))
+def test_no_answer_makes_it_stumble(changes: dict[str, object]) -> None:
+    """Whatever an instance of another version says is shown as far as it can be understood."""
+    facts = {**STATUS, **changes}
+    found: list[tuple[str, report.Status | str]] = [("lb", facts), ("x", "dead")]
+    for style in (PLAIN, Style(colour=True)):
+        assert report.report(facts, NOW, style)
+        assert report.instances(found, NOW, style)
+    assert report.serves(facts) in {True, False}
+    assert report.current(facts)
+
+
+def test_instances_are_listed_the_dead_ones_too() -> None:
+    """Name, pid, stage, generation and last reload of each."""
+    failure = {**STATUS["last_reload"], "result": "failure"}
+    found: list[tuple[str, report.Status | str]] = [("a", STATUS), ("b2", status(last_reload=failure, pid=77))]
+    found.append(("c", "dead: nobody listens"))
+    assert report.instances(found, NOW, PLAIN) == [
+        "name  pid  stage                 generation  last reload",
+        "a     1    serving               3           success 1m 30s ago",
+        "b2    77   serving               3           failure 1m 30s ago",
+        "c     -    dead: nobody listens",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("Success=1\n--\n", (True, "", [])),
+        (
+            "Success=1\n--\n[WARNING] x\ngeneration 2 (pid 9) is current; asked for by the CLI\n",
+            (True, "generation 2 (pid 9) serves", ["[WARNING] x"]),
+        ),
+        ("Success=0\n--\n[ALERT] a\n[ALERT] b\n", (False, "", ["[ALERT] a", "[ALERT] b"])),
+        ("Success=0\n", (False, "", [])),
+        ("Unknown command: 'reload'\n", (None, "", [])),
+        ("", (None, "", [])),
+        ("Success=1\n--\ngeneration 1 (pid 7) drains\n", (True, "", ["generation 1 (pid 7) drains"])),
+    ],
+)
+def test_the_answer_to_a_reload_is_taken_apart(answer: str, expected: tuple[bool | None, str, list[str]]) -> None:
+    """The result, what serves, and haproxy's words."""
+    assert report.read_reload(answer) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        (WORDS, ("/etc/lb/haproxy.cfg", 14)),
+        ("[ALERT] (1) : Starting frontend x: cannot bind socket [127.0.0.1:80]", None),
+        ("[ALERT] (1) : Starting frontend x: cannot bind socket [:::80]", None),
+        ("", None),
+        ("killed", None),
+    ],
+)
+def test_the_place_of_an_error(words: str, place: tuple[str, int] | None) -> None:
+    """As haproxy names it."""
+    assert report.place_of(words) == place
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.0s"), (-3, "0.0s"), (9.96, "10.0s"), (10, "10s"), (60, "1m"), (61, "1m 1s"), (3600, "1h"),
+        (3601, "1h"), (90061, "1d 1h"), (None, "-"), ("x", "-"), (float("nan"), "-"), (True, "-"),
+    ],
+)  # fmt: skip
+def test_time_spans(seconds: object, text: str) -> None:
+    """Two units are enough."""
+    assert report.duration(seconds) == text
