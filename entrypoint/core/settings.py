@@ -112,6 +112,12 @@ def _path(text: str) -> str:
     return text
 
 
+def _address(text: str) -> str:
+    if not text:
+        raise OptionError("it is empty; give an address, such as :9101")
+    return text
+
+
 def _watch(text: str) -> tuple[str, ...]:
     if not text:
         raise OptionError("it is empty; give auto, off or a path")
@@ -222,7 +228,7 @@ OPTIONS = (
     Option("stop_timeout", "a stop that takes longer becomes a quick one; 0 is never", "SECONDS", 0.0, _seconds),
     Option("no_new_privs", "nothing below may gain privileges by exec"),
     Option("drop_caps", "drop all capabilities that binding and switching user do not need"),
-    Option("exporter", "serve /metrics, /livez and /readyz at this address, such as :9101", "ADDR", None, _path),
+    Option("exporter", "serve /metrics, /livez and /readyz at this address, such as :9101", "ADDR", None, _address),
     Option("log_format", "text or json", "FORMAT", LogFormat.TEXT, _choice(LogFormat)),
     Option("log_level", "error, warning, info or debug", "LEVEL", None, _level),
     Option("subreaper", "be a child subreaper (TINI_SUBREAPER)", short="s"),

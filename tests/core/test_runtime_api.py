@@ -55,7 +55,7 @@ def test_what_is_no_answer_has_no_pid(text: str) -> None:
 
 @each_version
 def test_every_bind_on_a_vip_is_found(version: str) -> None:
-    """All listeners on VIPs are found with their frontends: thread binds, shards, and a tag that is used twice."""
+    """All listeners on VIPs are found with their frontends: thread binds, shards, a tag twice, ordinary ones beside."""
     twice, sharded = COPIES[version]
     assert set(binds_on(answer(version, "show-fd"), VIPS)) == {
         Bind(3, "plain"),
@@ -63,8 +63,8 @@ def test_every_bind_on_a_vip_is_found(version: str) -> None:
         Bind(sharded, "sharded"),
         Bind(5, "threads"),
         Bind(6, "threads"),
-        Bind(7, "twice"),
-        Bind(twice, "twice"),
+        Bind(7, "twice", mixed=True),
+        Bind(twice, "twice", mixed=True),
         Bind(8, "six"),
     }
 
@@ -90,7 +90,7 @@ def test_a_passed_unix_socket_is_a_vip_like_any_other(version: str) -> None:
     text = answer(version, "show-fd")
     (line,) = [line for line in text.splitlines() if "fe=twice fam=unix" in line]
     descriptor = int(line.split(":", 1)[0])
-    assert binds_on(text, [descriptor]) == (Bind(descriptor, "twice"),)
+    assert binds_on(text, [descriptor]) == (Bind(descriptor, "twice", mixed=True),)
 
 
 @each_version
@@ -135,6 +135,11 @@ def test_a_look_asks_for_the_connections_and_for_each_listener() -> None:
     """The retiring generation is asked who it is, how many clients it has, and about each of these listeners."""
     assert look((Bind(3, "a"), Bind(14, "a"))) == ("show info", "show fd 3", "show fd 14")
     assert look(()) == ("show info",)
+
+
+def test_ordinary_listeners_of_a_paused_frontend_are_not_disconnected() -> None:
+    """A frontend that has both kinds is not disabled: it may have no connection any more, which disconnects nothing."""
+    assert pause((Bind(3, "both", mixed=True), Bind(4, "a"))) == ("set maxconn frontend both 0", "disable frontend a")
 
 
 def test_a_pause_names_each_frontend_once() -> None:

@@ -31,6 +31,11 @@ GOOD: dict[str, tuple[str, object, str, object]] = {
     "runtime_dir": ("/run/a", "/run/a", "/tmp/b", "/tmp/b"),
     "backlog": ("1", 1, "4096", 4096),
     "freebind": ("yes", True, "yes", True),
+    "watch": ("off", ("off",), "/etc/more", ("/etc/more",)),
+    "debounce": ("0.1", 0.1, "2", 2.0),
+    "poll": ("1", 1.0, "60", 60.0),
+    "state_dir": ("/var/lib/a", "/var/lib/a", "b", "b"),
+    "exporter": (":9101", ":9101", "127.0.0.1:9", "127.0.0.1:9"),
     "ready_timeout": ("0.5", 0.5, "90", 90.0),
     "drain_timeout": ("30", 30.0, "0", 0.0),
     "max_draining": ("1", 1, "64", 64),
@@ -52,6 +57,11 @@ DEFAULTS: dict[str, object] = {
     "runtime_dir": "/run/safe_reload",
     "backlog": None,
     "freebind": False,
+    "watch": ("auto",),
+    "debounce": 0.2,
+    "poll": 10.0,
+    "state_dir": None,
+    "exporter": None,
     "ready_timeout": 60.0,
     "drain_timeout": 0.0,
     "max_draining": 16,
@@ -92,6 +102,11 @@ BAD = [
     ("--backlog", "1.5", f"'1.5' {NOT_A_COUNT}"),
     ("--backlog", "\u0668", f"'\u0668' {NOT_A_COUNT}"),
     ("--backlog", "", f"'' {NOT_A_COUNT}"),
+    ("--watch", "", "it is empty; give auto, off or a path"),
+    ("--debounce", "0", "it must be longer than 0 seconds"),
+    ("--poll", "often", f"'often' {NOT_SECONDS}"),
+    ("--state-dir", "", "it is empty; give a path"),
+    ("--exporter", "", "it is empty; give an address, such as :9101"),
     ("--ready-timeout", "0", "it must be longer than 0 seconds"),
     ("--ready-timeout", "soon", f"'soon' {NOT_SECONDS}"),
     ("--drain-timeout", "-1", f"'-1' {NOT_SECONDS}"),
@@ -224,11 +239,18 @@ def test_the_command_line_wins_over_the_variable(option: Option) -> None:
     assert value(from_arguments(*words(option, second), **environment), option) == meaning
 
 
-@each_long_option
+@pytest.mark.parametrize("option", [o for o in LONG if o.field != "watch"], ids=lambda option: option.long)
 def test_the_last_of_two_options_wins(option: Option) -> None:
     """An option that is given twice has the value that was given last."""
     first, _, second, meaning = GOOD[option.field]
     assert value(from_arguments(*words(option, first), *words(option, second)), option) == meaning
+
+
+def test_watch_is_repeatable() -> None:
+    """Several paths are watched, and off is not one of them."""
+    assert from_arguments("--watch", "auto", "--watch", "/a", "--watch", "auto").watch == ("auto", "/a")
+    refused = complaint(lambda: from_arguments("--watch", "off", "--watch", "/a"))
+    assert refused == "--watch off cannot be given together with another --watch"
 
 
 @pytest.mark.parametrize("option", [option for option in LONG if not option.metavar], ids=lambda option: option.long)
