@@ -18,8 +18,11 @@ from bench import host, inside, render
 
 # A network namespace for each run of each way, and tcp_migrate_req in it: what the container may do besides. The
 # three security options are not more than that: the default profiles forbid it even where the capability is there.
-PERMISSIONS = ("--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN")
-PERMISSIONS += tuple(f"--security-opt={option}=unconfined" for option in ("systempaths", "apparmor", "seccomp"))
+PERMISSIONS = (
+    "--cap-add=SYS_ADMIN",
+    "--cap-add=NET_ADMIN",
+    *(f"--security-opt={option}=unconfined" for option in ("systempaths", "apparmor", "seccomp")),
+)
 
 
 def in_container(words: list[str], folder: str) -> None:

@@ -40,7 +40,7 @@ ENTRIES: dict[str, tuple[str, list[str]]] = {
 
 
 def docker(*words: str) -> str:
-    """Run docker(1) and return what it prints.
+    """Run the docker command and return what it prints.
 
     Raises:
         SystemExit: it failed; its own words are on stderr.
@@ -61,7 +61,7 @@ def container_start(key: str) -> float:
     """Return the seconds from `docker start` to the first answer, over a socket in a shared folder."""
     bind, words = ENTRIES[key]
     folder = tempfile.mkdtemp(prefix="bench.")
-    os.chmod(folder, 0o777)  # noqa: S103 - the engine may map the container's root to somebody
+    os.chmod(folder, 0o777)  # the engine may map the container's root to somebody
     Path(folder, "haproxy.cfg").write_text(CONFIGURATION.replace("BIND", bind))
     options = ["--network", "none", "-v", f"{folder}:/lb", "--entrypoint", words[0]]
     name = docker("create", *options, BENCH_IMAGE, *words[1:]).strip()
@@ -101,8 +101,9 @@ def container_starts(repetitions: int) -> dict[str, list[dict[str, float]]]:
 SIZES = r"""
 export LC_ALL=C
 gone=$(apt-get -s purge --autoremove python3 python3-prctl | sed -n 's/^Purg \([^ ]*\).*/\1/p')
-echo python $(dpkg-query -W -f '${Installed-Size}\n' $gone | paste -sd+ | sed 's/.*/$((&))/' | sh -c 'read s; eval echo $s')
-echo own $(du -skc /usr/lib/python3/dist-packages/entrypoint /usr/local/bin/safe_reload /usr/local/lib/safe_reload | tail -n 1 | cut -f1)
+echo python $(dpkg-query -W -f '${Installed-Size}\n' $gone | paste -sd+ | { read -r sum; echo $((sum)); })
+own="/usr/lib/python3/dist-packages/entrypoint /usr/local/bin/safe_reload /usr/local/lib/safe_reload"
+echo own $(du -skc $own | tail -n 1 | cut -f1)
 echo haproxy $(dpkg-query -W -f '${Installed-Size}' haproxy)
 """
 
@@ -111,6 +112,18 @@ def sizes() -> dict[str, float]:
     """Return, in KiB, what safe_reload's files and the Python that only it needs add, and haproxy's own package."""
     text = docker("run", "--rm", "--network", "none", "--entrypoint", "sh", IMAGE, "-c", SIZES)
     values = {f"{key}_kib": float(value) for key, value in re.findall(r"^(\w+) (\d+)$", text, re.MULTILINE)}
-    tini = docker("run", "--rm", "--network", "none", "--entrypoint", "dpkg-query", BENCH_IMAGE, "-W", "-f", "${Installed-Size}", "tini")
+    tini = docker(
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "--entrypoint",
+        "dpkg-query",
+        BENCH_IMAGE,
+        "-W",
+        "-f",
+        "${Installed-Size}",
+        "tini",
+    )
     image = docker("image", "inspect", "-f", "{{.Size}}", IMAGE)
     return {**values, "tini_kib": float(tini), "image_kib": float(image) / 1024}

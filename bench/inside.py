@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.lives import Stuck
+from bench.lives import StuckError
 from bench.measures import FULL, MEASURES, QUICK, Measure, Size, Values
 from bench.ways import WAYS, Way
 
@@ -69,7 +69,9 @@ class Run:
         self.trials: list[tuple[Measure, Way]] = []
         for measure in measures:
             for _ in range(size.repetitions):
-                round_ = [way for way in measure.ways if way not in WAYS or (way in ways and way.key not in self.skipped)]
+                round_ = [
+                    way for way in measure.ways if way not in WAYS or (way in ways and way.key not in self.skipped)
+                ]
                 chance.shuffle(round_)
                 self.trials += [(measure, way) for way in round_]
         self.results: dict[str, dict[str, list[Values]]] = {measure.key: {} for measure in measures}
@@ -91,7 +93,7 @@ class Run:
             start = time.monotonic()
             try:
                 values = measure.run(way, self.size)
-            except (Stuck, OSError, subprocess.TimeoutExpired) as error:
+            except (StuckError, OSError, subprocess.TimeoutExpired) as error:
                 self.errors.append(f"{measure.key}, {way.title}: {error}")
                 say(self.errors[-1])
             else:
@@ -125,7 +127,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--measures", default="", help=",".join(measure.key for measure in MEASURES))
     parser.add_argument("--ways", default="", help=",".join(way.key for way in WAYS))
     parser.add_argument("--seed", type=int, default=1, help="draws the order of the ways in each round (1)")
-    parser.add_argument("--limit", type=float, default=None, help="seconds after which no trial begins (3600; quick: 160)")
+    parser.add_argument(
+        "--limit", type=float, default=None, help="seconds after which no trial begins (3600; quick: 160)"
+    )
     parser.add_argument("--repetitions", type=int, default=None, help="rounds of each measure (5; quick: 1)")
 
 
@@ -146,7 +150,10 @@ def main() -> None:
     for key, why in run.skipped.items():
         say(f"way {key} is left out; not here: {why}")
     about = machine()
-    say(f"{about['haproxy']}; {about['cpus']} CPUs, {about['cpu']}; {len(run.trials)} trials, about {run.estimate:.0f} s")
+    say(
+        f"{about['haproxy']}; {about['cpus']} CPUs, {about['cpu']}; "
+        f"{len(run.trials)} trials, about {run.estimate:.0f} s"
+    )
     start = time.time()
     try:
         run.go(arguments.limit or (160 if arguments.quick else 3600))

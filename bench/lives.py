@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 CLONE_NEWNET = 0x40000000
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
@@ -22,7 +22,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 _numbers = itertools.count(1)
 
 
-class Stuck(Exception):
+class StuckError(Exception):
     """A way did not do in time what is being measured; its text says what, with the last words of its log."""
 
 
@@ -82,7 +82,9 @@ class Life:
     Its processes are found by a variable in the environment that they were started with, whoever their parent is.
     """
 
-    def __init__(self, bind: str, *, backends: int = 0, vips: int = 1, sysctls: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, bind: str, *, backends: int = 0, vips: int = 1, sysctls: Mapping[str, str] | None = None
+    ) -> None:
         """Prepare everything but the processes."""
         self.bind, self.backends, self.vips = bind, backends, vips
         self.token = f"BENCH_LIFE={os.getpid()}.{next(_numbers)}"
@@ -169,15 +171,15 @@ class Life:
         """Wait for the first answer of the configuration on disk.
 
         Raises:
-            Stuck: none came.
+            StuckError: none came.
 
         """
         if not wait_for(self.answers, timeout, 0.0005):
             self.log.flush()
             words = (self.folder / "log").read_text(errors="replace").strip()[-300:]
-            raise Stuck(f"no answer of {self.mark} within {timeout:g} s: {words}")
+            raise StuckError(f"no answer of {self.mark} within {timeout:g} s: {words}")
 
-    def __enter__(self) -> "Life":
+    def __enter__(self) -> Self:
         """Start nothing; the way does."""
         return self
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from bench.lives import PORT, Life, Stuck, configuration, cpu, memory, wait_for, wake_ups
+from bench.lives import PORT, Life, StuckError, configuration, cpu, memory, wait_for, wake_ups
 from bench.ways import BARE, WAYS, Way
 
 CLIENT = os.environ.get("BENCH_CLIENT", "bench-client")
@@ -77,7 +77,7 @@ class Load:
         """Wait for its counts."""
         text = self.process.communicate(timeout=600)[0]
         if self.process.returncode:
-            raise Stuck("the client could not run")
+            raise StuckError("the client could not run")
         counts: Values = json.loads(text)
         return {**counts, "rate": counts["ok"] / counts["seconds"]}
 
@@ -120,7 +120,9 @@ def failures(way: Way, size: Size) -> Values:
             asked = reload_while(way, life, load, interval)
             counts = load.result()
             alone = settled(way, life, 2)
-            values |= named(str(interval), counts, ("requests", "failed", "rate", "processes_seen", "longest_us", *KINDS))
+            values |= named(
+                str(interval), counts, ("requests", "failed", "rate", "processes_seen", "longest_us", *KINDS)
+            )
             left_over = 0 if alone else len(way.generations(life)) - 1
             values |= {f"{interval}.asked": asked, f"{interval}.left_over": left_over}
     return values
@@ -214,7 +216,7 @@ def check(_: Way, size: Size) -> Values:
             for number in range(size.reloads):
                 start = time.monotonic()
                 if life.spawn(["haproxy", "-c", "-q", "-f", str(life.file)]).wait():
-                    raise Stuck("haproxy -c refuses what the benchmark wrote")
+                    raise StuckError("haproxy -c refuses what the benchmark wrote")
                 values[f"{backends}.ms.{number}"] = (time.monotonic() - start) * 1000
     return values
 

@@ -68,9 +68,9 @@ def number(value: float, digits: int) -> str:
 def cell(values: Sequence[float], digits: int) -> str:
     """Write a median, and the least and the most when there are several."""
     if not values:
-        return "–"
+        return "-"
     text = number(median(values), digits)
-    return text if len(values) == 1 else f"{text} ({number(min(values), digits)}–{number(max(values), digits)})"
+    return text if len(values) == 1 else f"{text} ({number(min(values), digits)} to {number(max(values), digits)})"
 
 
 def ways_of(results: Results, measure: str) -> Iterator[tuple[str, str, list[dict[str, float]]]]:
@@ -97,9 +97,11 @@ def failures_table(results: Results, interval: int) -> str:
     lines = ["| | requests | failed | in the worst run | how | reloads asked for | that served | left over |"]
     lines.append("| --- |" + " ---: |" * 3 + " --- |" + " ---: |" * 3)
     for _, title, repetitions in ways_of(results, "failures"):
-        sums = {key: sum(one[f"{interval}.{key}"] for one in repetitions) for key in ("requests", "failed", "asked", *KINDS)}
+        sums = {
+            key: sum(one[f"{interval}.{key}"] for one in repetitions) for key in ("requests", "failed", "asked", *KINDS)
+        }
         served = sum(one[f"{interval}.processes_seen"] - 1 for one in repetitions)
-        how = ", ".join(f"{KIND_TEXT[kind]} {sums[kind]:,.0f}" for kind in KINDS if sums[kind]) or "–"
+        how = ", ".join(f"{KIND_TEXT[kind]} {sums[kind]:,.0f}" for kind in KINDS if sums[kind]) or "-"
         worst = max(one[f"{interval}.failed"] for one in repetitions)
         left = max(one[f"{interval}.left_over"] for one in repetitions)
         lines.append(
@@ -188,7 +190,7 @@ SECTIONS: tuple[Section, ...] = (
     Section(
         "draining",
         "Accept rate while old generations drain",
-        "New connections a second, 100 clients, while 0, 1 and 5 older generations are each held by one open connection; "
+        "New connections a second, 100 clients, while 0, 1 and 5 older generations are each held by a connection, "
         "and the CPU that the older ones use meanwhile (100 is one core).",
         [
             plain(
@@ -230,8 +232,8 @@ SECTIONS: tuple[Section, ...] = (
     Section(
         "idle",
         "Memory and wake-ups of what supervises",
-        "After a few reloads, with nothing to do. PSS shares a page among those who use it; unique is what would be free "
-        "without it. With `-W` the supervisor is haproxy's master (under tini: both); with `-D` there is none.",
+        "After a few reloads, with nothing to do. PSS shares a page among those who use it; unique is what would be "
+        "free without it. With `-W` the supervisor is haproxy's master (under tini: both); with `-D` there is none.",
         [
             plain(
                 "idle",
@@ -284,25 +286,42 @@ def merged(results: Results) -> Results:
     return {**results, "results": measures}
 
 
+HOW = (
+    "Made by `make bench` ([bench/](../bench)); do not edit. "
+    "All ways in one run, in turn, each time in a new network namespace, in an order drawn from a seed. "
+    "A number is a median, with the least and the most in brackets. "
+    "Read the ratios: another machine has other numbers."
+)
+
+
+def origin(results: Results) -> str:
+    """Say when, on what and how often."""
+    machine, run = results["machine"], results["run"]
+    repetitions = run["size"]["repetitions"]
+    return (
+        f"{run['at']}, {run['seconds'] // 60} min {run['seconds'] % 60} s, {repetitions} "
+        f"repetition{'s' * (repetitions != 1)}, seed {run['seed']}; {machine['cpus']} CPUs ({machine['cpu']}), "
+        f"{machine['memory_mib'] / 1024:.1f} GiB, Linux {machine['kernel']}, {machine['system']}; "
+        f"{machine['haproxy']}; Python {machine['python']}; {machine['tini']}; {machine['safe_reload']}. "
+        f"Load average before the run: {machine['load_average_before']:.1f}."
+    )
+
+
 def markdown(results: Results, pictures: dict[str, str]) -> str:
     """Write the page."""
-    machine, run, sizes = results["machine"], results["run"], results.get("sizes")
-    repetitions = run["size"]["repetitions"]
+    run, sizes = results["run"], results.get("sizes")
     lines = [
         "# Benchmarks",
         "",
-        "Made by `make bench` ([bench/](../bench)); do not edit. "
-        "All ways in one run, in turn, each time in a new network namespace, in an order drawn from a seed. "
-        "A number is a median, with the least and the most in brackets. Read the ratios: another machine has other numbers.",
+        HOW,
         "",
-        f"{run['at']}, {run['seconds'] // 60} min {run['seconds'] % 60} s, {repetitions} "
-        f"repetition{'s' * (repetitions != 1)}, seed {run['seed']}; {machine['cpus']} CPUs ({machine['cpu']}), "
-        f"{machine['memory_mib'] / 1024:.1f} GiB, Linux {machine['kernel']}, {machine['system']}; {machine['haproxy']}; "
-        f"Python {machine['python']}; {machine['tini']}; {machine['safe_reload']}. "
-        f"Load average before the run: {machine['load_average_before']:.1f}.",
+        origin(results),
     ]
     if run["quick"]:
-        lines += ["", "**A quick run: one repetition of a second or less each. It proves that everything works, no more.**"]
+        lines += [
+            "",
+            "**A quick run: one repetition of a second or less each. It proves that everything works, no more.**",
+        ]
     lines += [f"\n**Failed:** {' '.join(error.split())}" for error in run["errors"]]
     if run["left_out"]:
         lines += ["", f"**Left out, because the time was up: {run['left_out']} trials.**"]

@@ -5,6 +5,7 @@ import shutil
 import signal
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from bench.lives import Life
 
@@ -21,7 +22,7 @@ class Way:
     bind = "plain"
     """What its configuration has: "plain" addresses, or "fd" for `fd@${FD_0}`."""
     needs: tuple[str, ...] = ("haproxy",)
-    sysctls: Mapping[str, str] = {}
+    sysctls: ClassVar[Mapping[str, str]] = {}
     supervised = True
     """It has a process besides haproxy that stays."""
 
@@ -73,7 +74,7 @@ class Bare(Way):
         """Run haproxy itself."""
         return ["haproxy", "-db", "-f", str(life.file)]
 
-    def supervisors(self, life: Life) -> list[int]:
+    def supervisors(self, life: Life) -> list[int]:  # noqa: ARG002
         """Nobody."""
         return []
 
@@ -100,7 +101,7 @@ class Daemon(Way):
         life.reloading = life.spawn([*self.words(life), "-sf", *old])
         return True
 
-    def supervisors(self, life: Life) -> list[int]:
+    def supervisors(self, life: Life) -> list[int]:  # noqa: ARG002
         """Nobody."""
         return []
 
@@ -117,7 +118,7 @@ class MigratingDaemon(Daemon):
 
     key = "b"
     title = "haproxy -D -sf, tcp_migrate_req=1"
-    sysctls = {"net.ipv4.tcp_migrate_req": "1"}
+    sysctls: ClassVar[Mapping[str, str]] = {"net.ipv4.tcp_migrate_req": "1"}
 
 
 class Master(Way):
@@ -163,7 +164,7 @@ class Naive(Way):
 
 
 class SafeReload(Way):
-    """This project, with the sockets that it binds."""
+    """safe_reload with the sockets that it binds."""
 
     key = "f"
     title = "safe_reload, fd@"
@@ -176,7 +177,7 @@ class SafeReload(Way):
 
 
 class SafeReloadPlain(Way):
-    """This project, with an unchanged configuration."""
+    """safe_reload with an unchanged configuration."""
 
     key = "g"
     title = "safe_reload, plain binds"
