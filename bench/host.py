@@ -101,7 +101,7 @@ def container_starts(repetitions: int) -> dict[str, list[dict[str, float]]]:
 SIZES = r"""
 export LC_ALL=C
 gone=$(apt-get -s purge --autoremove python3 python3-prctl | sed -n 's/^Purg \([^ ]*\).*/\1/p')
-echo python $(dpkg-query -W -f '${Installed-Size}\n' $gone | paste -sd+ | { read -r sum; echo $((sum)); })
+dpkg-query -W -f 'python ${Installed-Size}\n' $gone
 own="/usr/lib/python3/dist-packages/entrypoint /usr/local/bin/safe_reload /usr/local/lib/safe_reload"
 echo own $(du -skc $own | tail -n 1 | cut -f1)
 echo haproxy $(dpkg-query -W -f '${Installed-Size}' haproxy)
@@ -111,7 +111,9 @@ echo haproxy $(dpkg-query -W -f '${Installed-Size}' haproxy)
 def sizes() -> dict[str, float]:
     """Return, in KiB, what safe_reload's files and the Python that only it needs add, and haproxy's own package."""
     text = docker("run", "--rm", "--network", "none", "--entrypoint", "sh", IMAGE, "-c", SIZES)
-    values = {f"{key}_kib": float(value) for key, value in re.findall(r"^(\w+) (\d+)$", text, re.MULTILINE)}
+    values: dict[str, float] = {}
+    for key, value in re.findall(r"^(\w+) (\d+)$", text, re.MULTILINE):
+        values[f"{key}_kib"] = values.get(f"{key}_kib", 0) + float(value)
     tini = docker(
         "run",
         "--rm",
