@@ -48,7 +48,7 @@ images: image ## also :dev-bookworm (HAProxy 2.6) and :dev-sid (HAProxy 3.2)
 	base=$$(docker/base-image bookworm) && docker build --build-arg BASE=$$base -t haproxy-safe-reload:dev-bookworm .
 	base=$$(docker/base-image sid) && docker build --build-arg BASE=$$base -t haproxy-safe-reload:dev-sid .
 
-bench: image .venv/bench ## safe_reload beside the other ways to reload: about 50 minutes, into docs/benchmarks.md
+bench: image .venv/bench ## safe_reload beside the other ways to reload: about an hour, into docs/benchmarks.md
 	$(BIN)/python -m bench $(ARGS)
 
 bench-quick: image .venv/bench ## the same in under 3 minutes, into build/bench/: proves that everything works, no more

@@ -1,7 +1,8 @@
 /* as_tini PROGRAM ARGS: runs another init with tini's -s and -g put into its own words, so that the suite asks it about
    what it does and not about how its options are called. Nothing that a program inherits is changed on the way.
 
-   -s (be a subreaper) is a property of the process that survives exec. dumb-init signals the group unless told -c. */
+   -s (be a subreaper) is a property of the process that survives exec. dumb-init signals the group unless told -c.
+   Both can be asked for by a variable, too. */
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,13 +12,20 @@
 
 int main(int argc, char **argv)
 {
-	char **words = calloc((size_t)argc + 2, sizeof *words);
+	char **words = calloc((size_t)argc + 3, sizeof *words);
 	int n = 0, i = 2, group = 0, dumb;
 
 	if (!words || argc < 2)
 		return 1;
 	dumb = strstr(argv[1], "dumb-init") != NULL;
 	words[n++] = argv[1];
+	if (getenv("TINI_SUBREAPER"))
+		prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+	if (getenv("TINI_KILL_PROCESS_GROUP")) {
+		group = 1;
+		if (!dumb)
+			words[n++] = "-g";
+	}
 	for (; i < argc && argv[i][0] == '-' && strcmp(argv[i], "--"); i++)
 		if (!strcmp(argv[i], "-s"))
 			prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);

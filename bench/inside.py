@@ -128,7 +128,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ways", default="", help=",".join(way.key for way in WAYS))
     parser.add_argument("--seed", type=int, default=1, help="draws the order of the ways in each round (1)")
     parser.add_argument(
-        "--limit", type=float, default=None, help="seconds after which no trial begins (3600; quick: 160)"
+        "--limit", type=float, default=None, help="seconds after which no trial begins (5400; quick: 160)"
     )
     parser.add_argument("--repetitions", type=int, default=None, help="rounds of each measure (5; quick: 1)")
 
@@ -156,7 +156,7 @@ def main() -> None:
     )
     start = time.time()
     try:
-        run.go(arguments.limit or (160 if arguments.quick else 3600))
+        run.go(arguments.limit or (160 if arguments.quick else 5400))
     except KeyboardInterrupt:
         say("interrupted; what there is so far is written")
     results = {

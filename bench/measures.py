@@ -45,7 +45,7 @@ class Size:
     reloads: int
 
 
-FULL = Size(repetitions=5, storm=10.0, crash=8.0, latency=10.0, load=4.0, idle=20.0, reloads=6)
+FULL = Size(repetitions=5, storm=8.0, crash=8.0, latency=6.0, load=3.0, idle=10.0, reloads=6)
 QUICK = Size(repetitions=1, storm=0.8, crash=2.0, latency=0.8, load=0.4, idle=0.7, reloads=2)
 
 
@@ -241,7 +241,7 @@ def idle(way: Way, size: Size) -> Values:
         for _ in range(size.reloads):
             reload_once(way, life)
             settled(way, life, 5)
-        time.sleep(min(size.idle, 11))  # timers that follow a reload have run by then
+        time.sleep(size.idle * 1.1)  # timers that follow a reload have run by then
         supervisors = way.supervisors(life)
         everyone = life.pids()
         values |= {f"supervisor.{key}": value for key, value in memory(supervisors).items()}
@@ -297,6 +297,6 @@ MEASURES: tuple[Measure, ...] = (
     Measure("reloads", reloads, WAYS, lambda size: 1.5 + size.reloads * 0.9),
     Measure("check", check, (Check(),), lambda size: 0.5 + size.reloads * 0.5),
     Measure("throughput", throughput, (BARE, *WAYS), lambda size: 2 * size.load + 0.3),
-    Measure("idle", idle, WAYS, lambda size: size.idle + min(size.idle, 11) + 0.7 + 0.2 * size.reloads),
-    Measure("vips", vips, tuple(way for way in WAYS if way.key in "acefg"), lambda _: 3.5),
+    Measure("idle", idle, WAYS, lambda size: 2.1 * size.idle + 0.7 + 0.2 * size.reloads),
+    Measure("vips", vips, tuple(way for way in WAYS if way.key in "acefg"), lambda size: 3.0 + size.reloads),
 )
