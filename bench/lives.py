@@ -179,6 +179,16 @@ class Life:
             words = (self.folder / "log").read_text(errors="replace").strip()[-300:]
             raise StuckError(f"no answer of {self.mark} within {timeout:g} s: {words}")
 
+    def kill(self) -> list[int]:
+        """Kill everything; return who that was."""
+        left = self.pids()
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        return left
+
     def __enter__(self) -> Self:
         """Start nothing; the way does."""
         return self
@@ -187,12 +197,7 @@ class Life:
         """Kill what is left, whoever holds it now."""
 
         def gone() -> bool:
-            left = self.pids()
-            for pid in left:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
+            left = self.kill()
             for process in (self.process, self.reloading):
                 if process is not None:
                     process.poll()

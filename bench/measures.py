@@ -145,6 +145,7 @@ def crash(way: Way, size: Size) -> Values:
             if killed and not way.is_alive(life):
                 dead_since = dead_since or now
                 if now - dead_since >= RESTART_AFTER:
+                    life.kill()  # what is left of it, as the end of a container does
                     way.start(life)
                     dead_since = None
                     wait_for(lambda: way.is_alive(life) or not load.runs(), 1)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from bench.lives import Life
+from bench.lives import Life, name_of
 
 NAIVE = str(Path(__file__).with_name("naive.py"))
 ORIGINAL = os.environ.get("BENCH_ORIGINAL", "")
@@ -198,8 +198,8 @@ class Original(Daemon):
     supervised = True
 
     def words(self, life: Life) -> list[str]:
-        """Give it the arguments in its order: at least six, with -p among them."""
-        return [ORIGINAL, life.vip_list, "-D", "-p", str(life.pid_file), "-f", str(life.file)]
+        """Give it the arguments that its README documents; -p and -sf it adds itself. It takes no more than 1,024 VIPs."""
+        return [ORIGINAL, str(life.pid_file), life.vip_list, "/usr/sbin/haproxy", "-D", "-f", str(life.file)]
 
     def reload(self, life: Life) -> bool:
         """Signal it."""
@@ -209,7 +209,7 @@ class Original(Daemon):
 
     def supervisors(self, life: Life) -> list[int]:
         """Return the daemon."""
-        return [pid for pid in life.pids() if pid not in life.haproxies()]
+        return [pid for pid in life.pids() if name_of(pid) != "haproxy"][:1]
 
 
 WAYS: tuple[Way, ...] = (
