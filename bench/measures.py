@@ -55,7 +55,7 @@ def running(way: Way, *, backends: int = 0, vips: int = 1) -> Iterator[Life]:
     with way.life(backends=backends, vips=vips) as life:
         way.start(life)
         life.until_it_answers()
-        time.sleep(QUIET)
+        time.sleep(way.settle)
         yield life
 
 
@@ -238,7 +238,7 @@ def idle(way: Way, size: Size) -> Values:
         way.start(life)
         life.until_it_answers()
         values = {"start.ms": (time.monotonic() - start) * 1000}
-        time.sleep(QUIET)
+        time.sleep(way.settle)
         for _ in range(size.reloads):
             reload_once(way, life)
             settled(way, life, 5)
@@ -264,7 +264,7 @@ def vips(way: Way, size: Size) -> Values:
             way.start(life)
             life.until_it_answers()
             values[f"{count}.start_ms"] = (time.monotonic() - start) * 1000
-            time.sleep(QUIET)
+            time.sleep(way.settle)
             for number in range(max(1, size.reloads // 2)):
                 values[f"{count}.reload_ms.{number}"] = reload_once(way, life) * 1000
                 settled(way, life, 5)

@@ -23,8 +23,8 @@ class Way:
     """What its configuration has: "plain" addresses, or "fd" for `fd@${FD_0}`."""
     needs: tuple[str, ...] = ("haproxy",)
     sysctls: ClassVar[Mapping[str, str]] = {}
-    supervised = True
-    """It has a process besides haproxy that stays."""
+    settle = 0.1
+    """Seconds after its first answer until it can be asked for a reload."""
 
     def missing(self) -> str:
         """Say what is not installed; empty when nothing is missing."""
@@ -68,7 +68,6 @@ class Bare(Way):
 
     key = "bare"
     title = "bare haproxy, no reload"
-    supervised = False
 
     def words(self, life: Life) -> list[str]:
         """Run haproxy itself."""
@@ -84,7 +83,6 @@ class Daemon(Way):
 
     key = "a"
     title = "haproxy -D -sf"
-    supervised = False
 
     def words(self, life: Life) -> list[str]:
         """Start a daemon that leaves its pid in a file."""
@@ -126,6 +124,7 @@ class Master(Way):
 
     key = "c"
     title = "haproxy -W, USR2"
+    settle = 0.4  # a USR2 that comes while the master is still starting is lost, although the worker answers
 
     def words(self, life: Life) -> list[str]:
         """Stay in the foreground."""
@@ -195,10 +194,9 @@ class Original(Daemon):
     title = "safe_reload.c of 2017, fd@"
     bind = "fd"
     needs = ("haproxy", ORIGINAL)
-    supervised = True
 
     def words(self, life: Life) -> list[str]:
-        """Give it the arguments that its README documents; -p and -sf it adds itself. It takes no more than 1,024 VIPs."""
+        """Give it the arguments that its README documents; -p and -sf it adds itself. It takes up to 1,024 VIPs."""
         return [ORIGINAL, str(life.pid_file), life.vip_list, "/usr/sbin/haproxy", "-D", "-f", str(life.file)]
 
     def reload(self, life: Life) -> bool:
