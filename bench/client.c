@@ -255,7 +255,8 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	server.sin_port = htons((uint16_t)atoi(argv[optind + 1]));
-	request = keep ? "GET / HTTP/1.1\r\nHost: bench\r\n\r\n" : "GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n";
+	request = keep ? "GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
+	               : "GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n";
 	request_length = strlen(request);
 
 	struct rlimit limit;

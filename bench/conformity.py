@@ -33,7 +33,7 @@ WORDS = (
     "and the line is only asked of those who promise it. "
     "dumb-init and catatonit do not claim to be tini: a *no* is a difference, not a fault. "
     "They are asked in their own words where these only differ in name: as a subreaper by inheritance for `-s`, "
-    "and dumb-init with `-c` where tini has no `-g`."
+    "and without `-g` for dumb-init, which always signals the group."
 )
 
 Outcomes = dict[str, dict[str, int]]
