@@ -5,10 +5,10 @@ PYTHON ?= /usr/bin/python3
 BIN = .venv/bin
 
 .DEFAULT_GOAL = help
-.PHONY: clean diagram help image images lint run stop test test-chaos test-cluster test-container test-core test-long test-system types
+.PHONY: bench bench-2017 bench-quick clean conformity diagram help image images lint run stop test test-chaos test-cluster test-container test-core test-long test-system types
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do printf '  %-20s %s\n' "$$target" "$$text"; done
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do printf '  %-20s %s\n' "$$target" "$$text"; done
 
 run: image ## build the image and run the demo on 127.0.0.1:8080, then say what to try
 	@docker/demo/run
@@ -23,7 +23,7 @@ lint: .venv/installed ## style, and the import laws
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	shellcheck .ci/run docker/base-image docker/engine docker/kubectl docker/packages docker/promtool docker/safe_reload docker/demo/run docker/demo/load
+	shellcheck .ci/run docker/base-image docker/engine docker/kubectl docker/packages docker/promtool docker/safe_reload docker/demo/run docker/demo/load bench/2017
 
 types: .venv/installed ## mypy, strict
 	$(BIN)/mypy
@@ -54,6 +54,20 @@ images: image ## also :dev-bookworm (HAProxy 2.6) and :dev-sid (HAProxy 3.2)
 	base=$$(docker/base-image bookworm) && docker build --build-arg BASE=$$base -t haproxy-safe-reload:dev-bookworm .
 	base=$$(docker/base-image sid) && docker build --build-arg BASE=$$base -t haproxy-safe-reload:dev-sid .
 
+bench: image .venv/bench ## safe_reload beside the other ways to reload: about an hour, into docs/benchmarks.md
+	$(BIN)/python -m bench $(ARGS)
+
+bench-quick: image .venv/bench ## the same in under 3 minutes, into build/bench/: proves that everything works, no more
+	$(BIN)/python -m bench --quick --out build/bench $(ARGS)
+
+bench-2017: image ## the figure of 2017: 15.6 million requests, a reload every 300 ms; REQUESTS=1000000 for fewer
+	docker/packages apache2-utils util-linux
+	bench/2017 $(REQUESTS)
+
+conformity: .venv/installed ## what tini, dumb-init, catatonit and safe_reload do, into docs/conformity.md
+	docker/packages tini dumb-init catatonit gcc libc6-dev
+	$(BIN)/python -m bench.conformity
+
 diagram: .venv/installed ## draw the diagrams and the table of options from the code into the documentation
 	$(BIN)/python -m tests.core.explorer
 
@@ -68,4 +82,8 @@ clean: ## remove what these targets made, but no image and no container
 	$(BIN)/pip install -q --upgrade pip
 	$(BIN)/pip install -q --group dev -e .
 	docker/promtool $(BIN)
+	touch $@
+
+.venv/bench: .venv/installed
+	$(BIN)/pip install -q --group bench
 	touch $@

@@ -341,11 +341,9 @@ def test_two_versions_are_never_mixed(volume: Path, swapping: None) -> None:
     reader = disk(volume / "haproxy.cfg", volume / "b.cfg", volume)
     versions: set[bytes] = set()
     digests: dict[bytes, str] = {}
-    early = 0
     for _ in range(2000):
         contents = reader.read()
         if contents.unreadable:
-            early += 1
             continue
         seen = {content.split(b"\n")[0] for _, content in contents.kept}
         assert len(seen) == 1
@@ -355,7 +353,6 @@ def test_two_versions_are_never_mixed(volume: Path, swapping: None) -> None:
         # The map is no kept file: that it is of the same version shows in the digest.
         assert digests.setdefault(version, contents.digest) == contents.digest
     assert len(versions) > 20
-    assert early < 1000
 
 
 def test_links_are_followed_all_the_way(tmp_path: Path) -> None:

@@ -1,0 +1,415 @@
+"""From the results to benchmarks.md, benchmarks.json, and pictures."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench.measures import BACKENDS, DRAINING, INTERVALS, KINDS, RATE, VIPS
+
+Results = dict[str, Any]
+OURS, OTHERS, REFERENCE = "#1b6ca8", "#9aa0a6", "#d4d7da"
+TEXT = {"p50_us": "p50", "p99_us": "p99", "p999_us": "p99.9", "longest_us": "longest"}
+KIND_TEXT = {
+    "refused": "refused",
+    "reset_connecting": "reset while connecting",
+    "reset": "reset before an answer",
+    "cut": "closed without an answer",
+    "torn": "answer torn",
+    "timeout": "timed out",
+    "bad": "wrong answer",
+    "other": "other",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number of a way: how it is called, its unit's digits, and where it is found."""
+
+    title: str
+    values: Callable[[list[dict[str, float]]], list[float]]
+    digits: int = 0
+
+
+def metric(title: str, key: str, digits: int = 0, scale: float = 1) -> Column:
+    """Take the values of one name, or of all whose names begin with it when it ends with a dot."""
+
+    def values(repetitions: list[dict[str, float]]) -> list[float]:
+        found = [
+            value
+            for repetition in repetitions
+            for name, value in repetition.items()
+            if name == key or (key.endswith(".") and name.startswith(key))
+        ]
+        return [value * scale for value in found]
+
+    return Column(title, values, digits)
+
+
+def counted(count: int, noun: str) -> str:
+    """Write a number of things."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def share(title: str, part: str, whole: str, scale: float, digits: int = 0) -> Column:
+    """Take the quotient of two values of each repetition."""
+    return Column(title, lambda all_: [one[part] / one[whole] * scale for one in all_ if one.get(whole)], digits)
+
+
+def number(value: float, digits: int) -> str:
+    """Write a number; what is almost zero is not written as zero."""
+    if 0 < value < 10**-digits / 2:
+        return f"{value:.1g}"
+    return f"{value:,.{digits}f}"
+
+
+def cell(values: Sequence[float], digits: int) -> str:
+    """Write a median, and the least and the most when there are several."""
+    if not values:
+        return "-"
+    text = number(median(values), digits)
+    return text if len(values) == 1 else f"{text} ({number(min(values), digits)} to {number(max(values), digits)})"
+
+
+def ways_of(results: Results, measure: str) -> Iterator[tuple[str, str, list[dict[str, float]]]]:
+    """Yield key, title and repetitions of each way that was measured, in the order of the table of ways."""
+    found = results["results"].get(measure, {})
+    for key in ("bare", "check", *results["ways"]):
+        if key in found and key in results["ways"] | {"bare": ""}:
+            yield key, results["ways"].get(key, key), found[key]
+            found = {other: value for other, value in found.items() if other != key}
+
+
+def table(results: Results, measure: str, columns: Sequence[Column]) -> str:
+    """Draw a table of ways and columns."""
+    lines = ["| | " + " | ".join(column.title for column in columns) + " |"]
+    lines.append("| --- |" + " ---: |" * len(columns))
+    for _, title, repetitions in ways_of(results, measure):
+        cells = [cell(column.values(repetitions), column.digits) for column in columns]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def failures_table(results: Results, interval: int) -> str:
+    """Draw the sums of one interval: nothing that failed may hide behind a median."""
+    lines = ["| | requests | failed | in the worst run | how | reloads asked for | that served | left over |"]
+    lines.append("| --- |" + " ---: |" * 3 + " --- |" + " ---: |" * 3)
+    for _, title, repetitions in ways_of(results, "failures"):
+        sums = {
+            key: sum(one[f"{interval}.{key}"] for one in repetitions) for key in ("requests", "failed", "asked", *KINDS)
+        }
+        served = sum(one[f"{interval}.processes_seen"] - 1 for one in repetitions)
+        how = ", ".join(f"{KIND_TEXT[kind]} {sums[kind]:,.0f}" for kind in KINDS if sums[kind]) or "-"
+        worst = max(one[f"{interval}.failed"] for one in repetitions)
+        left = max(one[f"{interval}.left_over"] for one in repetitions)
+        lines.append(
+            f"| {title} | {sums['requests']:,.0f} | {sums['failed']:,.0f} | {worst:,.0f} | {how} "
+            f"| {sums['asked']:,.0f} | {served:,.0f} | {left:,.0f} |"
+        )
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, what was done, its tables, and the picture: panels side by side."""
+
+    measure: str
+    title: str
+    words: str
+    tables: Sequence[Callable[[Results], str]]
+    panels: Sequence[Column]
+    unit: str
+    alike: int = 1
+    """So many neighbouring panels have the same scale, because they are to be compared."""
+
+
+def plain(measure: str, *columns: Column) -> Callable[[Results], str]:
+    """Make a table of columns."""
+    return lambda results: table(results, measure, columns)
+
+
+def storm(interval: int) -> Callable[[Results], str]:
+    """Make the table of an interval, with a heading."""
+    return lambda results: f"A reload every {interval} ms:\n\n{failures_table(results, interval)}"
+
+
+LATENCIES = tuple(TEXT)
+SECTIONS: tuple[Section, ...] = (
+    Section(
+        "failures",
+        "Failed requests under reloads",
+        "400 clients, each with a new connection for each request, at saturation. "
+        "*That served*: of the reloads asked for, how many new processes have answered a request in the measured time; "
+        "where requests for a reload coalesce, or a script waits for the last one, these are fewer. "
+        "*Left over*: processes besides the current one, 2 s after the load.",
+        [storm(interval) for interval in INTERVALS],
+        [share(f"a reload every {i} ms", f"{i}.failed", f"{i}.requests", 100_000, 1) for i in INTERVALS],
+        "failed of 100,000 requests",
+    ),
+    Section(
+        "crash",
+        "Failed requests when haproxy is killed",
+        f"`kill -9` of the process that serves, at {RATE:,} new connections a second. "
+        "Where nothing inside brings it back, all of it is started again 100 ms after it has ended, "
+        "as Docker's first restart does. What the killed process had accepted is lost in every way.",
+        [
+            plain(
+                "crash",
+                metric("failed for each kill", "crash.failed_per_kill", 1),
+                *(metric(KIND_TEXT[kind], f"crash.{kind}") for kind in ("refused", "reset", "cut", "timeout")),
+                metric("longest request, ms", "crash.longest_us", 0, 1e-3),
+                metric("longest time without an answer, ms", "crash.longest_gap_us", 0, 1e-3),
+            )
+        ],
+        [
+            metric("failed requests for each kill", "crash.failed_per_kill", 0),
+            metric("longest time without any answer, ms", "crash.longest_gap_us", 0, 1e-3),
+        ],
+        "",
+    ),
+    Section(
+        "latency",
+        "Latency during reloads",
+        f"{RATE:,} new connections a second, first without reloads, then with one every 300 ms. "
+        "A time counts from when the request was due, so that waiting clients are not forgotten. Milliseconds.",
+        [
+            plain("latency", *(metric(f"{TEXT[k]}, none", f"quiet.{k}", 2, 1e-3) for k in LATENCIES)),
+            plain("latency", *(metric(f"{TEXT[k]}, reloads", f"reloads.{k}", 2, 1e-3) for k in LATENCIES)),
+        ],
+        [
+            metric("p99, no reloads", "quiet.p99_us", 1, 1e-3),
+            metric("p99, reloads", "reloads.p99_us", 1, 1e-3),
+            metric("p99.9, no reloads", "quiet.p999_us", 1, 1e-3),
+            metric("p99.9, reloads", "reloads.p999_us", 1, 1e-3),
+        ],
+        "ms",
+        alike=2,
+    ),
+    Section(
+        "draining",
+        "Accept rate while old generations drain",
+        "New connections a second, 100 clients, while 0, 1 and 5 older generations are each held by a connection, "
+        "and the CPU that the older ones use meanwhile (100 is one core).",
+        [
+            plain(
+                "draining",
+                *(metric(f"{count} draining", f"{count}.rate") for count in DRAINING),
+                share("5 : 0", "5.rate", "0.rate", 1, 2),
+                *(metric(f"CPU % of the {count}", f"{count}.old_cpu_percent") for count in DRAINING if count),
+            )
+        ],
+        [metric(f"{count} draining", f"{count}.rate") for count in DRAINING],
+        "connections a second",
+        alike=3,
+    ),
+    Section(
+        "reloads",
+        "From the request for a reload to the first answer of the new configuration",
+        "Milliseconds, for configurations of so many backends, one server each; nothing else runs. "
+        "`haproxy -c` is what many scripts run before they ask at all; none of the ways here does.",
+        [plain("reloads", *(metric(counted(count, "backend"), f"{count}.ms.", 0) for count in BACKENDS))],
+        [metric(counted(count, "backend"), f"{count}.ms.", 0) for count in BACKENDS],
+        "ms",
+    ),
+    Section(
+        "throughput",
+        "Throughput without reloads",
+        "Requests a second, 100 clients: each on a connection of its own, and with connections kept.",
+        [
+            plain(
+                "throughput",
+                metric("new connections", "close.rate"),
+                metric("p99, ms", "close.p99_us", 1, 1e-3),
+                metric("kept connections", "keep.rate"),
+                metric("p99, ms", "keep.p99_us", 1, 1e-3),
+            )
+        ],
+        [metric("new connections", "close.rate"), metric("kept connections", "keep.rate")],
+        "requests a second",
+    ),
+    Section(
+        "idle",
+        "Memory and wake-ups of what supervises",
+        "After a few reloads, with nothing to do. PSS shares a page among those who use it; unique is what would be "
+        "free without it. With `-W` the supervisor is haproxy's master (under tini: both); with `-D` there is none.",
+        [
+            plain(
+                "idle",
+                metric("supervisor, PSS, MiB", "supervisor.pss_kib", 1, 1 / 1024),
+                metric("unique, MiB", "supervisor.unique_kib", 1, 1 / 1024),
+                metric("with haproxy, PSS, MiB", "everything.pss_kib", 1, 1 / 1024),
+                metric("wake-ups a minute", "supervisor.wake_ups_a_minute"),
+                metric("with haproxy", "everything.wake_ups_a_minute"),
+                metric("start to first answer, ms", "start.ms"),
+            )
+        ],
+        [
+            metric("supervisor, PSS", "supervisor.pss_kib", 1, 1 / 1024),
+            metric("with haproxy, PSS", "everything.pss_kib", 1, 1 / 1024),
+        ],
+        "MiB",
+    ),
+    Section(
+        "vips",
+        "Cost of many VIPs",
+        "1, 100 and 4,096 listening addresses in one frontend: start to the first answer, reload, and the supervisor's "
+        "memory (PSS).",
+        [
+            plain("vips", *(metric(f"start, {count:,}, ms", f"{count}.start_ms") for count in VIPS)),
+            plain("vips", *(metric(f"reload, {count:,}, ms", f"{count}.reload_ms.") for count in VIPS)),
+            plain("vips", *(metric(f"PSS, {count:,}, MiB", f"{count}.pss_kib", 1, 1 / 1024) for count in VIPS)),
+        ],
+        [
+            *(metric(f"reload, {counted(count, 'VIP')}, ms", f"{count}.reload_ms.") for count in VIPS),
+            metric("PSS, 4,096 VIPs, MiB", "4096.pss_kib", 1, 1 / 1024),
+        ],
+        "",
+    ),
+    Section(
+        "container",
+        "From `docker start` to the first answer",
+        "Milliseconds, most of them the engine's own.",
+        [plain("container", metric("ms", "container.ms"))],
+        [metric("", "container.ms")],
+        "ms",
+    ),
+)
+
+
+def merged(results: Results) -> Results:
+    """Put the measure that is no way's among the ways that it is compared with."""
+    measures = dict(results["results"])
+    if "reloads" in measures:
+        measures["reloads"] = {**measures.get("check", {}), **measures["reloads"]}
+    return {**results, "results": measures}
+
+
+HOW = (
+    "Made by `make bench` ([bench/](../bench)); do not edit. "
+    "All ways in one run, in turn, each time in a new network namespace, in an order drawn from a seed. "
+    "A number is a median, with the least and the most in brackets. "
+    "Read the ratios: another machine has other numbers."
+)
+
+
+def origin(results: Results) -> str:
+    """Say when, on what and how often."""
+    machine, run = results["machine"], results["run"]
+    repetitions = run["size"]["repetitions"]
+    return (
+        f"{run['at']}, {run['seconds'] // 60} min {run['seconds'] % 60} s, {repetitions} "
+        f"repetition{'s' * (repetitions != 1)}, seed {run['seed']}; {machine['cpus']} CPUs ({machine['cpu']}), "
+        f"{machine['memory_mib'] / 1024:.1f} GiB, Linux {machine['kernel']}, {machine['system']}; "
+        f"{machine['haproxy']}; Python {machine['python']}; {machine['tini']}; {machine['safe_reload']}. "
+        f"Load average before the run: {machine['load_average_before']:.1f}."
+    )
+
+
+def markdown(results: Results, pictures: dict[str, str]) -> str:
+    """Write the page."""
+    run, sizes = results["run"], results.get("sizes")
+    lines = [
+        "# Benchmarks",
+        "",
+        HOW,
+        "",
+        origin(results),
+    ]
+    if run["quick"]:
+        lines += [
+            "",
+            "**A quick run: one repetition of a second or less each. It proves that everything works, no more.**",
+        ]
+    lines += [f"\n**Failed:** {' '.join(error.split())}" for error in run["errors"]]
+    if run["left_out"]:
+        lines += ["", f"**Left out, because the time was up: {run['left_out']} trials.**"]
+    if run["skipped"]:
+        ways = "; ".join(f"{results['ways'][key]} ({why})" for key, why in run["skipped"].items())
+        lines += ["", f"Not measured, because it is not here: {ways}."]
+    for section in SECTIONS:
+        if not results["results"].get(section.measure):
+            continue
+        lines += ["", f"## {section.title}", "", section.words, ""]
+        lines += ["\n\n".join(make(results) for make in section.tables)]
+        if section.measure in pictures:
+            lines += ["", f"![{section.title}]({pictures[section.measure]})"]
+    if sizes:
+        mib = {key: value / 1024 for key, value in sizes.items()}
+        lines += [
+            "",
+            "## Size added to the image",
+            "",
+            "| | MiB |",
+            "| --- | ---: |",
+            f"| safe_reload's own files | {mib['own_kib']:.1f} |",
+            f"| Debian's Python, with all that only it needs | {mib['python_kib']:.1f} |",
+            f"| for comparison: Debian's haproxy package | {mib['haproxy_kib']:.1f} |",
+            f"| Debian's tini package | {mib['tini_kib']:.1f} |",
+            f"| the whole image | {mib['image_kib']:.1f} |",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def picture(section: Section, results: Results, folder: Path) -> bool:
+    """Draw horizontal bars, a panel for each column; return whether there was anything to draw."""
+    import matplotlib as mpl  # noqa: PLC0415 - the tables need none
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    mpl.use("Agg")
+    mpl.rcParams["svg.hashsalt"] = "bench"
+    rows = [row for row in ways_of(results, section.measure) if any(c.values(row[2]) for c in section.panels)]
+    if not rows:
+        return False
+    panels = section.panels
+    size = (3.0 + 2.7 * len(panels), 1.25 + 0.36 * len(rows))
+    figure, axes = plt.subplots(1, len(panels), sharey=True, squeeze=False, figsize=size, layout="constrained")
+    colours = [OURS if key in "fgh" else REFERENCE if key in ("bare", "check") else OTHERS for key, _, _ in rows]
+    everything_found = [[column.values(repetitions) for _, _, repetitions in rows] for column in panels]
+    tops = [max((max(values) for values in found if values), default=0) for found in everything_found]
+    spread = any(len(values) > 1 for found in everything_found for values in found)
+    for index, (axis, column, found) in enumerate(zip(axes[0], panels, everything_found, strict=True)):
+        first = index // section.alike * section.alike
+        top = max(tops[first : first + section.alike]) or 1
+        middle = [median(values) if values else 0 for values in found]
+        low = [m - min(values) if values else 0 for m, values in zip(middle, found, strict=True)]
+        high = [max(values) - m if values else 0 for m, values in zip(middle, found, strict=True)]
+        axis.barh(range(len(rows)), middle, color=colours, height=0.68)
+        if spread:
+            at_rows = range(len(rows))
+            axis.errorbar(middle, at_rows, xerr=[low, high], fmt="none", ecolor="#333333", elinewidth=0.9, capsize=2)
+        axis.set_xlim(0, top * 1.42)
+        axis.locator_params(axis="x", nbins=4)
+        axis.xaxis.set_major_formatter(f"{{x:,.{0 if top >= 4 else 1}f}}")
+        for at, (value, values) in enumerate(zip(middle, found, strict=True)):
+            end = max(values) if values else 0
+            text = number(value, column.digits) if values else "none"
+            axis.annotate(text, (end, at), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8)
+        axis.set_title(column.title, fontsize=9)
+        axis.tick_params(labelsize=8)
+        axis.set_xlabel(section.unit, fontsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_yticks(range(len(rows)), [title for _, title, _ in rows], fontsize=9)
+    axes[0][0].invert_yaxis()
+    note = "median; whiskers: least and most" if spread else "one repetition"
+    figure.suptitle(f"{section.title.replace('`', '')}  ({note})", fontsize=10, x=0.01, ha="left")
+    figure.savefig(folder / f"{section.measure}.svg", metadata={"Date": None})
+    figure.savefig(folder / f"{section.measure}.png", dpi=130)
+    plt.close(figure)
+    return True
+
+
+def everything(results: Results, out: Path) -> list[Path]:
+    """Write the page, the numbers and the pictures; return what was written."""
+    folder = out / "benchmarks"
+    folder.mkdir(parents=True, exist_ok=True)
+    complete = merged(results)
+    page, numbers = out / "benchmarks.md", out / "benchmarks.json"
+    numbers.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")  # first: it is what took so long
+    try:
+        drawn = {s.measure: f"benchmarks/{s.measure}.svg" for s in SECTIONS if picture(s, complete, folder)}
+    except ImportError:
+        drawn = {}
+    page.write_text(markdown(complete, drawn), encoding="utf-8")
+    return [page, numbers, *(out / name for name in drawn.values())]
