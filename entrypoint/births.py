@@ -19,7 +19,7 @@ from entrypoint.system.words import Words
 GENERATION_VARIABLE = "SAFE_RELOAD_GENERATION"
 """Tells each haproxy its generation's number."""
 
-_OURS = ("NOTIFY_SOCKET", "FDSTORE", INHERITED_VARIABLE)
+_OURS = ("NOTIFY_SOCKET", "FDSTORE", INHERITED_VARIABLE, "SAFE_RELOAD_HEIR", "SAFE_RELOAD_REHEARSAL")
 _OURS_BY_PREFIX = ("WATCHDOG_", "LISTEN_")
 
 

@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from entrypoint import __version__
 from entrypoint.births import (
     GENERATION_VARIABLE,
-    HaproxyBirth,
     ProgramBirth,
     RefusedError,
     haproxy_environment,
     refuse_master_worker,
 )
-from entrypoint.configurations import Configurations
-from entrypoint.core import generic, lifecycle, state
+from entrypoint.core import generic
 from entrypoint.core.arguments import split
 from entrypoint.core.command import (
     SYNOPSIS,
@@ -29,28 +27,20 @@ from entrypoint.core.command import (
 )
 from entrypoint.core.configuration import tags
 from entrypoint.core.events import Level, Log
+from entrypoint.core.heritage import HeritageError
 from entrypoint.core.machine import Machine
 from entrypoint.core.settings import OPTIONS, Option, OptionError, Settings, instance_name, read_settings
-from entrypoint.core.vips import Vip, parse_vips
-from entrypoint.haproxy_service import HaproxyService, Parts
+from entrypoint.core.vips import Vip
+from entrypoint.serving import SPARE_DESCRIPTORS, Setting, serve
 from entrypoint.supervisor import Supervisor, World
 from entrypoint.system import files, signals
-from entrypoint.system.control import Control
-from entrypoint.system.handover import Adopted
-from entrypoint.system.kept import StateFile
 from entrypoint.system.listeners import ListenError, Listeners
 from entrypoint.system.log import Logger, text_line, write_to_stderr
-from entrypoint.system.notify import Notifier
-from entrypoint.system.predecessor import find
 from entrypoint.system.processes import Processes, find_program, raise_open_files
 
 _STDOUT = 1
 _FAILED = 1
 """Exit status of everything that is wrong before a process has been started, as tini's."""
-_SPARE_DESCRIPTORS = 256
-"""Room for what is not a VIP: three for each generation, and our own few."""
-_KEPT_CAPABILITIES = ("net_bind_service", "setuid", "setgid", "sys_chroot", "kill")
-"""What haproxy needs to bind and to switch user and root, and what we need to signal it afterwards."""
 
 _MOST_TOLD = 10
 _STAND_IN = "0.0.0.0"
@@ -99,7 +89,7 @@ def run(arguments: Sequence[str], environment: Mapping[str, str], mask: frozense
         return _start(command, settings, warnings, environment, mask)
     except (UsageError, OptionError) as error:
         write_to_stderr(text_line("FATAL", f"{error}; see safe_reload --help"))
-    except (ListenError, RefusedError, signals.PrctlError) as error:
+    except (ListenError, RefusedError, HeritageError, signals.PrctlError) as error:
         write_to_stderr(text_line("FATAL", str(error)))
     except OSError as error:
         write_to_stderr(text_line("FATAL", f"cannot start: {error}"))
@@ -182,14 +172,14 @@ def _start(
     listeners = Listeners(settings.backlog)
     match command:
         case Serve():
-            return _serve(command, settings, name, environment, logger, processes, listeners)
+            return serve(command, settings, Setting(name, environment, logger, processes, inherited))
         case Run(words=words):
             if settings.vips:
                 what = f"--vips does nothing: {words[0]} is not called haproxy, so it is run as any other program"
                 logger.write(Log(Level.WARNING, "configuration", what))
             births = ProgramBirth(words, environment)
         case RunOnce(words=words):
-            raise_open_files(len(settings.vips) + _SPARE_DESCRIPTORS)
+            raise_open_files(len(settings.vips) + SPARE_DESCRIPTORS)
             listeners.stand_in(settings.vips)
             numbers = listeners.tags()
             variables = {**haproxy_environment(environment), **{tag: str(number) for tag, number in numbers.items()}}
@@ -215,7 +205,7 @@ def _check_birth(
     if missing:
         what = f"not in --vips: {', '.join(missing)}; each gets a stand-in here, and must be a VIP where this is to run"
         logger.write(Log(Level.WARNING, "stand_ins", what))
-    raise_open_files(len(settings.vips) + len(missing) + _SPARE_DESCRIPTORS)
+    raise_open_files(len(settings.vips) + len(missing) + SPARE_DESCRIPTORS)
     listeners.stand_in((*settings.vips, *(Vip(_STAND_IN, 1, tag) for tag in missing)))
     numbers = listeners.tags()
     variables = {
@@ -224,78 +214,6 @@ def _check_birth(
         GENERATION_VARIABLE: "1",
     }
     return ProgramBirth(command.words, variables, tuple(numbers.values()))
-
-
-def _serve(
-    command: Serve,
-    settings: Settings,
-    name: str,
-    environment: Mapping[str, str],
-    logger: Logger,
-    processes: Processes,
-    listeners: Listeners,
-) -> int:
-    vips = parse_vips(command.vips) if command.vips is not None else settings.vips
-    path = command.pid_file or settings.pid_file
-    files.keep_from_children()
-    raise_open_files(len(vips) + _SPARE_DESCRIPTORS)
-    if not signals.can_signal_others():
-        what = "root without CAP_KILL: a haproxy that switches its user could never be told to leave; add KILL"
-        logger.write(Log(Level.WARNING, "no_cap_kill", what))
-    notifier = Notifier(environment)
-    listeners.adopt(environment)
-    listeners.bind(vips, freebind=settings.freebind)
-    _tell_vips(logger, listeners)
-    predecessor = find(path, (vip.port for vip in vips)) if path else None
-    pid_file = _pid_file(path) if path else None
-    control = _control(settings, name, logger)
-    if settings.drop_caps:
-        signals.keep_capabilities(*_KEPT_CAPABILITIES)
-    state_file = StateFile(settings.state_dir, name) if settings.state_dir else None
-    variables = haproxy_environment(environment)
-    configurations = Configurations(command, settings, variables, state_file, logger.write)
-    adopted = Adopted()
-    parts = Parts(settings, name, environment, listeners, adopted, configurations, control, notifier, predecessor, path)
-    world = World(
-        HaproxyBirth(command, environment, listeners, adopted, configurations),
-        processes,
-        signals.Arrivals(),
-        logger,
-        listeners,
-        pid_file,
-        signal_groups=settings.kill_group,
-        service=HaproxyService(parts),
-    )
-    machine = Machine(state.State(settings), lifecycle.step, state.timers)
-    return settings.status(Supervisor(machine, world).run())
-
-
-def _control(settings: Settings, name: str, logger: Logger) -> Control | None:
-    """Open the control socket; what works without it works without it."""
-    try:
-        return Control(settings.runtime_dir, name)
-    except OSError as error:
-        reason = f"{error.strerror}: {settings.runtime_dir}" if error.strerror else str(error)
-        what = f"no control socket, so no `safe_reload reload`, status or metrics (--runtime-dir): {reason}"
-        logger.write(Log(Level.WARNING, "no_control", what))
-        return None
-
-
-def _tell_vips(logger: Logger, listeners: Listeners) -> None:
-    """Say which tags a configuration can use; the likeliest mistake is one that is not there."""
-    bound = list(listeners.tags())
-    if bound:
-        more = f" and {len(bound) - _MOST_TOLD} more" if len(bound) > _MOST_TOLD else ""
-        logger.write(Log(Level.INFO, "bound", f"bound the VIPs {', '.join(bound[:_MOST_TOLD])}{more}"))
-    else:
-        logger.write(Log(Level.INFO, "no_vips", "no VIPs (--vips): haproxy binds, and safe_reload holds what it binds"))
-
-
-def _pid_file(path: str) -> files.PidFile:
-    try:
-        return files.PidFile(path)
-    except OSError as error:
-        raise ListenError(f"the pid file {path} cannot be written: {error.strerror or error}") from error
 
 
 def _become_reaper(logger: Logger, *, serves: bool, asked: bool) -> None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from entrypoint.core import events
 from entrypoint.core.command import Serve
@@ -107,6 +108,17 @@ class Configurations:
         if not self._watching:
             return _OFF
         return "poll" if disk.polled or not self._inotify else "inotify"
+
+    # ---- another program takes our place -------------------------------------------------------------------------
+
+    def hand_down(self) -> dict[str, Any]:
+        """Return what is remembered as plain values."""
+        return {"kept": self._kept, "given": self._given}
+
+    def inherit(self, left: Mapping[str, Any]) -> None:
+        """Go on with what our last life has handed down."""
+        self._kept = left["kept"]
+        self._given = dict(left["given"])
 
     # ---- what generations were given -------------------------------------------------------------------------------
 

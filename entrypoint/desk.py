@@ -195,6 +195,24 @@ class Desk:
         self._say(client, text)
         self._serve(client)
 
+    def hand_down(self, number: int) -> tuple[str, int, int]:
+        """Return the socket's path and descriptor, and that of one client, for the program that takes our place."""
+        client = self._control.clients.get(number)
+        return self._control.path, self._control.fileno(), client.fileno() if client else -1
+
+    def take_in(self, descriptor: int, text: str) -> None:
+        """Give a client of our last life the answer that it waits for.
+
+        Raises:
+            OSError: the descriptor is not there.
+
+        """
+        client = self._control.take_in(descriptor)
+        self._queues[client.number] = deque()
+        self._sources.add(client, lambda: self._hear(client))
+        self._say(client, text)
+        self._after(client)
+
     def reply(self, number: int, text: str) -> None:
         """Give a client what it has waited for, if it still is there."""
         client = self._control.clients.get(number)

@@ -1,28 +1,33 @@
 """What serves haproxy beside its processes: configurations, adopted listeners, and all who ask or are told."""
 
 import os
-import sys
 import time
 from collections.abc import Mapping
+from typing import Any
 
-from entrypoint import __version__
+from entrypoint import __version__, upgrade
 from entrypoint.births import exporter_birth
 from entrypoint.configurations import Configurations
 from entrypoint.core import runtime_api
+from entrypoint.core.endings import how_it_died
 from entrypoint.core.events import (
     Began,
     CloseVips,
     Effect,
+    Event,
     Keep,
     Level,
     Log,
     Look,
+    Rehearse,
+    Rehearsed,
     Reply,
     Seen,
     Stirred,
     TakeOver,
     Upgrade,
 )
+from entrypoint.core.heritage import to_plain
 from entrypoint.core.history import BUCKETS, History
 from entrypoint.core.records import dataclass
 from entrypoint.core.settings import Settings
@@ -36,6 +41,8 @@ from entrypoint.system.listeners import Listeners
 from entrypoint.system.notify import Notifier
 from entrypoint.system.predecessor import Predecessor
 from entrypoint.system.processes import Birth
+from entrypoint.system.signals import INHERITED_VARIABLE, Inherited, note
+from entrypoint.system.words import Words
 
 _STAGES = {BackingOff: "backing_off", Lingering: "lingering", Stopping: "stopping"}
 
@@ -54,6 +61,9 @@ class Parts:
     notifier: Notifier
     predecessor: Predecessor | None
     pid_file: str | None
+    inherited: Inherited
+    left: dict[str, Any] | None = None
+    """What our last life has handed down, if this one is the next."""
 
 
 class HaproxyService:
@@ -69,12 +79,11 @@ class HaproxyService:
         self._words_of_last = ""
         self._startup_words = ""
 
-    def begin(self, supervisor: Supervisor) -> Began:
+    def begin(self, supervisor: Supervisor) -> Event:
         """Begin to serve; return what the core is told first."""
         parts = self._parts
         self._supervisor = supervisor
         self._notices = Notices(parts.notifier, supervisor.sources, supervisor.session, supervisor.log)
-        self._notices.store(parts.listeners.forgotten(), parts.listeners.to_store())
         house = House(
             state=lambda: self._state,
             submit=supervisor.submit,
@@ -86,7 +95,25 @@ class HaproxyService:
             ages=self._age,
         )
         self._desk = Desk(parts.control, supervisor.sources, house) if parts.control else None
+        if parts.left:
+            return self._go_on(parts.left)
+        self._notices.store(parts.listeners.forgotten(), parts.listeners.to_store())
         return Began(tuple(parts.listeners.tags().items()), parts.configurations.restore())
+
+    def _go_on(self, left: dict[str, Any]) -> Event:
+        """Take up what our last life has handed down; the files may have changed while nobody watched."""
+        self._supervisor.inherit(left)
+        self._history = History.inherit(left["history"])
+        self._began = left["began"]
+        self._versions.update(left["versions"])
+        self._startup_words = left["startup_words"]
+        self._notices.resume()
+        self._supervisor.log(Log(Level.INFO, "upgraded", f"safe_reload {__version__} has taken over"))
+        if self._desk and left["control"][2] >= 0:
+            self._desk.take_in(left["control"][2], f"Success=1\n--\nsafe_reload {__version__} has taken over\n")
+        self._parts.configurations.read()
+        self._watch()
+        return Stirred()
 
     @property
     def _state(self) -> State:
@@ -209,21 +236,92 @@ class HaproxyService:
                     parts.predecessor.retire()
                     what = f"the haproxy that served before (pid {parts.predecessor.pid}) is told to leave"
                     self._supervisor.log(Log(Level.INFO, "taken_over", what))
+            case Rehearse(client=client):
+                self._rehearse(client)
             case Upgrade(client=client):
-                if self._desk:
-                    self._desk.reply(client, "Success=0\n--\nnot in this version yet\n")
+                self._upgrade(client)
             case _:
                 raise AssertionError(effect)
 
     def exporter(self) -> Birth:
         """Return how the exporter is started."""
-        return exporter_birth(self._parts.settings, self._parts.name, self._parts.environment, own_words)
+        return exporter_birth(self._parts.settings, self._parts.name, self._parts.environment, upgrade.own_words)
 
     def close(self) -> None:
         """End: hang up on everybody who asks."""
         self._notices.update(self._state)
         if self._desk:
             self._desk.close()
+
+    # ---- another program takes our place ---------------------------------------------------------------------------
+
+    def _hand_down(self, client: int) -> tuple[dict[str, Any], tuple[int, ...]]:
+        """Return everything that the next life needs, and the descriptors among it."""
+        parts = self._parts
+        listeners = parts.listeners.hand_down()
+        adopted = parts.adopted.hand_down()
+        control = self._desk.hand_down(client) if self._desk else None
+        left = {
+            **self._supervisor.hand_down(),
+            "state": to_plain(self._state),
+            "listeners": listeners,
+            "adopted": adopted,
+            "control": control,
+            "configurations": parts.configurations.hand_down(),
+            "history": self._history.hand_down(),
+            "began": self._began,
+            "versions": self._versions,
+            "startup_words": self._startup_words,
+        }
+        descriptors = [one[1] for one in listeners]
+        descriptors += [one[0] for one in adopted]
+        descriptors += [descriptor for descriptor in control[1:] if descriptor >= 0] if control else []
+        descriptors += left["channels"].values()
+        descriptors += [descriptor for descriptor, _ in left["words"].values()]
+        return left, tuple(descriptors)
+
+    def _variables(self) -> dict[str, str]:
+        environment = dict(self._parts.environment)
+        for name in (upgrade.HEIR_VARIABLE, upgrade.REHEARSAL_VARIABLE):
+            environment.pop(name, None)
+        return {**environment, INHERITED_VARIABLE: note(self._parts.inherited)}
+
+    def _rehearse(self, client: int) -> None:
+        """Have the next life try to read everything, and end."""
+        supervisor = self._supervisor
+        left, descriptors = self._hand_down(client)
+        heir = upgrade.wrap(left)
+        words = Words()
+
+        def ended(status: int) -> None:
+            supervisor.sources.cancel("rehearsal")
+            said = b" ".join(words.drain()).decode(errors="replace").strip()
+            words.close()
+            failure = "" if status == 0 else f"the new program {how_it_died(status)}: {said or 'it says nothing'}"
+            supervisor.submit(Rehearsed(client, failure))
+
+        try:
+            birth = upgrade.rehearsal(heir, self._variables(), descriptors, words.writer)
+            supervisor.start_helper(upgrade.REHEARSAL, birth, ended)
+        except OSError as error:
+            words.close()
+            supervisor.submit(Rehearsed(client, f"fork: {error.strerror}"))
+            return
+        finally:
+            os.close(heir)
+        words.spawned()
+        supervisor.sources.alarm("rehearsal", upgrade.REHEARSE_WITHIN, lambda: supervisor.kill(upgrade.REHEARSAL))
+
+    def _upgrade(self, client: int) -> None:
+        """Become the next life."""
+        left, descriptors = self._hand_down(client)
+        heir = upgrade.wrap(left)
+        self._supervisor.log(Log(Level.INFO, "upgrading", "safe_reload is replaced; every socket and process stays"))
+        try:
+            upgrade.execute(heir, self._variables(), descriptors, self._supervisor.unseen)
+        except OSError as error:
+            os.close(heir)
+            self._supervisor.submit(Rehearsed(client, f"exec: {error.strerror or error}"))
 
     # ---- the status ------------------------------------------------------------------------------------------------
 
@@ -305,8 +403,3 @@ def _first_alert(words: str) -> str:
         if line.startswith("[ALERT]"):
             return line.partition(" : ")[2].strip()
     return ""
-
-
-def own_words() -> tuple[str, ...]:
-    """Return the words that started this program, without its arguments; sys.argv leaves out the interpreter."""
-    return tuple(sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1])

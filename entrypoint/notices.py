@@ -58,6 +58,13 @@ class Notices:
         if self._unstored:
             self._sources.alarm("store", 0.01, self._store_some)
 
+    def resume(self) -> None:
+        """Go on where our last life has ended: systemd has been told that we are ready."""
+        self._ready = True
+        if self._notifier.active:
+            self._watch()
+            self._sources.alarm("refresh", _REFRESH, self._refresh)
+
     def reload_failed(self, message: str) -> None:
         """Note why the last reload failed; an empty text when it did not."""
         self._failure = message

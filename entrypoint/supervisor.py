@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, assert_never
 
 from entrypoint.births import Newborn, RefusedError
@@ -32,6 +33,7 @@ from entrypoint.core.events import (
     NotSpawned,
     Poke,
     Publish,
+    Rehearse,
     Reply,
     Send,
     Signalled,
@@ -72,7 +74,7 @@ class Births(Protocol):
 class Service(Protocol):
     """What serves haproxy beside the processes themselves: its configurations, its listeners, and who asks."""
 
-    def begin(self, supervisor: "Supervisor") -> Began:
+    def begin(self, supervisor: "Supervisor") -> Event:
         """Begin to serve; return what the core is told first."""
 
     def spawned(self, number: int) -> None:
@@ -136,6 +138,7 @@ class Supervisor:
         self._offers: dict[int, Offer] = {}
         self._takings: dict[int, Taking] = {}
         self._last_words: dict[int, str] = {}
+        self._helpers: dict[int, Callable[[int], None]] = {}
         self.sources.add(world.arrivals, self._signals_arrived)
 
     def run(self) -> int:
@@ -211,6 +214,9 @@ class Supervisor:
         self._events.extend(Signalled(signum) for signum in signals if signum != _SIGCHLD)
         # Whatever arrived, for a SIGCHLD that found the pipe full is lost, and waitpid(2) costs nothing.
         for death in self._world.processes.reap():
+            if isinstance(death, Exited) and death.number in self._helpers:
+                self._helpers.pop(death.number)(death.status)
+                continue
             if isinstance(death, Exited):
                 self._forget(death.number)
             self._events.append(death)
@@ -265,7 +271,7 @@ class Supervisor:
                 world.logger.write(effect)
                 if world.service:
                     world.service.said(effect, self.words_of(effect.fields.get("generation")))
-            case CloseVips() | Look() | Keep() | Reply() | Upgrade() | TakeOver():
+            case CloseVips() | Look() | Keep() | Reply() | Rehearse() | Upgrade() | TakeOver():
                 if world.service:
                     world.service.carry_out(effect)
             case _:
@@ -305,6 +311,47 @@ class Supervisor:
             self._events.append(NotSpawned(EXPORTER, f"was not started: fork: {error.strerror}", 1))
         else:
             self._events.append(Spawned(EXPORTER, pid))
+
+    def start_helper(self, number: int, birth: Birth, ended: Callable[[int], None]) -> None:
+        """Start a process that is no generation; tell its end, with its status as in Exited.
+
+        Raises:
+            OSError: there can be no new process now.
+
+        """
+        self._world.processes.spawn(number, birth)
+        self._helpers[number] = ended
+
+    def kill(self, number: int) -> None:
+        """Kill such a process."""
+        self._world.processes.send(number, signal.SIGKILL)
+
+    # ---- another program takes our place ---------------------------------------------------------------------------
+
+    def hand_down(self) -> dict[str, Any]:
+        """Return the children and our lines to them as plain values."""
+        return {
+            "pids": {number: pid for number, pid in self._world.processes.pids().items() if number >= EXPORTER},
+            "channels": {number: channel.fileno() for number, channel in self._channels.items()},
+            "words": {number: (words.fileno(), words.text) for number, words in self._words.items()},
+        }
+
+    def inherit(self, left: Mapping[str, Any]) -> None:
+        """Go on with the children that our last life has handed down.
+
+        Raises:
+            OSError: a descriptor is not there.
+
+        """
+        self._world.processes.inherit(left["pids"])
+        for number, descriptor in left["channels"].items():
+            self._channels[number] = CliChannel(descriptor)
+        for number, (descriptor, text) in left["words"].items():
+            self._listen_to_words(number, Words(descriptor, text))
+
+    def unseen(self) -> list[int]:
+        """Return the signals that have arrived and that nobody has seen to."""
+        return list(self._world.arrivals.read())
 
     # ---- the CLI of a generation -----------------------------------------------------------------------------------
 

@@ -74,6 +74,15 @@ class UpgradeAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """The program that is to take our place has been tried."""
+
+    client: int
+    failure: str = ""
+    """Why it could not go on, in its own words; empty when it could."""
+
+
+@dataclass(frozen=True, slots=True)
 class Disk:
     """What the disk holds: the configuration and all files that it names, as one digest."""
 
@@ -181,6 +190,7 @@ Event = (
     | ReloadAsked
     | StopAsked
     | UpgradeAsked
+    | Rehearsed
     | Seen
     | Stirred
     | Spawned
@@ -296,8 +306,15 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class Rehearse:
+    """Try whether another program could go on from here. Answered by Rehearsed."""
+
+    client: int
+
+
+@dataclass(frozen=True, slots=True)
 class Upgrade:
-    """Replace safe_reload itself, in place; where that fails, answer the client, and all goes on."""
+    """Become another program, which answers the client; where that fails, answer it, and all goes on."""
 
     client: int
 
@@ -377,6 +394,7 @@ Effect = (
     | Look
     | Keep
     | Reply
+    | Rehearse
     | Upgrade
     | Log
 )

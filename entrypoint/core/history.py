@@ -1,6 +1,7 @@
 """What has happened so far, for status and metrics: read off the events of the log, so that they cannot disagree."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from entrypoint.core.events import Log
 from entrypoint.core.records import dataclass
@@ -44,6 +45,34 @@ class History:
         self.last: Reload | None = None
         self.last_success: float | None = None
         self.restarts: dict[str, int] = {}
+
+    def hand_down(self) -> dict[str, Any]:
+        """Return everything as plain values, for the program that takes our place."""
+        last = self.last
+        return {
+            "began": self.began,
+            "born": self.born,
+            "asked_by": self.asked_by,
+            "reloads": [[*key, count] for key, count in self.reloads.items()],
+            "buckets": self.buckets,
+            "seconds": self.seconds,
+            "finished": self.finished,
+            "last": last and [last.success, last.trigger, last.number, last.at, last.seconds, last.message],
+            "last_success": self.last_success,
+            "restarts": self.restarts,
+        }
+
+    @classmethod
+    def inherit(cls, left: Mapping[str, Any]) -> "History":
+        """Go on counting where our last life has ended."""
+        history = cls(left["began"])
+        history.born, history.asked_by = dict(left["born"]), dict(left["asked_by"])
+        history.reloads = {(trigger, result): count for trigger, result, count in left["reloads"]}
+        if len(left["buckets"]) == len(BUCKETS):
+            history.buckets, history.seconds, history.finished = left["buckets"], left["seconds"], left["finished"]
+        history.last = Reload(*left["last"]) if left["last"] else None
+        history.last_success, history.restarts = left["last_success"], dict(left["restarts"])
+        return history
 
     def note(self, line: Log, now: float) -> None:
         """Take in an event of the log.

@@ -37,6 +37,8 @@ from entrypoint.core.events import (
     NotSpawned,
     Publish,
     Reaped,
+    Rehearse,
+    Rehearsed,
     ReloadAsked,
     Reply,
     Request,
@@ -118,6 +120,8 @@ def _decide(state: State, event: Event) -> Step:
             return stopping.stop_quickly(state, 0, trigger) if quick else stopping.stop(state, trigger)
         case UpgradeAsked(client=client):
             return _upgrade(state, client)
+        case Rehearsed(client=client, failure=failure):
+            return _rehearsed(state, client, failure)
         case Stirred():
             return watching.stirred(state)
         case Seen():
@@ -165,9 +169,24 @@ def _reload(state: State, request: Request) -> Step:
 
 
 def _upgrade(state: State, client: int) -> Step:
-    if not isinstance(state.stage, Serving) or state.candidate or state.retiring or not state.current:
-        return state, (Reply(client, False, "not while a generation starts or leaves: try again in a moment"),)
-    return state, (Upgrade(client),)
+    return state, (Rehearse(client) if _is_at_rest(state) else _not_at_rest(client),)
+
+
+def _rehearsed(state: State, client: int, failure: str) -> Step:
+    if failure:
+        what = f"safe_reload is not replaced, and goes on: {failure}"
+        return state, (Log(Level.ERROR, "upgrade_failed", what), Reply(client, False, what))
+    return state, (Upgrade(client) if _is_at_rest(state) else _not_at_rest(client),)
+
+
+def _is_at_rest(state: State) -> bool:
+    """Tell whether there is nothing that another program could not go on with."""
+    starts = state.candidate or state.retiring or not state.current
+    return isinstance(state.stage, Serving) and not starts
+
+
+def _not_at_rest(client: int) -> Reply:
+    return Reply(client, False, "not while a generation starts or leaves, or safe_reload stops: try again in a moment")
 
 
 # ---- a candidate ---------------------------------------------------------------------------------------------------

@@ -10,8 +10,11 @@ from entrypoint.core.records import dataclass
 from entrypoint.core.vips import Vip, parse_vips
 
 ENVIRONMENT_PREFIX = "SAFE_RELOAD_"
-INTERNAL_VARIABLES = frozenset({"SAFE_RELOAD_INHERITED", "SAFE_RELOAD_GENERATION"})
-"""Variables of the prefix that are not options: the launcher's note, and what each haproxy is told of itself."""
+INTERNAL_VARIABLES = frozenset(
+    f"SAFE_RELOAD_{name}" for name in ("INHERITED", "GENERATION", "HEIR", "REHEARSAL", "LISTEN", "TIMEOUT")
+)
+"""Variables of the prefix that are no options of the instance: the launcher's note, what each haproxy is told of
+itself, what one life tells the next, and the options of the verbs."""
 
 
 class OptionError(ValueError):

@@ -16,13 +16,29 @@ _LONGEST_LINE = 4096
 class CliChannel:
     """Our end of one generation's line, and until it has been spawned haproxy's end as well."""
 
-    def __init__(self) -> None:
-        """Make the pair and the configuration that tells haproxy of it."""
+    def __init__(self, descriptor: int | None = None) -> None:
+        """Make the pair and the configuration that tells haproxy of it.
+
+        Args:
+            descriptor: our end of the line to a generation that our last life has started; None for a new line.
+
+        Raises:
+            OSError: there are no descriptors left, or this one is not there.
+
+        """
+        if descriptor is not None:
+            self._ours = socket.socket(fileno=descriptor)
+            self._ours.set_inheritable(False)
+            return
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._ours.setblocking(False)
         line = f'global\n  stats socket "sockpair@{self._theirs.fileno()}" level admin expose-fd listeners\n'
         self._fragment = os.memfd_create("safe_reload", os.MFD_CLOEXEC)
         os.write(self._fragment, line.encode())
+
+    def fileno(self) -> int:
+        """Return the descriptor of our end."""
+        return self._ours.fileno()
 
     @property
     def inherited(self) -> tuple[int, int]:

@@ -91,38 +91,28 @@ class Client:
 class Control:
     """The listening socket RUNTIME-DIR/NAME.sock."""
 
-    def __init__(self, folder: str, name: str) -> None:
-        """Make the folder if need be, and listen; the place of a dead instance's socket is taken.
-
-        Raises:
-            OSError: it cannot be had; its text is one line for the user.
-
-        """
-        self.path = os.path.join(folder, f"{name}.sock")
-        if len(os.fsencode(self.path)) > _LONGEST_PATH:
-            raise OSError(f"{self.path} is longer than the {_LONGEST_PATH} bytes that a socket's path may have")
-        os.makedirs(folder, mode=0o755, exist_ok=True)
-        temporary = os.path.join(folder, f".{os.getpid()}.sock")
-        if _answers(self.path):
-            raise OSError(f"{self.path} belongs to a running instance: give this one another --name")
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.setblocking(False)
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            before = os.umask(0o177)
-            try:
-                self._listener.bind(temporary)
-            finally:
-                os.umask(before)
-            self._listener.listen(_MOST_CLIENTS)
-            os.rename(temporary, self.path)
-        except OSError:
-            self._listener.close()
-            raise
-        self._inode = os.stat(self.path).st_ino
+    def __init__(self, path: str, listener: socket.socket) -> None:
+        """Own a socket that listens at a path; `listen` makes one."""
+        self.path = path
+        self._listener = listener
+        self._inode = os.stat(path).st_ino
         self.clients: dict[int, Client] = {}
         self._last = 0
+
+    def take_in(self, descriptor: int) -> Client:
+        """Go on with a client that waits for our last life's answer.
+
+        Raises:
+            OSError: the descriptor is not there.
+
+        """
+        connection = socket.socket(fileno=descriptor)
+        connection.set_inheritable(False)
+        self._last += 1
+        client = Client(connection, self._last)
+        client.asked = client.ends = True
+        self.clients[client.number] = client
+        return client
 
     def fileno(self) -> int:
         """Return the descriptor to wait for."""
@@ -163,6 +153,50 @@ class Control:
         with contextlib.suppress(OSError):
             if os.stat(self.path).st_ino == self._inode:
                 os.unlink(self.path)
+
+
+def listen(folder: str, name: str) -> Control:
+    """Make the folder if need be, and listen; the place of a dead instance's socket is taken.
+
+    Raises:
+        OSError: it cannot be had; its text is one line for the user.
+
+    """
+    path = os.path.join(folder, f"{name}.sock")
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        raise OSError(f"{path} is longer than the {_LONGEST_PATH} bytes that a socket's path may have")
+    os.makedirs(folder, mode=0o755, exist_ok=True)
+    if _answers(path):
+        raise OSError(f"{path} belongs to a running instance: give this one another --name")
+    temporary = os.path.join(folder, f".{os.getpid()}.sock")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.setblocking(False)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        before = os.umask(0o177)
+        try:
+            listener.bind(temporary)
+        finally:
+            os.umask(before)
+        listener.listen(_MOST_CLIENTS)
+        os.rename(temporary, path)
+        return Control(path, listener)
+    except OSError:
+        listener.close()
+        raise
+
+
+def inherit(path: str, descriptor: int) -> Control:
+    """Go on with the socket that our last life has opened.
+
+    Raises:
+        OSError: the descriptor or the file is not there.
+
+    """
+    listener = socket.socket(fileno=descriptor)
+    listener.set_inheritable(False)
+    return Control(path, listener)
 
 
 def _answers(path: str) -> bool:

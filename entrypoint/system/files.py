@@ -36,6 +36,10 @@ class PidFile:
         self._write(self._content)
         os.replace(self._temporary, self._path)
 
+    def inherit(self, pid: int) -> None:
+        """Take what our last life has written for ours."""
+        self._content = f"{pid}\n"
+
     def _write(self, content: str) -> None:
         # Never through a link that somebody else has put there: the folder may be one where anybody can write.
         with contextlib.suppress(FileNotFoundError):

@@ -338,6 +338,22 @@ class Adopted:
         """The kept sockets, to connect to; they stay ours."""
         return tuple(one.socket for one in self._kept.values())
 
+    def hand_down(self) -> list[tuple[int, bytes, bytes]]:
+        """Return every kept socket as plain values, for the program that takes our place."""
+        return [(one.socket.fileno(), one.namespace, one.interface) for one in self._kept.values()]
+
+    def inherit(self, left: Iterable[tuple[int, bytes, bytes]]) -> None:
+        """Go on with what our last life has handed down.
+
+        Raises:
+            OSError: a descriptor is not there.
+
+        """
+        for descriptor, namespace, interface in left:
+            one = Passed(socket.socket(fileno=descriptor), namespace, interface)
+            one.socket.set_inheritable(False)
+            self._kept[_identity(one.socket)] = one
+
     def renew(self, passed: Iterable[Passed], others: Collection[int] = ()) -> None:
         """Keep what a generation has, and let go of the rest.
 

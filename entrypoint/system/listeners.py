@@ -166,6 +166,22 @@ class Listeners:
         """Return each tag with its descriptor."""
         return {listener.tag: listener.socket.fileno() for listener in self._listeners}
 
+    def hand_down(self) -> list[tuple[str, int, bool, str, bool]]:
+        """Return every VIP as plain values, for the program that takes our place."""
+        return [(one.tag, one.socket.fileno(), one.ours, one.name, one.stored) for one in self._listeners]
+
+    def inherit(self, left: Iterable[tuple[str, int, bool, str, bool]]) -> None:
+        """Go on with what our last life has handed down.
+
+        Raises:
+            OSError: a descriptor is not there.
+
+        """
+        for tag, descriptor, ours, name, stored in left:
+            listener = socket.socket(fileno=descriptor)
+            listener.set_inheritable(False)
+            self._listeners.append(Listener(tag, listener, ours, name, stored))
+
     def inodes(self) -> frozenset[int]:
         """Return what tells each VIP's socket from every other one (fstat(2))."""
         return frozenset(os.fstat(listener.socket.fileno()).st_ino for listener in self._listeners)

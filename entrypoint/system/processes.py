@@ -76,6 +76,15 @@ class Processes:
         self._numbers[pid] = number
         return pid
 
+    def pids(self) -> dict[int, int]:
+        """Return the pid of each number, for the program that takes our place."""
+        return dict(self._pids)
+
+    def inherit(self, left: Mapping[int, int]) -> None:
+        """Go on with the children that our last life has started."""
+        self._pids.update(left)
+        self._numbers.update({pid: number for number, pid in left.items()})
+
     def send(self, number: int, signum: int, *, to_group: bool = False) -> None:
         """Send a signal to a process that we have not reaped, so that the pid cannot be somebody else's.
 

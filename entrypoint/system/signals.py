@@ -113,6 +113,19 @@ def block_all() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
+def let_through() -> None:
+    """Let every signal through."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def note(inherited_ones: Inherited) -> str:
+    """Write what was inherited as the launcher does, for a program that takes our place."""
+    blocked, ignored = (
+        sum(1 << (signum - 1) for signum in signums) for signums in (inherited_ones.blocked, inherited_ones.ignored)
+    )
+    return f"{blocked:016x}:{ignored:016x}"
+
+
 def restore(wanted: Inherited) -> None:
     """Give this process, a child about to exec, the dispositions and then the mask that were inherited."""
     for signum in CATCHABLE:

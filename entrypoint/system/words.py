@@ -12,18 +12,26 @@ _MOST_REMEMBERED = 16384
 class Words:
     """A pipe that is a generation's stderr."""
 
-    def __init__(self) -> None:
-        """Make the pipe.
+    def __init__(self, descriptor: int | None = None, text: str = "") -> None:
+        """Make the pipe, or go on with that of a generation that our last life has started.
+
+        Args:
+            descriptor: our end of it; None for a new pipe.
+            text: what the generation has said first.
 
         Raises:
-            OSError: there are no descriptors left.
+            OSError: there are no descriptors left, or this one is not there.
 
         """
-        self._reader, self.writer = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(self._reader, False)
         self._begun = b""
-        self._remembered = bytearray()
-        self._spawned = False
+        self._remembered = bytearray(text.encode())
+        self._spawned = descriptor is not None
+        if descriptor is None:
+            self._reader, self.writer = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(self._reader, False)
+        else:
+            self._reader, self.writer = descriptor, -1
+            os.set_inheritable(descriptor, False)
 
     def fileno(self) -> int:
         """Return the descriptor to wait for."""

@@ -1,0 +1,147 @@
+"""Puts together what serves haproxy: everything that can fail before the first process, or what the last life left."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from entrypoint.births import HaproxyBirth, haproxy_environment
+from entrypoint.configurations import Configurations
+from entrypoint.core import lifecycle, state
+from entrypoint.core.command import Serve
+from entrypoint.core.events import Level, Log
+from entrypoint.core.heritage import from_plain
+from entrypoint.core.machine import Machine
+from entrypoint.core.records import dataclass
+from entrypoint.core.settings import Settings
+from entrypoint.core.vips import parse_vips
+from entrypoint.haproxy_service import HaproxyService, Parts
+from entrypoint.supervisor import Supervisor, World
+from entrypoint.system import control, files, signals
+from entrypoint.system.files import PidFile
+from entrypoint.system.handover import Adopted
+from entrypoint.system.kept import StateFile
+from entrypoint.system.listeners import ListenError, Listeners
+from entrypoint.system.log import Logger
+from entrypoint.system.notify import Notifier
+from entrypoint.system.predecessor import find
+from entrypoint.system.processes import Processes, raise_open_files
+from entrypoint.upgrade import REHEARSAL_VARIABLE, unwrap
+
+SPARE_DESCRIPTORS = 256
+"""Room for what is not a VIP: some for each generation and each client, and our own few."""
+_KEPT_CAPABILITIES = ("net_bind_service", "setuid", "setgid", "sys_chroot", "kill")
+"""What haproxy needs to bind and to switch user and root, and what we need to signal it afterwards."""
+_MOST_TOLD = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What every mode of safe_reload has arranged already."""
+
+    name: str
+    environment: Mapping[str, str]
+    logger: Logger
+    processes: Processes
+    inherited: signals.Inherited
+
+
+def serve(command: Serve, settings: Settings, setting: Setting) -> int:
+    """Serve until the end; return the exit status.
+
+    Raises:
+        ListenError: a VIP, or the pid file, cannot be had.
+        HeritageError: what the last life left cannot be taken over.
+        OSError: something else cannot.
+
+    """
+    environment, logger = setting.environment, setting.logger
+    left = unwrap(environment)
+    vips = parse_vips(command.vips) if command.vips is not None else settings.vips
+    path = command.pid_file or settings.pid_file
+    files.keep_from_children()
+    raise_open_files(len(vips) + SPARE_DESCRIPTORS)
+    if not signals.can_signal_others():
+        what = "root without CAP_KILL: a haproxy that switches its user could never be told to leave; add KILL"
+        logger.write(Log(Level.WARNING, "no_cap_kill", what))
+    listeners, adopted = Listeners(settings.backlog), Adopted()
+    state_file = StateFile(settings.state_dir, setting.name) if settings.state_dir else None
+    configurations = Configurations(command, settings, haproxy_environment(environment), state_file, logger.write)
+    begun = state.State(settings)
+    predecessor = socket = None
+    if left:
+        begun = from_plain(settings, left["state"])
+        _inherit(left, listeners, adopted, configurations)
+        socket = control.inherit(*left["control"][:2]) if left["control"] else None
+        if environment.get(REHEARSAL_VARIABLE):
+            return 0
+    else:
+        listeners.adopt(environment)
+        listeners.bind(vips, freebind=settings.freebind)
+        _tell_vips(logger, listeners)
+        predecessor = find(path, (vip.port for vip in vips)) if path else None
+        socket = _control(settings, setting)
+    pid_file = _pid_file(path) if path else None
+    if pid_file and begun.current and begun.current.pid:
+        pid_file.inherit(begun.current.pid)
+    if settings.drop_caps:
+        signals.keep_capabilities(*_KEPT_CAPABILITIES)
+    parts = Parts(
+        settings,
+        setting.name,
+        environment,
+        listeners,
+        adopted,
+        configurations,
+        socket,
+        Notifier(environment),
+        predecessor,
+        path,
+        setting.inherited,
+        left,
+    )
+    world = World(
+        HaproxyBirth(command, environment, listeners, adopted, configurations),
+        setting.processes,
+        signals.Arrivals(),
+        logger,
+        listeners,
+        pid_file,
+        signal_groups=settings.kill_group,
+        service=HaproxyService(parts),
+    )
+    machine = Machine(begun, lifecycle.step, state.timers)
+    return settings.status(Supervisor(machine, world).run())
+
+
+def _inherit(left: Mapping[str, Any], listeners: Listeners, adopted: Adopted, configurations: Configurations) -> None:
+    """Take over what the last life left, but for its children, its clients and its pid file."""
+    listeners.inherit(left["listeners"])
+    adopted.inherit(left["adopted"])
+    configurations.inherit(left["configurations"])
+
+
+def _control(settings: Settings, setting: Setting) -> control.Control | None:
+    """Open the control socket; what works without it works without it."""
+    try:
+        return control.listen(settings.runtime_dir, setting.name)
+    except OSError as error:
+        reason = f"{error.strerror}: {settings.runtime_dir}" if error.strerror else str(error)
+        what = f"no control socket, so no `safe_reload reload`, status or metrics (--runtime-dir): {reason}"
+        setting.logger.write(Log(Level.WARNING, "no_control", what))
+        return None
+
+
+def _tell_vips(logger: Logger, listeners: Listeners) -> None:
+    """Say which tags a configuration can use; the likeliest mistake is one that is not there."""
+    bound = list(listeners.tags())
+    if bound:
+        more = f" and {len(bound) - _MOST_TOLD} more" if len(bound) > _MOST_TOLD else ""
+        logger.write(Log(Level.INFO, "bound", f"bound the VIPs {', '.join(bound[:_MOST_TOLD])}{more}"))
+    else:
+        logger.write(Log(Level.INFO, "no_vips", "no VIPs (--vips): haproxy binds, and safe_reload holds what it binds"))
+
+
+def _pid_file(path: str) -> PidFile:
+    try:
+        return PidFile(path)
+    except OSError as error:
+        raise ListenError(f"the pid file {path} cannot be written: {error.strerror or error}") from error

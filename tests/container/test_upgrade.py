@@ -1,0 +1,112 @@
+"""safe_reload replaces itself: the same process, sockets and children, another program, and nobody notices."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+from tests.container.conftest import Balancer, Start, configuration, every, result
+from tests.waiting import eventually
+
+
+def _exec(lb: Balancer, *words: str) -> tuple[int, str]:
+    done = lb.container.exec_run(list(words))
+    assert isinstance(done.output, bytes)
+    return int(done.exit_code or 0), done.output.decode()
+
+
+def _status(lb: Balancer) -> dict[str, object]:
+    status, text = _exec(lb, "safe_reload", "status", "--json")
+    assert status == 0, text
+    found = json.loads(text)
+    assert isinstance(found, dict)
+    return found
+
+
+def _inodes(pid: int) -> set[str]:
+    """Return the sockets that a process holds."""
+    links = (str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir())
+    return {link for link in links if link.startswith("socket:")}
+
+
+def test_an_upgrade_costs_no_request(lb: Balancer) -> None:
+    """Under load, again and again: 0 failed, the same pid, the same haproxy, the same sockets."""
+    before = (lb.pid, lb.children())
+    client = lb.load(50, 60_000)
+    upgrades = every(300, client, lambda: _upgrade(lb))
+    done = result(client)
+
+    assert done.failed == 0
+    assert upgrades >= 2
+    assert (lb.pid, lb.children()) == before
+    assert "has taken over" in lb.log
+
+
+def _upgrade(lb: Balancer) -> None:
+    status, text = _exec(lb, "safe_reload", "upgrade")
+    assert status == 0, text
+
+
+def test_everything_goes_on_after_an_upgrade(start: Start, image: str) -> None:
+    """Reloads, crashes, ordinary listeners, the pid file, metrics' counts, draining generations and the stop."""
+    lb = start(
+        image,
+        options=("--pid-file", "/run/lb.pid"),
+        text=configuration("one", "frontend more\n    bind 127.0.0.1:8081\n    http-request return status 200\n"),
+    )
+    lb.serves("one")
+    eventually(lambda: "holds the ordinary listeners" in lb.log)
+    idle = lb.connect()
+    assert _exec(lb, "safe_reload", "reload")[0] == 0
+    before = _status(lb)
+    sockets = _inodes(lb.pid)
+    _upgrade(lb)
+    after = _status(lb)
+
+    assert before["reloads"] == after["reloads"]
+    assert before["adopted"] == after["adopted"] == ["127.0.0.1:8081"]
+    assert after["last_reload"] is not None
+    shared = len(sockets & _inodes(lb.pid))
+    assert shared >= 3
+
+    lb.edit(configuration("two"))
+    lb.serves("two")
+    (current,) = [one for one in _status(lb)["generations"] if one["state"] == "current"]  # type: ignore[attr-defined]
+    assert _exec(lb, "cat", "/run/lb.pid")[1].strip() == str(current["pid"])
+    _exec(lb, "bash", "-c", f"kill -9 {current['pid']}")
+    lb.serves("two")
+    assert "unasked" in lb.log
+    idle.close()
+    lb.kill("TERM")
+    assert lb.container.wait(timeout=60)["StatusCode"] == 0
+
+
+def test_a_program_that_cannot_go_on_is_not_started(start: Start, image: str) -> None:
+    """Whoever asked gets its words, and the old one serves as before."""
+    lb = start(image)
+    lb.serves("one")
+    package = "/usr/lib/python3/dist-packages/entrypoint"
+    broken = f"cp -a {package} /root/good && echo 'raise SystemExit(\"a broken release\")' > {package}/serving.py"
+    assert _exec(lb, "bash", "-c", broken)[0] == 0
+    status, text = _exec(lb, "safe_reload", "upgrade")
+
+    assert status == 1
+    assert "a broken release" in text
+    assert "goes on" in text
+    lb.edit(configuration("two"))
+    lb.serves("two")
+
+    assert _exec(lb, "bash", "-c", f"rm -r {package} && cp -a /root/good {package}")[0] == 0
+    _upgrade(lb)
+    lb.edit(configuration("three"))
+    lb.serves("three")
+
+
+def test_signals_are_not_lost_by_an_upgrade(lb: Balancer) -> None:
+    """A reload that is asked for while safe_reload is being replaced is carried out by one life or the other."""
+    pid = lb.pid
+    for _ in range(5):
+        count = lb.log.count("asked for by SIGUSR1")
+        lb.container.exec_run(["safe_reload", "upgrade"], detach=True)
+        os.kill(pid, signal.SIGUSR1)
+        eventually(lambda count=count: lb.log.count("asked for by SIGUSR1") > count)  # type: ignore[misc]
