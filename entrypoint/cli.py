@@ -29,7 +29,7 @@ from entrypoint.core.configuration import tags
 from entrypoint.core.events import Level, Log
 from entrypoint.core.heritage import HeritageError
 from entrypoint.core.machine import Machine
-from entrypoint.core.settings import OPTIONS, Option, OptionError, Settings, instance_name, read_settings
+from entrypoint.core.settings import OPTIONS, OptionError, Settings, instance_name, read_settings
 from entrypoint.core.vips import Vip
 from entrypoint.serving import SPARE_DESCRIPTORS, Setting, serve
 from entrypoint.supervisor import Supervisor, World
@@ -130,7 +130,7 @@ def _help() -> str:
     ]
     for option in OPTIONS:
         name = f"{option.shown} {option.metavar}".rstrip()
-        default = _default(option)
+        default = option.shown_default
         lines.append(f"  {name:<24} {option.help}{f' [{default}]' if default else ''}")
     lines += [
         f"  {'-h, --help':<24} show this text",
@@ -140,10 +140,6 @@ def _help() -> str:
         "Each --long-option can be given as the variable SAFE_RELOAD_LONG_OPTION; the command line wins.",
     ]
     return "\n".join(lines)
-
-
-def _default(option: Option) -> str:
-    return f"{option.default:g}" if isinstance(option.default, float) else str(option.default or "")
 
 
 # ---- start ---------------------------------------------------------------------------------------------------------

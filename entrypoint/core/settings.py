@@ -206,6 +206,13 @@ class Option:
         return "" if self.short else ENVIRONMENT_PREFIX + self.field.upper()
 
     @property
+    def shown_default(self) -> str:
+        """The default as the help text and the documentation write it; empty when there is none."""
+        if isinstance(self.default, tuple):
+            return ", ".join(map(str, self.default))
+        return f"{self.default:g}" if isinstance(self.default, float) else str(self.default or "")
+
+    @property
     def shown(self) -> str:
         """The name as the help text and errors write it."""
         return f"-{self.short}" if self.short else f"--{self.long}"

@@ -26,6 +26,7 @@ from entrypoint.core.events import (
     Stirred,
     StopAsked,
     Unanswered,
+    Why,
 )
 from entrypoint.core.settings import OPTIONS, Option, Settings
 from entrypoint.core.state import Candidate, State
@@ -110,6 +111,8 @@ def _cause(event: Event) -> str:
             return "reload"
         case StopAsked():
             return "TERM"
+        case Seen(why=Why.CANDIDATE):
+            return "answers"
         case Stirred() | Seen():
             return "files change"
         case Signalled(signum=signum):
@@ -179,7 +182,7 @@ def options() -> str:
     """Return the table of options."""
     rows = ["| option | default | meaning |", "| --- | --- | --- |"]
     for option in OPTIONS:
-        default = f"{option.default:g}" if isinstance(option.default, float) else str(option.default or "")
+        default = option.shown_default
         shown = f"{option.shown} {option.metavar}".strip()
         rows.append(f"| `{shown}` | {default} | {option.help} |")
     rows += ["| `-h`, `--help` | | show the help text |", "| `-l` | | show the licence |"]
