@@ -336,15 +336,16 @@ def _candidate_gone(state: State, candidate: Generation, what: str, status: int)
     phase = candidate.phase
     assert isinstance(phase, Candidate)
     if phase.torn and isinstance(state.stage, Serving):
-        return _spawn(replace(state, waiting=()), (*phase.asked_by, *state.waiting), tries=phase.tries + 1)
+        asked_by = (*phase.asked_by, *state.waiting)
+        return then(_spawn(replace(state, waiting=()), asked_by, tries=phase.tries + 1), *retiring.follow(state))
     if not candidate.kept and candidate.digest:
         state = replace(state, failed=candidate.digest)
     effects: list[Effect] = []
     if phase.asked_by:
-        asked_by = stopping.triggers(phase.asked_by)
+        triggers = stopping.triggers(phase.asked_by)
         goes_on = f", generation {state.current.number} (pid {state.current.pid}) goes on" if state.current else ""
-        failed = f"{what}; the reload asked for by {asked_by} has failed{goes_on}"
-        line = say(candidate, "reload_failed", failed, Level.ERROR, trigger=asked_by)
+        failed = f"{what}; the reload asked for by {triggers} has failed{goes_on}"
+        line = say(candidate, "reload_failed", failed, Level.ERROR, trigger=triggers)
         effects = [line, *(Reply(r.client, False, line.message, candidate.number) for r in phase.asked_by if r.client)]
     else:
         effects = [say(candidate, "start_failed", what, Level.ERROR)]

@@ -7,16 +7,20 @@ import pytest
 
 from entrypoint.core import lifecycle
 from entrypoint.core.events import (
+    EXPORTER,
     CloseVips,
     Elapsed,
     Exited,
+    Keep,
     Listen,
     NotSpawned,
     Publish,
+    Seen,
     Send,
     Signalled,
     Spawn,
     Spawned,
+    Why,
 )
 from entrypoint.core.state import (
     BackingOff,
@@ -180,6 +184,7 @@ def test_every_signal_goes_to_a_generation_that_lives(transitions: list[Transiti
     """Nothing is sent to a process that has been reaped."""
     for taken in transitions:
         alive = {generation.number for generation in (*taken.before.generations, *taken.after.generations)}
+        alive |= {EXPORTER} if taken.before.exporter else set()
         assert {effect.number for effect in taken.effects if isinstance(effect, Send)} <= alive, taken
 
 
@@ -247,3 +252,68 @@ def test_nothing_happens_after_the_end(transitions: list[Transition]) -> None:
             assert taken.after == taken.before
             assert taken.effects == ()
     assert seen
+
+
+def test_a_refused_configuration_is_replaced_by_the_last_known_good_one(transitions: list[Transition]) -> None:
+    """Whenever nobody serves and the disk holds what fails, the next generation starts from what was good, at once."""
+    for taken in transitions:
+        before, candidate = taken.before, taken.before.candidate
+        if (
+            isinstance(taken.event, Exited)
+            and candidate
+            and candidate.number == taken.event.number
+            and not before.current
+            and isinstance(before.stage, Serving)
+            and isinstance(candidate.phase, Candidate)
+            and not candidate.phase.torn
+            and not candidate.kept
+            and before.kept not in {"", candidate.digest}
+        ):
+            (spawn,) = [effect for effect in taken.effects if isinstance(effect, Spawn)]
+            assert spawn.kept, taken
+            assert taken.after.failed == candidate.digest
+
+
+def test_only_what_has_served_from_the_disk_is_kept(transitions: list[Transition]) -> None:
+    """The last known good configuration is one with which a generation became ready, never one from memory."""
+    kept = 0
+    for taken in transitions:
+        for effect in taken.effects:
+            if isinstance(effect, Keep):
+                kept += 1
+                generation = taken.after.find(effect.number)
+                assert generation
+                assert isinstance(generation.phase, Current | Retiring)
+                assert not generation.kept
+                assert taken.after.kept == generation.digest != ""
+    assert kept or all(not taken.after.kept for taken in transitions)
+
+
+def test_a_generation_becomes_current_only_with_what_is_still_on_disk(transitions: list[Transition]) -> None:
+    """One that read while the files changed is not used; unless they never rest, or it is the last known good one."""
+    for taken in transitions:
+        new = taken.after.current
+        if isinstance(taken.event, Seen) and new and new != taken.before.current:
+            was = taken.before.find(new.number)
+            assert was
+            assert isinstance(was.phase, Candidate)
+            assert was.kept or was.digest == taken.event.disk.digest or was.phase.tries, taken
+
+
+def test_what_has_failed_is_not_tried_again_unasked(transitions: list[Transition]) -> None:
+    """As long as the content is the same, files that settle are no reason for a reload."""
+    for taken in transitions:
+        failed = taken.before.failed
+        if isinstance(taken.event, Seen) and taken.event.why is Why.SETTLED and failed == taken.event.disk.digest != "":
+            assert not any(isinstance(effect, Spawn) for effect in taken.effects), taken
+
+
+def test_files_that_are_again_what_runs_end_the_failure(transitions: list[Transition]) -> None:
+    """Nothing that failed is remembered once the disk holds the configuration of the current generation."""
+    for taken in transitions:
+        current = taken.before.current
+        match taken.event:
+            case Seen(why=Why.SETTLED, disk=disk) if current and current.digest == disk.digest != "":
+                assert taken.after.failed == "", taken
+            case _:
+                pass

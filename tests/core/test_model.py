@@ -21,6 +21,9 @@ from entrypoint.core.events import (
     Log,
     Look,
     NotSpawned,
+    ReloadAsked,
+    Reply,
+    Request,
     Seen,
     Send,
     Signalled,
@@ -51,6 +54,9 @@ class Kernel(RuleBasedStateMachine):
         self.requests: dict[str, int] = {}
         """When each trigger asked for the reload that it waits for."""
         self.born: dict[int, int] = {}
+        self.clients: dict[int, int] = {}
+        """When each client asked for the reload that it waits for."""
+        self.asked_ever = 0
         self.state = State(
             settings(watch=("off",), max_draining=2, drain_timeout=5.0, stop_timeout=5.0, stop_delay=1.0)
         )
@@ -85,12 +91,15 @@ class Kernel(RuleBasedStateMachine):
                 self.listening = tags
             case Look(why=why, number=number):
                 self.looks.append((why, number))
+            case Reply(client=client, success=success, number=number):
+                asked_at = self.clients.pop(client)
+                assert not success or self.born[number] >= asked_at
             case Log(event=event, fields=fields) if event in ANSWERS_A_RELOAD:
                 self.answered(str(fields.get("trigger") or ""), fields.get("generation"))
 
     def answered(self, triggers: str, number: object) -> None:
         """Note that whoever asked has been answered, once, by a generation that was born after that."""
-        for trigger in filter(None, triggers.split(", ")):
+        for trigger in set(filter(None, triggers.split(", "))) - {"a client"}:
             asked_at = self.requests.pop(trigger)
             if number is not None:
                 assert isinstance(number, int)
@@ -111,6 +120,14 @@ class Kernel(RuleBasedStateMachine):
         if not stopping and signum.name not in running:
             self.requests.setdefault(signum.name, self.steps)
             self.feed(Signalled(signum))
+
+    @rule()
+    def ask(self) -> None:
+        """Ask for a reload, and wait for the answer."""
+        if not isinstance(self.state.stage, Ended):
+            self.asked_ever += 1
+            self.clients[self.asked_ever] = self.steps
+            self.feed(ReloadAsked(Request("a client", self.asked_ever)))
 
     @rule(signum=st.sampled_from([signal.SIGWINCH, signal.SIGCONT, signal.SIGRTMIN]))
     def other_signal(self, signum: int) -> None:
@@ -190,12 +207,21 @@ class Kernel(RuleBasedStateMachine):
         assert isinstance(self.state.stage, Stopping) or len(draining) <= self.state.settings.max_draining
 
     @invariant()
-    def no_request_is_forgotten(self) -> None:
-        """Who asked for a reload is waiting, is being served, or has been answered."""
-        waiting = {request.trigger for request in self.state.waiting}
+    def every_client_gets_one_answer(self) -> None:
+        """Who waits for an answer is known; who has got one is not given another (`clients.pop` would fail)."""
+        known = {request.client for request in self.state.waiting}
         for generation in self.state.generations:
             if isinstance(generation.phase, Candidate):
-                waiting |= {request.trigger for request in generation.phase.asked_by}
+                known |= {request.client for request in generation.phase.asked_by}
+        assert set(self.clients) == known - {0}
+
+    @invariant()
+    def no_request_is_forgotten(self) -> None:
+        """Who asked for a reload is waiting, is being served, or has been answered."""
+        waiting = {request.trigger for request in self.state.waiting if not request.client}
+        for generation in self.state.generations:
+            if isinstance(generation.phase, Candidate):
+                waiting |= {request.trigger for request in generation.phase.asked_by if not request.client}
         assert set(self.requests) == waiting
 
 
