@@ -488,6 +488,22 @@ def test_a_restart_under_load_loses_nothing(running: Service) -> None:
     assert running.show("NFileDescriptorStore") == "1"
 
 
+def test_an_upgrade_in_place_is_no_restart(running: Service) -> None:
+    """After a restart, whose VIPs came from the store: the same process, unit and socket, and a reload still works."""
+    running.must("restart")
+    before = (running.show("MainPID"), running.show("NRestarts"), sockets(running))
+    running.host.must("safe_reload", "upgrade", "--name", running.name)
+    assert running.get() == "one"
+    running.configure("two")
+    running.must("reload")
+    assert running.get() == "two"
+    assert (running.show("MainPID"), running.show("NRestarts"), sockets(running)) == before
+    assert running.show("NFileDescriptorStore") == "1"
+    running.must("restart")
+    assert running.get() == "two"
+    assert sockets(running) == before[2]
+
+
 def test_a_killed_safe_reload_loses_no_vip(running: Service) -> None:
     """After a SIGKILL the VIP still takes clients; they wait until the next safe_reload serves them."""
     running.drop_in("RestartSec=2\n")
