@@ -95,9 +95,10 @@ class HaproxyService:
             ages=self._age,
         )
         self._desk = Desk(parts.control, supervisor.sources, house) if parts.control else None
+        listeners = parts.listeners
+        self._notices.store(listeners.forgotten(), listeners.to_store(), listeners.stored())
         if parts.left:
             return self._go_on(parts.left)
-        self._notices.store(parts.listeners.forgotten(), parts.listeners.to_store())
         return Began(tuple(parts.listeners.tags().items()), parts.configurations.restore())
 
     def _go_on(self, left: dict[str, Any]) -> Event:
@@ -107,7 +108,7 @@ class HaproxyService:
         self._began = left["began"]
         self._versions.update(left["versions"])
         self._startup_words = left["startup_words"]
-        self._notices.resume()
+        self._notices.resume(left["notices"])
         self._supervisor.log(Log(Level.INFO, "upgraded", f"safe_reload {__version__} has taken over"))
         if self._desk and left["control"][2] >= 0:
             self._desk.take_in(left["control"][2], f"Success=1\n--\nsafe_reload {__version__} has taken over\n")
@@ -154,18 +155,16 @@ class HaproxyService:
     def said(self, line: Log, words: str) -> None:
         """Note what was logged, for status, metrics and systemd."""
         self._history.note(line, time.time())
+        self._notices.note(line, words)
         match line.event:
             case "current":
                 self._startup_words = words
                 if line.fields.get("trigger"):
                     self._words_of_last = words
-                self._notices.reload_failed("")
             case "reload_failed":
                 self._words_of_last = words
-                self._notices.reload_failed(_first_alert(words) or line.message)
             case "back":
                 self._words_of_last = ""
-                self._notices.reload_failed("")
             case _:
                 pass
 
@@ -202,7 +201,7 @@ class HaproxyService:
             one.socket.close()
         self._waiting = None
 
-    def settled(self) -> None:
+    def decided(self) -> None:
         """Tell systemd what has become true."""
         self._notices.update(self._state)
 
@@ -269,6 +268,7 @@ class HaproxyService:
             "control": control,
             "configurations": parts.configurations.hand_down(),
             "history": self._history.hand_down(),
+            "notices": self._notices.hand_down(),
             "began": self._began,
             "versions": self._versions,
             "startup_words": self._startup_words,
@@ -395,11 +395,3 @@ class HaproxyService:
 
 def _public(phase: object) -> str:
     return "candidate" if isinstance(phase, Candidate) else "current" if isinstance(phase, Current) else "draining"
-
-
-def _first_alert(words: str) -> str:
-    """Return the first line in which haproxy says what is wrong, without its mark."""
-    for line in words.splitlines():
-        if line.startswith("[ALERT]"):
-            return line.partition(" : ")[2].strip()
-    return ""

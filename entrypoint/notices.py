@@ -1,11 +1,13 @@
 """What systemd, or podman, is told: that we are ready, reload, stop, live, and how many connections there are.
 
-Follows from the state alone, so that a reload has the same messages whatever asked for it, and each RELOADING its READY
+Follows from the state, so that a reload has the same messages whatever asked for it, and each RELOADING its READY
 (sd_notify(3)). HAProxy's own notes leave the number of connections to future work.
 """
 
 import socket
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from entrypoint.core.events import Level, Log
 from entrypoint.core.state import Candidate, Current, Ended, Lingering, State, Stopping
@@ -16,9 +18,11 @@ from entrypoint.system.notify import Notifier, monotonic_usec
 _REFRESH = 5.0
 """Seconds between two looks at how many connections there are; only where somebody listens."""
 _EXTENSION = 30.0
-"""Seconds that a stop asks for at a time; asked for again after a third of it, so that a missed one does no harm."""
+"""Seconds that are asked for at a time; asked for again after a third of it, so that a missed one does no harm."""
 _SLICE = 64
 """So many VIPs are stored at once: each one is a message that systemd has to take in."""
+_MOST_UNSENT = 8
+"""What systemd has not taken in and what matters: of more, the last ones say how it is."""
 
 
 class Notices:
@@ -36,118 +40,247 @@ class Notices:
         self._sources = sources
         self._session = session
         self._log = log
-        self._ready = self._reloading = self._stopping = False
-        self._failure = ""
         self._state: State | None = None
-        self._connections: int | None = None
+        self._ready = self._starting = self._stopping = False
+        self._reload = self._current = 0
+        self._unsent: deque[dict[str, object]] = deque(maxlen=_MOST_UNSENT)
         self._status = ""
-        self._unstored: list[tuple[str, int]] = []
+        self._failure = ""
+        self._given_up: dict[object, str] = {}
+        self._deaths = 0
+        self._last_death = ""
+        self._survey: Survey | None = None
+        self._connections: int | None = None
+        self._unstored: deque[tuple[str, int]] = deque()
         if notifier.unusable:
             log(Log(Level.WARNING, "notify", notifier.unusable))
 
-    def store(self, forgotten: tuple[str, ...], descriptors: dict[str, int]) -> None:
-        """Have systemd keep the VIPs for our next life, a few at a time."""
-        for name in forgotten:
-            self._tell(self._notifier.remove(name))
-        if self._notifier.stores:
-            self._unstored = list(descriptors.items())
+    # ---- what has happened -----------------------------------------------------------------------------------------
 
-    def _store_some(self) -> None:
-        some, self._unstored = self._unstored[:_SLICE], self._unstored[_SLICE:]
-        self._tell(self._notifier.store(dict(some)))
-        if self._unstored:
-            self._sources.alarm("store", 0.01, self._store_some)
+    def note(self, line: Log, words: str) -> None:
+        """Take in an event of the log.
 
-    def resume(self) -> None:
-        """Go on where our last life has ended: systemd has been told that we are ready."""
-        self._ready = True
-        if self._notifier.active:
-            self._watch()
-            self._sources.alarm("refresh", _REFRESH, self._refresh)
+        Args:
+            line: the event.
+            words: what the generation that it is about has said itself.
 
-    def reload_failed(self, message: str) -> None:
-        """Note why the last reload failed; an empty text when it did not."""
-        self._failure = message
+        """
+        generation = line.fields.get("generation")
+        match line.event:
+            case "not_ready":
+                self._given_up = {generation: line.message}
+            case "reload_failed" | "start_failed":
+                what = "the last reload failed" if line.event == "reload_failed" else "the last start failed"
+                self._failure = f"{what}: {_first_alert(words) or self._given_up.get(generation) or line.message}"
+            case "back":
+                self._failure = ""
+            case "died":
+                self._deaths += 1
+                self._last_death = str(line.fields.get("how", "died"))
+            case _:
+                pass
 
     def update(self, state: State) -> None:
         """Say what has become true."""
         self._state = state
         if not self._notifier.active:
             return
-        reloads = any(isinstance(one.phase, Candidate) and one.phase.asked_by for one in state.generations)
+        current = state.current
+        changed = current is not None and current.number != self._current
+        if current and changed:
+            self._current = current.number
+            if not current.kept:
+                self._failure = ""
+        self._say_stages(state)
+        self._send_status()
+        self._be_patient(state)
+        if changed:
+            self._refresh()
+
+    def _say_stages(self, state: State) -> None:
+        reload = 0 if self._stopping else _reload_of(state)
         stopping = isinstance(state.stage, Lingering | Stopping | Ended)
+        if state.started and not self._ready:
+            self._ready = True
+            self._send(READY=1)
+            self._watch()
+            self._store_some()
+        elif self._reload and (reload != self._reload or stopping):
+            self._send(READY=1)
         if stopping and not self._stopping:
             self._stopping = True
             self._send(STOPPING=1)
             self._extend()
-        elif state.started and not self._ready:
-            self._ready = True
-            self._send(READY=1)
-            self._watch()
-            self._refresh()
-            self._store_some()
-        elif reloads and not self._reloading and self._ready and not self._stopping:
+        if reload and reload != self._reload and self._ready and not stopping:
             self._send(RELOADING=1, MONOTONIC_USEC=monotonic_usec())
-        elif self._reloading and not reloads and not self._stopping:
-            self._send(READY=1)
-            self._refresh()
-        self._reloading = reloads
-        self._send_status()
+        self._reload = 0 if stopping else reload
+
+    def _be_patient(self, state: State) -> None:
+        """Have systemd wait for a candidate that takes long, as --ready-timeout does."""
+        if self._stopping:
+            return
+        starting = state.candidate is not None
+        if starting and not self._starting:
+            self._sources.alarm("extend", _EXTENSION / 3, self._extend)
+        elif self._starting and not starting:
+            self._sources.cancel("extend")
+        self._starting = starting
+
+    # ---- another program takes our place ---------------------------------------------------------------------------
+
+    def hand_down(self) -> dict[str, Any]:
+        """Return everything that has been said as plain values."""
+        return {
+            "current": self._current,
+            "unsent": list(self._unsent),
+            "failure": self._failure,
+            "deaths": [self._deaths, self._last_death],
+        }
+
+    def resume(self, left: Mapping[str, Any]) -> None:
+        """Go on where our last life has ended: systemd has heard that we are ready, and may have some of the VIPs."""
+        self._ready = True
+        self._current = left["current"]
+        self._failure = left["failure"]
+        self._deaths, self._last_death = left["deaths"]
+        if self._notifier.active:
+            self._unsent.extend(left["unsent"])
+            self._sources.alarm("unsent", 0.0, self._send_all)
+            self._sources.alarm("refresh", 0.0, self._refresh)
+            self._watch()
+            self._store_some()
+
+    # ---- messages --------------------------------------------------------------------------------------------------
 
     def _send(self, **lines: object) -> None:
-        self._status = self._words()
-        self._tell(self._notifier.send(**lines, STATUS=self._status))
+        """Send what systemd has to know, in this order, however long it is deaf."""
+        self._unsent.append(lines)
+        self._send_all()
+
+    def _send_all(self) -> None:
+        while self._unsent:
+            self._status = self._words()
+            self._tell(self._notifier.send(**self._unsent[0], STATUS=self._status))
+            if self._notifier.deaf:
+                self._sources.alarm("unsent", _REFRESH, self._send_all)
+                return
+            self._unsent.popleft()
 
     def _send_status(self) -> None:
-        if self._words() != self._status and self._ready:
-            self._send()
+        words = self._words()
+        if words != self._status and not self._unsent:
+            self._tell(self._notifier.send(STATUS=words))
+            self._status = "" if self._notifier.deaf else words
 
     def _words(self) -> str:
         state = self._state
         assert state
-        current = state.current
-        words = []
-        if isinstance(state.stage, Lingering | Stopping | Ended):
-            words.append(f"stopping, {len(state.generations)} generations left")
-        elif current:
-            words.append(f"generation {current.number} (pid {current.pid})")
-        else:
-            words.append("no generation serves; the VIPs are open")
-        if self._connections is not None and current:
-            words.append(f"{self._connections} connections")
+        current, candidate = state.current, state.candidate
         old = sum(not isinstance(one.phase, Candidate | Current) for one in state.generations)
-        if old and not isinstance(state.stage, Stopping | Ended):
-            words.append(f"{old} draining")
+        left = len(state.generations)
+        words = []
+        match state.stage:
+            case Ended():
+                words.append("stopped")
+            case Lingering() | Stopping():
+                words.append(f"stopping, {_count(left, 'generation')} left")
+            case _ if current:
+                words.append(f"generation {current.number} (pid {current.pid})")
+            case _ if state.started:
+                words.append("no generation serves; the VIPs are open, and clients wait")
+            case _:
+                words.append("not ready yet")
+        if self._connections is not None and left:
+            words.append(_count(self._connections, "connection"))
+        if not isinstance(state.stage, Stopping | Ended):
+            words += [f"{old} draining"] if old else []
+            words += [f"generation {candidate.number} is starting"] if candidate else []
         if current and current.kept:
             words.append("runs the LAST KNOWN GOOD configuration")
         if self._failure:
-            words.append(f"the last reload failed: {self._failure}")
+            words.append(self._failure)
+        if self._deaths:
+            words.append(f"haproxy has died unasked ({self._deaths}): the last one {self._last_death}")
         return ", ".join(words)
+
+    def _tell(self, failure: str | None) -> None:
+        if failure:
+            self._log(Log(Level.WARNING, "notify", failure))
+
+    # ---- the FD store ----------------------------------------------------------------------------------------------
+
+    def store(self, forgotten: tuple[str, ...], descriptors: dict[str, int], kept: int) -> None:
+        """Have systemd keep the VIPs for our next life, a few at a time, once we are ready.
+
+        Args:
+            forgotten: the names that are kept and no VIPs any more.
+            descriptors: what is not kept yet, by name.
+            kept: how many are.
+
+        """
+        for name in forgotten:
+            self._tell(self._notifier.remove(name))
+        if self._notifier.stores:
+            names, failure = self._notifier.fit(descriptors, kept)
+            self._tell(failure)
+            self._unstored.extend((name, descriptors[name]) for name in names)
+
+    def _store_some(self) -> None:
+        for _ in range(min(_SLICE, len(self._unstored))):
+            self._tell(self._notifier.store(*self._unstored[0]))
+            if self._notifier.deaf:
+                self._sources.alarm("store", _REFRESH, self._store_some)
+                return
+            self._unstored.popleft()
+        if self._unstored:
+            self._sources.alarm("store", 0.01, self._store_some)
 
     # ---- what is said again and again ------------------------------------------------------------------------------
 
     def _watch(self) -> None:
         interval = self._notifier.watchdog_interval
         if interval:
-            self._tell(self._notifier.send(WATCHDOG=1))
             self._sources.alarm("watchdog", interval, self._watch)
+            self._tell(self._notifier.send(WATCHDOG=1))
 
     def _extend(self) -> None:
-        self._tell(self._notifier.send(EXTEND_TIMEOUT_USEC=int(_EXTENSION * 1_000_000)))
         self._sources.alarm("extend", _EXTENSION / 3, self._extend)
+        self._tell(self._notifier.send(EXTEND_TIMEOUT_USEC=int(_EXTENSION * 1_000_000)))
 
     def _refresh(self) -> None:
         """Count the connections, and say so if it is another number."""
         state = self._state
         assert state
-        numbers = [one.number for one in state.generations if not isinstance(one.phase, Candidate)]
-        Survey(self._sources, self._session).ask(numbers, self._counted)
         self._sources.alarm("refresh", _REFRESH, self._refresh)
+        if self._survey:
+            self._survey.cancel()
+        self._survey = Survey(self._sources, self._session)
+        numbers = [one.number for one in state.generations if not isinstance(one.phase, Candidate)]
+        self._survey.ask(numbers, self._counted)
 
     def _counted(self, found: dict[int, int | None]) -> None:
         self._connections = sum(count or 0 for count in found.values())
         self._send_status()
 
-    def _tell(self, failure: str | None) -> None:
-        if failure:
-            self._log(Log(Level.WARNING, "notify", failure))
+
+def _reload_of(state: State) -> int:
+    """Return the number of the first candidate of the reload that runs; 0 while none does.
+
+    A candidate that found its files changed is followed by another one for the same reload.
+    """
+    candidate = state.candidate
+    if candidate and isinstance(candidate.phase, Candidate) and candidate.phase.asked_by:
+        return candidate.number - candidate.phase.tries
+    return 0
+
+
+def _first_alert(words: str) -> str:
+    """Return the first line in which haproxy says what is wrong, without its mark."""
+    for line in words.splitlines():
+        if line.startswith("[ALERT]"):
+            return line.partition(" : ")[2].strip()
+    return ""
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -95,8 +95,8 @@ class Service(Protocol):
     def said(self, line: Log, words: str) -> None:
         """A line was logged; the words are those of the generation that it is about."""
 
-    def settled(self) -> None:
-        """The core has nothing more to say for now."""
+    def decided(self) -> None:
+        """The core has decided about an event, and its effects are carried out."""
 
     def carry_out(self, effect: Effect) -> None:
         """Carry out an effect that is not about processes."""
@@ -190,9 +190,9 @@ class Supervisor:
             for effect in self.machine.feed(self._events.popleft()):
                 self._carry_out(effect)
             self._set_timers()
+            if self._world.service:
+                self._world.service.decided()
         self._last_words.clear()
-        if self._world.service:
-            self._world.service.settled()
 
     def _set_timers(self) -> None:
         now = time.monotonic()

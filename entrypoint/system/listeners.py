@@ -156,6 +156,10 @@ class Listeners:
             if listener.ours and not (listener.stored and STORED + listener.tag not in self._forgotten)
         }
 
+    def stored(self) -> int:
+        """Return how many systemd keeps already, once it has forgotten what is forgotten()."""
+        return sum(listener.ours for listener in self._listeners) - len(self.to_store())
+
     def stand_in(self, vips: Iterable[Vip]) -> None:
         """Have sockets that look like the VIPs to a configuration check, and are bound to nothing."""
         for vip in vips:

@@ -9,7 +9,7 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 _LONGEST_ADDRESS = 107
 """sun_path of unix(7), less one for the end of a path or the beginning of an abstract name."""
@@ -38,7 +38,7 @@ class Notifier:
         """Read what systemd says of itself; the variables stay as they are."""
         self._socket: socket.socket | None = None
         self._patience = _PATIENCE
-        self._told = False
+        self._failed = False
         self._room = 0
         self._address = _address(environment.get("NOTIFY_SOCKET", ""))
         if not self._address:
@@ -57,6 +57,11 @@ class Notifier:
         return self._socket is not None
 
     @property
+    def deaf(self) -> bool:
+        """Whether the last message could not be sent."""
+        return self._failed
+
+    @property
     def stores(self) -> bool:
         """Whether descriptors are kept for our next life: the unit has FileDescriptorStoreMax=."""
         return self._room > 0
@@ -70,26 +75,34 @@ class Notifier:
         """
         return self._send(lines)
 
-    def store(self, descriptors: Mapping[str, int]) -> str | None:
-        """Have descriptors kept under their names; those that are kept already may be among them.
+    def fit(self, descriptors: Iterable[str], kept: int = 0) -> tuple[list[str], str | None]:
+        """Choose what can be kept for our next life.
+
+        Args:
+            descriptors: the names of all that should be.
+            kept: how many others are kept already.
+
+        Returns:
+            The names, and the reason why some are not among them, one line for the log.
+
+        """
+        wanted = list(descriptors)
+        names = [name for name in wanted if _is_name(name)][: max(0, self._room - kept)]
+        if len(names) == len(wanted):
+            return names, None
+        failure = f"{len(wanted) - len(names)} of {len(wanted) + kept} VIPs are not in the FD store: "
+        return (
+            names,
+            failure + f"FileDescriptorStoreMax= has room for {self._room}, names of {_LONGEST_NAME} characters",
+        )
+
+    def store(self, name: str, descriptor: int) -> str | None:
+        """Have a descriptor kept under one of the names that fit; it may be kept already. The result is that of `send`.
 
         One message each, because a message has one name. FDPOLL=0, because systemd would throw away a socket that does
         not listen at the moment: it polls as hung up.
-
-        Returns:
-            The reason why some are not kept, one line for the log.
-
         """
-        if not self.stores:
-            return None
-        failure = None
-        names = [name for name in descriptors if _is_name(name)][: self._room]
-        if len(names) < len(descriptors):
-            failure = f"{len(descriptors) - len(names)} of {len(descriptors)} VIPs are not in the FD store: "
-            failure += f"FileDescriptorStoreMax= has room for {self._room}, names of {_LONGEST_NAME} characters"
-        for name in names:
-            failure = self._send({"FDSTORE": 1, "FDNAME": name, "FDPOLL": 0}, descriptors[name]) or failure
-        return failure
+        return self._send({"FDSTORE": 1, "FDNAME": name, "FDPOLL": 0}, descriptor) if self.stores else None
 
     def remove(self, name: str) -> str | None:
         """Have what is kept under this name forgotten; the same result as that of `send`."""
@@ -114,11 +127,11 @@ class Notifier:
         except OSError as error:
             # Who has let us wait once does not get the time of those who are served again.
             self._patience = 0
-            told, self._told = self._told, True
+            told, self._failed = self._failed, True
             what = ", ".join(lines)
             return None if told else f"systemd could not be told {what}: {error.strerror or error}; serving goes on"
         self._patience = _PATIENCE
-        self._told = False
+        self._failed = False
         return None
 
     def _give(self, line: socket.socket, message: bytes, rights: list[tuple[int, int, bytes]]) -> None:

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,12 @@ class Service:
         self.port = port
         self.unit = UNIT.format(name)
         self.configure("one")
-        host.put(f"/etc/default/safe_reload-{name}", f"SAFE_RELOAD_VIPS=127.0.0.1:{port}:FD_WEB\n")
+        self.vips(f"127.0.0.1:{port}:FD_WEB")
+
+    def vips(self, text: str, *, watch: str = "off") -> None:
+        """Choose the VIPs; and whether a changed file is a reload, which may come before the one that is asked for."""
+        name = f"/etc/default/safe_reload-{self.name}"
+        self.host.put(name, f"SAFE_RELOAD_VIPS={text}\nSAFE_RELOAD_WATCH={watch}\n")
 
     def configure(self, mark: str, text: str | None = None) -> None:
         """Write the configuration."""
@@ -224,6 +230,7 @@ def test_the_unit_is_installed_for_a_prefix(tmp_path: Path) -> None:
     files = make("install", tmp_path, "PREFIX=/opt/lb", "SYSTEMD_VERSION=252", "SYSCONFDIR=/opt/lb/etc")
     units = {name for name in files if "/systemd/" in name}
     assert units == {f"opt/lb/lib/systemd/system/{ANY_UNIT}"}
+    assert "opt/lb/share/man/man8/safe_reload.8" in files
     text = (tmp_path / units.pop()).read_text()
     assert "@" not in re.sub(r"#.*|.*@(system-service|privileged|resources).*|safe_reload@", "", text)
     assert "ExecStart=/opt/lb/bin/safe_reload " in text
@@ -264,7 +271,7 @@ def sandboxed(service: Service) -> Service:
     """A service with Debian's own global section, on port 80, that has everything a sandbox could break."""
     service.port = 80
     service.host.put("/etc/haproxy/says.lua", LUA)
-    service.host.put(f"/etc/default/safe_reload-{service.name}", "SAFE_RELOAD_VIPS=127.0.0.1:80:FD_WEB\n")
+    service.vips("127.0.0.1:80:FD_WEB")
     general, defaults, rest = service.host.must("cat", "/etc/haproxy/haproxy.cfg").partition("\ndefaults\n")
     service.configure("", general + HARD_ON_A_SANDBOX + defaults + rest + FRONTEND)
     service.drop_in(NO_PROTOCOL)
@@ -359,10 +366,12 @@ def test_started_means_that_it_serves(service: Service) -> None:
 
 
 def test_a_bad_configuration_does_not_start(service: Service) -> None:
-    """`systemctl start` fails, and haproxy's words are in the journal."""
+    """`systemctl start` fails, and haproxy's words are in the journal and in STATUS."""
+    service.drop_in("Restart=no\n")
     service.configure("", "nosuch keyword\n")
     assert service.systemctl("start")[0] != 0
     assert "unknown keyword 'nosuch' out of section" in service.journal()
+    assert "unknown keyword 'nosuch' out of section" in service.show("StatusText")
 
 
 @pytest.mark.parametrize("kind", ["notify", "notify-reload"])
@@ -379,14 +388,14 @@ def test_a_reload_waits_for_the_new_configuration(service: Service, kind: str) -
 
 @pytest.mark.parametrize("kind", ["notify", "notify-reload"])
 def test_a_reload_fails_with_the_configuration(service: Service, kind: str) -> None:
-    """`systemctl reload` fails, the service is active and serves, STATUS says why; the next reload succeeds."""
+    """`systemctl reload` fails, the service is active and serves, STATUS has haproxy's words; the next one succeeds."""
     service.drop_in(f"Type={kind}\n")
     service.must("start")
     service.configure("", "nosuch keyword\n")
     assert service.systemctl("reload")[0] != 0
     assert service.get() == "one"
     assert service.show("ActiveState") == "active"
-    assert "failed" in service.show("StatusText")
+    assert "the last reload failed: config : parsing" in service.show("StatusText")
     service.configure("two")
     service.must("reload")
     assert service.get() == "two"
@@ -409,13 +418,50 @@ def test_a_reload_that_nobody_asked_systemd_for_is_seen(running: Service) -> Non
     eventually(lambda: running.show("ActiveState") == "active")
 
 
+def test_a_changed_file_is_a_reload_that_is_seen(service: Service) -> None:
+    """Nobody has asked for anything: STATUS has the new generation, and the unit is active."""
+    service.vips(f"127.0.0.1:{service.port}:FD_WEB", watch="auto")
+    service.must("start")
+    service.configure("two")
+    service.serves("two")
+    eventually(lambda: "generation 2" in service.show("StatusText"))
+    eventually(lambda: service.show("ActiveState") == "active")
+
+
 def test_a_crash_of_haproxy_is_no_business_of_systemd(running: Service) -> None:
-    """Another haproxy serves, under the same safe_reload, in a unit that was never anything but active."""
+    """Another haproxy serves, under the same safe_reload, in a unit that was always active; STATUS knows."""
     main, haproxy = running.show("MainPID"), running.haproxy()
     running.host.kill_process("KILL", haproxy)
     assert running.get() == "one"
     assert running.haproxy() != haproxy
     assert (running.show("MainPID"), running.show("NRestarts"), running.show("ActiveState")) == (main, "0", "active")
+    eventually(lambda: "died unasked (1): the last one was killed by SIGKILL" in running.show("StatusText"))
+
+
+def test_a_stop_waits_for_who_is_being_served(running: Service) -> None:
+    """For longer than TimeoutStopSec=, because safe_reload asks for more time: nobody is killed."""
+    running.drop_in("TimeoutStopSec=1\n")
+    with running.host.connect(8080) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n")
+        eventually(lambda: "1 connection" in running.show("StatusText"))
+        running.host.must("systemctl", "stop", "--no-block", running.unit)
+        eventually(lambda: running.show("StatusText").startswith("stopping, 1 generation left"))
+        began = time.monotonic()
+        eventually(lambda: time.monotonic() > began + 2)
+        client.sendall(b"Connection: close\r\n\r\n")
+        assert client.makefile().read().endswith("one")
+    eventually(lambda: running.show("ActiveState") == "inactive")
+    assert running.show("Result") == "success"
+
+
+def test_a_stop_ends_the_reload_that_runs(running: Service) -> None:
+    """A new configuration that never becomes ready neither holds up `systemctl stop` nor makes it a failure."""
+    running.host.put("/etc/haproxy/hang.lua", "while true do end\n")
+    running.configure("", "global\n    lua-load /etc/haproxy/hang.lua\n" + configuration("two"))
+    running.host.must("systemctl", "kill", "--kill-whom=main", "-s", "USR1", running.unit)
+    eventually(lambda: running.show("ActiveState") == "reloading")
+    running.must("stop")
+    assert (running.show("ActiveState"), running.show("Result")) == ("inactive", "success")
 
 
 def test_a_stop_is_clean(running: Service) -> None:
@@ -442,6 +488,22 @@ def test_a_restart_under_load_loses_nothing(running: Service) -> None:
     assert running.show("NFileDescriptorStore") == "1"
 
 
+def test_an_upgrade_in_place_is_no_restart(running: Service) -> None:
+    """After a restart, whose VIPs came from the store: the same process, unit and socket, and a reload still works."""
+    running.must("restart")
+    before = (running.show("MainPID"), running.show("NRestarts"), sockets(running))
+    running.host.must("safe_reload", "upgrade", "--name", running.name)
+    assert running.get() == "one"
+    running.configure("two")
+    running.must("reload")
+    assert running.get() == "two"
+    assert (running.show("MainPID"), running.show("NRestarts"), sockets(running)) == before
+    assert running.show("NFileDescriptorStore") == "1"
+    running.must("restart")
+    assert running.get() == "two"
+    assert sockets(running) == before[2]
+
+
 def test_a_killed_safe_reload_loses_no_vip(running: Service) -> None:
     """After a SIGKILL the VIP still takes clients; they wait until the next safe_reload serves them."""
     running.drop_in("RestartSec=2\n")
@@ -454,7 +516,7 @@ def test_a_killed_safe_reload_loses_no_vip(running: Service) -> None:
 
 def test_a_vip_that_is_not_declared_any_more_is_closed_by_a_restart(running: Service) -> None:
     """What was stored and is not wanted refuses its clients; what is wanted now is bound and stored."""
-    running.host.put(f"/etc/default/safe_reload-{running.name}", "SAFE_RELOAD_VIPS=127.0.0.1:8081:FD_WEB\n")
+    running.vips("127.0.0.1:8081:FD_WEB")
     running.must("restart")
     assert running.host.get(8081) == "one"
     assert running.show("NFileDescriptorStore") == "1"
@@ -466,7 +528,7 @@ def test_many_vips_are_stored(service: Service) -> None:
     """A few hundred VIPs survive a restart, which takes them all back without binding one."""
     count = 300
     vips = ",".join(f"127.1.{n >> 8}.{n & 255}:8080:FD_{n}" for n in range(count))
-    service.host.put(f"/etc/default/safe_reload-{service.name}", f"SAFE_RELOAD_VIPS={vips}\n")
+    service.vips(vips)
     binds = "\n".join(f'    bind "fd@${{FD_{n}}}"' for n in range(count))
     service.configure("", configuration("many").replace('    bind "fd@${FD_WEB}"', binds))
     service.must("start")

@@ -746,7 +746,7 @@ def returned(*vips: Vip, before: str = "") -> dict[str, str]:
 def test_a_stored_vip_comes_back_with_those_who_wait(where: str) -> None:
     """It has its tag and its descriptor, is not bound again, and the client in its queue is served."""
 
-    def work() -> tuple[dict[str, int], int, dict[str, int], tuple[str, ...]]:
+    def work() -> tuple[dict[str, int], int, dict[str, int], int, tuple[str, ...]]:
         own_network()
         vips = parse_vips(f"{where}:FD_A")
         environment = returned(*vips)
@@ -756,9 +756,9 @@ def test_a_stored_vip_comes_back_with_those_who_wait(where: str) -> None:
         listeners.bind(vips, freebind=False)
         listeners.listen(["FD_A"])
         assert client
-        return listeners.tags(), accepted(3), listeners.to_store(), listeners.forgotten()
+        return listeners.tags(), accepted(3), listeners.to_store(), listeners.stored(), listeners.forgotten()
 
-    assert apart(work) == ({"FD_A": 3}, 1, {}, ())
+    assert apart(work) == ({"FD_A": 3}, 1, {}, 1, ())
 
 
 @needs_own_network

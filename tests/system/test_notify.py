@@ -70,7 +70,7 @@ def test_without_a_socket_nothing_happens(tmp_path: Path) -> None:
         assert not nobody.stores
         assert nobody.watchdog_interval is None
         assert nobody.send(READY=1) is None
-        assert nobody.store({"a": 0}) is None
+        assert nobody.store("a", 0) is None
         assert nobody.remove("a") is None
 
 
@@ -151,8 +151,8 @@ def test_descriptors_are_stored_by_name(recorder: Recorder) -> None:
     """One message each, with the same open file, that systemd does not poll."""
     with notifier({**recorder.environment, "FDSTORE": "10"}) as systemd, socket.socket() as a, socket.socket() as b:
         assert systemd.stores
-        assert systemd.store({"vip_A": a.fileno(), "vip_B": b.fileno()}) is None
         for name, made in (("vip_A", a), ("vip_B", b)):
+            assert systemd.store(name, made.fileno()) is None
             message, descriptors = recorder.descriptors()
             assert message == f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0"
             assert [os.fstat(descriptor).st_ino for descriptor in descriptors] == [os.fstat(made.fileno()).st_ino]
@@ -171,7 +171,7 @@ def test_without_a_store_nothing_is_stored(recorder: Recorder, store: str) -> No
     """A unit without FileDescriptorStoreMax= gets no descriptor that it would have to close."""
     with notifier({**recorder.environment, "FDSTORE": store}) as systemd:
         assert not systemd.stores
-        assert systemd.store({"vip_A": 0}) is None
+        assert systemd.store("vip_A", 0) is None
         systemd.remove("vip_A")
         systemd.send(READY=1)
         assert recorder.message() == "READY=1"
@@ -179,15 +179,25 @@ def test_without_a_store_nothing_is_stored(recorder: Recorder, store: str) -> No
 
 def test_what_finds_no_room_is_counted(recorder: Recorder) -> None:
     """More than the store has room for, or with names that it does not take: one line says how many."""
-    with notifier({**recorder.environment, "FDSTORE": "2"}) as systemd:
-        answer = systemd.store({"x" * 256: 0, "a:b": 0, "\u00e9": 0, "": 0, "x" * 255: 0, "b": 0, "c": 0})
-        assert answer == (
-            "5 of 7 VIPs are not in the FD store: FileDescriptorStoreMax= has room for 2, names of 255 characters"
+    with notifier({**recorder.environment, "FDSTORE": "3"}) as systemd:
+        assert systemd.fit(["x" * 256, "a:b", "\u00e9", "", "x" * 255, "b", "c"], kept=1) == (
+            ["x" * 255, "b"],
+            "5 of 8 VIPs are not in the FD store: FileDescriptorStoreMax= has room for 3, names of 255 characters",
         )
-        for name in ("x" * 255, "b"):
-            message, descriptors = recorder.descriptors()
-            assert message.splitlines()[1] == f"FDNAME={name}"
-            os.close(descriptors[0])
+        assert systemd.fit(["a", "b"], kept=1) == (["a", "b"], None)
+
+
+def test_who_is_deaf_is_known(tmp_path: Path) -> None:
+    """What could not be sent is told apart from what could, also after the one line about it."""
+    path = str(tmp_path / "notify")
+    with notifier({"NOTIFY_SOCKET": path}) as systemd:
+        assert not systemd.deaf
+        assert systemd.send(READY=1) is not None
+        assert systemd.send(READY=1) is None
+        assert systemd.deaf
+        with closing(Recorder(path).socket):
+            assert systemd.send(READY=1) is None
+            assert not systemd.deaf
 
 
 # ---- the watchdog, the clock ---------------------------------------------------------------------------------------

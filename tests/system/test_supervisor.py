@@ -248,6 +248,7 @@ def test_the_log_is_json_if_asked_for(begin: Begin) -> None:
 
     lb = begin("--log-format", "json", "--name", "front")
     eventually(lambda: lb.get() == "1")
+    eventually(lambda: "is current" in lb.log)
     bound, first = (json.loads(line) for line in lb.log.splitlines())
 
     assert bound["event"] == "bound"
