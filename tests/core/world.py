@@ -8,6 +8,7 @@ from entrypoint.core.events import (
     EXPORTER,
     Answered,
     Began,
+    Clock,
     Disk,
     Elapsed,
     Event,
@@ -94,13 +95,13 @@ def possible(state: State) -> Iterator[Event]:
         yield from (Exited(EXPORTER, 1), Spawned(EXPORTER, 77)) if state.exporter else (Spawned(EXPORTER, 77),)
     if watching:
         yield Stirred()
-        yield Seen(Why.SETTLED, Disk(unreadable="gone"))
         for digest in DIGESTS:
             yield Seen(Why.SETTLED, Disk(digest))
     for generation in state.generations:
         yield from _possible_for(generation, watching=watching, kept=bool(state.kept))
     for timer in timers(state):
-        yield Elapsed(timer)
+        if not (watching and timer.clock is Clock.SERVED):
+            yield Elapsed(timer)
 
 
 def _possible_for(generation: Generation, *, watching: bool, kept: bool) -> Iterator[Event]:
@@ -121,9 +122,10 @@ def _possible_for(generation: Generation, *, watching: bool, kept: bool) -> Iter
             for digest in DIGESTS if watching else ("",):
                 yield Seen(Why.CANDIDATE, Disk(digest), number)
         case Candidate():
-            yield Answered(number, listening(generation.pid))
+            # Without a listener on a VIP nothing has to be retired, which is not what that variant is about.
+            yield Answered(number, listening(generation.pid, bound=()))
             if not watching:
-                yield Answered(number, listening(generation.pid, bound=()))
+                yield Answered(number, listening(generation.pid))
                 yield Answered(number, listening(1))
         case Retiring(asked=True):
             if not watching:
