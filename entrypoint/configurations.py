@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from entrypoint.core import events
 from entrypoint.core.command import Serve
 from entrypoint.core.events import Level, Log
 from entrypoint.core.settings import Settings
+from entrypoint.core.types import Any
 from entrypoint.system.contents import Contents, Disk
 from entrypoint.system.inotify import Inotify
 from entrypoint.system.kept import DamagedError, Files, StateFile

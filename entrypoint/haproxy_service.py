@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from entrypoint import __version__, upgrade
 from entrypoint.births import exporter_birth
@@ -32,6 +31,7 @@ from entrypoint.core.history import BUCKETS, History
 from entrypoint.core.records import dataclass
 from entrypoint.core.settings import Settings
 from entrypoint.core.state import BackingOff, Candidate, Current, Lingering, State, Stopping
+from entrypoint.core.types import Any
 from entrypoint.desk import Desk, House
 from entrypoint.notices import Notices
 from entrypoint.supervisor import Supervisor

@@ -7,10 +7,10 @@ Follows from the state, so that a reload has the same messages whatever asked fo
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from entrypoint.core.events import Level, Log
 from entrypoint.core.state import Candidate, Current, Ended, Lingering, State, Stopping
+from entrypoint.core.types import Any
 from entrypoint.sources import Sources
 from entrypoint.survey import Survey
 from entrypoint.system.notify import Notifier, monotonic_usec

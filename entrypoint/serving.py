@@ -1,7 +1,6 @@
 """Puts together what serves haproxy: everything that can fail before the first process, or what the last life left."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from entrypoint.births import HaproxyBirth, haproxy_environment
 from entrypoint.configurations import Configurations
@@ -12,6 +11,7 @@ from entrypoint.core.heritage import from_plain
 from entrypoint.core.machine import Machine
 from entrypoint.core.records import dataclass
 from entrypoint.core.settings import Settings
+from entrypoint.core.types import Any
 from entrypoint.core.vips import parse_vips
 from entrypoint.haproxy_service import HaproxyService, Parts
 from entrypoint.supervisor import Supervisor, World

@@ -4,7 +4,8 @@ import math
 import selectors
 import time
 from collections.abc import Callable
-from typing import Protocol
+
+from entrypoint.core.types import Protocol
 
 _LONGEST_WAIT = 86400.0
 """Seconds; epoll_wait(2) takes no more than 24 days."""

@@ -11,7 +11,6 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, assert_never
 
 from entrypoint.births import Newborn, RefusedError
 from entrypoint.core.events import (
@@ -47,6 +46,7 @@ from entrypoint.core.events import (
 )
 from entrypoint.core.machine import Machine
 from entrypoint.core.records import dataclass
+from entrypoint.core.types import Any, Protocol, assert_never
 from entrypoint.sources import Sources
 from entrypoint.system.cli_channel import CliChannel, Conversation
 from entrypoint.system.files import PidFile

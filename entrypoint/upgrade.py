@@ -10,9 +10,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from entrypoint.core.heritage import FORMAT, HeritageError
+from entrypoint.core.types import Any
 from entrypoint.system.processes import Birth, find_program
 from entrypoint.system.signals import block_all, let_through
 

@@ -5,12 +5,12 @@ ones, and nobody waits.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from entrypoint.core.records import replace
 from entrypoint.core.runtime_api import Bind
 from entrypoint.core.settings import Settings
 from entrypoint.core.state import Current, Draining, Ending, Generation, Phase, State
+from entrypoint.core.types import Any
 
 FORMAT = 1
 """Of everything that is left; a program that knows another one refuses, and the old one goes on."""

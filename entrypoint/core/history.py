@@ -1,10 +1,10 @@
 """What has happened so far, for status and metrics: read off the events of the log, so that they cannot disagree."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from entrypoint.core.events import Log
 from entrypoint.core.records import dataclass
+from entrypoint.core.types import Any
 
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 """Upper bounds in seconds of how long reloads took."""

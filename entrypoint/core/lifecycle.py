@@ -15,7 +15,6 @@ from the last known good configuration.
 """
 
 import signal
-from typing import assert_never
 
 from entrypoint.core import retiring, runtime_api, stopping, watching
 from entrypoint.core.endings import how_it_died, shell_status
@@ -78,6 +77,7 @@ from entrypoint.core.state import (
     then,
     timers,
 )
+from entrypoint.core.types import assert_never
 
 RELOAD_SIGNALS = frozenset({signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP})
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})

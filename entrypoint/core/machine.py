@@ -1,11 +1,11 @@
 """A decision function together with the state it is at, so that one loop can run any of them."""
 
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
 
 from entrypoint.core.events import Effect, Event, Timer
 from entrypoint.core.records import dataclass
 from entrypoint.core.state import Ended
+from entrypoint.core.types import Generic, Protocol, TypeVar
 
 
 class HasStage(Protocol):

@@ -3,10 +3,10 @@
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Any
 
 from entrypoint.core.events import Level
 from entrypoint.core.records import dataclass
+from entrypoint.core.types import Any
 from entrypoint.core.vips import Vip, parse_vips
 
 ENVIRONMENT_PREFIX = "SAFE_RELOAD_"

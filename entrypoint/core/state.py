@@ -5,12 +5,12 @@ no pids of the dead, no history.
 """
 
 from collections.abc import Iterator
-from typing import assert_never
 
 from entrypoint.core import runtime_api
 from entrypoint.core.events import Clock, Disk, Effect, Level, Log, Request, Timer
 from entrypoint.core.records import dataclass, replace
 from entrypoint.core.settings import Settings
+from entrypoint.core.types import assert_never
 
 SERVED_AFTER = 1.0
 PROVEN_AFTER = 10.0

@@ -1,7 +1,6 @@
 """How safe_reload ends: gracefully, at once, or because it gives up."""
 
 import signal
-from typing import assert_never
 
 from entrypoint.core.events import EXPORTER, CloseVips, Effect, Level, Log, Reply, Request, Send
 from entrypoint.core.records import replace
@@ -21,6 +20,7 @@ from entrypoint.core.state import (
     Stopping,
     then,
 )
+from entrypoint.core.types import assert_never
 
 
 def stop(state: State, trigger: str) -> Step:

@@ -1,12 +1,12 @@
 """The verbs: what each one takes, and its help text."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from entrypoint.core.arguments import split
 from entrypoint.core.command import DEFAULT_CONFIGURATION
 from entrypoint.core.records import dataclass
 from entrypoint.core.settings import OPTIONS, Option, OptionError, instance_name
+from entrypoint.core.types import Any
 
 _OF_PID_1 = {option.field: option for option in OPTIONS}
 _WHICH = tuple(_OF_PID_1[field] for field in ("name", "pid_file", "runtime_dir"))

@@ -10,9 +10,9 @@ import errno
 import os
 import socket
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
 
 from entrypoint.core.records import dataclass
+from entrypoint.core.types import Any
 from entrypoint.core.vips import ANY, Vip
 
 STORED = "safe_reload_vip_"

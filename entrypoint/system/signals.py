@@ -6,9 +6,9 @@ Owns the process's signal mask and dispositions, and the pipe through which arri
 import os
 import signal
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from entrypoint.core.records import dataclass
+from entrypoint.core.types import Any
 
 try:
     import prctl
@@ -185,7 +185,7 @@ def set_name(name: str) -> None:
         prctl.set_name(name)
 
 
-def _require() -> Any:  # noqa: ANN401  # python-prctl has no type information
+def _require() -> Any:  # python-prctl has no type information
     if prctl is None:
         raise PrctlError(_WHY_NOT)
     return prctl
