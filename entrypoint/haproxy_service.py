@@ -93,6 +93,7 @@ class HaproxyService:
             versions=self._versions,
             began=self._began,
             ages=self._age,
+            failures=lambda: self._history.failures,
         )
         self._desk = Desk(parts.control, supervisor.sources, house) if parts.control else None
         listeners = parts.listeners
@@ -123,8 +124,8 @@ class HaproxyService:
         return state
 
     def _age(self, number: int) -> float:
-        now = time.time()
-        return max(0.0, now - self._history.born.get(number, now))
+        now = time.monotonic()
+        return now - self._history.born.get(number, now)
 
     # ---- what happens ----------------------------------------------------------------------------------------------
 
@@ -154,7 +155,7 @@ class HaproxyService:
 
     def said(self, line: Log, words: str) -> None:
         """Note what was logged, for status, metrics and systemd."""
-        self._history.note(line, time.time())
+        self._history.note(line, time.time(), time.monotonic())
         self._notices.note(line, words)
         match line.event:
             case "current":
@@ -229,6 +230,7 @@ class HaproxyService:
             case Reply(client=client, success=success, message=message, number=number):
                 if self._desk:
                     words = self._supervisor.words_of(number)
+                    words += "\n" if words and not words.endswith("\n") else ""
                     self._desk.reply(client, f"Success={int(success)}\n--\n{words}{message}\n")
             case TakeOver():
                 if parts.predecessor:
@@ -358,6 +360,7 @@ class HaproxyService:
                 "pending": bool(current and disk.digest and disk.digest != current.digest),
                 "last_known_good": bool(current and current.kept),
                 "files": parts.configurations.files,
+                "failed_sha256": state.failed or None,
                 "unreadable": disk.unreadable or None,
             },
             "last_reload": last
