@@ -78,6 +78,8 @@ class HaproxyService:
         self._waiting: tuple[Passed, ...] | None = None
         self._words_of_last = ""
         self._startup_words = ""
+        self._answers: list[tuple[int, str]] = []
+        """For whom, and what, once the old generation accepts no more."""
 
     def begin(self, supervisor: Supervisor) -> Event:
         """Begin to serve; return what the core is told first."""
@@ -203,8 +205,15 @@ class HaproxyService:
         self._waiting = None
 
     def decided(self) -> None:
-        """Tell systemd what has become true."""
+        """Tell systemd what has become true, and those who have asked for a reload.
+
+        While the old generation still lets go of the VIPs, it may accept what comes after the answer.
+        """
         self._notices.update(self._state)
+        if self._answers and self._desk and not self._state.retiring:
+            answers, self._answers = self._answers, []
+            for client, text in answers:
+                self._desk.reply(client, text)
 
     # ---- what is to be done ----------------------------------------------------------------------------------------
 
@@ -231,7 +240,7 @@ class HaproxyService:
                 if self._desk:
                     words = self._supervisor.words_of(number)
                     words += "\n" if words and not words.endswith("\n") else ""
-                    self._desk.reply(client, f"Success={int(success)}\n--\n{words}{message}\n")
+                    self._answers.append((client, f"Success={int(success)}\n--\n{words}{message}\n"))
             case TakeOver():
                 if parts.predecessor:
                     parts.predecessor.retire()
