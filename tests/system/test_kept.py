@@ -1,5 +1,6 @@
 """The last known good configuration on disk is read back whole, or not at all."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entrypoint.system.kept import DamagedError, StateFile, _parse, _written, sha256
+from entrypoint.system.kept import DamagedError, StateFile, _parse, _written
 
 DIGEST = "ab" * 32
 HEAD = b"safe_reload last known good 1\n"
@@ -58,7 +59,7 @@ def test_every_damage_is_noticed(written: Path) -> None:
 @given(st.binary())
 def test_any_content_with_a_right_checksum_is_no_crash(body: bytes) -> None:
     """A ValueError is the only way in which it is refused."""
-    content = HEAD + sha256(body).hexdigest().encode() + b"\n" + body
+    content = HEAD + hashlib.sha256(body).hexdigest().encode() + b"\n" + body
     try:
         _parse(content)
     except ValueError:
