@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from entrypoint.system.control import LONGEST_LINE, Client, Control
+from entrypoint.system.control import LONGEST_LINE, Client, Control, listen
 from tests.waiting import eventually
 
 
@@ -21,7 +21,7 @@ def connected(control: Control) -> tuple[socket.socket, Client]:
 
 def test_the_file_is_private_and_goes_with_us(tmp_path: Path) -> None:
     """Nothing else is in the folder, during or after."""
-    control = Control(str(tmp_path / "run"), "lb")
+    control = listen(str(tmp_path / "run"), "lb")
     assert os.listdir(tmp_path / "run") == ["lb.sock"]
     assert Path(control.path).stat().st_mode & 0o777 == 0o600
     control.close()
@@ -33,15 +33,15 @@ def test_a_dead_instances_place_is_taken_and_a_living_ones_is_not(tmp_path: Path
     """Two instances of one name would answer for each other."""
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / "lb.sock"))
-    control = Control(str(tmp_path), "lb")
+    control = listen(str(tmp_path), "lb")
     with pytest.raises(OSError, match="give this one another --name"):
-        Control(str(tmp_path), "lb")
+        listen(str(tmp_path), "lb")
     control.close()
 
 
 def test_somebody_elses_file_stays(tmp_path: Path) -> None:
     """Who has replaced ours keeps it."""
-    control = Control(str(tmp_path), "lb")
+    control = listen(str(tmp_path), "lb")
     Path(control.path).unlink()
     Path(control.path).write_text("")
     Path(tmp_path / "x").write_text("")
@@ -56,14 +56,14 @@ def test_what_cannot_be_had_leaves_nothing_behind(tmp_path: Path, name: str) -> 
     (tmp_path / "folder.sock").mkdir()
     (tmp_path / "folder.sock" / "x").mkdir()
     with pytest.raises(OSError, match=r".+"):
-        Control(str(tmp_path), name)
+        listen(str(tmp_path), name)
 
     assert os.listdir(tmp_path) == ["folder.sock"]
 
 
 def test_lines_come_whole_and_bounded(tmp_path: Path) -> None:
     """Half a line waits; one that is too long, or the end, is the end."""
-    control = Control(str(tmp_path), "lb")
+    control = listen(str(tmp_path), "lb")
     other, client = connected(control)
     other.sendall(b"one\r\ntw\xff")
     assert client.receive() == ["one"]
@@ -80,7 +80,7 @@ def test_lines_come_whole_and_bounded(tmp_path: Path) -> None:
 
 def test_a_hang_up_is_told_from_a_half_close(tmp_path: Path) -> None:
     """socat half-closes, and waits for its answer."""
-    control = Control(str(tmp_path), "lb")
+    control = listen(str(tmp_path), "lb")
     other, client = connected(control)
     other.shutdown(socket.SHUT_WR)
     assert client.receive() is None
