@@ -84,5 +84,7 @@ def test_any_notify_environment_is_survived() -> None:
     def tell(address: str, watchdog: str) -> None:
         notifier = Notifier({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": watchdog, "WATCHDOG_PID": watchdog})
         notifier.send(READY=1)
+        if notifier._socket:  # noqa: SLF001  # it is PID 1's for its whole life
+            notifier._socket.close()  # noqa: SLF001
 
     again_and_again(tell)
