@@ -5,7 +5,7 @@ PYTHON ?= /usr/bin/python3
 BIN = .venv/bin
 
 .DEFAULT_GOAL = help
-.PHONY: bench bench-2017 bench-quick clean conformity diagram help image images lint run stop test test-chaos test-cluster test-container test-core test-long test-system types
+.PHONY: bench bench-2017 bench-quick clean conformity diagram fuzz help image images lint run stop test test-chaos test-cluster test-container test-core test-long test-system types
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do printf '  %-20s %s\n' "$$target" "$$text"; done
@@ -45,6 +45,9 @@ test-long: .venv/installed images ## the tests that take longer than make test m
 
 test-chaos: .venv/installed image ## 15 minutes of chaos under load; again with CHAOS_SEED=, longer with CHAOS_SECONDS=
 	CHAOS_SECONDS=$${CHAOS_SECONDS:-900} $(BIN)/pytest tests/container/test_chaos.py
+
+fuzz: .venv/installed ## 10 minutes of anything at all at every door; longer with FUZZ_SECONDS=
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-200} $(BIN)/pytest tests/system/test_fuzz.py
 
 image: ## haproxy-safe-reload:dev (Debian trixie, HAProxy 3.0)
 	@docker/engine

@@ -1,7 +1,7 @@
 """The command line: arguments and environment in, an exit status out."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from entrypoint import __version__
 from entrypoint.births import (
@@ -29,7 +29,16 @@ from entrypoint.core.configuration import tags
 from entrypoint.core.events import Level, Log
 from entrypoint.core.heritage import HeritageError
 from entrypoint.core.machine import Machine
-from entrypoint.core.settings import OPTIONS, OptionError, Settings, instance_name, read_settings
+from entrypoint.core.settings import (
+    ENVIRONMENT_PREFIX,
+    OPTIONS,
+    LogFormat,
+    Option,
+    OptionError,
+    Settings,
+    instance_name,
+    read_settings,
+)
 from entrypoint.core.vips import Vip
 from entrypoint.serving import SPARE_DESCRIPTORS, Setting, serve
 from entrypoint.supervisor import Supervisor, World
@@ -66,8 +75,10 @@ def run(arguments: Sequence[str], environment: Mapping[str, str], mask: frozense
         mask: the signals that were blocked when this process began; all are blocked now.
 
     """
+    fatal = _fatal((), environment)
     try:
         words = split(arguments)
+        fatal = _fatal(words.given, environment)
         if words.text:
             os.write(_STDOUT, f"{_text(words.text)}\n".encode())
             return 0
@@ -83,20 +94,33 @@ def run(arguments: Sequence[str], environment: Mapping[str, str], mask: frozense
                 return 0
             settings, warnings = read_settings((*words.given, *rest.given), environment)
             command, more = read_check(rest.operands, is_program=is_program)
-            return _start(command, settings, (*warnings, *more), environment, mask)
+            return _start(command, settings, (*warnings, *more), environment, mask, fatal)
         settings, warnings = read_settings(words.given, environment)
         command = read_command(words.operands, after_dashes=words.after_dashes, is_program=is_program)
-        return _start(command, settings, warnings, environment, mask)
+        return _start(command, settings, warnings, environment, mask, fatal)
     except (UsageError, OptionError) as error:
-        write_to_stderr(text_line("FATAL", f"{error}; see safe_reload --help"))
+        fatal(f"{error}; see safe_reload --help")
     except (ListenError, RefusedError, HeritageError, signals.PrctlError) as error:
-        write_to_stderr(text_line("FATAL", str(error)))
+        fatal(str(error))
     except OSError as error:
-        write_to_stderr(text_line("FATAL", f"cannot start: {error}"))
+        fatal(f"cannot start: {error}")
     finally:
         # The interpreter gives signals their default actions back when it ends: a late one must not change the status.
         signals.block_all()
     return _FAILED
+
+
+def _text_fatal(line: str) -> None:
+    write_to_stderr(text_line("FATAL", line))
+
+
+def _fatal(given: Sequence[tuple[Option, str]], environment: Mapping[str, str]) -> Callable[[str], None]:
+    """Return what tells why nothing is started, in the format that was asked for, also when an option is wrong."""
+    asked = [text for option, text in given if option.field == "log_format"]
+    if (asked or [environment.get(f"{ENVIRONMENT_PREFIX}LOG_FORMAT", "")])[-1] != LogFormat.JSON:
+        return _text_fatal
+    logger = Logger(Level.ERROR, LogFormat.JSON)
+    return lambda line: logger.write(Log(Level.ERROR, "fatal", line))
 
 
 # ---- texts ---------------------------------------------------------------------------------------------------------
@@ -146,7 +170,12 @@ def _help() -> str:
 
 
 def _start(
-    command: Command, settings: Settings, warnings: Sequence[str], environment: Mapping[str, str], mask: frozenset[int]
+    command: Command,
+    settings: Settings,
+    warnings: Sequence[str],
+    environment: Mapping[str, str],
+    mask: frozenset[int],
+    fatal: Callable[[str], None],
 ) -> int:
     serves = isinstance(command, Serve)
     files.fill_standard_descriptors(inheritable=serves)
@@ -160,9 +189,7 @@ def _start(
         signals.set_parent_death_signal(settings.parent_death_signal)
     _become_reaper(logger, serves=serves or isinstance(command, Check), asked=settings.subreaper)
     signals.set_name("safe_reload")
-    processes = Processes(
-        prepare=lambda: signals.restore(inherited), complain=lambda line: write_to_stderr(text_line("FATAL", line))
-    )
+    processes = Processes(prepare=lambda: signals.restore(inherited), complain=fatal)
     if settings.no_new_privs:
         signals.forbid_new_privileges()
     listeners = Listeners(settings.backlog)

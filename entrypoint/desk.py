@@ -22,8 +22,20 @@ from entrypoint.sources import Sources
 from entrypoint.survey import Survey
 from entrypoint.system.control import Client, Control
 
+_MOST_VISITS = 128
+"""Beyond it the one that is missed least makes room."""
+_MOST_RELOADERS = 64
+"""So many may wait for a reload; they never make room, and leave some for those who ask whether we live."""
+_LONGEST_COMMAND = 65536
+"""With its payload."""
 _ROOM = 65536
+_LOOK_AFTER = 1.0
+"""Seconds after which it is looked whether somebody who waits for an answer is still there."""
+_REST = 0.1
+"""Seconds without new connections, when there are no descriptors left."""
 _TRIGGER = "the control socket"
+_PROMPT = "master> "
+"""What programs that drive haproxy's master wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,162 +55,246 @@ class House:
     began: float
     """On the monotonic clock."""
     ages: Callable[[int], float]
+    failures: Callable[[], int]
+    """How many reloads have failed."""
+
+
+class Visit:
+    """A client, and where it is in its questions."""
+
+    def __init__(self, client: Client) -> None:
+        """Begin with a client that has said nothing."""
+        self.client = client
+        self.commands: deque[str] = deque()
+        self.target = ""
+        """The generation that its commands without a prefix are for; empty for us."""
+        self.prompt = False
+        self.spoke = False
+        self.ends = False
+        """It is over when everything has been answered."""
+        self.waits_for = ""
+        """What it awaits: reload, upgrade, status, or a generation; nothing while its next command can be taken."""
+        self.session: socket.socket | None = None
+        """The CLI of the generation whose answer is copied."""
+        self.payload: list[str] | None = None
+        """The lines of a command that is not whole yet."""
+        self.pattern = ""
+        """The line that ends it."""
+
+    @property
+    def patience(self) -> int:
+        """How much harm it would do to hang up."""
+        if self.waits_for in {"reload", "upgrade"}:
+            return 3
+        return 2 if self.waits_for else int(self.spoke)
 
 
 class Desk:
-    """Serves the clients of one control socket."""
+    """Serves the clients of one control socket.
+
+    A client's commands are taken one in a turn of the loop, and the next one only when the answer before it has been
+    read: so nobody can have PID 1 work, or remember, more than one answer at a time.
+    """
 
     def __init__(self, control: Control, sources: Sources, house: House) -> None:
         """Begin to listen."""
         self._control = control
         self._sources = sources
         self._house = house
-        self._queues: dict[int, deque[str]] = {}
-        self._busy: dict[int, Callable[[], None]] = {}
-        """Those who wait for an answer, each with what is to be done if they hang up."""
-        self._prompts: set[int] = set()
+        self._visits: dict[int, Visit] = {}
+        """By the client's number, oldest first."""
+        self._asked: list[Visit] = []
+        """Those who wait for the survey that runs."""
+        self._survey: Survey | None = None
         sources.add(control, self._accept)
 
     # ---- coming and going ------------------------------------------------------------------------------------------
 
     def _accept(self) -> None:
-        client, evicted = self._control.accept()
-        if evicted:
-            self._dismiss(evicted)
+        try:
+            client = self._control.accept()
+        except OSError:
+            self._make_room()
+            self._sources.remove(self._control)
+            self._sources.alarm(self._control, _REST, lambda: self._sources.add(self._control, self._accept))
+            return
         if client:
-            self._queues[client.number] = deque()
-            self._sources.add(client, lambda: self._hear(client))
+            if len(self._visits) >= _MOST_VISITS:
+                self._make_room()
+            visit = self._visits[client.number] = Visit(client)
+            self._go_on(visit)
 
-    def _dismiss(self, client: Client) -> None:
-        """Hang up on a client, or let it go."""
-        cancel = self._busy.pop(client.number, None)
-        if cancel:
-            cancel()
-        self._queues.pop(client.number, None)
-        self._prompts.discard(client.number)
-        self._control.forget(client)
+    def _make_room(self) -> None:
+        """Hang up on who is missed least, and has been there for longest."""
+        visit = min(self._visits.values(), key=lambda one: one.patience, default=None)
+        if visit and visit.patience < 3:
+            self._dismiss(visit)
+
+    def _dismiss(self, visit: Visit) -> None:
+        client = visit.client
+        self._visits.pop(client.number, None)
+        if visit in self._asked:
+            self._asked.remove(visit)
+        self._end_session(visit)
+        self._sources.cancel(client)
         self._sources.remove(client)
         client.close()
 
-    def _hear(self, client: Client) -> None:
-        if not client.flush():
-            self._dismiss(client)
+    def _go_on(self, visit: Visit) -> None:
+        """Wait for what comes next: room to write, an answer, our next turn, what it asks next; or let it go."""
+        client = visit.client
+        self._sources.cancel(client)
+        if client.number not in self._visits:
             return
-        lines = client.receive()
-        if lines is None:
-            # Who has said all it wants to may close its side; what it waits for is still sent.
-            if self._busy.get(client.number) or client.waits:
-                client.ends = True
-                self._wait_to_write(client)
-            else:
-                self._dismiss(client)
-            return
-        queue = self._queues[client.number]
-        for line in lines:
-            # Without a prompt one line is all that is answered, as by haproxy's own CLI.
-            if client.ends:
-                break
-            queue.extend(master_cli.split(line))
-            client.ends = client.number not in self._prompts and "prompt" not in queue
-            if not queue and not client.ends:
-                self._say(client, "")
-        self._serve(client)
-
-    def _wait_to_write(self, client: Client) -> None:
         if client.waits:
-            self._sources.pause(client, lambda: self._written(client))
-        elif client.ends:
+            self._sources.pause(client, lambda: self._written(visit))
+            return
+        if visit.waits_for:
             self._sources.remove(client)
+            self._sources.alarm(client, _LOOK_AFTER, lambda: self._look(visit))
+        elif visit.commands:
+            self._sources.remove(client)
+            self._sources.alarm(client, 0.0, lambda: self._serve(visit))
+        elif visit.ends:
+            self._dismiss(visit)
         else:
-            self._sources.add(client, lambda: self._hear(client))
+            self._sources.add(client, lambda: self._hear(visit))
 
-    def _written(self, client: Client) -> None:
-        if not client.flush():
-            self._dismiss(client)
-        elif not client.waits:
-            self._after(client)
+    def _written(self, visit: Visit) -> None:
+        if not visit.client.flush():
+            self._dismiss(visit)
+        elif not visit.client.waits:
+            session = visit.session
+            if session:
+                self._sources.add(session, lambda: self._copy(visit, session))
+            self._go_on(visit)
 
-    def _after(self, client: Client) -> None:
-        """Go on with a client that has got everything that was written."""
-        if client.number not in self._control.clients:
-            return
-        if client.ends and client.number not in self._busy and not self._queues.get(client.number):
-            if client.waits:
-                self._wait_to_write(client)
-            else:
-                self._dismiss(client)
-            return
-        self._wait_to_write(client)
+    def _look(self, visit: Visit) -> None:
+        """Let go of a client that has not waited for its answer; who asked for a reload counts until it is over."""
+        if visit.patience < 3 and visit.client.has_gone():
+            self._dismiss(visit)
+        else:
+            self._go_on(visit)
 
     # ---- commands --------------------------------------------------------------------------------------------------
 
-    def _serve(self, client: Client) -> None:
-        """Carry out what a client has asked for, up to the first thing that takes time."""
-        queue = self._queues[client.number]
-        while queue and client.number not in self._busy:
-            self._do(client, queue.popleft())
-            if client.number not in self._control.clients:
-                return
-        self._after(client)
-
-    def _do(self, client: Client, command: str) -> None:
-        words = command.split()
-        target = master_cli.passed(command)
-        if target:
-            self._pass(client, target)
+    def _hear(self, visit: Visit) -> None:
+        lines = visit.client.receive()
+        if lines is None:
+            self._dismiss(visit)
             return
-        match words:
+        for line in lines:
+            # Without a prompt one line is all that is answered, as by a generation's own CLI.
+            if visit.ends:
+                break
+            self._take(visit, line)
+        self._go_on(visit)
+
+    def _take(self, visit: Visit, line: str) -> None:
+        """Take in a line: commands, or what belongs to the last of them."""
+        visit.spoke = True
+        if visit.payload is None:
+            commands, pattern = master_cli.split(line), None
+            if commands:
+                pattern = master_cli.payload_ends_with(commands[-1])
+            if pattern is None:
+                visit.commands.extend(commands)
+            else:
+                visit.commands.extend(commands[:-1])
+                visit.payload, visit.pattern = [commands[-1]], pattern
+                return
+            if not commands and visit.prompt:
+                self._say(visit, "")
+        elif line != visit.pattern:
+            visit.payload.append(line)
+            visit.ends = sum(map(len, visit.payload)) > _LONGEST_COMMAND
+            return
+        else:
+            visit.commands.append("\n".join([*visit.payload, line]))
+            visit.payload = None
+        visit.ends = not visit.prompt and not any(one.split()[0] == "prompt" for one in visit.commands)
+
+    def _serve(self, visit: Visit) -> None:
+        """Carry out the next command."""
+        command = visit.commands.popleft()
+        try:
+            self._do(visit, command)
+        except OSError as error:
+            self._say(visit, f"Cannot do it now: {error.strerror or error}\n\n")
+        self._go_on(visit)
+
+    def _do(self, visit: Visit, command: str) -> None:
+        target = master_cli.passed(command)
+        if not target and visit.target and not command.startswith("@"):
+            target = master_cli.Pass(visit.target, command)
+        if target and target.command:
+            self._pass(visit, target)
+            return
+        if target:
+            # As with haproxy's master: from now on everything is for this one.
+            visit.target = target.target
+            return
+        if command.startswith("@"):
+            command = command.partition(" ")[2].strip()
+            if not command:
+                visit.target = ""
+                return
+        self._answer(visit, command)
+
+    def _answer(self, visit: Visit, command: str) -> None:
+        house = self._house
+        match command.split():
             case ["reload"]:
-                self._wait_for(client)
-                self._house.submit(ReloadAsked(Request(_TRIGGER, client.number)))
+                if sum(one.waits_for == "reload" for one in self._visits.values()) >= _MOST_RELOADERS:
+                    self._say(visit, f"Success=0\n--\n{_MOST_RELOADERS} wait for a reload already: try again later\n")
+                    return
+                visit.waits_for = "reload"
+                house.submit(ReloadAsked(Request(_TRIGGER, visit.client.number)))
             case ["upgrade"]:
-                self._wait_for(client)
-                self._house.submit(UpgradeAsked(client.number))
+                visit.waits_for = "upgrade"
+                house.submit(UpgradeAsked(visit.client.number))
             case ["stop", *how] if how in ([], ["now"]):
-                self._house.submit(StopAsked(_TRIGGER, quick=bool(how)))
-                self._say(client, "stopping\n\n")
+                house.submit(StopAsked(_TRIGGER, quick=bool(how)))
+                self._say(visit, "stopping\n\n")
             case ["status"]:
-                self._survey(client)
+                self._ask_all(visit)
             case ["show", "proc", *_]:
-                self._say(client, self._show_proc())
+                self._say(visit, self._show_proc())
             case ["show", "startup-logs"]:
-                self._say(client, self._house.startup_words() + "\n")
+                self._say(visit, house.startup_words() + "\n")
             case ["show", "version"]:
-                self._say(client, f"safe_reload {__version__}\n\n")
+                self._say(visit, f"safe_reload {__version__}\n\n")
             case ["quit" | "exit"]:
-                client.ends = True
-                self._prompts.discard(client.number)
-                self._queues[client.number].clear()
+                visit.commands.clear()
+                visit.ends = True
             case ["prompt", *_]:
-                self._prompts.add(client.number)
-                client.ends = False
-                self._say(client, "\n")
+                visit.prompt, visit.ends = True, False
+                self._say(visit, "\n")
             case ["help", *_]:
-                self._say(client, master_cli.HELP + "\n")
-            case (
-                ["set", "severity-output", *_] | ["mode", *_] | ["experimental-mode" | "expert-mode", *_] | ["@master"]
-            ):
-                self._say(client, "\n")
+                self._say(visit, master_cli.HELP + "\n")
+            case ["set", "severity-output", *_] | [
+                "mode" | "experimental-mode" | "expert-mode" | "mcli-debug-mode",
+                *_,
+            ]:
+                self._say(visit, "\n")
             case _:
-                self._say(client, f"Unknown command: '{command[:80]}', try 'help'\n\n")
+                self._say(visit, f"Unknown command: '{command[:80]}', try 'help'\n\n")
 
-    def _say(self, client: Client, text: str) -> None:
-        prompt = "safe_reload> " if client.number in self._prompts else ""
-        client.send((text + prompt).encode(errors="replace"))
+    def _say(self, visit: Visit, text: str) -> None:
+        prompt = _PROMPT if visit.prompt else ""
+        if not visit.client.send((text + prompt).encode(errors="replace")):
+            self._dismiss(visit)
 
-    def _wait_for(self, client: Client, cancel: Callable[[], None] = lambda: None) -> None:
-        self._busy[client.number] = cancel
-
-    def _finish(self, client: Client, text: str) -> None:
+    def _finish(self, visit: Visit, text: str) -> None:
         """Give the answer that a client has waited for, and go on with its next command."""
-        self._busy.pop(client.number, None)
-        self._say(client, text)
-        self._serve(client)
+        visit.waits_for = ""
+        self._say(visit, text)
+        self._go_on(visit)
 
     def hand_down(self, number: int) -> tuple[str, int, int]:
         """Return the socket's path and descriptor, and that of one client, for the program that takes our place."""
-        client = self._control.clients.get(number)
-        return self._control.path, self._control.fileno(), client.fileno() if client else -1
+        visit = self._visits.get(number)
+        return self._control.path, self._control.fileno(), visit.client.fileno() if visit else -1
 
     def take_in(self, descriptor: int, text: str) -> None:
         """Give a client of our last life the answer that it waits for.
@@ -208,95 +304,88 @@ class Desk:
 
         """
         client = self._control.take_in(descriptor)
-        self._queues[client.number] = deque()
-        self._sources.add(client, lambda: self._hear(client))
-        self._say(client, text)
-        self._after(client)
+        visit = self._visits[client.number] = Visit(client)
+        visit.spoke = visit.ends = True
+        self._finish(visit, text)
 
     def reply(self, number: int, text: str) -> None:
         """Give a client what it has waited for, if it still is there."""
-        client = self._control.clients.get(number)
-        if client and number in self._busy:
-            self._finish(client, text)
+        visit = self._visits.get(number)
+        if visit and visit.waits_for in {"reload", "upgrade"}:
+            self._finish(visit, text)
 
     # ---- what takes time -------------------------------------------------------------------------------------------
 
-    def _survey(self, client: Client) -> None:
-        numbers = [one.number for one in self._house.state().generations if not isinstance(one.phase, Candidate)]
-        survey = Survey(self._sources, self._house.session)
-        self._wait_for(client, survey.cancel)
-        survey.ask(numbers, lambda found: self._finish(client, json_text(self._house.status(found)) + "\n"))
+    def _ask_all(self, visit: Visit) -> None:
+        """Have all generations asked, once for all who want to know at the same time."""
+        visit.waits_for = "status"
+        self._asked.append(visit)
+        if not self._survey:
+            numbers = [one.number for one in self._house.state().generations if not isinstance(one.phase, Candidate)]
+            self._survey = Survey(self._sources, self._house.session)
+            self._survey.ask(numbers, self._surveyed)
 
-    def _pass(self, client: Client, target: master_cli.Pass) -> None:
+    def _surveyed(self, found: dict[int, int | None]) -> None:
+        visits, self._asked, self._survey = self._asked, [], None
+        text = json_text(self._house.status(found)) + "\n" if visits else ""
+        for visit in visits:
+            self._finish(visit, text)
+
+    def _pass(self, visit: Visit, target: master_cli.Pass) -> None:
         """Put a command to a generation, and copy what it answers."""
         generation = master_cli.find(self._house.state(), target.target)
         session = self._house.session(generation.number) if generation else None
         if not session:
-            self._say(client, f"Can't find the target '@{target.target}'\n\n")
+            self._say(visit, f"Can't find the target PID matching the prefix '@{target.target}'\n\n")
             return
         with contextlib.suppress(OSError):
-            session.send(target.command.encode() + b"\n")
-        self._wait_for(client, lambda: self._hang_up(session))
-        self._sources.add(session, lambda: self._copy(client, session))
+            session.send(target.command.encode(errors="surrogateescape") + b"\n")
+        visit.waits_for = f"@{target.target}"
+        visit.session = session
+        self._sources.add(session, lambda: self._copy(visit, session))
 
-    def _copy(self, client: Client, session: socket.socket) -> None:
-        if client.full:
-            # What the client does not read is left where it is; it is looked at again in a moment.
-            self._sources.remove(session)
-            self._sources.alarm(session, 0.05, lambda: self._resume(client, session))
-            return
+    def _copy(self, visit: Visit, session: socket.socket) -> None:
         try:
             data = session.recv(_ROOM)
         except BlockingIOError:
             return
         except OSError:
             data = b""
-        if data:
-            client.send(data)
-            if client.waits:
-                self._sources.pause(client, lambda: self._written_more(client))
-            return
-        self._hang_up(session)
-        self._finish(client, "")
+        if not data:
+            self._end_session(visit)
+            self._finish(visit, "")
+        elif not visit.client.send(data):
+            self._dismiss(visit)
+        elif visit.client.waits:
+            # What the client does not read stays with the generation.
+            self._sources.remove(session)
+            self._go_on(visit)
 
-    def _resume(self, client: Client, session: socket.socket) -> None:
-        if client.number in self._control.clients:
-            self._sources.add(session, lambda: self._copy(client, session))
-
-    def _written_more(self, client: Client) -> None:
-        if not client.flush():
-            self._dismiss(client)
-        elif not client.waits and not client.ends:
-            self._sources.add(client, lambda: self._hear(client))
-        elif not client.waits:
-            self._sources.remove(client)
-
-    def _hang_up(self, session: socket.socket) -> None:
-        self._sources.cancel(session)
-        self._sources.remove(session)
-        session.close()
+    def _end_session(self, visit: Visit) -> None:
+        session, visit.session = visit.session, None
+        if session:
+            self._sources.remove(session)
+            session.close()
 
     def _show_proc(self) -> str:
         house = self._house
         state = house.state()
-        master = Process(
-            os.getpid(), "master", max(0, state.last_number - 1), time.monotonic() - house.began, __version__
-        )
+        reloads = f"{max(0, state.last_number - 1)} [failed: {house.failures()}]"
+        master = Process(os.getpid(), "master", reloads, time.monotonic() - house.began, __version__)
         current: list[Process] = []
         old: list[Process] = []
         for one in reversed(state.generations):
             if one.pid is None or isinstance(one.phase, Candidate):
                 continue
             version = house.versions.get(one.number, "-")
-            reloads = state.last_number - one.number
-            process = Process(one.pid, "worker", reloads, house.ages(one.number), version)
+            process = Process(one.pid, "worker", str(state.last_number - one.number), house.ages(one.number), version)
             (current if isinstance(one.phase, Current) else old).append(process)
         return master_cli.show_proc(master, current, old)
 
     def close(self) -> None:
         """Hang up on everybody, and remove the socket."""
-        for client in list(self._control.clients.values()):
-            client.flush()
-            self._dismiss(client)
+        for visit in list(self._visits.values()):
+            self._dismiss(visit)
         self._sources.remove(self._control)
+        self._sources.cancel(self._control)
         self._control.close()

@@ -78,6 +78,8 @@ class HaproxyService:
         self._waiting: tuple[Passed, ...] | None = None
         self._words_of_last = ""
         self._startup_words = ""
+        self._answers: list[tuple[int, str]] = []
+        """For whom, and what, once the old generation accepts no more."""
 
     def begin(self, supervisor: Supervisor) -> Event:
         """Begin to serve; return what the core is told first."""
@@ -93,6 +95,7 @@ class HaproxyService:
             versions=self._versions,
             began=self._began,
             ages=self._age,
+            failures=lambda: self._history.failures,
         )
         self._desk = Desk(parts.control, supervisor.sources, house) if parts.control else None
         listeners = parts.listeners
@@ -123,8 +126,8 @@ class HaproxyService:
         return state
 
     def _age(self, number: int) -> float:
-        now = time.time()
-        return max(0.0, now - self._history.born.get(number, now))
+        now = time.monotonic()
+        return now - self._history.born.get(number, now)
 
     # ---- what happens ----------------------------------------------------------------------------------------------
 
@@ -154,7 +157,7 @@ class HaproxyService:
 
     def said(self, line: Log, words: str) -> None:
         """Note what was logged, for status, metrics and systemd."""
-        self._history.note(line, time.time())
+        self._history.note(line, time.time(), time.monotonic())
         self._notices.note(line, words)
         match line.event:
             case "current":
@@ -202,8 +205,15 @@ class HaproxyService:
         self._waiting = None
 
     def decided(self) -> None:
-        """Tell systemd what has become true."""
+        """Tell systemd what has become true, and those who have asked for a reload.
+
+        While the old generation still lets go of the VIPs, it may accept what comes after the answer.
+        """
         self._notices.update(self._state)
+        if self._answers and self._desk and not self._state.retiring:
+            answers, self._answers = self._answers, []
+            for client, text in answers:
+                self._desk.reply(client, text)
 
     # ---- what is to be done ----------------------------------------------------------------------------------------
 
@@ -229,7 +239,8 @@ class HaproxyService:
             case Reply(client=client, success=success, message=message, number=number):
                 if self._desk:
                     words = self._supervisor.words_of(number)
-                    self._desk.reply(client, f"Success={int(success)}\n--\n{words}{message}\n")
+                    words += "\n" if words and not words.endswith("\n") else ""
+                    self._answers.append((client, f"Success={int(success)}\n--\n{words}{message}\n"))
             case TakeOver():
                 if parts.predecessor:
                     parts.predecessor.retire()
@@ -358,6 +369,7 @@ class HaproxyService:
                 "pending": bool(current and disk.digest and disk.digest != current.digest),
                 "last_known_good": bool(current and current.kept),
                 "files": parts.configurations.files,
+                "failed_sha256": state.failed or None,
                 "unreadable": disk.unreadable or None,
             },
             "last_reload": last

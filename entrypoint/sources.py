@@ -30,15 +30,17 @@ class Sources:
 
     def add(self, source: HasDescriptor, action: Action, *, writes: bool = False) -> None:
         """Call this whenever the descriptor is readable; with `writes` also whenever it is writable."""
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if writes else 0)
+        self._wait_for(source, selectors.EVENT_READ | (selectors.EVENT_WRITE if writes else 0), action)
+
+    def pause(self, source: HasDescriptor, action: Action) -> None:
+        """Wait only until this descriptor is writable."""
+        self._wait_for(source, selectors.EVENT_WRITE, action)
+
+    def _wait_for(self, source: HasDescriptor, wanted: int, action: Action) -> None:
         try:
             self._selector.modify(source, wanted, action)
         except KeyError:
             self._selector.register(source, wanted, action)
-
-    def pause(self, source: HasDescriptor, action: Action) -> None:
-        """Wait only until this descriptor is writable."""
-        self._selector.modify(source, selectors.EVENT_WRITE, action)
 
     def remove(self, source: HasDescriptor) -> None:
         """Wait for it no longer; to be called before it is closed."""

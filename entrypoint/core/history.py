@@ -37,6 +37,7 @@ class History:
         """
         self.began = now
         self.born: dict[int, float] = {}
+        """On the clock that nobody sets."""
         self.asked_by: dict[int, str] = {}
         self.reloads: dict[tuple[str, str], int] = {}
         self.buckets = [0] * len(BUCKETS)
@@ -74,12 +75,13 @@ class History:
         history.last_success, history.restarts = left["last_success"], dict(left["restarts"])
         return history
 
-    def note(self, line: Log, now: float) -> None:
+    def note(self, line: Log, now: float, clock: float) -> None:
         """Take in an event of the log.
 
         Args:
             line: the event.
             now: seconds since the epoch.
+            clock: seconds on a clock that nobody sets; how long something took is read off it.
 
         """
         number = line.fields.get("generation")
@@ -87,15 +89,15 @@ class History:
         trigger = str(line.fields.get("trigger") or "")
         match line.event:
             case "starting":
-                self.born[number] = now
+                self.born[number] = clock
             case "current":
                 if trigger:
                     self.asked_by[number] = trigger
-                    self._finish(line, trigger, number, now, success=True)
+                    self._finish(line, trigger, number, (now, clock), success=True)
                 elif self.last_success is None:
                     self.last_success = now
             case "reload_failed":
-                self._finish(line, trigger, number, now, success=False)
+                self._finish(line, trigger, number, (now, clock), success=False)
                 self.forget(number)
             case "back":
                 # What failed is gone from the disk: the configuration that was wanted last is the one that runs.
@@ -107,20 +109,27 @@ class History:
                     reason = "other"
                 self.restarts[reason] = self.restarts.get(reason, 0) + 1
                 self.forget(number)
-            case "gone" | "start_failed":
+            case "gone" | "start_failed" | "torn":
                 self.forget(number)
             case _:
                 pass
+
+    @property
+    def failures(self) -> int:
+        """How many reloads have failed."""
+        return sum(count for (_, result), count in self.reloads.items() if result == "failure")
 
     def forget(self, number: int) -> None:
         """Let go of a generation that is gone."""
         self.born.pop(number, None)
         self.asked_by.pop(number, None)
 
-    def _finish(self, line: Log, trigger: str, number: int, now: float, *, success: bool) -> None:
-        seconds = max(0.0, now - self.born.get(number, now))
+    def _finish(self, line: Log, trigger: str, number: int, times: tuple[float, float], *, success: bool) -> None:
+        now, clock = times
+        seconds = clock - self.born.get(number, clock)
         self.last = Reload(success, trigger, number, now, seconds, line.message)
-        key = (trigger, "success" if success else "failure")
+        # Who asked first: the ways in which several can ask at once are many, and each would be a series.
+        key = (trigger.partition(", ")[0], "success" if success else "failure")
         self.reloads[key] = self.reloads.get(key, 0) + 1
         self.finished += 1
         self.seconds += seconds

@@ -48,12 +48,18 @@ def split(line: str) -> tuple[str, ...]:
     return tuple(command for command in commands if command)
 
 
+def payload_ends_with(command: str) -> str | None:
+    """Return the line that ends a command's payload; None if it has none (management guide, section 9.3)."""
+    last = command.rpartition(" ")[2]
+    return last[2:] if last.startswith("<<") and last != command else None
+
+
 def passed(command: str) -> Pass | None:
     """Tell whether a command is for a generation."""
-    if not command.startswith("@") or command.startswith(("@@", "@master")):
+    if not command.startswith("@"):
         return None
     target, _, rest = command[1:].partition(" ")
-    return Pass(target, rest.strip())
+    return None if target in {"", "0", "master"} else Pass(target, rest.lstrip(" "))
 
 
 def find(state: State, target: str) -> Generation | None:
@@ -75,7 +81,7 @@ class Process:
 
     pid: int
     kind: str
-    reloads: int
+    reloads: str
     seconds: float
     version: str
 

@@ -111,7 +111,9 @@ def _configuration(status: Status, style: Style) -> Iterator[tuple[str, str]]:
         yield "configuration", style(f"{running}; the disk: {printable(configuration['unreadable'])}", _RED)
     elif configuration.get("pending") is True:
         disk = _short(configuration.get("disk_sha256"))
-        yield "configuration", style(f"{running}; the disk has another one, {disk}: a reload would take it", _YELLOW)
+        failed = configuration.get("failed_sha256")
+        what = "it has FAILED" if failed and failed == configuration.get("disk_sha256") else "a reload would take it"
+        yield "configuration", style(f"{running}; the disk has another one, {disk}: {what}", _YELLOW)
     elif configuration:
         yield "configuration", f"{running}; the disk has the same"
 

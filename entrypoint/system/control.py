@@ -1,20 +1,18 @@
 """The control socket: who may speak, one line in, an answer out, and no way to hold up PID 1.
 
-Owns the socket's file and the connections to it.
+Owns the socket's file; a connection belongs to who accepted it.
 """
 
 import contextlib
 import os
+import select
 import socket
 import struct
 
-_MOST_CLIENTS = 64
-"""Beyond it the one that has been silent for longest makes room."""
-_LONGEST_LINE = 16384
+LONGEST_LINE = 16384
 """As long as a line of haproxy's own CLI may be (tune.bufsize)."""
-_MOST_UNREAD = 1 << 20
-"""Bytes that wait for a client that does not read; what writes more must wait for `full` to end."""
-_MOST_OF_ALL = 8 << 20
+_BACKLOG = 128
+_PIECE = 65536
 _LONGEST_PATH = 107
 """Bytes of a socket's path (unix(7))."""
 
@@ -28,19 +26,15 @@ class Client:
         self._connection = connection
         self._received = bytearray()
         self._unsent = bytearray()
-        self.asked = False
-        """It has said something, and so is not the one to make room."""
-        self.ends = False
-        """It is to be closed when everything has been sent."""
 
     def fileno(self) -> int:
         """Return the descriptor to wait for."""
         return self._connection.fileno()
 
     def receive(self) -> list[str] | None:
-        """Return the whole lines that have come; None when the other side has gone, or says too much."""
+        """Return the whole lines that have come; None when no more will come, or one is too long."""
         try:
-            data = self._connection.recv(_LONGEST_LINE)
+            data = self._connection.recv(LONGEST_LINE)
         except BlockingIOError:
             return []
         except OSError:
@@ -49,22 +43,22 @@ class Client:
             return None
         self._received += data
         *lines, rest = self._received.split(b"\n")
-        self._received = bytearray(rest)
-        if len(rest) > _LONGEST_LINE or any(len(line) > _LONGEST_LINE for line in lines):
+        self._received = rest
+        if len(rest) > LONGEST_LINE or any(len(line) > LONGEST_LINE for line in lines):
             return None
-        self.asked = self.asked or bool(lines)
-        return [line.decode(errors="replace").rstrip("\r") for line in lines]
+        # What is passed on to haproxy stays as it is, whatever its encoding.
+        return [line.decode(errors="surrogateescape").removesuffix("\r") for line in lines]
 
-    def send(self, data: bytes) -> None:
-        """Send, now or when the other side reads."""
-        self._unsent += data[: _MOST_OF_ALL - len(self._unsent)]
-        self.flush()
+    def send(self, data: bytes) -> bool:
+        """Send, now or when the other side reads; False when it has gone."""
+        self._unsent += data
+        return self.flush()
 
     def flush(self) -> bool:
         """Send what waits; False when the other side has gone."""
         try:
             while self._unsent:
-                sent = self._connection.send(self._unsent[:65536])
+                sent = self._connection.send(self._unsent[:_PIECE])
                 del self._unsent[:sent]
         except BlockingIOError:
             return True
@@ -78,10 +72,11 @@ class Client:
         """Whether something is to be sent yet."""
         return bool(self._unsent)
 
-    @property
-    def full(self) -> bool:
-        """Whether so much waits that no more should be added."""
-        return len(self._unsent) > _MOST_UNREAD
+    def has_gone(self) -> bool:
+        """Tell whether the other side has hung up, and not only said all that it wants to (shutdown(2))."""
+        poller = select.poll()
+        poller.register(self._connection, 0)
+        return bool(poller.poll(0))
 
     def close(self) -> None:
         """Hang up."""
@@ -96,7 +91,6 @@ class Control:
         self.path = path
         self._listener = listener
         self._inode = os.stat(path).st_ino
-        self.clients: dict[int, Client] = {}
         self._last = 0
 
     def take_in(self, descriptor: int) -> Client:
@@ -109,46 +103,34 @@ class Control:
         connection = socket.socket(fileno=descriptor)
         connection.set_inheritable(False)
         self._last += 1
-        client = Client(connection, self._last)
-        client.asked = client.ends = True
-        self.clients[client.number] = client
-        return client
+        return Client(connection, self._last)
 
     def fileno(self) -> int:
         """Return the descriptor to wait for."""
         return self._listener.fileno()
 
-    def accept(self) -> tuple[Client | None, Client | None]:
-        """Return the new connection, and the one that has to make room for it, each if there is one."""
+    def accept(self) -> Client | None:
+        """Return a new connection, if there is one whose other side may speak.
+
+        Raises:
+            OSError: there are no descriptors left; the connection still waits.
+
+        """
         try:
             connection, _ = self._listener.accept()
-        except OSError:
-            return None, None
+        except (BlockingIOError, ConnectionAbortedError):
+            return None
         connection.setblocking(False)
         uid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
         if uid not in {0, os.geteuid()}:
             with connection, contextlib.suppress(OSError):
                 connection.send(b"Permission denied: only root and the user of this instance may ask.\n")
-            return None, None
-        silent = next((client for client in self.clients.values() if not client.asked), None)
-        evicted = None
-        if len(self.clients) >= _MOST_CLIENTS:
-            evicted = silent or next(iter(self.clients.values()))
-            self.forget(evicted)
+            return None
         self._last += 1
-        client = Client(connection, self._last)
-        self.clients[client.number] = client
-        return client, evicted
-
-    def forget(self, client: Client) -> None:
-        """Take a connection off the list; who took it off closes it."""
-        self.clients.pop(client.number, None)
+        return Client(connection, self._last)
 
     def close(self) -> None:
         """Stop listening, and remove the file unless it is somebody else's by now."""
-        for client in list(self.clients.values()):
-            client.close()
-        self.clients.clear()
         self._listener.close()
         with contextlib.suppress(OSError):
             if os.stat(self.path).st_ino == self._inode:
@@ -168,7 +150,10 @@ def listen(folder: str, name: str) -> Control:
     os.makedirs(folder, mode=0o755, exist_ok=True)
     if _answers(path):
         raise OSError(f"{path} belongs to a running instance: give this one another --name")
-    temporary = os.path.join(folder, f".{os.getpid()}.sock")
+    # Several that share a folder may all be pid 1.
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}")
+    if len(os.fsencode(temporary)) > _LONGEST_PATH:
+        temporary = os.path.join(folder, f".{os.getpid()}")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.setblocking(False)
@@ -179,11 +164,13 @@ def listen(folder: str, name: str) -> Control:
             listener.bind(temporary)
         finally:
             os.umask(before)
-        listener.listen(_MOST_CLIENTS)
+        listener.listen(_BACKLOG)
         os.rename(temporary, path)
         return Control(path, listener)
     except OSError:
         listener.close()
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
         raise
 
 

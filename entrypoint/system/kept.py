@@ -42,17 +42,25 @@ class StateFile:
             return None
         except OSError as error:
             raise DamagedError(f"{self._path}: {error.strerror}") from error
-        with open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-                raise DamagedError(f"{self._path} is not a file that only this user can read and write")
-            if status.st_size > _MOST:
-                raise DamagedError(f"{self._path} has more than {_MOST} bytes")
-            content = file.read(_MOST + 1)
+        try:
+            content = self._content(descriptor)
+        except OSError as error:
+            raise DamagedError(f"{self._path}: {error.strerror}") from error
+        finally:
+            os.close(descriptor)
         try:
             return _parse(content)
         except ValueError:
             raise DamagedError(f"{self._path} is damaged, or of another version") from None
+
+    def _content(self, descriptor: int) -> bytes:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+            raise DamagedError(f"{self._path} is not a file that only this user can read and write")
+        if status.st_size > _MOST:
+            raise DamagedError(f"{self._path} has more than {_MOST} bytes")
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(_MOST + 1)
 
     def write(self, digest: str, files: Files) -> None:
         """Replace what is kept.

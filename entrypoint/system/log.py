@@ -13,6 +13,10 @@ _STDERR = 2
 _NAMES = {Level.ERROR: "ERROR", Level.WARNING: "WARN ", Level.INFO: "INFO ", Level.DEBUG: "DEBUG"}
 _MARKS = {"[ALERT]": Level.ERROR, "[WARNING]": Level.WARNING, "[DIAG]": Level.WARNING}
 """How haproxy begins a line that matters."""
+_LEAST = 100
+"""Letters of a message that always fit, whatever they are."""
+_FRAME = 512
+"""Bytes that are not of the message, more or less."""
 
 
 class Logger:
@@ -58,7 +62,21 @@ class Logger:
             "instance": self._name,
             **line.fields,
         }
-        return json_text({key: value for key, value in record.items() if value is not None})
+        return _fitting({key: value for key, value in record.items() if value is not None})
+
+
+def _fitting(record: dict[str, object]) -> str:
+    """Write an object that is one write(2) to a pipe: of a longer one the end of the message is left out, first."""
+    text = json_text(record)
+    while len(text) >= select.PIPE_BUF:
+        message = str(record["msg"])
+        if len(message) > _LEAST:
+            share = (select.PIPE_BUF - _FRAME) / len(text)
+            record = {**record, "msg": message[: max(_LEAST, min(len(message) - 1, int(len(message) * share)))]}
+        else:
+            record = {key: record[key] for key in ("time", "level", "event", "msg")}
+        text = json_text({**record, "cut": True})
+    return text
 
 
 def text_line(name: str, message: str) -> str:

@@ -254,3 +254,12 @@ def test_the_place_of_an_error(words: str, place: tuple[str, int] | None) -> Non
 def test_time_spans(seconds: object, text: str) -> None:
     """Two units are enough."""
     assert report.duration(seconds) == text
+
+
+def test_a_configuration_that_has_failed_is_not_offered() -> None:
+    """A reload would not take what haproxy has refused."""
+    configuration = {"sha256": "aa", "disk_sha256": "bb", "pending": True, "failed_sha256": "bb"}
+    lines = report.report({"configuration": configuration}, 0.0, report.Style(colour=False))
+
+    assert any("the disk has another one, bb: it has FAILED" in line for line in lines)
+    assert not any("would take it" in line for line in lines)

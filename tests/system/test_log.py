@@ -175,3 +175,15 @@ def test_no_style_of_log_loads_the_json_module() -> None:
         [sys.executable, "-I", "-S", "-c", program, repository], capture_output=True, text=True, check=True
     )
     assert run.stdout.split() == ["False", "False"]
+
+
+def test_a_json_line_that_is_too_long_for_one_write_is_still_an_object() -> None:
+    """Whatever haproxy says, and however its bytes are escaped: the message is cut, and it is said."""
+    for line in (b"\0" * 4096, b"x" * 10000, "é\U0001f600".encode() * 2000):
+        logger = Logger(Level.INFO, LogFormat.JSON, "lb")
+        record = json.loads(logger._json(Log(Level.INFO, "haproxy", line.decode(), {"generation": 1})))  # noqa: SLF001
+
+        assert record["generation"] == 1
+        assert record["cut"] is True
+        assert line.decode().startswith(record["msg"])
+        assert len(logger._json(Log(Level.INFO, "haproxy", line.decode(), {"x": "y" * 9000}))) < 4096  # noqa: SLF001

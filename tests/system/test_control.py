@@ -1,0 +1,95 @@
+"""The control socket's file, and one connection to it."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from entrypoint.system.control import LONGEST_LINE, Client, Control, listen
+from tests.waiting import eventually
+
+
+def connected(control: Control) -> tuple[socket.socket, Client]:
+    """Connect to it; return both ends."""
+    other = socket.socket(socket.AF_UNIX)
+    other.connect(control.path)
+    client = control.accept()
+    assert client
+    return other, client
+
+
+def test_the_file_is_private_and_goes_with_us(tmp_path: Path) -> None:
+    """Nothing else is in the folder, during or after."""
+    control = listen(str(tmp_path / "run"), "lb")
+    assert os.listdir(tmp_path / "run") == ["lb.sock"]
+    assert Path(control.path).stat().st_mode & 0o777 == 0o600
+    control.close()
+
+    assert os.listdir(tmp_path / "run") == []
+
+
+def test_a_dead_instances_place_is_taken_and_a_living_ones_is_not(tmp_path: Path) -> None:
+    """Two instances of one name would answer for each other."""
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "lb.sock"))
+    control = listen(str(tmp_path), "lb")
+    with pytest.raises(OSError, match="give this one another --name"):
+        listen(str(tmp_path), "lb")
+    control.close()
+
+
+def test_somebody_elses_file_stays(tmp_path: Path) -> None:
+    """Who has replaced ours keeps it."""
+    control = listen(str(tmp_path), "lb")
+    Path(control.path).unlink()
+    Path(control.path).write_text("")
+    Path(tmp_path / "x").write_text("")
+    control.close()
+
+    assert Path(control.path).exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 100, "folder"])
+def test_what_cannot_be_had_leaves_nothing_behind(tmp_path: Path, name: str) -> None:
+    """A path that is too long, or one that is taken by a folder."""
+    (tmp_path / "folder.sock").mkdir()
+    (tmp_path / "folder.sock" / "x").mkdir()
+    with pytest.raises(OSError, match=r".+"):
+        listen(str(tmp_path), name)
+
+    assert os.listdir(tmp_path) == ["folder.sock"]
+
+
+def test_lines_come_whole_and_bounded(tmp_path: Path) -> None:
+    """Half a line waits; one that is too long, or the end, is the end."""
+    control = listen(str(tmp_path), "lb")
+    other, client = connected(control)
+    other.sendall(b"one\r\ntw\xff")
+    assert client.receive() == ["one"]
+    assert client.receive() == []
+    other.sendall(b"o\n")
+    assert client.receive() == ["tw\udcffo"]
+    other.sendall(b"x" * (LONGEST_LINE + 1))
+    client.receive()
+    assert client.receive() is None
+    other.close()
+    client.close()
+    control.close()
+
+
+def test_a_hang_up_is_told_from_a_half_close(tmp_path: Path) -> None:
+    """socat half-closes, and waits for its answer."""
+    control = listen(str(tmp_path), "lb")
+    other, client = connected(control)
+    other.shutdown(socket.SHUT_WR)
+    assert client.receive() is None
+    assert not client.has_gone()
+    assert client.send(b"x" * 5_000_000)
+    assert client.waits
+    other.close()
+    assert client.has_gone()
+    eventually(lambda: not client.flush())
+    assert not client.waits
+    client.close()
+    control.close()

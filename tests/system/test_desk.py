@@ -1,0 +1,390 @@
+"""The control socket of a real instance with a real haproxy: who asks, however badly, holds up nobody."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.system.lives import descriptors, status_fields
+from tests.waiting import eventually
+
+CONFIGURATION = """\
+defaults
+  mode http
+  timeout client 9s
+  timeout connect 9s
+  timeout server 9s
+frontend web
+  bind "fd@${FD_WEB}"
+  http-request return status 200 content-type text/plain lf-string "%[env(SAFE_RELOAD_GENERATION)]"
+"""
+BAD = CONFIGURATION.replace("mode http", "mode hptt")
+CLIENT_NATIVE = b"@1 set severity-output number;@1 show info;quit\n"
+"""What HAProxy's Go library sends to a master's socket."""
+
+
+class Instance:
+    """A running safe_reload, asked in every way."""
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path, port: int) -> None:
+        """Look at a process that has been started."""
+        self.process = process
+        self.pid = process.pid
+        self.folder = folder
+        self.port = port
+        self.path = str(folder / "run" / "haproxy.sock")
+
+    @property
+    def log(self) -> str:
+        """Everything that has been written to stderr."""
+        return (self.folder / "log").read_text()
+
+    def edit(self, text: str) -> None:
+        """Change the configuration, which nobody watches."""
+        (self.folder / "haproxy.cfg").write_text(text)
+
+    def connect(self) -> socket.socket:
+        """Connect to the control socket."""
+        client = socket.socket(socket.AF_UNIX)
+        # With a timeout it would not wait for room in the queue (unix(7)).
+        client.connect(self.path)
+        client.settimeout(30)
+        return client
+
+    def ask(self, question: bytes, *, half_close: bool = False) -> str:
+        """Return everything that is answered to some bytes."""
+        with self.connect() as client:
+            client.sendall(question)
+            if half_close:
+                client.shutdown(socket.SHUT_WR)
+            return read_all(client).decode()
+
+    def status(self) -> dict[str, Any]:
+        """Return the status."""
+        found: dict[str, Any] = json.loads(self.ask(b"status\n"))
+        return found
+
+    def get(self) -> str:
+        """Return what the VIP answers: the number of the generation."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as client:
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return read_all(client).rpartition(b"\r\n\r\n")[2].decode()
+
+    def serves(self) -> bool:
+        """Tell whether the VIP answers."""
+        with contextlib.suppress(OSError):
+            return bool(self.get())
+        return False
+
+    def memory(self) -> int:
+        """Return the resident memory in KiB."""
+        return int(status_fields(self.pid)["VmRSS"].split()[0])
+
+
+def read_all(client: socket.socket) -> bytes:
+    """Read to the end."""
+    answer = b""
+    while data := client.recv(65536):
+        answer += data
+    return answer
+
+
+Begin = Callable[..., Instance]
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Begin]:
+    """Start safe_reload with haproxy of this host on a free port; it is ended after the test."""
+    if not shutil.which("haproxy"):
+        pytest.skip("haproxy is not installed")
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*options: str, **environment: str) -> Instance:
+        (tmp_path / "haproxy.cfg").write_text(CONFIGURATION)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        words = [sys.executable, "-m", "entrypoint", "--runtime-dir", str(tmp_path / "run"), "--watch", "off", *options]
+        with (tmp_path / "log").open("wb") as stderr:
+            process = subprocess.Popen(
+                [*words, "--vips", f"127.0.0.1:{port}:FD_WEB", "haproxy", "-f", str(tmp_path / "haproxy.cfg")],
+                stderr=stderr,
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
+            )
+        started.append(process)
+        return Instance(process, tmp_path, port)
+
+    yield start
+    for process in started:
+        process.send_signal(signal.SIGCONT)
+        process.send_signal(signal.SIGQUIT)
+        process.wait(timeout=30)
+
+
+@pytest.fixture
+def lb(begin: Begin) -> Iterator[Instance]:
+    """An instance that serves; in the end it has found no bug in itself and has no more descriptors than before."""
+    instance = begin()
+    eventually(instance.serves)
+    eventually(lambda: instance.status()["generations"][0]["state"] == "current")
+    before = len(descriptors(instance.pid))
+    yield instance
+    assert "a bug in safe_reload" not in instance.log
+    generations = [one["pid"] for one in instance.status()["generations"]]
+    if len(generations) == 1:
+        eventually(lambda: len(descriptors(instance.pid)) <= before + 1)
+
+
+# ---- the words of haproxy's master ---------------------------------------------------------------------------------
+
+
+def test_a_reload_is_answered_when_the_new_generation_serves(lb: Instance) -> None:
+    """A request right after the answer gets the new generation's."""
+    for number in range(2, 52):
+        answer = lb.ask(b"reload\n")
+
+        assert answer.startswith("Success=1\n--\n")
+        assert f"generation {number} " in answer
+        assert lb.get() == str(number)
+
+
+def test_a_refused_reload_is_answered_with_haproxys_words(lb: Instance) -> None:
+    """Success=0, the line that is wrong, and the generation goes on."""
+    lb.edit(BAD)
+    answer = lb.ask(b"reload\n")
+
+    assert answer.startswith("Success=0\n--\n")
+    assert "unknown proxy mode 'hptt'" in answer
+    assert lb.get() == "1"
+    assert lb.status()["last_reload"]["result"] == "failure"
+    assert lb.status()["configuration"]["failed_sha256"] == lb.status()["configuration"]["disk_sha256"]
+
+
+def test_fifty_at_once_share_two_reloads_and_each_gets_one_answer(lb: Instance) -> None:
+    """One runs, one waits, whoever asks."""
+    clients = [lb.connect() for _ in range(50)]
+    lb.process.send_signal(signal.SIGSTOP)
+    for client in clients:
+        client.sendall(b"reload\n")
+    lb.process.send_signal(signal.SIGCONT)
+    answers = [read_all(client).decode() for client in clients]
+    for client in clients:
+        client.close()
+
+    assert [answer.count("Success=1") for answer in answers] == [1] * 50
+    assert lb.status()["generations"][-1]["number"] <= 3
+
+
+@pytest.mark.parametrize(
+    ("question", "wanted"),
+    [
+        (b"@1 show info\n", "Name: HAProxy"),
+        (CLIENT_NATIVE, "Name: HAProxy"),
+        (b"set severity-output number;show proc;quit\n", "#<PID>"),
+        (b"@1;show info;quit\n", "Name: HAProxy"),
+        (b"@1;@master;show proc;quit\n", "#<PID>"),
+        (b"@master show proc\n", "#<PID>"),
+        (b"@ show proc\n", "#<PID>"),
+        (b"show proc;@1 show info\r\n", "Name: HAProxy"),
+        (b"prompt\nshow proc\nquit\n", "master> #<PID>"),
+        (b"@9 show info\n", "Can't find the target PID matching the prefix '@9'"),
+        (b"@!1 show info\n", "Can't find the target PID matching the prefix '@!1'"),
+        (b"nonsense\n", "Unknown command:"),
+        (b"show version\n", "safe_reload"),
+        (b"@1 add map x <<\na b\n\n", "nknown map identifier"),
+        (b"help\n", "show proc"),
+    ],
+)
+@pytest.mark.parametrize("half_close", [False, True])
+def test_what_drives_a_master_drives_us(lb: Instance, question: bytes, wanted: str, half_close: bool) -> None:
+    """The bytes that tools send to haproxy's master are answered as there, also when they half-close, as socat does."""
+    assert wanted in lb.ask(question, half_close=half_close)
+
+
+def test_a_generation_is_asked_by_its_pid(lb: Instance) -> None:
+    """@!PID, with the pid that `show proc` has."""
+    pid = lb.status()["generations"][0]["pid"]
+
+    assert f"\n{pid} " in lb.ask(b"show proc\n")
+    assert f"Pid: {pid}\n" in lb.ask(f"@!{pid} show info\n".encode())
+
+
+@pytest.mark.skipif(not shutil.which("socat"), reason="socat is not installed")
+def test_socat_gets_whole_answers(lb: Instance) -> None:
+    """Debian's socat, as HAProxy's documentation uses it."""
+    words = ["socat", "-t30", "-", f"UNIX-CONNECT:{lb.path}"]
+    for question, wanted in (
+        (b"reload\n", b"Success=1"),
+        (b"@1 show info\n", b"Pid:"),
+        (b"show proc\n", b"# programs"),
+    ):
+        assert wanted in subprocess.run(words, input=question, capture_output=True, check=True).stdout
+
+
+# ---- hostile input -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"reload", b"x" * 3_000_000, b"\0" * 100 + b"\n", b"\xff\xfe;\\;;@;@@;@!;\n", b"\n" * 10000, b";" * 9999],
+)
+def test_garbage_holds_up_nobody(lb: Instance, garbage: bytes) -> None:
+    """Partial lines, megabytes without an end, NULs: the next one who asks is answered, and nothing was reloaded."""
+    with lb.connect() as client:
+        with contextlib.suppress(OSError):
+            client.sendall(garbage)
+
+        assert lb.status()["stage"] == "serving"
+    assert lb.get() == "1"
+
+
+def test_hundreds_who_say_nothing_make_room(lb: Instance) -> None:
+    """New ones are served, and the descriptors are bounded."""
+    before = len(descriptors(lb.pid))
+    with contextlib.ExitStack() as stack:
+        for _ in range(400):
+            stack.enter_context(lb.connect())
+
+        assert lb.status()["stage"] == "serving"
+        assert len(descriptors(lb.pid)) <= before + 130
+
+
+def test_who_never_reads_costs_one_answer(lb: Instance) -> None:
+    """Thousands of questions in a line, and no reader: the memory stays, and others are served."""
+    memory = lb.memory()
+    with contextlib.ExitStack() as stack:
+        for question in (b"status;" * 2300, b"@1 show stat;" * 1200, b"help;" * 3000, b"show proc;" * 1600):
+            for _ in range(5):
+                stack.enter_context(lb.connect()).sendall(question + b"\n")
+        for _ in range(20):
+            assert lb.status()["stage"] == "serving"
+
+        assert lb.memory() < memory + 16384
+
+
+def test_who_reads_slowly_gets_everything(lb: Instance) -> None:
+    """What waits for a reader is neither lost nor cut."""
+    with lb.connect() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        client.sendall(b"@1 show stat;" * 1000 + b"quit\n")
+        answer = b""
+        while data := client.recv(4000):
+            answer += data
+
+    assert answer.count(b"# pxname") == 1000
+
+
+def test_many_questions_in_a_line_are_all_answered_while_nobody_serves(lb: Instance) -> None:
+    """Answers that need no waiting do not pile up, either."""
+    lb.edit(BAD)
+    os.kill(lb.status()["generations"][0]["pid"], signal.SIGKILL)
+    lines = lb.ask(b"status;" * 2000 + b"\n").splitlines()
+
+    assert len(lines) == 2000
+    assert all(json.loads(line)["pid"] == lb.pid for line in lines)
+    lb.edit(CONFIGURATION)
+    assert lb.ask(b"reload\n").startswith("Success=1")
+
+
+def test_who_hangs_up_during_a_reload_does_not_end_it(lb: Instance) -> None:
+    """The reload was asked for, and is done."""
+    with lb.connect() as client:
+        client.sendall(b"reload\n")
+    eventually(lambda: lb.get() == "2")
+
+    assert lb.status()["last_reload"]["result"] == "success"
+
+
+def test_a_stopped_generation_does_not_hold_up_the_status(lb: Instance) -> None:
+    """Its connections are unknown; who asked it directly and has gone is forgotten."""
+    pid = lb.status()["generations"][0]["pid"]
+    before = len(descriptors(lb.pid))
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with contextlib.ExitStack() as stack:
+            for _ in range(20):
+                stack.enter_context(lb.connect()).sendall(b"@1 show info\n")
+
+            assert lb.status()["generations"][0]["connections"] is None
+            assert "#<PID>" in lb.ask(b"show proc\n")
+        eventually(lambda: len(descriptors(lb.pid)) <= before + 1)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_other_users_are_refused(lb: Instance) -> None:
+    """The mode keeps them out, and who gets in all the same is told why he is not heard."""
+    if os.geteuid():
+        pytest.skip("only root can become somebody else")
+    assert Path(lb.path).stat().st_mode & 0o777 == 0o600
+    Path(lb.path).chmod(0o666)
+    for folder in (lb.folder / "run", *lb.folder.parents, lb.folder):
+        folder.chmod(folder.stat().st_mode | 0o011)
+    code = f"""
+import os, socket
+os.setuid(65534)
+client = socket.socket(socket.AF_UNIX)
+client.connect({lb.path!r})
+print(client.recv(1000).decode())
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    assert "Permission denied" in answer
+
+
+def test_reloads_from_all_sides_are_bounded(lb: Instance) -> None:
+    """Hundreds who ask for a reload and leave: nobody is kept, others are answered."""
+    for _ in range(300):
+        with lb.connect() as client:
+            client.sendall(b"reload\n")
+        if not _ % 50:
+            assert lb.status()["pid"] == lb.pid
+    eventually(lambda: len(lb.status()["generations"]) == 1, timeout=60)
+
+
+def test_without_descriptors_it_does_not_spin(begin: Begin) -> None:
+    """Who asks waits until there are some, and PID 1 sleeps meanwhile."""
+    lb = begin()
+    eventually(lb.serves)
+    import resource
+
+    eventually(lambda: lb.status()["generations"][0]["state"] == "current")
+    limits = resource.prlimit(lb.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(lb.pid, resource.RLIMIT_NOFILE, (0, limits[1]))
+    with lb.connect() as client:
+        client.sendall(b"show proc\n")
+        used = time.process_time()
+        turns = status_fields(lb.pid)["voluntary_ctxt_switches"]
+        eventually(lambda: int(status_fields(lb.pid)["voluntary_ctxt_switches"]) > int(turns) + 3)
+        assert used <= time.process_time()
+        resource.prlimit(lb.pid, resource.RLIMIT_NOFILE, limits)
+
+        assert b"#<PID>" in read_all(client)
+
+
+# ---- logs ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_line_of_a_json_log_is_an_object(begin: Begin) -> None:
+    """Ours and haproxy's, from the first to the last, and each of a reload has its generation."""
+    lb = begin("--log-format", "json")
+    eventually(lb.serves)
+    lb.ask(b"reload\n")
+    lb.edit(BAD)
+    lb.ask(b"reload\n")
+    lb.ask(b"stop\n")
+    assert lb.process.wait(timeout=30) == 0
+
+    lines = [json.loads(line) for line in lb.log.splitlines()]
+    assert {line["event"] for line in lines} >= {"current", "gone", "reload_failed", "haproxy", "stopping", "stopped"}
+    assert all(isinstance(line["generation"], int) for line in lines if line["event"] in {"current", "gone", "haproxy"})
+    assert any(line["level"] == "error" for line in lines if line["event"] == "haproxy")

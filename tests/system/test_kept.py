@@ -1,0 +1,104 @@
+"""The last known good configuration on disk is read back whole, or not at all."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from entrypoint.system.kept import DamagedError, StateFile, _parse, _written
+
+DIGEST = "ab" * 32
+HEAD = b"safe_reload last known good 1\n"
+FILES = (("/etc/haproxy.cfg", b"global\n"), ("/etc/\udcff", b"\0\n1 1\n"))
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    """A file that was written."""
+    StateFile(str(tmp_path / "state"), "lb").write(DIGEST, FILES)
+    return tmp_path / "state" / "lb.last-known-good"
+
+
+def read(path: Path) -> object:
+    """Read what is there."""
+    return StateFile(str(path.parent), "lb").read()
+
+
+def test_it_is_private_and_read_back(written: Path) -> None:
+    """Nobody else may read a configuration, and nothing else is left behind."""
+    assert read(written) == (DIGEST, FILES)
+    assert written.stat().st_mode & 0o777 == 0o600
+    assert written.parent.stat().st_mode & 0o777 == 0o700
+    assert os.listdir(written.parent) == [written.name]
+
+
+@given(st.lists(st.tuples(st.text(st.characters(codec="utf-8", exclude_characters="\0")), st.binary()), min_size=1))
+def test_any_files_come_back(files: list[tuple[str, bytes]]) -> None:
+    """Whatever they are called and contain."""
+    assert _parse(_written(DIGEST, tuple(files))) == (DIGEST, tuple(files))
+
+
+def test_nothing_is_nothing(tmp_path: Path) -> None:
+    """No file and no folder are no error."""
+    assert read(tmp_path / "none" / "x") is None
+
+
+def test_every_damage_is_noticed(written: Path) -> None:
+    """Every byte that is another, and every length that is shorter."""
+    whole = written.read_bytes()
+    for index in range(len(whole)):
+        for damaged in (whole[:index], whole[:index] + bytes([whole[index] ^ 1]) + whole[index + 1 :]):
+            written.write_bytes(damaged)
+            with pytest.raises(DamagedError):
+                read(written)
+
+
+@given(st.binary())
+def test_any_content_with_a_right_checksum_is_no_crash(body: bytes) -> None:
+    """A ValueError is the only way in which it is refused."""
+    content = HEAD + hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+    try:
+        _parse(content)
+    except ValueError:
+        return
+
+
+@pytest.mark.parametrize("what", ["symlink", "folder", "fifo", "mode", "owner"])
+def test_what_is_not_ours_is_refused(written: Path, what: str) -> None:
+    """It is said, and never followed, opened for ever, or believed."""
+    content = written.read_bytes()
+    if what == "mode":
+        written.chmod(0o640)
+    elif what == "owner":
+        if os.geteuid():
+            pytest.skip("only root can give a file away")
+        os.chown(written, 65534, 65534)
+    else:
+        written.unlink()
+        if what == "symlink":
+            other = written.with_name("other")
+            other.write_bytes(content)
+            other.chmod(0o600)
+            written.symlink_to(other)
+        elif what == "folder":
+            written.mkdir(0o700)
+        else:
+            os.mkfifo(written, 0o600)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(DamagedError):
+        read(written)
+
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
+    """Nothing that is in the way is harmed, and no half of a new one is left."""
+    state = tmp_path / "lb.last-known-good"
+    state.mkdir()
+    with pytest.raises(IsADirectoryError):
+        StateFile(str(tmp_path), "lb").write(DIGEST, FILES)
+
+    assert os.listdir(tmp_path) == [state.name]
