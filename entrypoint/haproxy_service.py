@@ -31,11 +31,8 @@ from entrypoint.core.history import BUCKETS, History
 from entrypoint.core.records import dataclass
 from entrypoint.core.settings import Settings
 from entrypoint.core.state import BackingOff, Candidate, Current, Lingering, State, Stopping
-from entrypoint.core.types import Any
-from entrypoint.desk import Desk, House
-from entrypoint.notices import Notices
+from entrypoint.core.types import TYPE_CHECKING, Any
 from entrypoint.supervisor import Supervisor
-from entrypoint.system.control import Control
 from entrypoint.system.handover import Adopted, Passed, Taking
 from entrypoint.system.listeners import Listeners
 from entrypoint.system.notify import Notifier
@@ -43,6 +40,10 @@ from entrypoint.system.predecessor import Predecessor
 from entrypoint.system.processes import Birth
 from entrypoint.system.signals import INHERITED_VARIABLE, Inherited, note
 from entrypoint.system.words import Words
+
+if TYPE_CHECKING:
+    from entrypoint.desk import Desk
+    from entrypoint.notices import Notices
 
 _STAGES = {BackingOff: "backing_off", Lingering: "lingering", Stopping: "stopping"}
 
@@ -57,7 +58,6 @@ class Parts:
     listeners: Listeners
     adopted: Adopted
     configurations: Configurations
-    control: Control | None
     notifier: Notifier
     predecessor: Predecessor | None
     pid_file: str | None
@@ -78,6 +78,8 @@ class HaproxyService:
         self._waiting: tuple[Passed, ...] | None = None
         self._words_of_last = ""
         self._startup_words = ""
+        self._desk: Desk | None = None
+        self._notices: Notices | None = None
         self._answers: list[tuple[int, str]] = []
         """For whom, and what, once the old generation accepts no more."""
 
@@ -85,7 +87,20 @@ class HaproxyService:
         """Begin to serve; return what the core is told first."""
         parts = self._parts
         self._supervisor = supervisor
+        if parts.left:
+            return self._go_on(parts.left)
+        return Began(tuple(parts.listeners.tags().items()), parts.configurations.restore())
+
+    def _open(self) -> None:
+        """Begin to answer and to tell, once the first haproxy has been started: it need not wait for this."""
+        from entrypoint.desk import Desk, House  # noqa: PLC0415  # see above
+        from entrypoint.notices import Notices  # noqa: PLC0415
+        from entrypoint.system.control import inherit, listen  # noqa: PLC0415
+
+        parts, supervisor = self._parts, self._supervisor
         self._notices = Notices(parts.notifier, supervisor.sources, supervisor.session, supervisor.log)
+        listeners = parts.listeners
+        self._notices.store(listeners.forgotten(), listeners.to_store(), listeners.stored())
         house = House(
             state=lambda: self._state,
             submit=supervisor.submit,
@@ -97,16 +112,21 @@ class HaproxyService:
             ages=self._age,
             failures=lambda: self._history.failures,
         )
-        self._desk = Desk(parts.control, supervisor.sources, house) if parts.control else None
-        listeners = parts.listeners
-        self._notices.store(listeners.forgotten(), listeners.to_store(), listeners.stored())
-        if parts.left:
-            return self._go_on(parts.left)
-        return Began(tuple(parts.listeners.tags().items()), parts.configurations.restore())
+        try:
+            left = parts.left and parts.left["control"]
+            control = inherit(*left[:2]) if left else listen(parts.settings.runtime_dir, parts.name)
+        except OSError as error:
+            reason = f"{error.strerror}: {parts.settings.runtime_dir}" if error.strerror else str(error)
+            what = f"no control socket, so no `safe_reload reload`, status or metrics (--runtime-dir): {reason}"
+            supervisor.log(Log(Level.WARNING, "no_control", what))
+            return
+        self._desk = Desk(control, supervisor.sources, house)
 
     def _go_on(self, left: dict[str, Any]) -> Event:
         """Take up what our last life has handed down; the files may have changed while nobody watched."""
         self._supervisor.inherit(left)
+        self._open()
+        assert self._notices
         self._history = History.inherit(left["history"])
         self._began = left["began"]
         self._versions.update(left["versions"])
@@ -158,7 +178,8 @@ class HaproxyService:
     def said(self, line: Log, words: str) -> None:
         """Note what was logged, for status, metrics and systemd."""
         self._history.note(line, time.time(), time.monotonic())
-        self._notices.note(line, words)
+        if self._notices:
+            self._notices.note(line, words)
         match line.event:
             case "current":
                 self._startup_words = words
@@ -209,6 +230,9 @@ class HaproxyService:
 
         While the old generation still lets go of the VIPs, it may accept what comes after the answer.
         """
+        if not self._notices:
+            self._open()
+        assert self._notices
         self._notices.update(self._state)
         if self._answers and self._desk and not self._state.retiring:
             answers, self._answers = self._answers, []
@@ -259,7 +283,8 @@ class HaproxyService:
 
     def close(self) -> None:
         """End: hang up on everybody who asks."""
-        self._notices.update(self._state)
+        if self._notices:
+            self._notices.update(self._state)
         if self._desk:
             self._desk.close()
 
@@ -268,6 +293,7 @@ class HaproxyService:
     def _hand_down(self, client: int) -> tuple[dict[str, Any], tuple[int, ...]]:
         """Return everything that the next life needs, and the descriptors among it."""
         parts = self._parts
+        assert self._notices
         listeners = parts.listeners.hand_down()
         adopted = parts.adopted.hand_down()
         control = self._desk.hand_down(client) if self._desk else None

@@ -15,7 +15,7 @@ from entrypoint.core.types import Any
 from entrypoint.core.vips import parse_vips
 from entrypoint.haproxy_service import HaproxyService, Parts
 from entrypoint.supervisor import Supervisor, World
-from entrypoint.system import control, files, signals
+from entrypoint.system import files, signals
 from entrypoint.system.files import PidFile
 from entrypoint.system.handover import Adopted
 from entrypoint.system.kept import StateFile
@@ -66,11 +66,10 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
     state_file = StateFile(settings.state_dir, setting.name) if settings.state_dir else None
     configurations = Configurations(command, settings, haproxy_environment(environment), state_file, logger.write)
     begun = state.State(settings)
-    predecessor = socket = None
+    predecessor = None
     if left:
         begun = from_plain(settings, left["state"])
         _inherit(left, listeners, adopted, configurations)
-        socket = control.inherit(*left["control"][:2]) if left["control"] else None
         if environment.get(REHEARSAL_VARIABLE):
             return 0
     else:
@@ -78,7 +77,6 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
         listeners.bind(vips, freebind=settings.freebind)
         _tell_vips(logger, listeners)
         predecessor = find(path, (vip.port for vip in vips)) if path else None
-        socket = _control(settings, setting)
     pid_file = _pid_file(path) if path else None
     if pid_file and begun.current and begun.current.pid:
         pid_file.inherit(begun.current.pid)
@@ -91,7 +89,6 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
         listeners,
         adopted,
         configurations,
-        socket,
         Notifier(environment),
         predecessor,
         path,
@@ -117,17 +114,6 @@ def _inherit(left: Mapping[str, Any], listeners: Listeners, adopted: Adopted, co
     listeners.inherit(left["listeners"])
     adopted.inherit(left["adopted"])
     configurations.inherit(left["configurations"])
-
-
-def _control(settings: Settings, setting: Setting) -> control.Control | None:
-    """Open the control socket; what works without it works without it."""
-    try:
-        return control.listen(settings.runtime_dir, setting.name)
-    except OSError as error:
-        reason = f"{error.strerror}: {settings.runtime_dir}" if error.strerror else str(error)
-        what = f"no control socket, so no `safe_reload reload`, status or metrics (--runtime-dir): {reason}"
-        setting.logger.write(Log(Level.WARNING, "no_control", what))
-        return None
 
 
 def _tell_vips(logger: Logger, listeners: Listeners) -> None:

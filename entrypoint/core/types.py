@@ -28,4 +28,4 @@ else:
         raise AssertionError(f"unexpected: {value!r}")
 
 
-__all__ = ["Any", "Generic", "Protocol", "TypeVar", "assert_never"]
+__all__ = ["TYPE_CHECKING", "Any", "Generic", "Protocol", "TypeVar", "assert_never"]
