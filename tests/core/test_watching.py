@@ -1,5 +1,7 @@
 """Changed files: when they are looked at, when that is a reload, and that it is one and not two."""
 
+import signal
+
 import pytest
 
 from entrypoint.core import lifecycle
@@ -25,7 +27,7 @@ from entrypoint.core.events import (
     Why,
 )
 from entrypoint.core.lifecycle import MOST_TRIES
-from entrypoint.core.state import MOST_DEBOUNCES, Draining, Retiring, State, timers
+from entrypoint.core.state import MOST_DEBOUNCES, Candidate, Draining, Retiring, State, timers
 from tests.core.world import OFF, begin, listening, pid_of, settings
 
 DEBOUNCE = 0.5
@@ -71,6 +73,17 @@ class Story:
         for old in self.state.generations:
             if isinstance(old.phase, Retiring | Draining):
                 self.happens(Exited(old.number, 0))
+
+    def tears(self, digest: str) -> None:
+        """Have the candidate say that it is ready, while the disk holds this by now."""
+        number = self._number()
+        self.answers()
+        self.happens(Seen(Why.CANDIDATE, Disk(digest), number))
+
+    def torn_one_lets_go(self) -> None:
+        """Have the generation that retires say that it holds no VIP any more."""
+        (number,) = [one.number for one in self.state.generations if isinstance(one.phase, Retiring)]
+        self.happens(Answered(number, listening(pid_of(number), polled=False)))
 
     def dies(self) -> None:
         """Have the candidate end before it was ready."""
@@ -128,11 +141,11 @@ def test_nothing_runs_while_nothing_happens(story: Story) -> None:
 def test_a_change_is_looked_at_after_a_quiet_debounce(story: Story) -> None:
     """Not at once: the first event of a change comes when the file is empty."""
     story.happens(Stirred())
-    assert story.effects == ()
+    assert [*story.effects] == []
     assert story.clocks == {Clock.QUIET: DEBOUNCE, Clock.SETTLE: MOST_DEBOUNCES * DEBOUNCE}
 
     story.happens(Elapsed(story.quiet))
-    assert story.effects == (Look(Why.SETTLED),)
+    assert [*story.effects] == [Look(Why.SETTLED)]
     assert story.clocks == {}
 
 
@@ -145,9 +158,9 @@ def test_each_change_begins_the_wait_anew_but_never_the_longest_one(story: Story
     assert {timer for timer in timers(story.state) if timer.clock is Clock.SETTLE} == {Timer(Clock.SETTLE)}
 
     story.happens(Elapsed(first))
-    assert story.effects == ()
+    assert [*story.effects] == []
     story.happens(Elapsed(Timer(Clock.SETTLE)))
-    assert story.effects == (Look(Why.SETTLED),)
+    assert [*story.effects] == [Look(Why.SETTLED)]
     assert story.clocks == {}
 
 
@@ -170,16 +183,16 @@ def test_where_changes_may_be_missed_the_disk_is_looked_at_again_and_again() -> 
     for polls in range(3):
         assert story.clocks == {Clock.POLL: POLL}
         story.happens(Elapsed(Timer(Clock.POLL, 0, polls)))
-        assert story.effects == (Look(Why.POLLED),)
+        assert [*story.effects] == [Look(Why.POLLED)]
         story.happens(Seen(Why.POLLED, Disk("a", polled=True)))
-        assert story.effects == ()
+        assert [*story.effects] == []
 
 
 def test_a_difference_that_a_poll_has_found_settles_first(story: Story) -> None:
     """It may be half of a change: it is looked at once more after the debounce, and only then is it a reload."""
     story.happens(Seen(Why.SETTLED, Disk("a", polled=True)))
     story.happens(Elapsed(Timer(Clock.POLL)), Seen(Why.POLLED, Disk("half of b", polled=True)))
-    assert story.effects == ()
+    assert [*story.effects] == []
     assert story.clocks == {Clock.QUIET: DEBOUNCE, Clock.SETTLE: MOST_DEBOUNCES * DEBOUNCE}
 
     story.happens(Elapsed(story.quiet), Seen(Why.SETTLED, Disk("b", polled=True)))
@@ -203,7 +216,7 @@ def test_new_content_is_one_reload(story: Story) -> None:
 def test_the_same_content_is_no_reload(story: Story) -> None:
     """A touch, a chmod, the same bytes once more."""
     story.settles("a")
-    assert story.effects == ()
+    assert [*story.effects] == []
 
 
 def test_what_cannot_be_read_is_said_once_and_waited_for(story: Story) -> None:
@@ -213,7 +226,7 @@ def test_what_cannot_be_read_is_said_once_and_waited_for(story: Story) -> None:
     assert not story.spawned
     assert story.clocks == {Clock.POLL: POLL}
     story.settles(unreadable="x is empty")
-    assert story.effects == ()
+    assert [*story.effects] == []
 
     story.happens(Elapsed(Timer(Clock.POLL)), Seen(Why.POLLED, Disk("b")))
     story.happens(Elapsed(story.quiet))
@@ -239,7 +252,7 @@ def test_what_has_failed_is_not_tried_again_until_it_is_something_else(story: St
     _failed(story)
     assert not story.spawned
     story.settles("bad")
-    assert story.effects == ()
+    assert [*story.effects] == []
     story.settles(unreadable="x is empty")
     story.settles("bad")
     assert not story.spawned
@@ -296,47 +309,80 @@ def test_a_change_back_while_a_candidate_starts_is_none(story: Story) -> None:
     assert story.state.candidate is None
 
 
-def test_a_candidate_under_which_files_have_changed_is_replaced(story: Story) -> None:
-    """Nobody knows what it has read: it is killed, the current one goes on, and another one follows at once."""
+def test_a_candidate_under_which_files_have_changed_is_passed_over(story: Story) -> None:
+    """Nobody knows what it has read: the current one goes on, and another one follows when this one has let go."""
     story.settles("b")
     story.starts("b")
-    number = story.state.last_number
-    story.answers()
-    story.happens(Seen(Why.CANDIDATE, Disk("c"), number))
-    assert story.said == ["torn"]
-    assert [effect.number for effect in story.effects if isinstance(effect, Send)] == [number]
+    story.tears("c")
+    assert story.said[0] == "torn"
     assert story.runs == "a"
-
-    story.dies()
+    assert story.state.candidate is None
+    story.torn_one_lets_go()
     assert story.spawned
-    assert "reload_failed" not in story.said
     assert story.state.failed == ""
     story.starts("c")
     story.serves("c")
     assert story.runs == "c"
 
 
+def test_a_candidate_that_is_passed_over_finishes_what_it_has(story: Story) -> None:
+    """It listens already, and clients have come: it is never killed, but retires, and is told to leave at the end."""
+    story.settles("b")
+    story.starts("b")
+    torn = story.state.last_number
+    story.tears("c")
+    assert not any(isinstance(effect, Send) for effect in story.effects)
+    story.torn_one_lets_go()
+    sent = [effect for effect in story.effects if isinstance(effect, Send)]
+    assert sent == [Send(torn, signal.SIGUSR1)]
+
+
+def test_nobody_waits_for_a_candidate_that_is_passed_over_when_nobody_serves() -> None:
+    """The first one, or one in the place of a dead one: the next one starts at once, and it still leaves softly."""
+    story = Story()
+    assert story.state.current
+    story.happens(Exited(story.state.current.number, -9), Elapsed(Timer(Clock.RESTART, 1)))
+    story.starts("b")
+    story.tears("c")
+    assert story.spawned
+    assert not any(isinstance(effect, Send) for effect in story.effects)
+    assert [type(one.phase) for one in story.state.generations] == [Retiring, Candidate]
+    story.starts("c")
+    story.serves("c")
+    assert story.runs == "c"
+
+
+def test_a_change_back_needs_no_other_candidate(story: Story) -> None:
+    """If the disk is again what the current generation runs, only somebody who has asked gets another one."""
+    story.settles("b")
+    story.starts("b")
+    story.tears("a")
+    story.torn_one_lets_go()
+    assert not story.spawned
+    assert story.state.waiting == ()
+    assert story.runs == "a"
+    assert story.state.torn == 0
+
+
 def test_files_that_never_stop_changing_cannot_put_a_reload_off_for_ever(story: Story) -> None:
-    """So many candidates are replaced and no more; whoever asked is answered once, by the last."""
-    answers: list[Effect] = []
+    """So many candidates are passed over and no more; whoever asked is answered once, by the last."""
+    answers: list[Reply] = []
     story.happens(ReloadAsked(Request("a client", 7)))
     for attempt in range(MOST_TRIES):
         story.starts(f"{attempt}")
-        story.answers()
-        story.happens(Seen(Why.CANDIDATE, Disk(f"{attempt + 1}"), story.state.last_number))
+        story.tears(f"{attempt + 1}")
         answers += [effect for effect in story.effects if isinstance(effect, Reply)]
-        story.dies()
+        story.torn_one_lets_go()
         assert story.spawned
         assert story.runs == "a"
     story.starts(f"{MOST_TRIES}")
-    story.answers()
-    story.happens(Seen(Why.CANDIDATE, Disk("yet another"), story.state.last_number))
+    story.tears("yet another")
     answers += [effect for effect in story.effects if isinstance(effect, Reply)]
 
     assert story.runs == f"{MOST_TRIES}"
-    assert [(answer.client, answer.success) for answer in answers if isinstance(answer, Reply)] == [(7, True)]
+    assert [(answer.client, answer.success) for answer in answers] == [(7, True)]
     # The change of which nobody knows whether it was read is still news once it is quiet.
-    old = story.state.generations[0]
+    old = next(one for one in story.state.generations if isinstance(one.phase, Retiring))
     story.happens(Exited(old.number, 0))
     story.settles("yet another")
     assert story.spawned
