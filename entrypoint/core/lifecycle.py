@@ -99,10 +99,10 @@ def _go_on(state: State) -> Step:
     match state.stage:
         case Stopping(status=status) if not state.generations:
             return stopping.finish(state, status)
-        case Serving() | BackingOff() if state.waiting and not state.candidate and not state.retiring:
+        case Serving() | BackingOff() if (state.waiting or state.torn) and not state.candidate and not state.retiring:
             wanted = watching.still_wanted(state)
-            state = replace(state, waiting=())
-            return _spawn(replace(state, stage=Serving()), wanted) if wanted else (state, ())
+            tries, state = state.torn, replace(state, waiting=(), torn=0)
+            return _spawn(replace(state, stage=Serving()), wanted, tries=tries) if wanted else (state, ())
         case _:
             return state, ()
 
@@ -203,7 +203,7 @@ def _spawn(state: State, asked_by: tuple[Request, ...], *, tries: int = 0, kept:
         else "the first"
     )
     return (
-        replace(state, generations=generations, last_number=number),
+        replace(state, generations=generations, last_number=number, torn=0),
         (say(number, "starting", f"is starting: {why}", Level.DEBUG), Spawn(number, kept, bad)),
     )
 
@@ -265,19 +265,38 @@ def _looked(state: State, event: Seen) -> Step:
     candidate = state.find(event.number)
     if not candidate or not isinstance(candidate.phase, Candidate) or not candidate.phase.answer:
         return state, effects
-    phase = candidate.phase
-    if candidate.kept or candidate.digest == event.disk.digest or phase.tries >= MOST_TRIES:
+    same = candidate.kept or candidate.digest == event.disk.digest
+    if same or candidate.phase.tries >= MOST_TRIES or not isinstance(state.stage, Serving):
         return then(_promote(state, candidate), *effects)
+    return then(_pass_over(state, candidate), *effects)
+
+
+def _pass_over(state: State, candidate: Generation) -> Step:
+    """Have another candidate take the place of one that may have read a mixture, and is ready.
+
+    It leaves like one that has served, because it has: since it listens, clients have come to it.
+    """
+    phase = candidate.phase
+    assert isinstance(phase, Candidate)
     line = say(candidate, "torn", "is not used: the files changed while it read them; another one follows")
-    state = state.update(replace(candidate, phase=replace(phase, answer="", given_up=True, torn=True)))
-    return state, (*effects, line, Send(candidate.number, signal.SIGKILL))
+    passed_over = replace(candidate, binds=_binds(state, phase.answer))
+    leave = retiring.drain_as_it_is if state.retiring else retiring.retire
+    state, effects = leave(state, passed_over)
+    asked_by, tries = (*phase.asked_by, *state.waiting), phase.tries + 1
+    if state.current:
+        return replace(state, waiting=asked_by, torn=tries), (line, *effects)
+    return then(_spawn(replace(state, waiting=()), asked_by, tries=tries), line, *effects)
+
+
+def _binds(state: State, answer: str) -> tuple[runtime_api.Bind, ...]:
+    return runtime_api.binds_on(answer, (descriptor for _, descriptor in state.vips))
 
 
 def _promote(state: State, candidate: Generation) -> Step:
     phase = candidate.phase
     assert isinstance(phase, Candidate)
     assert candidate.pid is not None
-    binds = runtime_api.binds_on(phase.answer, (descriptor for _, descriptor in state.vips))
+    binds = _binds(state, phase.answer)
     bound = {bind.descriptor for bind in binds}
     unused = [tag for tag, descriptor in state.vips if descriptor not in bound]
     old = state.current
@@ -335,9 +354,6 @@ def _candidate_gone(state: State, candidate: Generation, what: str, status: int)
     """Go on without a candidate: the state has lost it already."""
     phase = candidate.phase
     assert isinstance(phase, Candidate)
-    if phase.torn and isinstance(state.stage, Serving):
-        asked_by = (*phase.asked_by, *state.waiting)
-        return then(_spawn(replace(state, waiting=()), asked_by, tries=phase.tries + 1), *retiring.follow(state))
     if not candidate.kept and candidate.digest:
         state = replace(state, failed=candidate.digest)
     effects: list[Effect] = []

@@ -9,7 +9,7 @@ Sources: configuration manual of 2.6 to 3.2, sections 2.2 (quoting), 2.3 (variab
 to haproxy only, and to watch a file too many costs less than to miss one.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from posixpath import dirname, join
 
@@ -45,9 +45,38 @@ _OPTIONS_FROM = {
     "stats": 3,
 }
 """Lines that can have TLS options, and the number of the word at which options can begin."""
+_OPTIONS = frozenset(
+    {
+        "crt",
+        "default-crt",
+        "ca-file",
+        "ca-verify-file",
+        "crl-file",
+        "ca-sign-file",
+        "tls-ticket-keys",
+        "ech",
+        "crt-list",
+    },
+)
+"""TLS options with a file after them."""
 _PAYLOADS = frozenset({"file", "lf-file", "errorfile"})
 _NOT_IN_FILES = ("@", "virt@")
 _PREFIXES = ("opt@", "file@")
+_SIGNS = (
+    b"file",
+    b"crt",
+    b"-f",
+    b"map",
+    b"lua-load",
+    b"-base",
+    b"-path",
+    b"env",
+    b"config",
+    b"keys",
+    b"jwt",
+    b" ech ",
+)
+"""A line that names a file, or changes the meaning of those that do, has one of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +158,23 @@ class _Reader:
         self._variables[".FILE"] = path
         if self._policy:
             self._default_path([self._policy])
-        for line in text.split(b"\n"):
-            if self._store is None and not _is_telling(line):
-                continue
-            words = _words(line, self._variables)
-            if words:
-                self._line(words)
+        lines = text.split(b"\n")
+        # The lines of a crt-store are all read, whatever they say.
+        read_from = 0
+        for number in _telling(text):
+            while self._store is not None and read_from < number:
+                self._read_line(lines[read_from])
+                read_from += 1
+            self._read_line(lines[number])
+            read_from = number + 1
+        while self._store is not None and read_from < len(lines):
+            self._read_line(lines[read_from])
+            read_from += 1
+
+    def _read_line(self, line: bytes) -> None:
+        words = _words(line, self._variables)
+        if words:
+            self._line(words)
 
     def _line(self, words: list[str]) -> None:
         first, rest = words[0], words[1:]
@@ -159,7 +199,7 @@ class _Reader:
         if first == "acl" or "{" in words:
             self._add(*_after(words, frozenset({"-f"})))
         for word in words:
-            if "(" in word:
+            if "(" in word and ("map" in word or "jwt" in word):
                 self._add(*_arguments(word))
 
     def _setting(self, first: str, rest: list[str]) -> None:
@@ -198,6 +238,8 @@ class _Reader:
     def _options(self, words: list[str]) -> None:
         bases = self._bases
         for option, value in pairwise(words):
+            if option not in _OPTIONS:
+                continue
             if option in {"crt", "default-crt"}:
                 self._add(value, base=bases.crt)
             elif option in {"ca-file", "ca-verify-file", "crl-file"}:
@@ -224,26 +266,33 @@ class _Reader:
                 self.files[self._bases.at(bare, base)] = None
 
 
-def _is_telling(line: bytes) -> bool:
-    """Tell whether a line may name a file: most do not, and cost no more than this look."""
-    if b'"' in line or b"'" in line or b"\\" in line:
-        if b"$" in line:
-            return True  # a variable can be any word
-        line = line.translate(None, _QUOTES)
-    return (
-        b"file" in line
-        or b"crt" in line
-        or b"-f" in line
-        or b"map" in line
-        or b"lua-load" in line
-        or b"-base" in line
-        or b"-path" in line
-        or b"env" in line
-        or b"config" in line
-        or b"keys" in line
-        or b"jwt" in line
-        or b" ech " in line
-    )
+def _telling(text: bytes) -> list[int]:
+    """Return the numbers, from 0, of the lines that may name a file or change what others name.
+
+    Most name none, and a configuration can have a hundred thousand: so it is the text that is searched, once for each
+    of a few bytes, and no line is looked at before it has one. Quotes and backslashes may stand inside a word.
+    """
+    found: set[int] = set()
+    bare = text.translate(None, _QUOTES)
+    for sign in _SIGNS:
+        found.update(_lines_with(sign, bare))
+    if len(bare) != len(text):
+        # Inside quotes a variable can be any word.
+        lines = text.split(b"\n") if b"$" in text else []
+        found.update(n for n in _lines_with(b"$", text) if len(lines[n].translate(None, _QUOTES)) != len(lines[n]))
+    return sorted(found)
+
+
+def _lines_with(sign: bytes, text: bytes) -> Iterator[int]:
+    number = counted = 0
+    at = text.find(sign)
+    while at >= 0:
+        number += text.count(b"\n", counted, at)
+        yield number
+        counted = text.find(b"\n", at)
+        if counted < 0:
+            return
+        at = text.find(sign, counted)
 
 
 def _is_file(path: str) -> bool:
@@ -288,13 +337,18 @@ def _words(line: bytes, variables: Mapping[str, str]) -> list[str]:
     """Split a line as haproxy does (configuration manual, 2.2 and 2.3). What haproxy would refuse, split somehow."""
     if b'"' not in line and b"'" not in line and b"\\" not in line:
         # Outside double quotes a dollar is a dollar.
-        return [_text(word) for word in line.partition(b"#")[0].split()]
+        line = line.partition(b"#")[0].strip()
+        if line.isascii():
+            text = line.decode("ascii")
+            if text.isprintable():  # as nearly every line is, and then there is nothing but blanks to split at
+                return text.split()
+        return [_text(word) for word in line.split()]
     return [_text(word) for word in _unquoted(line, variables)]
 
 
 def _text(word: bytes) -> str:
     """Return a word as text, like the names of files are text in Python; a zero byte ends it, as in C."""
-    return word.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+    return str(word.partition(b"\0")[0] if b"\0" in word else word, "utf-8", "surrogateescape")
 
 
 def _unquoted(line: bytes, variables: Mapping[str, str]) -> list[bytes]:

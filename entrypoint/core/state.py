@@ -39,8 +39,6 @@ class Candidate:
     """What it has answered, while the disk is looked at once more."""
     given_up: bool = False
     """It was killed, and its death is awaited."""
-    torn: bool = False
-    """It was given up because the files changed while it read them: another one takes its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +154,8 @@ class State:
     """What the disk held when it was last looked at."""
     failed: str = ""
     """The digest of the configuration on disk that has failed: not tried again unasked."""
+    torn: int = 0
+    """How many candidates in a row were ready and passed over, because the files had changed while they read them."""
     settling: int = 0
     """How often files have changed since they were quiet; 0 while they are."""
     polls: int = 0

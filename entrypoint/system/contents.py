@@ -6,7 +6,7 @@ import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from entrypoint.core.named_files import Bases, named_by, named_in_crt_list
+from entrypoint.core.named_files import Bases, Named, named_by, named_in_crt_list
 from entrypoint.core.records import dataclass, replace
 
 # The interpreter's own SHA-256, because hashlib brings OpenSSL and 5 MiB. Renamed in Python 3.12.
@@ -94,6 +94,8 @@ class Disk:
         self._variables = variables
         self._follow = follow
         self._seen: dict[str, _Seen] = {}
+        self._names: tuple[object, Named] = (None, Named((), ()))
+        self._entries: dict[object, tuple[str, ...]] = {}
 
     def read(self) -> Contents:
         """Return what is there now, all of it as it was between two points in time at which no link had changed.
@@ -116,27 +118,30 @@ class Disk:
         files: dict[str, None] = {}
         kept: list[tuple[str, bytes]] = []
         problems: list[str] = []
-        given: list[tuple[str, bytes]] = []
+        given: list[tuple[str, bytes, bytes]] = []
         for name in self._configuration_files(look):
             path = self._at(name)
             files[path] = None
             content, problem = look.content_of(path)
             if problem:
                 problems.append(f"{path} {problem}")
-            if content is not None:
-                kept.append((path, content))
-                given.append((name, content))
-            counted.append(_counted(path, sha256(content).digest() if content is not None else problem.encode()))
+            if content is None:
+                counted.append(_counted(path, problem.encode()))
+                continue
+            digest = sha256(content).digest()
+            kept.append((path, content))
+            given.append((name, digest, content))
+            counted.append(_counted(path, digest))
         if not files:
             problems.append(f"no *.cfg file in {', '.join(self._configurations) or 'nothing'}")
         for path in self._others(look, given):
             for file in look.files_at(path):
                 if file in files:
                     continue
-                digest = look.digest_of(file)
-                if digest is not None:
+                found = look.digest_of(file)
+                if found is not None:
                     files[file] = None
-                    counted.append(_counted(file, digest))
+                    counted.append(_counted(file, found))
         stale = tuple(file for file in files if look.is_stale(file))
         return Contents(
             tuple(kept),
@@ -160,19 +165,36 @@ class Disk:
             else:
                 yield from (os.path.join(name, n) for n in names if n.endswith(".cfg") and not n.startswith("."))
 
-    def _others(self, look: "_Look", configurations: Sequence[tuple[str, bytes]]) -> Iterator[str]:
+    def _others(self, look: "_Look", configurations: Sequence[tuple[str, bytes, bytes]]) -> Iterator[str]:
         """Yield the paths of what counts besides the configuration: what it names, and what was asked for."""
         if self._follow:
-            # With the names that haproxy has for its configurations, because `default-path config` is about those.
-            named = named_by(configurations, self._variables)
+            named = self._named_by(configurations)
             lists: dict[str, Bases] = dict(named.lists)
+            entries: dict[object, tuple[str, ...]] = {}
             for name in named.files:
                 yield from self._with_companions(look, name)
                 if name in lists:
                     content, _ = look.content_of(self._at(name))
-                    for entry in named_in_crt_list(content or b"", lists[name]):
+                    key = (sha256(content or b"").digest(), lists[name])
+                    entries[key] = self._entries.get(key) or named_in_crt_list(content or b"", lists[name])
+                    for entry in entries[key]:
                         yield from self._with_companions(look, entry)
+            self._entries = entries
         yield from map(self._at, self._extra)
+
+    def _named_by(self, configurations: Sequence[tuple[str, bytes, bytes]]) -> Named:
+        """Return what they name; of the same content it is the same, and large ones take a tenth of a second.
+
+        Args:
+            configurations: the name that haproxy has for each, because `default-path config` is about those; the
+                digest of its content; its content.
+
+        """
+        key = tuple((name, digest) for name, digest, _ in configurations)
+        if self._names[0] != key:
+            named = named_by(((name, content) for name, _, content in configurations), self._variables)
+            self._names = (key, named)
+        return self._names[1]
 
     def _with_companions(self, look: "_Look", name: str) -> Iterator[str]:
         yield self._at(name)

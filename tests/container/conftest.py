@@ -184,12 +184,16 @@ def start(engine: docker.DockerClient, tmp_path: Path) -> Iterator[Start]:
         text: str | None = None,
         port: int = 8080,
         vips: str | None = None,
+        prepare: Callable[[Path], None] | None = None,
         **more: Any,
     ) -> Balancer:
         folder = tmp_path / str(len(containers))
         folder.mkdir()
         folder.chmod(0o755)
-        (folder / "haproxy.cfg").write_text(configuration("one") if text is None else text)
+        if prepare:
+            prepare(folder)
+        else:
+            (folder / "haproxy.cfg").write_text(configuration("one") if text is None else text)
         vips = f"127.0.0.1:{port}:FD_WEB" if vips is None else vips
         environment = {**({"SAFE_RELOAD_VIPS": vips} if vips else {}), **more.pop("environment", {})}
         container = engine.containers.run(
@@ -198,7 +202,7 @@ def start(engine: docker.DockerClient, tmp_path: Path) -> Iterator[Start]:
             environment=environment,
             detach=True,
             network_mode="none",
-            volumes={str(folder): {"bind": "/etc/lb", "mode": "ro"}},
+            volumes={str(folder): {"bind": "/etc/lb", "mode": "ro"}, **more.pop("volumes", {})},
             **more,
         )
         containers.append(container)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from entrypoint.core import named_files as core
 from entrypoint.core.named_files import Bases, named_by, named_files, named_in_crt_list
 
 HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
@@ -253,6 +254,15 @@ def test_no_text_is_too_odd(text: bytes) -> None:
         assert name
         assert "\0" not in name
         name.encode("utf-8", "surrogateescape")
+
+
+@given(st.lists(WORDS | st.binary(max_size=4), max_size=60).map(b" ".join))
+def test_the_search_for_the_few_lines_that_matter_misses_none(text: bytes) -> None:
+    """Reading every line finds the same files."""
+    found = named_files(text, {"A": "crt /b"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core, "_telling", lambda text: range(text.count(b"\n") + 1))
+        assert named_files(text, {"A": "crt /b"}) == found
 
 
 PIECES = st.sampled_from(["a", "/", "b.c", "'", '"', "\\", " ", "#", "$V", "${V}", "${N-d}", "\\n", "\\x41", "\t", "-"])

@@ -28,7 +28,7 @@ from entrypoint.core.events import (
 )
 from entrypoint.core.records import replace
 from entrypoint.core.settings import Restart, Settings, read_settings
-from entrypoint.core.state import Candidate, Ended, Generation, Retiring, State, timers
+from entrypoint.core.state import Candidate, Draining, Ended, Ending, Generation, Retiring, State, timers
 
 VIPS = (("FD_A", 3), ("FD_B", 4))
 FIRST_PID = 1000
@@ -53,6 +53,7 @@ VARIANTS = {
     "files change": WATCHING,
     "clients and an exporter": CLIENTS,
 }
+LEAVING = (Retiring, Draining, Ending)
 DIGESTS = ("a", "b")
 """What the disk may hold."""
 
@@ -147,6 +148,9 @@ def canonical(state: State) -> State:
             generation,
             number=names[generation.number],
             pid=None if generation.pid is None else pid_of(names[generation.number]),
+            # What one that leaves was started from is for the status alone.
+            digest="" if isinstance(generation.phase, LEAVING) else generation.digest,
+            kept=generation.kept and not isinstance(generation.phase, LEAVING),
         )
         for generation in state.generations
     )

@@ -1,0 +1,418 @@
+"""Files change as they do in practice: each change is one reload, and what is none is none."""
+
+import ssl
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.container.conftest import Balancer, Start, configuration
+from tests.container.trouble import Crowd, say, status
+from tests.container.volumes import UID, ConfigMap, no_inotify, replace
+from tests.waiting import eventually
+
+DEBOUNCE = 0.1
+QUICK = ("--debounce", f"{DEBOUNCE}")
+A_WHILE = 10 * DEBOUNCE
+"""After so long even what is never quiet has been looked at."""
+FIRST, SECOND, THIRD = "one", "two", "three"
+
+
+def reloads(lb: Balancer) -> dict[tuple[str, str], int]:
+    """Return how many reloads there were, by trigger and result."""
+    return {(row["trigger"], row["result"]): row["count"] for row in status(lb)["reloads"]}
+
+
+def done(count: int) -> dict[tuple[str, str], int]:
+    """Return what `reloads` says after so many for changed files, all well."""
+    return {("files", "success"): count} if count else {}
+
+
+@pytest.fixture
+def watching(start: Start, image: str) -> Balancer:
+    """A container that serves "one", and whose files need not be quiet for long."""
+    lb = start(image, options=QUICK)
+    lb.serves(FIRST)
+    return lb
+
+
+@pytest.fixture
+def crowd(watching: Balancer) -> Iterator[Crowd]:
+    """Clients of it, none of which may fail."""
+    with Crowd(watching, 300, 1) as clients:
+        yield clients
+    say(clients.ends)
+    assert clients.ends.failures == []
+
+
+# ---- a ConfigMap ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["newer", "older"])
+def test_each_swap_of_a_configmap_is_one_reload(start: Start, image: str, older: bool) -> None:
+    """Under load, by a user who is not root, with files that the older kubelet gives to its group too late."""
+    maps: list[ConfigMap] = []
+
+    def prepare(folder: Path) -> None:
+        maps.append(ConfigMap(folder, older=older, group=UID))
+        maps[0].publish({"haproxy.cfg": configuration(FIRST)})
+
+    options = {"user": f"{UID}:{UID}", "tmpfs": {"/run/safe_reload": "mode=1777"}}
+    lb = start(image, options=QUICK, prepare=prepare, **options)
+    lb.serves(FIRST)
+    with Crowd(lb, 300, 1) as crowd:
+        for number in range(4):
+            keys = {"haproxy.cfg": configuration(f"swap {number}")}
+            if number % 2:
+                keys["more.txt"] = "a key that comes and goes"
+            maps[0].publish(keys)
+            lb.serves(f"swap {number}")
+        crowd.goes_on_for(A_WHILE)
+    say(crowd.ends)
+
+    assert crowd.ends.failures == []
+    assert reloads(lb) == done(4)
+    assert status(lb)["watch"]["mode"] == "inotify"
+    assert '"polling"' not in lb.log and "--poll" not in lb.log
+
+
+def test_files_that_are_swapped_as_a_set_are_never_mixed(start: Start, image: str) -> None:
+    """In a storm of swaps and reloads every answer is of one version of both files, and the last one wins."""
+    files = ("10.cfg", "20.cfg")
+    maps: list[ConfigMap] = []
+
+    def version(number: int) -> dict[str, str]:
+        text = configuration(f"{number} ${{OTHER}}")
+        return {"10.cfg": f"global\n    setenv OTHER {number}\n", "20.cfg": text}
+
+    def prepare(folder: Path) -> None:
+        maps.append(ConfigMap(folder))
+        maps[0].publish(version(0))
+
+    operands = tuple(word for name in files for word in ("-f", f"/etc/lb/{name}"))
+    lb = start(image, options=("--debounce", "0.02"), operands=operands, prepare=prepare)
+    lb.serves("0 0")
+    answers: Counter[str] = Counter()
+    number = 0
+    end = time.monotonic() + 5
+    with Crowd(lb, 100, 1) as crowd:
+        while time.monotonic() < end:
+            number += 1
+            maps[0].publish(version(number))
+            lb.kill("USR1")
+            soon = time.monotonic() + 0.05
+            while time.monotonic() < soon:
+                answers[lb.get()] += 1
+        lb.serves(f"{number} {number}")
+    torn = lb.log.count("is not used: the files changed")
+    served = lb.log.count(" is current")
+    say(f"{number} swaps, {served} generations, {torn} not used, {len(answers)} versions seen; {crowd.ends}")
+
+    mixed = [answer for answer in answers if len(set(answer.split())) != 1]
+    assert mixed == []
+    assert len(answers) > 3
+    assert crowd.ends.failures == []
+
+
+# ---- a folder, or a file, that is mounted --------------------------------------------------------------------------
+
+
+def test_each_way_of_writing_a_file_is_one_reload(watching: Balancer, crowd: Crowd) -> None:
+    """In place, by a rename, or removed and made anew; nobody notices any of it."""
+    path = watching.folder / "haproxy.cfg"
+
+    def make_anew(text: str) -> None:
+        path.unlink()
+        path.write_text(text)
+
+    def in_pieces(text: str) -> None:
+        with path.open("w") as file:
+            for line in text.splitlines(keepends=True):
+                file.write(line)
+                file.flush()
+
+    ways: tuple[Callable[[str], object], ...] = (
+        watching.edit,
+        lambda text: replace(path, text),
+        make_anew,
+        in_pieces,
+    )
+    for number, way in enumerate(ways):
+        way(configuration(f"way {number}"))
+        watching.serves(f"way {number}")
+        crowd.goes_on_for(A_WHILE)
+        assert reloads(watching) == done(number + 1)
+
+
+def test_a_single_file_that_is_mounted_is_followed_as_long_as_it_can_be(
+    start: Start, image: str, tmp_path: Path
+) -> None:
+    """Written in place it is reloaded; replaced where it comes from it can never change again, and that is said."""
+    path = tmp_path / "single.cfg"
+    path.write_text(configuration(FIRST))
+    single = {str(path): {"bind": "/single.cfg", "mode": "ro"}}
+    lb = start(image, options=QUICK, operands=("-f", "/single.cfg"), volumes=single)
+    lb.serves(FIRST)
+    assert status(lb)["watch"] == {"mode": "inotify", "stale_mounts": [], "files": 1}
+
+    path.write_text(configuration(SECOND))
+    lb.serves(SECOND)
+    assert "can never change" not in lb.log
+
+    replace(path, configuration(THIRD))
+    eventually(lambda: status(lb)["watch"]["stale_mounts"] == ["/single.cfg"])
+    assert lb.log.count("/single.cfg can never change again") == 1
+    assert lb.get() == SECOND
+    assert reloads(lb) == done(1)
+
+
+# ---- what a configuration names ------------------------------------------------------------------------------------
+
+TLS = """\
+frontend tls_file
+    bind "fd@${FD_FILE}" ssl crt /etc/lb/file.pem
+    http-request return status 200
+frontend tls_folder
+    bind "fd@${FD_FOLDER}" ssl crt /etc/lb/crts/
+    http-request return status 200
+"""
+FILE, FOLDER = 8443, 8444
+
+
+def _key_pair(name: str, tmp_path: Path) -> tuple[str, bytes]:
+    """Return a new key with its certificate as haproxy has them, and the certificate as clients get it."""
+    key, crt = tmp_path / f"{name}.key", tmp_path / f"{name}.crt"
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", f"/CN={name}"]
+    subprocess.run(["openssl", "req", "-x509", *kind, "-keyout", key, "-out", crt], check=True, capture_output=True)
+    return crt.read_text() + key.read_text(), ssl.PEM_cert_to_DER_cert(crt.read_text())
+
+
+def _handshake(lb: Balancer, port: int, name: str) -> bytes:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with context.wrap_socket(lb.connect(port), server_hostname=name) as client:
+        return client.getpeercert(binary_form=True) or b""
+
+
+def test_a_new_certificate_is_served_by_the_next_handshake(start: Start, image: str, tmp_path: Path) -> None:
+    """One reload for one that is replaced, for one that is written in a folder, and for one that is new there."""
+    names = ("a.example", "b.example", "c.example", "d.example", "e.example")
+    pairs = {name: _key_pair(name, tmp_path) for name in names}
+
+    def prepare(folder: Path) -> None:
+        (folder / "crts").mkdir()
+        (folder / "file.pem").write_text(pairs["a.example"][0])
+        (folder / "crts" / "b.pem").write_text(pairs["b.example"][0])
+        (folder / "haproxy.cfg").write_text(configuration(FIRST, TLS))
+
+    vips = f"127.0.0.1:8080:FD_WEB,127.0.0.1:{FILE}:FD_FILE,127.0.0.1:{FOLDER}:FD_FOLDER"
+    lb = start(image, options=QUICK, vips=vips, prepare=prepare)
+    lb.serves(FIRST)
+
+    def serves(port: int, name: str) -> None:
+        eventually(lambda: _handshake(lb, port, name) == pairs[name][1])
+
+    serves(FILE, "a.example")
+    serves(FOLDER, "b.example")
+    replace(lb.folder / "file.pem", pairs["c.example"][0])
+    serves(FILE, "c.example")
+    (lb.folder / "crts" / "b.pem").write_text(pairs["d.example"][0])
+    serves(FOLDER, "d.example")
+    (lb.folder / "crts" / "e.pem").write_text(pairs["e.example"][0])
+    serves(FOLDER, "e.example")
+    serves(FOLDER, "d.example")
+    with Crowd(lb, 50, 1) as crowd:
+        crowd.goes_on_for(A_WHILE)
+
+    assert reloads(lb) == done(3)
+
+
+def test_a_map_and_a_folder_of_configurations_are_followed(start: Start, image: str) -> None:
+    """One reload for a value of a map, for a file that is new in a -f folder, and for one that goes."""
+
+    def prepare(folder: Path) -> None:
+        (folder / "a.map").write_text("key one\n")
+        text = configuration("MARK").replace('string "MARK"', 'lf-string "%[str(key),map(/etc/lb/a.map)]"')
+        (folder / "10.cfg").write_text(text)
+
+    lb = start(image, options=QUICK, operands=("-f", "/etc/lb"), prepare=prepare)
+    lb.serves(FIRST)
+    with Crowd(lb, 50, 1) as crowd:
+        (lb.folder / "a.map").write_text("key two\n")
+        lb.serves(SECOND)
+        crowd.goes_on_for(A_WHILE)
+        assert reloads(lb) == done(1)
+
+        answer = "    http-request return status 200 content-type text/plain string three\n"
+        (lb.folder / "20.cfg").write_text(f"frontend more\n    bind 127.0.0.1:8081\n{answer}")
+        eventually(lambda: reloads(lb) == done(2))
+        assert lb.get(8081) == THIRD
+
+        (lb.folder / "20.cfg").unlink()
+        eventually(lambda: reloads(lb) == done(3))
+        crowd.goes_on_for(A_WHILE)
+        assert reloads(lb) == done(3)
+
+
+def test_more_paths_can_be_watched(start: Start, image: str) -> None:
+    """`--watch PATH` beside `--watch auto` adds a file that nothing names, and a folder that is not there yet."""
+    more = ("--watch", "auto", "--watch", "/etc/lb/extra", "--watch", "/etc/lb/later")
+    lb = start(image, options=(*QUICK, *more))
+    lb.serves(FIRST)
+    (lb.folder / "extra").write_text("x\n")
+    eventually(lambda: reloads(lb) == done(1))
+    (lb.folder / "later").mkdir()
+    (lb.folder / "later" / "file").write_text("x\n")
+    eventually(lambda: reloads(lb) == done(2))
+    lb.edit(configuration(SECOND))
+    lb.serves(SECOND)
+
+    assert reloads(lb) == done(3)
+
+
+# ---- what is no reload ---------------------------------------------------------------------------------------------
+
+
+def test_what_leaves_the_content_as_it_is_is_no_reload(watching: Balancer, crowd: Crowd) -> None:
+    """A touch, a mode, the same bytes once more in place or by a rename, a file that nothing names."""
+    path = watching.folder / "haproxy.cfg"
+    changes: tuple[Callable[[], object], ...] = (
+        path.touch,
+        lambda: path.chmod(0o640),
+        lambda: path.write_bytes(path.read_bytes()),
+        lambda: replace(path, path.read_bytes()),
+        lambda: (watching.folder / "README").write_text("x\n"),
+    )
+    for change in changes:
+        change()
+        crowd.goes_on_for(3 * DEBOUNCE)
+    crowd.goes_on_for(A_WHILE)
+
+    assert reloads(watching) == {}
+    assert status(watching)["last_reload"] is None
+
+
+def test_nothing_is_watched_with_watch_off(start: Start, image: str) -> None:
+    """An edit waits until somebody asks for it."""
+    lb = start(image, options=(*QUICK, "--watch", "off"))
+    lb.serves(FIRST)
+    with Crowd(lb, 50, 1) as crowd:
+        lb.edit(configuration(SECOND))
+        crowd.goes_on_for(A_WHILE)
+    assert lb.get() == FIRST
+    assert status(lb)["watch"]["mode"] == "off"
+
+    lb.kill("USR1")
+    lb.serves(SECOND)
+    assert reloads(lb) == {("SIGUSR1", "success"): 1}
+
+
+# ---- what is not right yet -----------------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_empty_or_gone_is_waited_for(watching: Balancer, crowd: Crowd) -> None:
+    """What was serves on, status and log say what is missing, and what comes at last is one reload."""
+    path = watching.folder / "haproxy.cfg"
+
+    def unreadable() -> str:
+        return str(status(watching)["configuration"]["unreadable"] or "")
+
+    path.write_text("")
+    eventually(lambda: unreadable() == "/etc/lb/haproxy.cfg is empty")
+    path.unlink()
+    eventually(lambda: unreadable() == "/etc/lb/haproxy.cfg cannot be read: No such file or directory")
+    assert watching.log.count("is waited for") == 2
+    assert watching.get() == FIRST
+    assert reloads(watching) == {}
+
+    path.write_text(configuration(SECOND))
+    watching.serves(SECOND)
+    crowd.goes_on_for(A_WHILE)
+    assert unreadable() == ""
+    assert reloads(watching) == done(1)
+
+
+def _last_was_good(lb: Balancer) -> bool:
+    run = lb.container.exec_run(["safe_reload", "metrics"])
+    assert isinstance(run.output, bytes)
+    lines = run.output.decode().splitlines()
+    (value,) = [line.split()[1] for line in lines if line.startswith("safe_reload_config_last_reload_successful ")]
+    result = (status(lb)["last_reload"] or {"result": "success"})["result"]
+    assert (result == "success") == (float(value) == 1)
+    return float(value) == 1
+
+
+def test_a_failed_reload_waits_for_another_content(watching: Balancer, crowd: Crowd) -> None:
+    """It is not tried again for a touch; the way back to what runs clears status and metric with no reload at all."""
+    path = watching.folder / "haproxy.cfg"
+    bad = configuration("bad", "nonsense here\n")
+    failed = {("files", "failure"): 1}
+    assert _last_was_good(watching)
+
+    path.write_text(bad)
+    eventually(lambda: reloads(watching) == failed)
+    assert not _last_was_good(watching)
+    for _ in range(3):
+        path.touch()
+        path.write_text(bad)
+        crowd.goes_on_for(3 * DEBOUNCE)
+    crowd.goes_on_for(A_WHILE)
+    assert reloads(watching) == failed
+    assert watching.get() == FIRST
+
+    path.write_text(configuration(FIRST))
+    eventually(lambda: _last_was_good(watching))
+    assert reloads(watching) == failed
+    assert status(watching)["configuration"]["pending"] is False
+
+    path.write_text(configuration(SECOND))
+    watching.serves(SECOND)
+    assert reloads(watching) == {**failed, **done(1)}
+
+
+def test_a_flood_of_writes_is_a_bounded_number_of_reloads(watching: Balancer, crowd: Crowd) -> None:
+    """A file that is written every 20 ms for 5 s: at most one in ten debounces and one more, and the last one wins."""
+    path = watching.folder / "haproxy.cfg"
+    began = time.monotonic()
+    number = 0
+    while time.monotonic() < began + 5:
+        number += 1
+        replace(path, configuration(f"flood {number}"))
+        crowd.goes_on_for(0.02)
+    lasted = time.monotonic() - began
+    watching.serves(f"flood {number}")
+    crowd.goes_on_for(A_WHILE)
+
+    counts = reloads(watching)
+    say(f"{number} writes in {lasted:.1f} s, {counts}")
+    assert set(counts) == {("files", "success")}
+    assert 1 < counts["files", "success"] <= lasted / (10 * DEBOUNCE) + 1
+
+
+# ---- where the kernel does not tell --------------------------------------------------------------------------------
+
+
+def test_without_inotify_the_poll_finds_the_change(start: Start, image: str) -> None:
+    """All instances of a uid are taken, as on a full node: log and status say so, until there are some again."""
+    options = {"user": f"{UID}:{UID}", "tmpfs": {"/run/safe_reload": "mode=1777"}}
+    with no_inotify():
+        lb = start(image, options=(*QUICK, "--poll", "0.5"), **options)
+        lb.serves(FIRST)
+        assert status(lb)["watch"]["mode"] == "poll"
+        assert "inotify" in lb.log and "--poll" in lb.log
+        for number in range(2):
+            lb.edit(configuration(f"poll {number}"))
+            lb.serves(f"poll {number}")
+        with Crowd(lb, 50, 1) as crowd:
+            crowd.goes_on_for(A_WHILE)
+        assert reloads(lb) == done(2)
+        assert status(lb)["watch"]["mode"] == "poll"
+
+    eventually(lambda: status(lb)["watch"]["mode"] == "inotify")
+    lb.edit(configuration(SECOND))
+    lb.serves(SECOND)
+    assert reloads(lb) == done(3)

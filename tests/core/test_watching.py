@@ -1,0 +1,388 @@
+"""Changed files: when they are looked at, when that is a reload, and that it is one and not two."""
+
+import signal
+
+import pytest
+
+from entrypoint.core import lifecycle
+from entrypoint.core.events import (
+    Answered,
+    Clock,
+    Disk,
+    Effect,
+    Elapsed,
+    Event,
+    Exited,
+    Log,
+    Look,
+    ReloadAsked,
+    Reply,
+    Request,
+    Seen,
+    Send,
+    Spawn,
+    Spawned,
+    Stirred,
+    Timer,
+    Why,
+)
+from entrypoint.core.lifecycle import MOST_TRIES
+from entrypoint.core.state import MOST_DEBOUNCES, Candidate, Draining, Retiring, State, timers
+from tests.core.world import OFF, begin, listening, pid_of, settings
+
+DEBOUNCE = 0.5
+POLL = 7.0
+WATCHING = settings(debounce=DEBOUNCE, poll=POLL)
+
+
+class Story:
+    """What happens, one thing after the other; `effects` are those of the last one."""
+
+    def __init__(self, digest: str = "a") -> None:
+        """Begin with a current generation that runs this."""
+        self.state: State = begin(WATCHING)
+        self.effects: tuple[Effect, ...] = ()
+        self.starts(digest)
+        self.serves(digest)
+
+    def happens(self, *events: Event) -> None:
+        """Let the core decide."""
+        for event in events:
+            self.state, self.effects = lifecycle.step(self.state, event)
+
+    def _number(self) -> int:
+        assert self.state.candidate
+        return self.state.candidate.number
+
+    def starts(self, digest: str) -> None:
+        """Start the candidate that was to be spawned, from this."""
+        number = self._number()
+        self.happens(Spawned(number, pid_of(number), digest, disk=Disk(digest)))
+
+    def answers(self) -> None:
+        """Have the candidate say that it is ready."""
+        number = self._number()
+        self.happens(Answered(number, listening(pid_of(number))))
+        assert self.effects == (Look(Why.CANDIDATE, number),)
+
+    def serves(self, digest: str, *, polled: bool = False) -> None:
+        """Have the candidate say that it is ready, while the disk holds this; the old one leaves."""
+        number = self._number()
+        self.answers()
+        self.happens(Seen(Why.CANDIDATE, Disk(digest, polled=polled), number))
+        for old in self.state.generations:
+            if isinstance(old.phase, Retiring | Draining):
+                self.happens(Exited(old.number, 0))
+
+    def tears(self, digest: str) -> None:
+        """Have the candidate say that it is ready, while the disk holds this by now."""
+        number = self._number()
+        self.answers()
+        self.happens(Seen(Why.CANDIDATE, Disk(digest), number))
+
+    def torn_one_lets_go(self) -> None:
+        """Have the generation that retires say that it holds no VIP any more."""
+        (number,) = [one.number for one in self.state.generations if isinstance(one.phase, Retiring)]
+        self.happens(Answered(number, listening(pid_of(number), polled=False)))
+
+    def dies(self) -> None:
+        """Have the candidate end before it was ready."""
+        self.happens(Exited(self._number(), 1))
+
+    def settles(self, digest: str = "", unreadable: str = "") -> None:
+        """Change the files to this, and let them be quiet."""
+        self.happens(Stirred())
+        self.happens(Elapsed(self.quiet))
+        assert Look(Why.SETTLED) in self.effects
+        self.happens(Seen(Why.SETTLED, Disk(digest, unreadable)))
+
+    @property
+    def quiet(self) -> Timer:
+        """The timer that runs until the files are quiet."""
+        return next(timer for timer in timers(self.state) if timer.clock is Clock.QUIET)
+
+    @property
+    def clocks(self) -> dict[Clock, float]:
+        """What runs for the sake of the files, and for how long."""
+        of_files = {Clock.QUIET, Clock.SETTLE, Clock.POLL}
+        return {timer.clock: length for timer, length in timers(self.state).items() if timer.clock in of_files}
+
+    @property
+    def spawned(self) -> bool:
+        """Whether the last event has started a candidate."""
+        return any(isinstance(effect, Spawn) for effect in self.effects)
+
+    @property
+    def said(self) -> list[str]:
+        """The names of the last event's log lines."""
+        return [effect.event for effect in self.effects if isinstance(effect, Log)]
+
+    @property
+    def runs(self) -> str:
+        """What the current generation was started from."""
+        assert self.state.current
+        return self.state.current.digest
+
+
+@pytest.fixture
+def story() -> Story:
+    """Somebody runs "a", and the disk holds it."""
+    return Story()
+
+
+# ---- when they are looked at ---------------------------------------------------------------------------------------
+
+
+def test_nothing_runs_while_nothing_happens(story: Story) -> None:
+    """Where the kernel tells of changes there is no timer, and so no wake-up."""
+    assert story.clocks == {}
+
+
+def test_a_change_is_looked_at_after_a_quiet_debounce(story: Story) -> None:
+    """Not at once: the first event of a change comes when the file is empty."""
+    story.happens(Stirred())
+    assert [*story.effects] == []
+    assert story.clocks == {Clock.QUIET: DEBOUNCE, Clock.SETTLE: MOST_DEBOUNCES * DEBOUNCE}
+
+    story.happens(Elapsed(story.quiet))
+    assert [*story.effects] == [Look(Why.SETTLED)]
+    assert story.clocks == {}
+
+
+def test_each_change_begins_the_wait_anew_but_never_the_longest_one(story: Story) -> None:
+    """The timer of the quiet is another one after each change, that of all the changes together is not."""
+    story.happens(Stirred())
+    first = story.quiet
+    story.happens(Stirred())
+    assert story.quiet != first
+    assert {timer for timer in timers(story.state) if timer.clock is Clock.SETTLE} == {Timer(Clock.SETTLE)}
+
+    story.happens(Elapsed(first))
+    assert [*story.effects] == []
+    story.happens(Elapsed(Timer(Clock.SETTLE)))
+    assert [*story.effects] == [Look(Why.SETTLED)]
+    assert story.clocks == {}
+
+
+def test_a_change_is_nothing_where_nobody_watches() -> None:
+    """With `--watch off` no timer runs, whatever the disk is like."""
+    state = begin(settings(watch=OFF))
+    state, effects = lifecycle.step(state, Stirred())
+    assert effects == ()
+    state, _ = lifecycle.step(state, Seen(Why.SETTLED, Disk("b", polled=True)))
+    assert not any(timer.clock in {Clock.QUIET, Clock.SETTLE, Clock.POLL} for timer in timers(state))
+
+
+# ---- where the kernel does not tell --------------------------------------------------------------------------------
+
+
+def test_where_changes_may_be_missed_the_disk_is_looked_at_again_and_again() -> None:
+    """Each look at the same content is followed by the next one, and by nothing else."""
+    story = Story()
+    story.happens(Seen(Why.SETTLED, Disk("a", polled=True)))
+    for polls in range(3):
+        assert story.clocks == {Clock.POLL: POLL}
+        story.happens(Elapsed(Timer(Clock.POLL, 0, polls)))
+        assert [*story.effects] == [Look(Why.POLLED)]
+        story.happens(Seen(Why.POLLED, Disk("a", polled=True)))
+        assert [*story.effects] == []
+
+
+def test_a_difference_that_a_poll_has_found_settles_first(story: Story) -> None:
+    """It may be half of a change: it is looked at once more after the debounce, and only then is it a reload."""
+    story.happens(Seen(Why.SETTLED, Disk("a", polled=True)))
+    story.happens(Elapsed(Timer(Clock.POLL)), Seen(Why.POLLED, Disk("half of b", polled=True)))
+    assert [*story.effects] == []
+    assert story.clocks == {Clock.QUIET: DEBOUNCE, Clock.SETTLE: MOST_DEBOUNCES * DEBOUNCE}
+
+    story.happens(Elapsed(story.quiet), Seen(Why.SETTLED, Disk("b", polled=True)))
+    assert story.spawned
+
+
+# ---- what a change is ----------------------------------------------------------------------------------------------
+
+
+def test_new_content_is_one_reload(story: Story) -> None:
+    """A candidate is started when it has settled, and no second one when it serves."""
+    story.settles("b")
+    assert story.spawned
+    story.starts("b")
+    story.serves("b")
+    assert story.runs == "b"
+    assert story.state.candidate is None
+    assert story.clocks == {}
+
+
+def test_the_same_content_is_no_reload(story: Story) -> None:
+    """A touch, a chmod, the same bytes once more."""
+    story.settles("a")
+    assert [*story.effects] == []
+
+
+def test_what_cannot_be_read_is_said_once_and_waited_for(story: Story) -> None:
+    """An empty file is no configuration yet; should the kernel not tell of its end, the poll finds it."""
+    story.settles(unreadable="x is empty")
+    assert story.said == ["unreadable"]
+    assert not story.spawned
+    assert story.clocks == {Clock.POLL: POLL}
+    story.settles(unreadable="x is empty")
+    assert [*story.effects] == []
+
+    story.happens(Elapsed(Timer(Clock.POLL)), Seen(Why.POLLED, Disk("b")))
+    story.happens(Elapsed(story.quiet))
+    story.happens(Seen(Why.SETTLED, Disk("b")))
+    assert story.spawned
+    assert story.clocks == {}
+
+
+# ---- failures ------------------------------------------------------------------------------------------------------
+
+
+def _failed(story: Story, digest: str = "bad") -> None:
+    story.settles(digest)
+    assert story.spawned
+    story.starts(digest)
+    story.dies()
+    assert "reload_failed" in story.said
+    assert story.runs == "a"
+
+
+def test_what_has_failed_is_not_tried_again_until_it_is_something_else(story: Story) -> None:
+    """Events without a new content are none; another bad one is tried once, too."""
+    _failed(story)
+    assert not story.spawned
+    story.settles("bad")
+    assert [*story.effects] == []
+    story.settles(unreadable="x is empty")
+    story.settles("bad")
+    assert not story.spawned
+    _failed(story, "bad, too")
+    story.settles("good")
+    assert story.spawned
+
+
+def test_what_has_failed_is_tried_again_when_somebody_asks(story: Story) -> None:
+    """Whoever asks knows why."""
+    _failed(story)
+    story.happens(ReloadAsked(Request("a client", 7)))
+    assert story.spawned
+
+
+def test_the_way_back_to_what_runs_clears_the_failure(story: Story) -> None:
+    """It is said, nothing is started, and what had failed would be tried again."""
+    _failed(story)
+    story.settles("a")
+    assert story.said == ["back"]
+    assert not story.spawned
+    assert story.state.failed == ""
+    story.settles("bad")
+    assert story.spawned
+
+
+# ---- news while a candidate starts ---------------------------------------------------------------------------------
+
+
+def test_news_while_a_candidate_starts_are_one_more_reload(story: Story) -> None:
+    """However often files change meanwhile, and not before the first one is done."""
+    story.settles("b")
+    story.starts("b")
+    for digest in ("c", "d", "c"):
+        story.settles(digest)
+        assert not story.spawned
+    # It read "b" in full, and haproxy failed for a reason of its own.
+    story.dies()
+    assert story.spawned
+    story.starts("c")
+    story.serves("c")
+    assert story.runs == "c"
+    assert story.state.candidate is None
+
+
+def test_a_change_back_while_a_candidate_starts_is_none(story: Story) -> None:
+    """What waits for the candidate's end has no reason any more when the disk is what it was given."""
+    story.settles("b")
+    story.starts("b")
+    story.settles("c")
+    story.settles("b")
+    story.serves("b")
+    assert story.runs == "b"
+    assert story.state.candidate is None
+
+
+def test_a_candidate_under_which_files_have_changed_is_passed_over(story: Story) -> None:
+    """Nobody knows what it has read: the current one goes on, and another one follows when this one has let go."""
+    story.settles("b")
+    story.starts("b")
+    story.tears("c")
+    assert story.said[0] == "torn"
+    assert story.runs == "a"
+    assert story.state.candidate is None
+    story.torn_one_lets_go()
+    assert story.spawned
+    assert story.state.failed == ""
+    story.starts("c")
+    story.serves("c")
+    assert story.runs == "c"
+
+
+def test_a_candidate_that_is_passed_over_finishes_what_it_has(story: Story) -> None:
+    """It listens already, and clients have come: it is never killed, but retires, and is told to leave at the end."""
+    story.settles("b")
+    story.starts("b")
+    torn = story.state.last_number
+    story.tears("c")
+    assert not any(isinstance(effect, Send) for effect in story.effects)
+    story.torn_one_lets_go()
+    sent = [effect for effect in story.effects if isinstance(effect, Send)]
+    assert sent == [Send(torn, signal.SIGUSR1)]
+
+
+def test_nobody_waits_for_a_candidate_that_is_passed_over_when_nobody_serves() -> None:
+    """The first one, or one in the place of a dead one: the next one starts at once, and it still leaves softly."""
+    story = Story()
+    assert story.state.current
+    story.happens(Exited(story.state.current.number, -9), Elapsed(Timer(Clock.RESTART, 1)))
+    story.starts("b")
+    story.tears("c")
+    assert story.spawned
+    assert not any(isinstance(effect, Send) for effect in story.effects)
+    assert [type(one.phase) for one in story.state.generations] == [Retiring, Candidate]
+    story.starts("c")
+    story.serves("c")
+    assert story.runs == "c"
+
+
+def test_a_change_back_needs_no_other_candidate(story: Story) -> None:
+    """If the disk is again what the current generation runs, only somebody who has asked gets another one."""
+    story.settles("b")
+    story.starts("b")
+    story.tears("a")
+    story.torn_one_lets_go()
+    assert not story.spawned
+    assert story.state.waiting == ()
+    assert story.runs == "a"
+    assert story.state.torn == 0
+
+
+def test_files_that_never_stop_changing_cannot_put_a_reload_off_for_ever(story: Story) -> None:
+    """So many candidates are passed over and no more; whoever asked is answered once, by the last."""
+    answers: list[Reply] = []
+    story.happens(ReloadAsked(Request("a client", 7)))
+    for attempt in range(MOST_TRIES):
+        story.starts(f"{attempt}")
+        story.tears(f"{attempt + 1}")
+        answers += [effect for effect in story.effects if isinstance(effect, Reply)]
+        story.torn_one_lets_go()
+        assert story.spawned
+        assert story.runs == "a"
+    story.starts(f"{MOST_TRIES}")
+    story.tears("yet another")
+    answers += [effect for effect in story.effects if isinstance(effect, Reply)]
+
+    assert story.runs == f"{MOST_TRIES}"
+    assert [(answer.client, answer.success) for answer in answers] == [(7, True)]
+    # The change of which nobody knows whether it was read is still news once it is quiet.
+    old = next(one for one in story.state.generations if isinstance(one.phase, Retiring))
+    story.happens(Exited(old.number, 0))
+    story.settles("yet another")
+    assert story.spawned
