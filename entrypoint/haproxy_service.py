@@ -76,6 +76,7 @@ class HaproxyService:
         self._began = time.monotonic()
         self._versions: dict[int, str] = {}
         self._waiting: tuple[Passed, ...] | None = None
+        self._closed = False
         self._words_of_last = ""
         self._startup_words = ""
         self._desk: Desk | None = None
@@ -198,6 +199,11 @@ class HaproxyService:
         if version:
             self._versions[number] = version
 
+    @property
+    def holds(self) -> bool:
+        """Whether there are ordinary listeners to let go of."""
+        return bool(self._parts.adopted.sockets)
+
     def passed(self, taking: Taking) -> None:
         """Keep the listeners that a generation has passed; not while a candidate is taking those that are kept."""
         if taking.failure:
@@ -206,6 +212,9 @@ class HaproxyService:
             return
         self._drop_waiting()
         self._waiting = taking.sockets
+        if self._closed:
+            # What was asked for before the stop would keep clients waiting for nobody.
+            self._drop_waiting()
         self.offered(open_offers=self._supervisor.offers_open)
 
     def offered(self, *, open_offers: bool) -> None:
@@ -251,6 +260,7 @@ class HaproxyService:
         parts = self._parts
         match effect:
             case CloseVips():
+                self._closed = True
                 parts.listeners.close()
                 self._drop_waiting()
                 parts.adopted.close()

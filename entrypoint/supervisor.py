@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from entrypoint.births import Newborn, RefusedError
+from entrypoint.core import runtime_api
 from entrypoint.core.events import (
     EXPORTER,
     Adopt,
@@ -83,6 +84,10 @@ class Service(Protocol):
     def gone(self, number: int) -> None:
         """A generation is no more."""
 
+    @property
+    def holds(self) -> bool:
+        """Whether there are ordinary listeners to let go of."""
+
     def passed(self, taking: Taking) -> None:
         """A generation has passed its listeners, or has failed to."""
 
@@ -136,7 +141,7 @@ class Supervisor:
         self._conversations: dict[int, Conversation] = {}
         self._words: dict[int, Words] = {}
         self._offers: dict[int, Offer] = {}
-        self._takings: dict[int, Taking] = {}
+        self._takings: dict[int, Taking | Conversation] = {}
         self._last_words: dict[int, str] = {}
         self._helpers: dict[int, Callable[[int], None]] = {}
         self.sources.add(world.arrivals, self._signals_arrived)
@@ -434,10 +439,29 @@ class Supervisor:
         if taking.read():
             del self._takings[number]
             self.sources.cancel(taking)
-            if self._world.service:
-                self._world.service.passed(taking)
+            self._passed(number, taking)
         else:
             self.sources.add(taking, lambda: self._taken(number, taking))
+
+    def _passed(self, number: int, taking: Taking) -> None:
+        service, channel = self._world.service, self._channels.get(number)
+        if not service:
+            return
+        if taking.sockets or taking.failure or not service.holds or not channel:
+            service.passed(taking)
+            return
+        # A hang-up without a word is how haproxy says that it has none, and how it dies: only in the first case does
+        # it answer afterwards.
+        witness = self._takings[number] = channel.ask((runtime_api.WHO,))
+        self.sources.add(witness, lambda: self._testified(number, taking, witness))
+        self.sources.alarm(witness, _TAKING_WITHIN, lambda: self._end_taking(number))
+
+    def _testified(self, number: int, taking: Taking, witness: Conversation) -> None:
+        if not witness.read():
+            return
+        self._end_taking(number)
+        if witness.answer and self._world.service:
+            self._world.service.passed(taking)
 
     def _end_taking(self, number: int) -> None:
         taking = self._takings.pop(number, None)

@@ -66,17 +66,23 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
     started: list[subprocess.Popen[bytes]] = []
 
     def start(
-        *options: str, code: str = "", environment: dict[str, str] | None = None, passed: tuple[int, ...] = ()
+        *options: str,
+        code: str = "",
+        environment: dict[str, str] | None = None,
+        passed: tuple[int, ...] = (),
+        ordinary: bool = False,
     ) -> Instance:
-        configuration = tmp_path / "haproxy.cfg"
-        configuration.write_text(CONFIGURATION)
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
+        configuration = tmp_path / "haproxy.cfg"
+        bind = f"127.0.0.1:{port}"
+        configuration.write_text(CONFIGURATION.replace('"fd@${FD_WEB}"', bind) if ordinary else CONFIGURATION)
+        vips = () if ordinary else ("--vips", f"{bind}:FD_WEB")
         log = tmp_path / "log"
         words = [sys.executable, "-c", f"{code}\nfrom entrypoint.__main__ import main\nmain()", *options]
         with log.open("wb") as stderr:
             process = subprocess.Popen(
-                [*words, "--vips", f"127.0.0.1:{port}:FD_WEB", "haproxy", "-f", str(configuration)],
+                [*words, *vips, "haproxy", "-f", str(configuration)],
                 stderr=stderr,
                 env={**os.environ, **(environment or {})},
                 pass_fds=passed,
@@ -281,3 +287,60 @@ def test_sockets_that_systemd_passes_are_vips(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
 
     assert process.wait(timeout=30) == 0
+
+
+AT_ADOPTION = """
+import signal
+from entrypoint.supervisor import Supervisor
+right = Supervisor._take
+def wrong(self, number):
+    if number == 2:
+        {before}
+    right(self, number)
+    if number == 2:
+        {after}
+Supervisor._take = wrong
+"""
+
+
+def listening(port: int) -> set[str]:
+    """Return the inodes of the sockets that listen on a port."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {row[9] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "0A"}
+
+
+def test_a_generation_that_dies_before_it_passed_its_listeners_takes_none_along(begin: Begin) -> None:
+    """Its hang-up is not taken for "there are none": the ordinary listeners are held, and the next one has them."""
+    lb = begin(ordinary=True, code=AT_ADOPTION.format(before="self.kill(2)", after="pass"))
+    eventually(lambda: "holds the ordinary listeners" in lb.log)
+    held = listening(lb.port)
+    lb.process.send_signal(signal.SIGUSR1)
+    eventually(lambda: lb.get() == "3")
+
+    assert listening(lb.port) == held
+    assert "no ordinary listener" not in lb.log
+
+
+def test_listeners_that_are_no_more_are_let_go_of(begin: Begin, tmp_path: Path) -> None:
+    """A generation that has none says so by hanging up, and lives."""
+    lb = begin(ordinary=True)
+    eventually(lambda: "holds the ordinary listeners" in lb.log)
+    configuration = tmp_path / "haproxy.cfg"
+    configuration.write_text(configuration.read_text().replace(f"  bind 127.0.0.1:{lb.port}\n", ""))
+    lb.process.send_signal(signal.SIGUSR1)
+    eventually(lambda: "holds no ordinary listener" in lb.log)
+
+    assert not listening(lb.port)
+
+
+def test_what_is_passed_after_a_stop_is_not_held(begin: Begin) -> None:
+    """Nobody waits in the queue of a listener that no haproxy will accept from any more."""
+    after = "self.submit(__import__('entrypoint.core.events').core.events.StopAsked('this test'))"
+    lb = begin("--stop-delay", "0", ordinary=True, code=AT_ADOPTION.format(before="pass", after=after))
+    eventually(lambda: lb.get() == "1")
+    with socket.create_connection(("127.0.0.1", lb.port)) as client:
+        client.sendall(b"GET / HTTP/1.0\r\n")
+        lb.process.send_signal(signal.SIGUSR1)
+        eventually(lambda: "stopping gracefully" in lb.log)
+        eventually(lambda: not listening(lb.port))
+        assert lb.process.poll() is None
