@@ -265,7 +265,6 @@ def test_a_refused_configuration_is_replaced_by_the_last_known_good_one(transiti
             and not before.current
             and isinstance(before.stage, Serving)
             and isinstance(candidate.phase, Candidate)
-            and not candidate.phase.torn
             and not candidate.kept
             and before.kept not in {"", candidate.digest}
         ):
