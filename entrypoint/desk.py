@@ -33,6 +33,8 @@ _LOOK_AFTER = 1.0
 """Seconds after which it is looked whether somebody who waits for an answer is still there."""
 _REST = 0.1
 """Seconds without new connections, when there are no descriptors left."""
+_THIS_CONNECTION = (["prompt"], ["quit"], ["exit"])
+"""What is about the connection itself, whomever the rest is for; as with haproxy's master."""
 _TRIGGER = "the control socket"
 _PROMPT = "master> "
 """What programs that drive haproxy's master wait for."""
@@ -227,6 +229,10 @@ class Desk:
         target = master_cli.passed(command)
         if not target and visit.target and not command.startswith("@"):
             target = master_cli.Pass(visit.target, command)
+        if target and target.command.split()[:1] in _THIS_CONNECTION:
+            # Passed on, a `prompt` would never end, and its connection would keep the generation from leaving.
+            self._answer(visit, target.command)
+            return
         if target and target.command:
             self._pass(visit, target)
             return
@@ -340,6 +346,9 @@ class Desk:
             return
         with contextlib.suppress(OSError):
             session.send(target.command.encode(errors="surrogateescape") + b"\n")
+            # What is never whole, such as a payload without an end, ends here; a connection that stays open would
+            # keep the generation from leaving.
+            session.shutdown(socket.SHUT_WR)
         visit.waits_for = f"@{target.target}"
         visit.session = session
         self._sources.add(session, lambda: self._copy(visit, session))
