@@ -287,7 +287,8 @@ class Supervisor:
         try:
             newborn = world.births.of(number, kept=kept, bad=bad)
         except (RefusedError, OSError) as error:
-            self._events.append(NotSpawned(number, f"was not started: {error}", 1))
+            refused = isinstance(error, RefusedError)
+            self._events.append(NotSpawned(number, f"was not started: {error}", 1, refused))
             return
         try:
             pid = world.processes.spawn(number, newborn.birth)

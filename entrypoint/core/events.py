@@ -142,6 +142,8 @@ class NotSpawned:
     reason: str
     status: int
     """What safe_reload exits with when this was the first generation."""
+    refused: bool = False
+    """The configuration is why; not the kernel, for want of a process or a descriptor."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,8 +128,8 @@ def _decide(state: State, event: Event) -> Step:
             return _looked(state, event)
         case Spawned(number=number):
             return _exporter_spawned(state) if number == EXPORTER else _spawned(state, event)
-        case NotSpawned(number=number, reason=reason, status=status):
-            return _exporter_gone(state, reason) if number == EXPORTER else _not_spawned(state, number, reason, status)
+        case NotSpawned(number=number, reason=reason):
+            return _exporter_gone(state, reason) if number == EXPORTER else _not_spawned(state, event)
         case Exited(number=number, status=status):
             return _exporter_gone(state, how_it_died(status)) if number == EXPORTER else _exited(state, number, status)
         case Reaped(pid=pid):
@@ -218,13 +218,13 @@ def _spawned(state: State, event: Spawned) -> Step:
     return state.update(generation), (Ask(event.number, (runtime_api.WHO, runtime_api.DESCRIPTORS)),)
 
 
-def _not_spawned(state: State, number: int, reason: str, status: int) -> Step:
-    generation = state.find(number)
+def _not_spawned(state: State, event: NotSpawned) -> Step:
+    generation = state.find(event.number)
     if not generation:
         return state, ()
-    state = state.without(number)
+    state = state.without(event.number)
     if isinstance(generation.phase, Candidate):
-        return _candidate_gone(state, generation, reason, status)
+        return _candidate_gone(state, generation, event.reason, event.status, blamed=event.refused)
     return state, ()
 
 
@@ -350,12 +350,23 @@ def _give_up(state: State, candidate: Generation, what: str) -> Step:
     )
 
 
-def _candidate_gone(state: State, candidate: Generation, what: str, status: int) -> Step:
-    """Go on without a candidate: the state has lost it already."""
+def _candidate_gone(state: State, candidate: Generation, what: str, status: int, *, blamed: bool = True) -> Step:
+    """Go on without a candidate: the state has lost it already.
+
+    Args:
+        state: without the candidate.
+        candidate: the one that is gone.
+        what: became of it.
+        status: its exit status, as a shell would say it.
+        blamed: the configuration may be why.
+
+    """
     phase = candidate.phase
     assert isinstance(phase, Candidate)
-    if not candidate.kept and candidate.digest:
-        state = replace(state, failed=candidate.digest)
+    # One that was refused before it had a process is of what the disk held when it was last looked at.
+    digest = candidate.digest or state.disk.digest
+    if blamed and not candidate.kept and digest:
+        state = replace(state, failed=digest)
     effects: list[Effect] = []
     if phase.asked_by:
         triggers = stopping.triggers(phase.asked_by)
@@ -368,7 +379,7 @@ def _candidate_gone(state: State, candidate: Generation, what: str, status: int)
     if state.current:
         # haproxy may have listened before it failed, and on a VIP that the current one does not use nobody accepts.
         return state, (*effects, *retiring.follow(state))
-    if isinstance(state.stage, Serving) and not candidate.kept and state.kept not in {"", candidate.digest}:
+    if blamed and isinstance(state.stage, Serving) and not candidate.kept and state.kept not in {"", digest}:
         what = "the configuration on disk is bad: the next generation starts with the LAST KNOWN GOOD one"
         effects.append(Log(Level.WARNING, "last_known_good", what))
         return then(_spawn(state, (), kept=True), *effects)

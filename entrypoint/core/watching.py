@@ -42,9 +42,10 @@ def seen(state: State, why: Why, disk: Disk) -> Step:
     state = replace(state, disk=disk)
     if why is not Why.SETTLED or disk.unreadable:
         return state, tuple(effects)
-    runs = state.current.digest if state.current else ""
-    if disk.digest == runs and state.failed:
+    current = state.current
+    if current and disk.digest == current.digest and (state.failed or current.kept):
         line = Log(Level.INFO, "back", "the files are again what the current generation runs: the failure is over")
+        state = state.update(replace(current, kept=False))
         return replace(state, failed="", waiting=_others(state.waiting)), (*effects, line)
     if is_news(state) and FILES not in state.waiting and isinstance(state.stage, Serving | BackingOff):
         state = replace(state, waiting=(*state.waiting, FILES))

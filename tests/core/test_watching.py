@@ -15,6 +15,7 @@ from entrypoint.core.events import (
     Exited,
     Log,
     Look,
+    NotSpawned,
     ReloadAsked,
     Reply,
     Request,
@@ -50,24 +51,25 @@ class Story:
         for event in events:
             self.state, self.effects = lifecycle.step(self.state, event)
 
-    def _number(self) -> int:
+    def number(self) -> int:
+        """Return the number of the candidate."""
         assert self.state.candidate
         return self.state.candidate.number
 
     def starts(self, digest: str) -> None:
         """Start the candidate that was to be spawned, from this."""
-        number = self._number()
+        number = self.number()
         self.happens(Spawned(number, pid_of(number), digest, disk=Disk(digest)))
 
     def answers(self) -> None:
         """Have the candidate say that it is ready."""
-        number = self._number()
+        number = self.number()
         self.happens(Answered(number, listening(pid_of(number))))
         assert self.effects == (Look(Why.CANDIDATE, number),)
 
     def serves(self, digest: str, *, polled: bool = False) -> None:
         """Have the candidate say that it is ready, while the disk holds this; the old one leaves."""
-        number = self._number()
+        number = self.number()
         self.answers()
         self.happens(Seen(Why.CANDIDATE, Disk(digest, polled=polled), number))
         for old in self.state.generations:
@@ -76,7 +78,7 @@ class Story:
 
     def tears(self, digest: str) -> None:
         """Have the candidate say that it is ready, while the disk holds this by now."""
-        number = self._number()
+        number = self.number()
         self.answers()
         self.happens(Seen(Why.CANDIDATE, Disk(digest), number))
 
@@ -87,7 +89,7 @@ class Story:
 
     def dies(self) -> None:
         """Have the candidate end before it was ready."""
-        self.happens(Exited(self._number(), 1))
+        self.happens(Exited(self.number(), 1))
 
     def settles(self, digest: str = "", unreadable: str = "") -> None:
         """Change the files to this, and let them be quiet."""
@@ -386,3 +388,41 @@ def test_files_that_never_stop_changing_cannot_put_a_reload_off_for_ever(story: 
     story.happens(Exited(old.number, 0))
     story.settles("yet another")
     assert story.spawned
+
+
+def test_a_disk_that_is_good_again_ends_the_last_known_good() -> None:
+    """Once the files are what the generation runs, it does not matter where it got them from."""
+    story = Story()
+    story.happens(Elapsed(Timer(Clock.SERVED, 1)), Elapsed(Timer(Clock.PROVEN, 1)), Exited(1, -9))
+    story.starts("b")
+    story.happens(Exited(story.number(), 1))
+    (spawn,) = [effect for effect in story.effects if isinstance(effect, Spawn)]
+    assert spawn.kept
+    story.happens(Spawned(spawn.number, pid_of(spawn.number), "a", kept=True, disk=Disk("b")))
+    story.serves("b")
+    assert story.state.current
+    assert story.state.current.kept
+
+    story.happens(Seen(Why.SETTLED, Disk("a")))
+    assert story.state.current
+    assert not story.state.current.kept
+    assert story.state.failed == ""
+
+
+def test_what_the_kernel_refuses_is_not_the_configuration_s_fault() -> None:
+    """Without descriptors the last known good configuration could not be started either, and nothing counts as bad."""
+    story = Story()
+    story.happens(Elapsed(Timer(Clock.SERVED, 1)), Elapsed(Timer(Clock.PROVEN, 1)), Exited(1, -9))
+    story.happens(NotSpawned(story.number(), "was not started: Too many open files", 1))
+    assert not [effect for effect in story.effects if isinstance(effect, Spawn)]
+    assert story.state.failed == ""
+
+
+def test_a_configuration_that_is_refused_before_it_is_started_is_not_tried_again() -> None:
+    """`master-worker` is seen before there is a process: the content counts as failed all the same."""
+    story = Story()
+    story.happens(Seen(Why.SETTLED, Disk("b")))
+    story.happens(NotSpawned(story.number(), "was not started: remove master-worker", 1, refused=True))
+    assert story.state.failed == "b"
+    story.happens(Seen(Why.SETTLED, Disk("b")))
+    assert not [effect for effect in story.effects if isinstance(effect, Spawn)]

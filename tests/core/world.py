@@ -113,6 +113,8 @@ def _possible_for(generation: Generation, *, watching: bool, kept: bool) -> Iter
         if watching and kept:
             yield Spawned(number, pid_of(number), "a", kept=True, disk=Disk("b"))
         yield NotSpawned(number, "was not started: no", 1)
+        if watching:
+            yield NotSpawned(number, "was not started: master-worker", 1, refused=True)
         return
     yield Exited(number, 0)
     if not watching:
