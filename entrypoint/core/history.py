@@ -109,7 +109,7 @@ class History:
                     reason = "other"
                 self.restarts[reason] = self.restarts.get(reason, 0) + 1
                 self.forget(number)
-            case "gone" | "start_failed" | "torn":
+            case "gone" | "start_failed":
                 self.forget(number)
             case _:
                 pass

@@ -266,7 +266,7 @@ def _looked(state: State, event: Seen) -> Step:
     if not candidate or not isinstance(candidate.phase, Candidate) or not candidate.phase.answer:
         return state, effects
     same = candidate.kept or candidate.digest == event.disk.digest
-    if same or candidate.phase.tries >= MOST_TRIES or not isinstance(state.stage, Serving):
+    if same or candidate.phase.tries >= MOST_TRIES:
         return then(_promote(state, candidate), *effects)
     return then(_pass_over(state, candidate), *effects)
 
@@ -283,8 +283,10 @@ def _pass_over(state: State, candidate: Generation) -> Step:
     leave = retiring.drain_as_it_is if state.retiring else retiring.retire
     state, effects = leave(state, passed_over)
     asked_by, tries = (*phase.asked_by, *state.waiting), phase.tries + 1
-    if state.current:
+    if state.current and isinstance(state.stage, Serving):
         return replace(state, waiting=asked_by, torn=tries), (line, *effects)
+    if state.current:
+        return state, (line, *effects, *stopping.refuse(asked_by))
     return then(_spawn(replace(state, waiting=()), asked_by, tries=tries), line, *effects)
 
 

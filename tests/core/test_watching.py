@@ -24,10 +24,12 @@ from entrypoint.core.events import (
     Spawn,
     Spawned,
     Stirred,
+    StopAsked,
     Timer,
     Why,
 )
 from entrypoint.core.lifecycle import MOST_TRIES
+from entrypoint.core.settings import Settings
 from entrypoint.core.state import MOST_DEBOUNCES, Candidate, Draining, Retiring, State, timers
 from tests.core.world import OFF, begin, listening, pid_of, settings
 
@@ -39,12 +41,12 @@ WATCHING = settings(debounce=DEBOUNCE, poll=POLL)
 class Story:
     """What happens, one thing after the other; `effects` are those of the last one."""
 
-    def __init__(self, digest: str = "a") -> None:
-        """Begin with a current generation that runs this."""
-        self.state: State = begin(WATCHING)
+    def __init__(self, chosen: Settings = WATCHING) -> None:
+        """Begin with a current generation that runs "a"."""
+        self.state: State = begin(chosen)
         self.effects: tuple[Effect, ...] = ()
-        self.starts(digest)
-        self.serves(digest)
+        self.starts("a")
+        self.serves("a")
 
     def happens(self, *events: Event) -> None:
         """Let the core decide."""
@@ -352,6 +354,19 @@ def test_nobody_waits_for_a_candidate_that_is_passed_over_when_nobody_serves() -
     story.starts("c")
     story.serves("c")
     assert story.runs == "c"
+
+
+def test_a_stop_answers_whoever_waited_for_a_candidate_that_is_passed_over() -> None:
+    """While the VIPs linger, no other candidate is started."""
+    story = Story(settings(stop_delay=1.0))
+    story.happens(ReloadAsked(Request("a client", 7)))
+    story.starts("b")
+    story.happens(StopAsked("somebody"))
+    story.tears("c")
+    assert [effect.success for effect in story.effects if isinstance(effect, Reply)] == [False]
+    story.torn_one_lets_go()
+    assert not story.spawned
+    assert story.runs == "a"
 
 
 def test_a_change_back_needs_no_other_candidate(story: Story) -> None:
