@@ -8,6 +8,7 @@ import pytest
 from entrypoint.core import lifecycle
 from entrypoint.core.events import (
     EXPORTER,
+    Answered,
     CloseVips,
     Elapsed,
     Exited,
@@ -38,7 +39,7 @@ from entrypoint.core.state import (
     timers,
 )
 from tests.core.explorer import Exploration, Transition, explore
-from tests.core.world import VARIANTS, pid_of
+from tests.core.world import VARIANTS, listening, pid_of
 
 TELLS_TO_LEAVE = {signal.SIGUSR1, signal.SIGTERM, signal.SIGKILL}
 
@@ -166,6 +167,21 @@ def test_only_a_ready_generation_becomes_the_pid_file_s_content(transitions: lis
                 seen += 1
                 assert taken.after.current is not None
                 assert effect.pid == taken.after.current.pid
+    assert seen
+
+
+def test_a_candidate_that_listens_on_nothing_is_given_up(transitions: list[Transition]) -> None:
+    """An empty file is one that haproxy would refuse were it not for our line to it; whoever serves goes on."""
+    seen = 0
+    for taken in transitions:
+        candidate = taken.before.candidate
+        if not candidate or candidate.pid is None or not isinstance(candidate.phase, Candidate):
+            continue
+        nothing = Answered(candidate.number, listening(candidate.pid, bound=()))
+        if taken.event == nothing and not candidate.phase.given_up:
+            seen += 1
+            assert Send(candidate.number, signal.SIGKILL) in taken.effects
+            assert taken.after.current == taken.before.current
     assert seen
 
 
