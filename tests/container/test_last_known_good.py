@@ -170,7 +170,7 @@ def test_a_restart_with_a_bad_configuration_begins_with_the_good_one(again: Agai
 
 
 def test_the_newest_good_one_is_kept(again: Again, kept: Path) -> None:
-    """After a reload whose generation has lived for 10 s, its configuration is what a crash and a restart begin with."""
+    """A reload whose generation has lived for 10 s is what the next one begins with, after a crash and a restart."""
     lb = again(NEWEST_STABLE)
     lb.serves("one")
     eventually(lambda: _files(kept), timeout=60)

@@ -130,7 +130,6 @@ def _possible_for(generation: Generation, *, watching: bool, kept: bool) -> Iter
             yield Answered(number, listening(generation.pid, bound=(), others=1))
             if not watching:
                 yield Answered(number, listening(generation.pid))
-                yield Answered(number, listening(generation.pid, bound=()))
                 yield Answered(number, listening(1))
         case Retiring(asked=True):
             if not watching:
