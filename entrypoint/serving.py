@@ -76,7 +76,7 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
         listeners.adopt(environment)
         listeners.bind(vips, freebind=settings.freebind)
         _tell_vips(logger, listeners)
-        predecessor = find(path, (vip.port for vip in vips)) if path else None
+        predecessor = find(path, vips) if path else None
     pid_file = _pid_file(path) if path else None
     if pid_file and begun.current and begun.current.pid:
         pid_file.inherit(begun.current.pid)

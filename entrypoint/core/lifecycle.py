@@ -255,6 +255,8 @@ def _candidate_answered(state: State, candidate: Generation, text: str) -> Step:
     if pid != candidate.pid:
         what = "answered without a pid" if pid is None else f"answered with the pid {pid}, not its own"
         return _give_up(state, candidate, what)
+    if runtime_api.serves_nobody(text):
+        return _give_up(state, candidate, "listens on nothing: the configuration has no `bind` line")
     candidate = replace(candidate, phase=replace(candidate.phase, answer=text))
     return state.update(candidate), (Look(Why.CANDIDATE, candidate.number),)
 

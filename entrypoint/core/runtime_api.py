@@ -49,6 +49,15 @@ def is_idle(answer: str) -> bool:
     return jobs is not None and listeners is not None and jobs - listeners <= own
 
 
+def serves_nobody(answer: str) -> bool:
+    """Tell whether the process listens on nothing but its own line to us, from `show info`.
+
+    Without that line haproxy would have refused to start ("No enabled listener found"), as it does for an empty file.
+    """
+    listeners = _number(answer, "Listeners")
+    return listeners is not None and listeners <= 1
+
+
 def binds_on(answer: str, vips: Iterable[int]) -> tuple[Bind, ...]:
     """Return the listeners that share a VIP's socket, from `show fd`.
 

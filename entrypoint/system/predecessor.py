@@ -1,15 +1,22 @@
 """A haproxy that is not ours and serves the same VIPs: found by its pid file, and never confused with a stranger.
 
 A pid from a file may be anybody's by now. So it is pinned by a pidfd (pidfd_open(2)) before anything is looked at, and
-it counts only if the program is called haproxy and holds a listening socket on an address and port of ours.
+it counts only if the program is called haproxy and listens on an address and port of ours.
 """
 
 import os
 import signal
+import socket
+import sys
 from collections.abc import Iterable, Iterator
+
+from entrypoint.core.vips import ANY, Vip
 
 _LISTENS = "0A"
 """TCP_LISTEN in /proc/net/tcp (proc(5))."""
+_ANY_OF_BOTH = bytes(16)
+_MAPPED = bytes(10) + b"\xff\xff"
+"""Before an IPv4 address that a socket of IPv6 is bound to (RFC 4291, 2.5.5.2)."""
 
 
 class Predecessor:
@@ -35,21 +42,22 @@ class Predecessor:
             os.close(self._descriptor)
 
 
-def find(path: str, ports: Iterable[int]) -> Predecessor | None:
-    """Return the haproxy that a pid file names, if it listens on one of these ports in our network.
+def find(path: str, vips: Iterable[Vip]) -> Predecessor | None:
+    """Return the haproxy that a pid file names, if it listens where one of these VIPs is, in our network.
 
     Args:
-        path: the pid file; whatever else it holds is ignored.
-        ports: of the VIPs.
+        path: the pid file; whatever else it holds is ignored, and so is what is no file.
+        vips: ours.
 
     """
     try:
-        with open(path, encoding="ascii") as file:
+        # A pipe would be waited for.
+        with open(path, encoding="ascii", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             pid = int(file.read(32).split()[0])
         descriptor = os.pidfd_open(pid)
     except (OSError, ValueError, IndexError, OverflowError):
         return None
-    if pid != os.getpid() and _is_haproxy(pid) and _listens(pid, frozenset(ports)):
+    if pid != os.getpid() and _is_haproxy(pid) and _serves(pid, tuple(vips)):
         return Predecessor(pid, descriptor)
     os.close(descriptor)
     return None
@@ -62,7 +70,7 @@ def _is_haproxy(pid: int) -> bool:
         return False
 
 
-def _listens(pid: int, ports: frozenset[int]) -> bool:
+def _serves(pid: int, vips: tuple[Vip, ...]) -> bool:
     try:
         if os.readlink(f"/proc/{pid}/ns/net") != os.readlink("/proc/self/ns/net"):
             return False
@@ -70,7 +78,17 @@ def _listens(pid: int, ports: frozenset[int]) -> bool:
     except OSError:
         return False
     inodes = frozenset(_inodes(pid, names))
-    return any(inode in inodes and port in ports for inode, port in _listeners())
+    theirs = [(address, port) for inode, address, port in _listeners() if inode in inodes]
+    return any(port == vip.port and _meets(address, vip.address) for address, port in theirs for vip in vips)
+
+
+def _meets(theirs: bytes, ours: str) -> bool:
+    """Tell whether a client of our address could get to a listener there."""
+    if ours == ANY or theirs == _ANY_OF_BOTH:
+        return True
+    family = socket.AF_INET6 if ":" in ours else socket.AF_INET
+    address = socket.inet_pton(family, ours.partition("%")[0])
+    return len(address) == len(theirs) and (address == theirs or not any(address) or not any(theirs))
 
 
 def _inodes(pid: int, names: Iterable[str]) -> Iterator[str]:
@@ -83,8 +101,8 @@ def _inodes(pid: int, names: Iterable[str]) -> Iterator[str]:
             yield target[8:-1]
 
 
-def _listeners() -> Iterator[tuple[str, int]]:
-    """Yield the inode and port of every listening TCP socket of our network."""
+def _listeners() -> Iterator[tuple[str, bytes, int]]:
+    """Yield the inode, address and port of every listening TCP socket of our network."""
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
             with open(table, encoding="ascii") as file:
@@ -94,4 +112,11 @@ def _listeners() -> Iterator[tuple[str, int]]:
         for line in lines:
             fields = line.split()
             if fields[3] == _LISTENS:
-                yield fields[9], int(fields[1].rpartition(":")[2], 16)
+                address, _, port = fields[1].rpartition(":")
+                yield fields[9], _packed(address), int(port, 16)
+
+
+def _packed(text: str) -> bytes:
+    """Read an address as the kernel writes it: words of 32 bits in the machine's order (proc_pid_net(5))."""
+    words = (int(text[i : i + 8], 16).to_bytes(4, sys.byteorder) for i in range(0, len(text), 8))
+    return b"".join(words).removeprefix(_MAPPED)

@@ -1,12 +1,14 @@
-"""Ordinary `bind` lines of unmodified configurations: what VIPs have, they have too."""
+"""Ordinary `bind` lines of unmodified configurations: what VIPs have, they have too; docs/ordinary-binds.md."""
 
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.container.conftest import Balancer, Start, every, result
+from tests.container.conftest import IMAGES, Balancer, Start, every, result
+from tests.container.trouble import current, end
 from tests.waiting import eventually
 
 HEAD = """\
@@ -21,6 +23,7 @@ defaults
     option idle-close-on-response
 """
 
+OFTEN = ("--restart-limit", "100")
 LOOPBACK_6 = {"net.ipv6.conf.all.disable_ipv6": "0", "net.ipv6.conf.lo.disable_ipv6": "0"}
 
 BINDS = {
@@ -44,18 +47,26 @@ def ordinary(mark: str, bind: str = BINDS["tcp"], more: str = "") -> str:
     return f"{HEAD}frontend web\n    {bind}\n{answer}{more}"
 
 
-def begin(start: Start, image: str, text: str, **more: object) -> Balancer:
-    """Start a container without VIPs that serves "one"."""
-    lb = start(image, text=text, vips="", sysctls=LOOPBACK_6, **more)
-    lb.serves("one")
+def begin(start: Start, image: str, text: str, *, migrate: bool = False, **more: object) -> Balancer:
+    """Start a container without VIPs that serves, and wait until safe_reload holds what its haproxy listens on."""
+    sysctls = {**LOOPBACK_6, "net.ipv4.tcp_migrate_req": "1"} if migrate else LOOPBACK_6
+    lb = start(image, text=text, vips="", sysctls=sysctls, **more)
+    eventually(lambda: adopted(lb))
     return lb
 
 
 def listening(lb: Balancer) -> set[str]:
-    """Return the inodes of the TCP sockets that listen on the port."""
+    """Return the inodes of all TCP sockets that listen."""
     table = Path(f"/proc/{lb.pid}/net/tcp").read_text() + Path(f"/proc/{lb.pid}/net/tcp6").read_text()
     rows = (line.split() for line in table.splitlines() if ":" in line)
-    return {row[9] for row in rows if row[1].endswith(f":{lb.port:04X}") and row[3] == "0A"}
+    return {row[9] for row in rows if row[3] == "0A"}
+
+
+def ports(lb: Balancer) -> set[int]:
+    """Return the ports that anybody listens on."""
+    table = Path(f"/proc/{lb.pid}/net/tcp").read_text() + Path(f"/proc/{lb.pid}/net/tcp6").read_text()
+    rows = (line.split() for line in table.splitlines() if ":" in line)
+    return {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A"}
 
 
 def held_by(pid: int) -> set[str]:
@@ -65,7 +76,7 @@ def held_by(pid: int) -> set[str]:
 
 
 def adopted(lb: Balancer) -> bool:
-    """Tell whether PID 1 has every listening socket of the port."""
+    """Tell whether PID 1 has every listening socket."""
     return bool(listening(lb)) and listening(lb) <= held_by(lb.pid)
 
 
@@ -78,9 +89,8 @@ def reload(lb: Balancer) -> Callable[[], None]:
 def test_a_reload_loses_no_connection(start: Start, image: str, bind: str) -> None:
     """Under load, whatever the `bind` says, and the sockets stay the same."""
     lb = begin(start, image, ordinary("one", bind))
-    eventually(lambda: adopted(lb))
     before = listening(lb)
-    client = lb.load(50, 20_000)
+    client = lb.load(50, 10_000)
     count = every(200, client, reload(lb))
     load = result(client)
 
@@ -91,14 +101,58 @@ def test_a_reload_loses_no_connection(start: Start, image: str, bind: str) -> No
 
 @pytest.mark.parametrize("bind", BINDS.values(), ids=BINDS)
 def test_a_crash_refuses_nobody(start: Start, image: str, bind: str) -> None:
-    """The socket is held, so clients wait in its queue until the next haproxy accepts them."""
-    lb = begin(start, image, ordinary("one", bind))
-    eventually(lambda: adopted(lb))
+    """The socket is held, so clients wait in its queue until the next haproxy accepts them, however early it dies."""
+    lb = begin(start, image, ordinary("one", bind), options=OFTEN)
     before = listening(lb)
     for _ in range(3):
-        subprocess.run(["kill", "-KILL", str(lb.children()[-1])], check=True)
+        end(lb.children()[-1])
         assert lb.get() == "one"
     assert listening(lb) == before
+
+
+def test_one_ipv6_address_is_kept_if_its_bind_says_v6only(start: Start, image: str) -> None:
+    """Without the word haproxy does not recognise its own socket, and binds another one."""
+    lb = begin(start, image, ordinary("one", "bind [::1]:8080 v6only"), options=OFTEN)
+    before = listening(lb)
+    end(current(lb))
+    assert get_6(lb) == "one"
+    client = load_6(lb)
+    count = every(200, client, reload(lb))
+
+    assert result(client).failed == 0
+    assert count
+    assert listening(lb) == before
+
+
+def test_one_ipv6_address_without_v6only_loses_nothing_where_requests_migrate(start: Start, image: str) -> None:
+    """net.ipv4.tcp_migrate_req moves who waits in the old socket to the new one."""
+    lb = begin(start, image, ordinary("one", "bind [::1]:8080"), migrate=True, options=OFTEN)
+    before = listening(lb)
+    client = load_6(lb)
+    count = every(200, client, reload(lb))
+    assert result(client).failed == 0
+    assert count
+    eventually(lambda: adopted(lb))
+    for _ in range(3):
+        end(current(lb))
+        assert get_6(lb) == "one"
+
+    assert not listening(lb) & before
+
+
+def get_6(lb: Balancer) -> str:
+    """Return what the port of ::1 answers."""
+    with lb.network(), socket.create_connection(("::1", lb.port), timeout=30) as client:
+        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        answer = b""
+        while data := client.recv(65536):
+            answer += data
+    return answer.rpartition(b"\r\n\r\n")[2].decode()
+
+
+def load_6(lb: Balancer) -> subprocess.Popen[str]:
+    """Put load on the port of ::1."""
+    return lb.inside("ab", "-q", "-s", "60", "-c", "50", "-n", "10000", f"http://[::1]:{lb.port}/")
 
 
 def test_a_reload_changes_what_is_bound(start: Start, image: str) -> None:
@@ -106,10 +160,28 @@ def test_a_reload_changes_what_is_bound(start: Start, image: str) -> None:
     lb = begin(start, image, ordinary("one"))
     lb.edit(ordinary("two", "bind 127.0.0.1:8081"))
     lb.kill("USR1")
-    eventually(lambda: _get(lb, 8081) == "two")
-    eventually(lambda: not listening(lb))
+    eventually(lambda: ports(lb) == {8081})
+    eventually(lambda: adopted(lb))
 
     assert _get(lb, 8080) is None
+
+
+def test_a_reload_that_takes_an_address_away_loses_nobody_on_the_others(start: Start, image: str) -> None:
+    """One of two addresses comes and goes under load on the other."""
+    both = "bind 127.0.0.1:8080\n    bind 127.0.0.1:8081"
+    lb = begin(start, image, ordinary("one", both))
+    texts = [ordinary("one"), ordinary("one", both)]
+
+    def change() -> None:
+        lb.edit(texts[0])
+        texts.reverse()
+        lb.kill("USR1")
+
+    client = lb.load(50, 10_000)
+    count = every(300, client, change)
+
+    assert count
+    assert result(client).failed == 0
 
 
 def test_a_refused_candidate_does_no_harm(start: Start, image: str) -> None:
@@ -118,7 +190,7 @@ def test_a_refused_candidate_does_no_harm(start: Start, image: str) -> None:
     eventually(lambda: adopted(lb))
     before = listening(lb)
     lb.edit(ordinary("two", more="global\n    chroot /nowhere\n"))
-    client = lb.load(50, 20_000)
+    client = lb.load(50, 10_000)
     every(200, client, reload(lb))
     load = result(client)
 
@@ -128,42 +200,74 @@ def test_a_refused_candidate_does_no_harm(start: Start, image: str) -> None:
     assert lb.get() == "one"
 
 
+MIXED = ordinary("one", 'bind "fd@${FD_VIP}"\n    bind 127.0.0.1:8080')
+
+
 def test_a_vip_and_an_ordinary_bind_in_one_frontend(start: Start, image: str) -> None:
-    """Both lose nothing, and the generation that drains does not wake up for either."""
-    text = ordinary("one", 'bind "fd@${FD_VIP}"\n    bind 127.0.0.1:8080')
-    lb = start(image, text=text, vips="127.0.0.1:8090:FD_VIP")
+    """Both lose nothing under reloads and deaths, and both sockets stay the same."""
+    lb = start(image, text=MIXED, vips="127.0.0.1:8090:FD_VIP", options=OFTEN)
     lb.serves("one")
-    old = lb.children()[-1]
+    eventually(lambda: adopted(lb))
+    before = listening(lb)
+    for port in (8080, 8090):
+        client = lb.inside("ab", "-q", "-s", "60", "-c", "50", "-n", "10000", f"http://127.0.0.1:{port}/")
+        count = every(200, client, reload(lb))
+        assert result(client).failed == 0
+        assert count
+    for port in (8080, 8090):
+        end(current(lb))
+        assert lb.get(port) == "one"
+    assert listening(lb) == before
+
+
+KINDS = {"ordinary": (ordinary("one"), ""), "mixed": (MIXED, "127.0.0.1:8090:FD_VIP")}
+
+
+def cost_of_draining(start: Start, image: str, kind: str) -> tuple[int, int]:
+    """Return the CPU ticks of a draining generation and of its successor while 20,000 clients come."""
+    text, vips = KINDS[kind]
+    lb = start(image, text=text, vips=vips)
+    old = current(lb)
+    eventually(lambda: adopted(lb))
     with lb.connect() as held:
         held.sendall(b"GET / HTTP/1.1\r\n")
         lb.kill("USR1")
         eventually(lambda: "drains" in lb.log)
-        before = lb.cpu(old)
-        for port in (8080, 8090):
+        new = current(lb)
+        before = lb.cpu(old), lb.cpu(new)
+        for port in (8080, 8090) if vips else (8080, 8080):
             words = ("ab", "-q", "-c", "50", "-n", "10000", f"http://127.0.0.1:{port}/")
             assert result(lb.inside(*words)).failed == 0
-        assert lb.cpu(old) - before <= 2
+        return lb.cpu(old) - before[0], lb.cpu(new) - before[1]
 
 
-def test_a_generation_that_drains_costs_nothing(start: Start, image: str) -> None:
-    """Its successor's clients do not wake it up, on HAProxy 2.6 either."""
-    lb = begin(start, image, ordinary("one"))
-    old = lb.children()[-1]
-    with lb.connect() as held:
-        held.sendall(b"GET / HTTP/1.1\r\n")
-        lb.kill("USR1")
-        eventually(lambda: "drains" in lb.log)
-        before = lb.cpu(old)
-        assert result(lb.load(50, 20_000)).failed == 0
-        assert lb.cpu(old) - before <= 2
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("version", ["3.0", "3.2"])
+def test_a_generation_that_drains_costs_nothing(start: Start, version: str, kind: str) -> None:
+    """Its successor's clients do not wake it up."""
+    old, new = cost_of_draining(start, IMAGES[version], kind)
+
+    assert old <= 2
+    assert new > 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_generation_of_2_6_that_drains_loses_nobody(start: Start, kind: str) -> None:
+    """It wakes up for its successor's clients, which costs CPU, and takes none of them."""
+    _, new = cost_of_draining(start, IMAGES["2.6"], kind)
+
+    assert new > 2
 
 
 def test_three_hundred_sockets_are_kept(start: Start, image: str) -> None:
     """More than one message can carry."""
     lb = begin(start, image, ordinary("one", "bind 127.0.0.1:8080-8379"))
-    subprocess.run(["kill", "-KILL", str(lb.children()[-1])], check=True)
-    assert _get(lb, 8379) == "one"
+    before = listening(lb)
+    end(current(lb))
+    assert lb.get(8379) == "one"
     assert lb.get() == "one"
+    assert len(before) == 300
+    assert listening(lb) == before
 
 
 def test_a_unix_socket_keeps_its_path(start: Start, image: str) -> None:
@@ -173,7 +277,7 @@ def test_a_unix_socket_keeps_its_path(start: Start, image: str) -> None:
     lb.edit(ordinary("two", BINDS["among others"]))
     lb.kill("USR1")
     lb.serves("two")
-    subprocess.run(["kill", "-KILL", str(lb.children()[-1])], check=True)
+    end(current(lb))
     assert lb.get() == "two"
     assert _run(lb, "stat -c %i /run/x.sock") == inode
     _run(lb, "rm /run/x.sock")
@@ -186,7 +290,6 @@ def test_a_unix_socket_keeps_its_path(start: Start, image: str) -> None:
 def test_a_reload_of_a_read_only_container_works(start: Start, image: str) -> None:
     """Nothing of it needs a path."""
     lb = begin(start, image, ordinary("one"), read_only=True)
-    eventually(lambda: adopted(lb))
     before = listening(lb)
     lb.edit(ordinary("two"))
     lb.kill("USR1")
@@ -198,14 +301,13 @@ def test_datagrams_wait_for_the_next_haproxy(start: Start, image: str) -> None:
     """log-forward's UDP socket is the same after a crash."""
     more = "ring r\n    size 65536\nlog-forward logs\n    dgram-bind 127.0.0.1:5514\n    log ring@r local0\n"
     lb = begin(start, image, ordinary("one", more=more))
-    eventually(lambda: adopted(lb))
 
     def sockets() -> set[str]:
         table = Path(f"/proc/{lb.pid}/net/udp").read_text().splitlines()[1:]
         return {row.split()[9] for row in table if row.split()[1].endswith(f":{5514:04X}")}
 
     before = sockets()
-    subprocess.run(["kill", "-KILL", str(lb.children()[-1])], check=True)
+    end(current(lb))
     assert lb.get() == "one"
     assert sockets() == before
     assert before

@@ -8,6 +8,7 @@ import pytest
 from entrypoint.core import lifecycle
 from entrypoint.core.events import (
     EXPORTER,
+    Answered,
     CloseVips,
     Elapsed,
     Exited,
@@ -38,7 +39,7 @@ from entrypoint.core.state import (
     timers,
 )
 from tests.core.explorer import Exploration, Transition, explore
-from tests.core.world import VARIANTS, WATCHING, pid_of
+from tests.core.world import VARIANTS, WATCHING, listening, pid_of
 
 TELLS_TO_LEAVE = {signal.SIGUSR1, signal.SIGTERM, signal.SIGKILL}
 
@@ -170,6 +171,19 @@ def test_only_a_ready_generation_becomes_the_pid_file_s_content(transitions: lis
     assert seen
 
 
+def test_a_candidate_that_listens_on_nothing_is_given_up(states: set[State]) -> None:
+    """An empty file is one that haproxy would refuse were it not for our line to it; whoever serves goes on."""
+    seen = 0
+    for state in states:
+        candidate = state.candidate
+        if candidate and candidate.pid and candidate.phase == Candidate():
+            seen += 1
+            after, effects = lifecycle.step(state, Answered(candidate.number, listening(candidate.pid, bound=())))
+            assert Send(candidate.number, signal.SIGKILL) in effects
+            assert after.current == state.current
+    assert seen
+
+
 def test_a_new_generation_is_spawned_only_when_none_is_starting(transitions: list[Transition]) -> None:
     """Two candidates never compete."""
     for taken in transitions:
@@ -293,7 +307,8 @@ def test_a_generation_becomes_current_only_with_what_is_still_on_disk(transition
     """One that read while the files changed is not used; unless they never rest, or it is the last known good one."""
     for taken in transitions:
         new = taken.after.current
-        if isinstance(taken.event, Seen) and new and new != taken.before.current:
+        old = taken.before.current
+        if isinstance(taken.event, Seen) and new and not (old and old.number == new.number):
             was = taken.before.find(new.number)
             assert was
             assert isinstance(was.phase, Candidate)

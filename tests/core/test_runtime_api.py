@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from entrypoint.core.runtime_api import Bind, binds_on, is_idle, look, pause, pid, still_polled
+from entrypoint.core.runtime_api import Bind, binds_on, is_idle, look, pause, pid, serves_nobody, still_polled
 
 VERSIONS = ("2.6", "3.0", "3.2")
 VIPS = range(3, 10)
@@ -34,6 +34,15 @@ def test_the_pid_is_read_and_whether_anything_is_left_to_do(version: str) -> Non
     assert pid(text) == PIDS[version]
     assert not is_idle(text)
     assert is_idle(re.sub(r"^Jobs: (\d+)", lambda found: f"Jobs: {int(found[1]) - 1}", text, flags=re.MULTILINE))
+
+
+@each_version
+def test_a_haproxy_without_a_bind_is_known(version: str) -> None:
+    """Only our own line to it is a listener then; what says nothing of listeners is not accused."""
+    text = answer(version, "show-info")
+    assert not serves_nobody(text)
+    assert serves_nobody(re.sub(r"^Listeners: .*", "Listeners: 1", text, flags=re.MULTILINE))
+    assert not serves_nobody("Pid: 7\n")
 
 
 @each_version

@@ -63,17 +63,20 @@ def pid_of(number: int) -> int:
     return FIRST_PID + number
 
 
-def listening(pid: int, *, bound: tuple[int, ...] = (3,), polled: bool = True, connections: int = 1) -> str:
-    """Write what a haproxy would answer to `show info;show fd`."""
+def listening(
+    pid: int, *, bound: tuple[int, ...] = (3,), others: int = 0, polled: bool = True, connections: int = 1
+) -> str:
+    """Write what a haproxy would answer to `show info;show fd`; `others` are listeners that are no VIPs."""
     mask = "0x3" if polled else "0x0"
     fds = "".join(
         f"      {fd} : st=0x000023(cl heopi W:sRa R:sRA) ref=0 gid=1 tmask=0x3 umask=0x0 prmsk={mask} pwmsk=0x0 "
         f"owner=0x55 iocb=0x55(sock_accept_iocb) l.st=RDY fe=f{fd} fam=ipv4 lport=80{fd}\n"
         for fd in bound
     )
-    jobs = len(bound) + 1 + connections + 2  # its CLI's listener, and this conversation
+    listeners = len(bound) + others + 1  # its CLI's
+    jobs = listeners + connections + 2  # this conversation
     return (
-        f"Name: HAProxy\nVersion: 3.0.11\nPid: {pid}\nJobs: {jobs}\nListeners: {len(bound) + 1}\n"
+        f"Name: HAProxy\nVersion: 3.0.11\nPid: {pid}\nJobs: {jobs}\nListeners: {listeners}\n"
         f"CurrConns: {connections}\n\n{fds}\n"
     )
 
@@ -126,7 +129,7 @@ def _possible_for(generation: Generation, *, watching: bool, kept: bool) -> Iter
                 yield Seen(Why.CANDIDATE, Disk(digest), number)
         case Candidate():
             # Without a listener on a VIP nothing has to be retired, which is not what that variant is about.
-            yield Answered(number, listening(generation.pid, bound=()))
+            yield Answered(number, listening(generation.pid, bound=(), others=1))
             if not watching:
                 yield Answered(number, listening(generation.pid))
                 yield Answered(number, listening(1))

@@ -323,10 +323,11 @@ def test_a_generation_that_dies_before_it_passed_its_listeners_takes_none_along(
 
 def test_listeners_that_are_no_more_are_let_go_of(begin: Begin, tmp_path: Path) -> None:
     """A generation that has none says so by hanging up, and lives."""
-    lb = begin(ordinary=True)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    lb = begin("--vips", f"127.0.0.1:{port}:FD_WEB", ordinary=True)
     eventually(lambda: "holds the ordinary listeners" in lb.log)
-    configuration = tmp_path / "haproxy.cfg"
-    configuration.write_text(configuration.read_text().replace(f"  bind 127.0.0.1:{lb.port}\n", ""))
+    (tmp_path / "haproxy.cfg").write_text(CONFIGURATION)
     lb.process.send_signal(signal.SIGUSR1)
     eventually(lambda: "holds no ordinary listener" in lb.log)
 

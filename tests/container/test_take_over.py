@@ -1,0 +1,77 @@
+"""The haproxy that served before safe_reload was there: it leaves when somebody else serves, and not before."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.container.conftest import Balancer, Start, configuration
+from tests.container.trouble import Crowd
+from tests.waiting import eventually
+
+PID_FILE = "/run/lb.pid"
+BEFORE = f"haproxy -D -p {PID_FILE} -f /etc/lb/before.cfg"
+AFTER = f"exec safe_reload --pid-file {PID_FILE} -f /etc/lb/haproxy.cfg"
+ADDRESS = "127.0.0.1:8080"
+
+
+def begin(start: Start, image: str, before: str, prepare: str = ":") -> Balancer:
+    """Start a shell as PID 1 that starts a haproxy, prepares, waits for a word, and becomes safe_reload."""
+    script = f"mkfifo /tmp/go; cat > /etc/before.cfg <<E\n{before}\nE\n{BEFORE.replace('/etc/lb/', '/etc/')}\n"
+    script += f"{prepare}\nread word < /tmp/go\n{AFTER}"
+    return start(image, entrypoint=["sh", "-c", script], operands=(), text=configuration("after"))
+
+
+def go(lb: Balancer) -> None:
+    """Have the shell become safe_reload."""
+    lb.container.exec_run(["sh", "-c", "echo > /tmp/go"])
+
+
+def before(bind: str) -> str:
+    """Return the configuration of the haproxy that was there."""
+    return configuration("before").replace('"fd@${FD_WEB}"', bind)
+
+
+def daemons(lb: Balancer) -> list[str]:
+    """Return the words of every haproxy in the container that is a daemon."""
+    run = lb.container.exec_run(["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"])
+    assert isinstance(run.output, bytes)
+    return [word for word in run.output.decode().split() if word == "-D"]
+
+
+def test_it_is_told_to_leave_when_the_first_generation_serves(start: Start, image: str) -> None:
+    """Under load: its clients and ours are all answered, and the pid file is ours afterwards."""
+    lb = begin(start, image, before(ADDRESS))
+    lb.serves("before")
+    with Crowd(lb, 500, 1) as crowd:
+        go(lb)
+        lb.serves("after")
+        eventually(lambda: "is told to leave" in lb.log)
+        eventually(lambda: len(lb.children()) == 1)
+
+    assert crowd.ends.failures == []
+    assert lb.get() == "after"
+    assert Path(f"/proc/{lb.pid}/root{PID_FILE}").read_text().strip().isdigit()
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.2:8080", "127.0.0.1:8081"], ids=["another address", "another port"])
+def test_one_that_serves_something_else_is_a_stranger(start: Start, image: str, bind: str) -> None:
+    """The pid file is stale then, and nobody is signalled."""
+    lb = begin(start, image, before(bind))
+    eventually(lambda: daemons(lb))
+    go(lb)
+    lb.serves("after")
+
+    assert "told to leave" not in lb.log
+    assert daemons(lb)
+
+
+def test_a_pid_that_is_somebody_else_s_by_now_is_a_stranger(start: Start, image: str) -> None:
+    """Neither a program that is no haproxy, nor the haproxy that the file does not name, is signalled."""
+    lb = begin(start, image, before(ADDRESS), f"sleep 1000 & echo $! > {PID_FILE}")
+    lb.serves("before")
+    go(lb)
+    eventually(lambda: "is current" in lb.log)
+
+    assert "told to leave" not in lb.log
+    assert daemons(lb)
+    assert "sleep" in {Path(f"/proc/{pid}/comm").read_text().strip() for pid in lb.children()}
