@@ -4,6 +4,7 @@ It is a process of its own that never becomes PID 1's, so its imports are its ow
 so they are few.
 """
 
+import contextlib
 import errno
 import importlib
 import json
@@ -32,12 +33,18 @@ _LATE = 124
 _MOST = 16 * 1024 * 1024
 """Bytes of an answer: 4,096 VIPs and as many files are 1 MiB."""
 _SUFFIX = ".sock"
+_DENIED = b"Permission denied"
+"""How an answer begins that is none (system/control.py)."""
 _PAUSE_MS = 20
 _GONE = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
 
 
 class NoInstanceError(Exception):
     """Nobody answered; its text is one line for the user."""
+
+
+class DeniedError(NoInstanceError):
+    """There is one, and it does not answer us."""
 
 
 class LateError(Exception):
@@ -158,6 +165,8 @@ def _stop(path: str, question: Question, deadline: Deadline) -> int:
         life = _life(connection.peer)
         try:
             answer = connection.ask("stop now" if "now" in question.flags else "stop")
+        except DeniedError:
+            raise
         except NoInstanceError:
             answer = ""  # it went at once
     try:
@@ -190,12 +199,14 @@ def _wait_for_end(path: str, life: int | None, deadline: Deadline) -> None:
 
 
 def _is_refusal(answer: str) -> bool:
-    return answer.startswith(("Unknown command", "Success=0", "Permission denied"))
+    return answer.startswith(("Unknown command", "Success=0"))
 
 
 def _upgrade(path: str, _: Question, deadline: Deadline) -> int:
     try:
         answer = _ask(path, "upgrade", deadline)
+    except DeniedError:
+        raise
     except NoInstanceError:
         if not _is_alive(path):
             raise
@@ -333,7 +344,9 @@ class _Connection:
         length = 0
         try:
             self._limit()
-            self._socket.sendall(f"{command}\n".encode())
+            with contextlib.suppress(BrokenPipeError):
+                # Who may not ask is told so before it has asked.
+                self._socket.sendall(f"{command}\n".encode(), socket.MSG_NOSIGNAL)
             while True:
                 self._limit()
                 data = self._socket.recv(65536)
@@ -344,7 +357,11 @@ class _Connection:
                 if length > _MOST:
                     raise NoInstanceError(f"{self._path}: the answer does not end; this is no safe_reload")
         except OSError as error:
-            self._raise(error)
+            # Who hangs up on us has not read our question, and may have said why.
+            if not b"".join(pieces).startswith(_DENIED):
+                self._raise(error)
+        if b"".join(pieces).startswith(_DENIED):
+            raise DeniedError(f"{self._path}: permission denied; {_who(self._path)}")
         if not length:
             raise NoInstanceError(f"{self._path}: it hung up without an answer; {_who(self._path)}")
         return b"".join(pieces).decode(errors="replace")

@@ -1,0 +1,95 @@
+"""What an attacker beside us finds: nothing to read, nothing to ask, and no privilege that is not needed."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.container.conftest import Balancer, Start, configuration
+from tests.waiting import eventually
+
+IDENTITY = "global\n  user haproxy\n  group haproxy\n"
+SOCKET = "  stats socket /run/admin.sock level admin"
+STRICT = ("--no-new-privs", "--drop-caps")
+KEPT = 1 << 5 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 18
+"""KILL, SETGID, SETUID, NET_BIND_SERVICE, SYS_CHROOT (capabilities(7))."""
+
+
+def run(lb: Balancer, *words: str, user: str = "root") -> tuple[int | None, str]:
+    """Run something in the container."""
+    result = lb.container.exec_run(list(words), user=user)
+    assert isinstance(result.output, bytes)
+    return result.exit_code, result.output.decode()
+
+
+def test_nothing_in_the_runtime_directory_is_for_others(start: Start, image: str) -> None:
+    """Neither while it runs nor after reloads, good and bad; whatever the umask."""
+    lb = start(image, entrypoint=["sh", "-c", "umask 0; exec safe_reload --pid-file /run/x/pid -f /etc/lb/haproxy.cfg"])
+    lb.serves("one")
+    lb.edit(configuration("two"))
+    lb.kill("USR1")
+    lb.serves("two")
+    lb.edit("nonsense\n")
+    lb.kill("USR1")
+    eventually(lambda: "has failed" in lb.log)
+    runtime = Path(f"/proc/{lb.pid}/root/run/safe_reload")
+
+    assert [path.name for path in runtime.iterdir()] == ["x.sock"]
+    assert not (runtime / "x.sock").stat().st_mode & 0o077
+    assert not runtime.stat().st_mode & 0o022
+    assert Path(f"/proc/{lb.pid}/root/run/x/pid").stat().st_mode & 0o022 == 0
+
+
+def test_only_root_and_the_same_user_may_ask(start: Start, image: str) -> None:
+    """Who else gets to the socket is told so, even if its mode is opened."""
+    lb = start(image)
+    lb.serves("one")
+    assert run(lb, "safe_reload", "status")[0] == 0
+    assert run(lb, "safe_reload", "stop", user="65534")[0] != 0
+    run(lb, "chmod", "0777", "/run/safe_reload/haproxy.sock")
+    for verb in ("reload", "status", "stop"):
+        code, words = run(lb, "safe_reload", verb, user="65534")
+        assert code != 0
+        assert "permission denied; it speaks to root only" in words
+
+    assert lb.get() == "one"
+    assert "stopping" not in lb.log
+
+
+@pytest.mark.parametrize("kind", ["haproxy.sock", ".1.sock"])
+def test_a_link_in_our_place_is_replaced_and_not_followed(start: Start, image: str, kind: str) -> None:
+    """What it points to stays as it is."""
+    prepare = f"mkdir /run/safe_reload; echo precious > /root/it; ln -s /root/it /run/safe_reload/{kind}"
+    lb = start(image, entrypoint=["sh", "-c", f"{prepare}; exec safe_reload -f /etc/lb/haproxy.cfg"])
+    lb.serves("one")
+
+    assert run(lb, "cat", "/root/it")[1] == "precious\n"
+    assert run(lb, "test", "!", "-L", "/run/safe_reload/haproxy.sock")[0] == 0
+    assert run(lb, "safe_reload", "status")[0] == 0
+
+
+def test_drop_caps_leaves_five_capabilities_and_no_new_privs_none_to_gain(start: Start, image: str) -> None:
+    """To PID 1, and to haproxy, which has none left after it has switched its user."""
+    lb = start(image, options=STRICT, text=configuration("one", IDENTITY))
+    lb.serves("one")
+    fields = {
+        pid: dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        for pid in (lb.pid, lb.children()[0])
+    }
+    for status in fields.values():
+        assert status["CapBnd"] == f"{KEPT:016x}"
+        assert status["NoNewPrivs"] == "1"
+    assert fields[lb.pid]["CapEff"] == fields[lb.pid]["CapPrm"] == f"{KEPT:016x}"
+    assert int(fields[lb.children()[0]]["CapEff"], 16) == 0
+
+
+def test_with_drop_caps_a_unix_socket_has_a_mode_but_no_other_owner(start: Start, image: str) -> None:
+    """CHOWN would give back every file of the container; haproxy says what is wrong, and a reload changes nothing."""
+    lb = start(image, options=STRICT, text=configuration("one", f"{IDENTITY}{SOCKET} mode 666\n"))
+    lb.serves("one")
+    assert run(lb, "stat", "-c", "%a", "/run/admin.sock")[1] == "666\n"
+    lb.edit(configuration("two", f"{IDENTITY}  stats socket /run/other.sock user haproxy\n"))
+    code, words = run(lb, "safe_reload", "reload")
+
+    assert code == 1
+    assert "cannot change UNIX socket ownership" in words
+    assert lb.get() == "one"
