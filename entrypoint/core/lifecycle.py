@@ -262,7 +262,10 @@ def _candidate_answered(state: State, candidate: Generation, text: str) -> Step:
 
 
 def _looked(state: State, event: Seen) -> Step:
-    """Follow a look at the disk; a candidate becomes current only if that is still what it was given."""
+    """Follow a look at the disk; a candidate takes a current one's place only if that is still what it was given.
+
+    Where nobody serves it is better than nobody, and one more reload follows.
+    """
     state, effects = watching.seen(state, event.why, event.disk)
     candidate = state.find(event.number)
     if not candidate or not isinstance(candidate.phase, Candidate) or not candidate.phase.answer:
@@ -270,6 +273,9 @@ def _looked(state: State, event: Seen) -> Step:
     same = candidate.kept or candidate.digest == event.disk.digest
     if same or candidate.phase.tries >= MOST_TRIES:
         return then(_promote(state, candidate), *effects)
+    if not state.current:
+        state, later = _promote(state, candidate)
+        return watching.follow_up(state), (*effects, *later)
     return then(_pass_over(state, candidate), *effects)
 
 
@@ -285,11 +291,9 @@ def _pass_over(state: State, candidate: Generation) -> Step:
     leave = retiring.drain_as_it_is if state.retiring else retiring.retire
     state, effects = leave(state, passed_over)
     asked_by, tries = (*phase.asked_by, *state.waiting), phase.tries + 1
-    if state.current and isinstance(state.stage, Serving):
+    if isinstance(state.stage, Serving):
         return replace(state, waiting=asked_by, torn=tries), (line, *effects)
-    if state.current:
-        return state, (line, *effects, *stopping.refuse(asked_by))
-    return then(_spawn(replace(state, waiting=()), asked_by, tries=tries), line, *effects)
+    return state, (line, *effects, *stopping.refuse(asked_by))
 
 
 def _binds(state: State, answer: str) -> tuple[runtime_api.Bind, ...]:

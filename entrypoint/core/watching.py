@@ -47,9 +47,14 @@ def seen(state: State, why: Why, disk: Disk) -> Step:
         line = Log(Level.INFO, "back", "the files are again what the current generation runs: the failure is over")
         state = state.update(replace(current, kept=False))
         return replace(state, failed="", waiting=_others(state.waiting)), (*effects, line)
+    return follow_up(state), tuple(effects)
+
+
+def follow_up(state: State) -> State:
+    """Ask for a reload if the disk holds what nobody has tried."""
     if is_news(state) and FILES not in state.waiting and isinstance(state.stage, Serving | BackingOff):
-        state = replace(state, waiting=(*state.waiting, FILES))
-    return state, tuple(effects)
+        return replace(state, waiting=(*state.waiting, FILES))
+    return state
 
 
 def is_news(state: State) -> bool:

@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -210,6 +211,8 @@ def start(engine: docker.DockerClient, tmp_path: Path) -> Iterator[Start]:
 
     yield begin
     for container in containers:
+        # Shown only when the test has failed.
+        sys.stdout.write(f"the log of {container.name} ends:\n{container.logs(tail=60).decode(errors='replace')}\n")
         container.remove(force=True, v=True)
 
 

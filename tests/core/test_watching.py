@@ -30,7 +30,7 @@ from entrypoint.core.events import (
 )
 from entrypoint.core.lifecycle import MOST_TRIES
 from entrypoint.core.settings import Settings
-from entrypoint.core.state import MOST_DEBOUNCES, Candidate, Draining, Retiring, State, timers
+from entrypoint.core.state import MOST_DEBOUNCES, Candidate, Current, Draining, Retiring, State, timers
 from tests.core.world import OFF, begin, listening, pid_of, settings
 
 DEBOUNCE = 0.5
@@ -341,8 +341,8 @@ def test_a_candidate_that_is_passed_over_finishes_what_it_has(story: Story) -> N
     assert sent == [Send(torn, signal.SIGUSR1)]
 
 
-def test_nobody_waits_for_a_candidate_that_is_passed_over_when_nobody_serves() -> None:
-    """The first one, or one in the place of a dead one: the next one starts at once, and it still leaves softly."""
+def test_one_in_the_place_of_a_dead_one_serves_even_if_the_files_have_changed() -> None:
+    """It is better than nobody; the next one starts at once, and it leaves softly when that one is ready."""
     story = Story()
     assert story.state.current
     story.happens(Exited(story.state.current.number, -9), Elapsed(Timer(Clock.RESTART, 1)))
@@ -350,7 +350,7 @@ def test_nobody_waits_for_a_candidate_that_is_passed_over_when_nobody_serves() -
     story.tears("c")
     assert story.spawned
     assert not any(isinstance(effect, Send) for effect in story.effects)
-    assert [type(one.phase) for one in story.state.generations] == [Retiring, Candidate]
+    assert [type(one.phase) for one in story.state.generations] == [Current, Candidate]
     story.starts("c")
     story.serves("c")
     assert story.runs == "c"
@@ -441,3 +441,15 @@ def test_a_configuration_that_is_refused_before_it_is_started_is_not_tried_again
     assert story.state.failed == "b"
     story.happens(Seen(Why.SETTLED, Disk("b")))
     assert not [effect for effect in story.effects if isinstance(effect, Spawn)]
+
+
+def test_a_first_generation_serves_even_if_the_files_have_changed_meanwhile() -> None:
+    """Better than nobody: it becomes current, and one more reload follows; what cannot be read is only waited for."""
+    for disk, follows in ((Disk("b"), 1), (Disk(unreadable="empty"), 0)):
+        state = begin(WATCHING)
+        state, _ = lifecycle.step(state, Spawned(1, pid_of(1), "a", disk=Disk("a")))
+        state, _ = lifecycle.step(state, Answered(1, listening(pid_of(1))))
+        state, effects = lifecycle.step(state, Seen(Why.CANDIDATE, disk, 1))
+        assert state.current
+        assert state.current.number == 1
+        assert len([effect for effect in effects if isinstance(effect, Spawn)]) == follows
