@@ -186,7 +186,7 @@ class HaproxyService:
                 self._startup_words = words
                 if line.fields.get("trigger"):
                     self._words_of_last = words
-            case "reload_failed":
+            case "reload_failed" | "start_failed":
                 self._words_of_last = words
             case "back":
                 self._words_of_last = ""
@@ -269,7 +269,7 @@ class HaproxyService:
                 self._watch()
                 self._supervisor.submit(Seen(why, disk, number))
             case Keep(number=number):
-                parts.configurations.keep(number)
+                self._keep(number)
             case Reply(client=client, success=success, message=message, number=number):
                 if self._desk:
                     words = self._supervisor.words_of(number)
@@ -286,6 +286,13 @@ class HaproxyService:
                 self._upgrade(client)
             case _:
                 raise AssertionError(effect)
+
+    def _keep(self, number: int) -> None:
+        try:
+            self._parts.configurations.keep(number)
+        except OSError as error:
+            what = f"the last known good configuration is kept in memory only: --state-dir cannot be written: {error}"
+            self._supervisor.log(Log(Level.WARNING, "not_kept", what))
 
     def exporter(self) -> Birth:
         """Return how the exporter is started."""

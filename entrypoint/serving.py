@@ -16,6 +16,7 @@ from entrypoint.core.vips import parse_vips
 from entrypoint.haproxy_service import HaproxyService, Parts
 from entrypoint.supervisor import Supervisor, World
 from entrypoint.system import files, signals
+from entrypoint.system.control import is_taken
 from entrypoint.system.files import PidFile
 from entrypoint.system.handover import Adopted
 from entrypoint.system.kept import StateFile
@@ -73,6 +74,9 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
         if environment.get(REHEARSAL_VARIABLE):
             return 0
     else:
+        if path and is_taken(settings.runtime_dir, setting.name):
+            what = f"the pid file {path}, or the name {setting.name}, belongs to a running instance: "
+            raise ListenError(what + "stop that one, or give this one another pid file, or another --name")
         listeners.adopt(environment)
         listeners.bind(vips, freebind=settings.freebind)
         _tell_vips(logger, listeners)

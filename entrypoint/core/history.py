@@ -8,6 +8,8 @@ from entrypoint.core.types import Any
 
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 """Upper bounds in seconds of how long reloads took."""
+_START = "a start"
+"""What asked for what nobody asked for: the first generation, or one in the place of a dead one."""
 _MOST_REASONS = 20
 """More kinds of death than this are counted together: what a haproxy exits with must not fill the memory."""
 
@@ -96,6 +98,8 @@ class History:
                     self._finish(line, trigger, number, (now, clock), success=True)
                 elif self.last_success is None:
                     self.last_success = now
+                if self.last and self.last.trigger == _START and not line.fields.get("last_known_good"):
+                    self.last = None
             case "reload_failed":
                 self._finish(line, trigger, number, (now, clock), success=False)
                 self.forget(number)
@@ -109,7 +113,10 @@ class History:
                     reason = "other"
                 self.restarts[reason] = self.restarts.get(reason, 0) + 1
                 self.forget(number)
-            case "gone" | "start_failed":
+            case "start_failed":
+                self.last = Reload(False, _START, number, now, 0.0, line.message)
+                self.forget(number)
+            case "gone":
                 self.forget(number)
             case _:
                 pass

@@ -312,7 +312,15 @@ def _promote(state: State, candidate: Generation) -> Step:
     what = f"is current{f'; asked for by {asked_by}' if asked_by else ''}"
     replaces = old.number if old else None
     effects: list[Effect] = [
-        say(candidate, "current", what, trigger=asked_by or None, replaces=replaces, sha256=candidate.digest or None),
+        say(
+            candidate,
+            "current",
+            what,
+            trigger=asked_by or None,
+            replaces=replaces,
+            sha256=candidate.digest or None,
+            last_known_good=candidate.kept or None,
+        ),
         Publish(candidate.pid),
         *(Send(candidate.number, signum) for signum in state.held),
     ]

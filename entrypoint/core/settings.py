@@ -116,8 +116,9 @@ def _path(text: str) -> str:
 
 
 def _address(text: str) -> str:
-    if not text:
-        raise OptionError("it is empty; give an address, such as :9101")
+    host, colon, port = text.rpartition(":")
+    if not (colon and _is_number(port) and int(port) < 65536) or (":" in host and not host.startswith("[")):
+        raise OptionError(f"{text!r} is not an address and a port, such as :9101, 127.0.0.1:9101 or [::1]:9101")
     return text
 
 

@@ -174,6 +174,11 @@ def listen(folder: str, name: str) -> Control:
         raise
 
 
+def is_taken(folder: str, name: str) -> bool:
+    """Tell whether a running instance has this name."""
+    return _answers(os.path.join(folder, f"{name}.sock"))
+
+
 def inherit(path: str, descriptor: int) -> Control:
     """Go on with the socket that our last life has opened.
 

@@ -205,7 +205,7 @@ def _roff(text: str) -> str:
 
 
 def _roff_option(option: Option, help_line: str) -> list[str]:
-    default = f"{option.default:g}" if isinstance(option.default, float) else str(option.default or "")
+    default = option.shown_default
     name = f'.BI {_roff(option.shown)} " {option.metavar}"' if option.metavar else f".B {_roff(option.shown)}"
     return [".TP", name, _roff(help_line + (f" [{default}]" if default else ""))]
 

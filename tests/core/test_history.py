@@ -57,3 +57,15 @@ def test_files_that_are_back_end_the_failure() -> None:
 
     assert history.last is not None
     assert history.last.success
+
+
+def test_a_start_that_failed_is_told_until_one_from_the_disk_works() -> None:
+    """Whoever looks at a container that runs the last known good configuration finds out why."""
+    history = History(0.0)
+    history.note(Log(Level.ERROR, "start_failed", "generation 1 exited with status 1", {"generation": 1}), 1.0, 1.0)
+    history.note(Log(Level.INFO, "current", "", {"generation": 2, "last_known_good": True}), 2.0, 2.0)
+    assert history.last
+    assert not history.last.success
+    assert "status 1" in history.last.message
+    history.note(Log(Level.INFO, "current", "", {"generation": 3}), 3.0, 3.0)
+    assert history.last is None
