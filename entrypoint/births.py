@@ -105,8 +105,11 @@ class HaproxyBirth:
             passed, arguments = (), self.command.arguments
             for path, content in files:
                 refuse_master_worker(path, content)
+        newborn = Newborn(_NOTHING, digest=digest, kept=bool(passed), disk=disk)
+        newborn = self._newborn(number, arguments, passed, newborn)
+        # Last: what is remembered of a generation is forgotten when its process is gone.
         self.configurations.give(number, digest, files)
-        return self._newborn(number, arguments, passed, Newborn(_NOTHING, digest=digest, kept=bool(passed), disk=disk))
+        return newborn
 
     def _newborn(self, number: int, arguments: tuple[str, ...], passed: tuple[int, ...], newborn: Newborn) -> Newborn:
         newborn.passed = passed

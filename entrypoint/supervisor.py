@@ -295,6 +295,8 @@ class Supervisor:
         except OSError as error:
             newborn.spawned()
             newborn.close()
+            if world.service:
+                world.service.gone(number)
             self._events.append(NotSpawned(number, f"was not started: fork: {error.strerror}", 1))
             return
         newborn.spawned()
