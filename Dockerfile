@@ -19,8 +19,7 @@ COPY entrypoint/ /usr/lib/python3/dist-packages/entrypoint/
 # Bytecode now, because a read-only root or another uid could not write it later; by hash, because tools that
 # rewrite images also rewrite time stamps.
 RUN python3 -m compileall -q --invalidation-mode checked-hash /usr/lib/python3/dist-packages/entrypoint \
- && mkdir -p /usr/local/etc/haproxy \
- && mkdir -m 1777 /run/safe_reload
+ && mkdir -p /usr/local/etc/haproxy
 
 # A base image may set SIGUSR1, as haproxy's own images do; here SIGUSR1 is a reload, and `docker stop` must stop.
 STOPSIGNAL SIGTERM
