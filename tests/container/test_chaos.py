@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.container.chaos import ACTIONS, DISK, Ground, Step, steps
-from tests.container.conftest import NEWEST_STABLE, Start
+from tests.container.conftest import NEWEST_STABLE, Balancer, Start
 from tests.container.trouble import Crowd, haproxies, is_alone, nothing_leaked, say, traces
 from tests.waiting import eventually
 
@@ -28,6 +28,15 @@ def test_a_seed_is_a_sequence_of_actions() -> None:
     assert {step.name for step in first} == set(ACTIONS)
 
 
+def _outcomes(lb: Balancer) -> int:
+    """Return how many reloads have ended."""
+    return lb.log.count(" is current") + lb.log.count("has failed")
+
+
+def _wait_for_more(lb: Balancer, outcomes: int) -> None:
+    eventually(lambda: _outcomes(lb) > outcomes, timeout=60)
+
+
 @pytest.mark.timeout(SECONDS + 600)
 def test_chaos(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
     """CHAOS_SECONDS of it, from CHAOS_SEED: no refusal, no reset in a queue, no leak, one PID 1, the newest serves."""
@@ -41,6 +50,14 @@ def test_chaos(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
         ground.good(f"warm-up {number}")
         lb.kill("USR1")
         lb.serves(f"warm-up {number}")
+    # What is only done now and then loads code and grows the heap once: that is no leak.
+    for name in ("a bad configuration", "a huge configuration"):
+        before_it = _outcomes(lb)
+        ACTIONS[name][0](ground, Step(name, 0.99, 1, 0.0))
+        _wait_for_more(lb, before_it)
+    ground.good("warm")
+    lb.kill("USR1")
+    lb.serves("warm")
     eventually(lambda: is_alone(lb), timeout=60)
     before = traces(lb)
     done: list[Step] = []
