@@ -302,7 +302,7 @@ def test_what_has_just_changed_is_read_again(etc: Path) -> None:
 # ---- links that change ---------------------------------------------------------------------------------------------
 
 SWAPPER = """
-import os, sys
+import os, random, sys, time
 folder, order = sys.argv[1:]
 os.chdir(folder)
 number = int(os.readlink("..data").lstrip("."))
@@ -317,6 +317,7 @@ while True:
     for name in ("haproxy.cfg", "b.cfg", "a.map"):
         os.unlink(f"..{old}/{name}")
     os.rmdir(f"..{old}")
+    time.sleep(random.random() / 500)
 """
 
 
@@ -334,7 +335,7 @@ def volume(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def swapping(volume: Path) -> Iterator[None]:
-    """Another process publishes one version after the other, as fast as it can."""
+    """Another process publishes one version after the other, with pauses as long as a few reads."""
     with subprocess.Popen([sys.executable, "-c", SWAPPER, str(volume), "new"]) as process:
         yield
         process.send_signal(signal.SIGKILL)
