@@ -256,7 +256,7 @@ def test_the_log_is_json_if_asked_for(begin: Begin) -> None:
     eventually(lambda: lb.get() == "1")
     eventually(lambda: "is current" in lb.log)
     told = {line["event"]: line for line in map(json.loads, lb.log.splitlines())}
-    assert list(told)[0] == "bound", told
+    assert next(iter(told)) == "bound", told
     first = told["current"]
 
     assert first["generation"] == 1
