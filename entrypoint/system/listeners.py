@@ -112,8 +112,9 @@ class Listeners:
             ListenError: names the VIP by number and text, and what would be right.
 
         """
+        passed = self.tags()
         for number, vip in enumerate(vips, start=1):
-            failure = f"a passed socket has the tag {vip.tag} already" if vip.tag in self.tags() else ""
+            failure = f"a passed socket has the tag {vip.tag} already" if vip.tag in passed else ""
             try:
                 if not failure:
                     returned = self._take_back(vip)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import resource
 import select
@@ -9,6 +10,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -241,6 +243,29 @@ def test_4096_vips_are_bound() -> None:
     assert highest <= 3 + 4096  # one descriptor below is the line to the parent
     assert listened
     assert not still_listens
+
+
+@needs_own_network
+def test_each_vip_costs_the_same() -> None:
+    """Four times as many VIPs are bound in four times as many calls, not in sixteen times."""
+
+    def work() -> list[int]:
+        own_network()
+        return [_calls_of_binding(count) for count in (100, 400)]
+
+    few, many = apart(work)
+    assert few > 100
+    assert many < 5 * few
+
+
+def _calls_of_binding(count: int) -> int:
+    calls = itertools.count()
+    listeners = Listeners()
+    sys.setprofile(lambda *_: next(calls) and None)
+    listeners.bind([Vip(f"127.1.{n >> 8}.{n & 255}", 80, f"T{n}") for n in range(count)], freebind=False)
+    sys.setprofile(None)
+    listeners.close()
+    return next(calls)
 
 
 def test_freebind_binds_what_is_not_here_yet(listeners: Listeners, port: int) -> None:
