@@ -55,12 +55,27 @@ def code(lb: Balancer, path: str) -> int:
         return 0
 
 
-def test_reload_returns_when_the_new_configuration_answers(lb: Balancer) -> None:
-    """A request right after it gets the new answer; a bad one gives 1 and haproxy's words, and changes nothing."""
+def series(lb: Balancer) -> int:
+    """Return how many series the exporter serves while there is it and one haproxy."""
+    eventually(lambda: len(lb.children()) == 2)
+    return sum(not line.startswith("#") for line in http(lb, "/metrics")[1].splitlines())
+
+
+def test_reload_returns_when_the_new_configuration_answers(start: Start, image: str) -> None:
+    """A request right after it gets the new answer; a bad one gives 1 and haproxy's words, and changes nothing.
+
+    The series that the exporter serves are as many after all these reloads as after the first.
+    """
+    lb = start(image, options=("--exporter", "127.0.0.1:9101", "--watch", "off"))
+    lb.serves("one")
+    eventually(lambda: code(lb, "/readyz") == 200)
+    series_at_first = 0
     for number in range(RELOADS):
         lb.edit(configuration(f"mark {number}"))
         assert run(lb, "safe_reload", "reload")[0] == 0
         assert lb.get() == f"mark {number}"
+        series_at_first = series_at_first or series(lb)
+    assert series(lb) == series_at_first > 10
     lb.edit(configuration("bad", "    nonsense\n"))
     status, words = run(lb, "safe_reload", "reload")
 
