@@ -70,9 +70,7 @@ def find(state: State, target: str) -> Generation | None:
     serving.sort(key=lambda one: not isinstance(one.phase, Current))
     if target.startswith("!"):
         return next((one for one in serving if str(one.pid) == target[1:]), None)
-    if target.isascii() and target.isdigit() and 0 < int(target) <= len(serving):
-        return serving[int(target) - 1]
-    return None
+    return next((one for number, one in enumerate(serving, start=1) if str(number) == target), None)
 
 
 @dataclass(frozen=True, slots=True)

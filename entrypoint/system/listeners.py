@@ -23,6 +23,8 @@ MOST = 2**31 - 1
 
 _FIRST_PASSED = 3
 """SD_LISTEN_FDS_START of sd_listen_fds(3)."""
+_MOST_DIGITS = 9
+"""int() raises ValueError for thousands of them."""
 _RESET_ON_CLOSE = bytes((1, 0, 0, 0, 0, 0, 0, 0))
 _HINTS = {
     errno.EADDRNOTAVAIL: "the address is not on this host; --freebind binds it before it is",
@@ -80,7 +82,7 @@ class Listeners:
         if environment.get("LISTEN_PID") != str(os.getpid()) or not _is_us(environment.get("LISTEN_PIDFDID", "")):
             return
         count = environment.get("LISTEN_FDS", "")
-        if not (count.isascii() and count.isdigit()):
+        if not (count.isascii() and count.isdigit() and len(count) <= _MOST_DIGITS):
             raise ListenError(f"LISTEN_FDS is {count!r}, not a number")
         names = environment.get("LISTEN_FDNAMES", "").split(":")
         for index in range(int(count)):
@@ -273,7 +275,7 @@ def _is_at(listener: socket.socket, vip: Vip) -> bool:
         here = socket.inet_pton(listener.family, host.partition("%")[0])
         there = socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
         index = (int(scope) if scope.isdecimal() else socket.if_nametoindex(scope)) if scope else 0
-    except OSError:
+    except (OSError, ValueError):  # a scope that is no interface's name; one of thousands of digits
         return False
     same_family = listener.family == socket.AF_INET or v6only
     return bool(port == vip.port and here == there and same_family and (not scope or more[-1:] == [index]))

@@ -75,7 +75,20 @@ def test_a_payload_is_announced(command: str, wanted: str | None) -> None:
 
 @pytest.mark.parametrize(
     ("target", "number"),
-    [("1", 3), ("2", 2), ("3", 1), ("4", 0), ("0", 0), ("!11", 1), ("!14", 0), ("!", 0), ("x", 0), ("²", 0), ("-1", 0)],
+    [
+        ("1", 3),
+        ("2", 2),
+        ("3", 1),
+        ("4", 0),
+        ("0", 0),
+        ("!11", 1),
+        ("!14", 0),
+        ("!", 0),
+        ("x", 0),
+        ("²", 0),
+        ("-1", 0),
+        ("9" * 5000, 0),
+    ],
 )
 def test_the_first_is_the_current_generation(target: str, number: int) -> None:
     """Then come the old ones, youngest first; a candidate is nobody yet."""

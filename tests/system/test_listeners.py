@@ -571,7 +571,7 @@ def test_without_the_variables_nothing_is_adopted(listeners: Listeners) -> None:
     assert listeners.tags() == {}
 
 
-@pytest.mark.parametrize("count", ["", "x", "-1", "1.0", "\u00b2"])
+@pytest.mark.parametrize("count", ["", "x", "-1", "1.0", "\u00b2", "9" * 5000])
 def test_a_count_that_is_no_number_is_told(count: str) -> None:
     """LISTEN_FDS is quoted in the error."""
     message = apart(lambda: error_of(lambda: Listeners().adopt({**passed("t"), "LISTEN_FDS": count})))
