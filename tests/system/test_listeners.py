@@ -803,6 +803,19 @@ def test_stored_vips_are_told_apart_by_their_names() -> None:
 
 
 @needs_own_network
+def test_a_stored_vip_does_not_mind_a_strange_interface() -> None:
+    """A scope of thousands of digits is an error about that VIP, stored or not."""
+
+    def work() -> str:
+        own_network()
+        listeners = Listeners()
+        listeners.adopt(returned(*parse_vips("[::1]:1025:A")))
+        return error_of(lambda: listeners.bind(parse_vips(f"[fe80::1%{'9' * 5000}]:1025:A"), freebind=False))
+
+    assert apart(work).startswith("VIPS entry 1 '[fe80::1%999")
+
+
+@needs_own_network
 @pytest.mark.parametrize(
     ("stored", "declared"),
     [
