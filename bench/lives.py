@@ -226,6 +226,11 @@ def cpu(pid: int) -> int:
     return int(fields[11]) + int(fields[12])
 
 
+def cpu_ms(pids: Sequence[int]) -> float:
+    """Return the milliseconds of CPU that the first threads of these processes have used (/proc/PID/schedstat)."""
+    return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in pids) / 1e6
+
+
 def name_of(pid: int) -> str:
     """Return the kernel's name of a process; empty when it is gone."""
     try:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from bench.lives import PORT, Life, StuckError, configuration, cpu, memory, wait_for, wake_ups
+from bench.lives import PORT, Life, StuckError, configuration, cpu, cpu_ms, memory, wait_for, wake_ups
 from bench.ways import BARE, WAYS, Way
 
 CLIENT = os.environ.get("BENCH_CLIENT", "bench-client")
@@ -237,7 +237,7 @@ def idle(way: Way, size: Size) -> Values:
         start = time.monotonic()
         way.start(life)
         life.until_it_answers()
-        values = {"start.ms": (time.monotonic() - start) * 1000}
+        values = {"start.ms": (time.monotonic() - start) * 1000, "start.cpu_ms": cpu_ms(way.supervisors(life))}
         time.sleep(way.settle)
         for _ in range(size.reloads):
             reload_once(way, life)
@@ -264,6 +264,7 @@ def vips(way: Way, size: Size) -> Values:
             way.start(life)
             life.until_it_answers()
             values[f"{count}.start_ms"] = (time.monotonic() - start) * 1000
+            values[f"{count}.cpu_ms"] = cpu_ms(way.supervisors(life))
             time.sleep(way.settle)
             for number in range(max(1, size.reloads // 2)):
                 values[f"{count}.reload_ms.{number}"] = reload_once(way, life) * 1000

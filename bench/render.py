@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench import goals
 from bench.measures import BACKENDS, DRAINING, INTERVALS, KINDS, RATE, VIPS
 
 Results = dict[str, Any]
@@ -123,6 +124,8 @@ class Section:
     unit: str
     alike: int = 1
     """So many neighbouring panels have the same scale, because they are to be compared."""
+    remark: str = ""
+    """Why another way is ahead of safe_reload, where one is."""
 
 
 def plain(measure: str, *columns: Column) -> Callable[[Results], str]:
@@ -243,6 +246,7 @@ SECTIONS: tuple[Section, ...] = (
                 metric("wake-ups a minute", "supervisor.wake_ups_a_minute"),
                 metric("with haproxy", "everything.wake_ups_a_minute"),
                 metric("start to first answer, ms", "start.ms"),
+                metric("CPU of the supervisor until then, ms", "start.cpu_ms"),
             )
         ],
         [
@@ -254,10 +258,11 @@ SECTIONS: tuple[Section, ...] = (
     Section(
         "vips",
         "Cost of many VIPs",
-        "1, 100 and 4,096 listening addresses in one frontend: start to the first answer, reload, and the supervisor's "
-        "memory (PSS).",
+        "1, 100 and 4,096 listening addresses in one frontend: start to the first answer, the supervisor's CPU until "
+        "then, reload, and the supervisor's memory (PSS).",
         [
             plain("vips", *(metric(f"start, {count:,}, ms", f"{count}.start_ms") for count in VIPS)),
+            plain("vips", *(metric(f"CPU of the start, {count:,}, ms", f"{count}.cpu_ms") for count in VIPS)),
             plain("vips", *(metric(f"reload, {count:,}, ms", f"{count}.reload_ms.") for count in VIPS)),
             plain("vips", *(metric(f"PSS, {count:,}, MiB", f"{count}.pss_kib", 1, 1 / 1024) for count in VIPS)),
         ],
@@ -328,11 +333,14 @@ def markdown(results: Results, pictures: dict[str, str]) -> str:
     if run["skipped"]:
         ways = "; ".join(f"{results['ways'][key]} ({why})" for key, why in run["skipped"].items())
         lines += ["", f"Not measured, because it is not here: {ways}."]
+    lines += ["", "## Goals", "", "What safe_reload wants to reach, of medians; a sum counts every run.", ""]
+    lines += [goals.table(results)]
     for section in SECTIONS:
         if not results["results"].get(section.measure):
             continue
         lines += ["", f"## {section.title}", "", section.words, ""]
         lines += ["\n\n".join(make(results) for make in section.tables)]
+        lines += ["", section.remark] if section.remark else []
         if section.measure in pictures:
             lines += ["", f"![{section.title}]({pictures[section.measure]})"]
     if sizes:

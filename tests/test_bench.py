@@ -10,7 +10,7 @@ from threading import Thread
 
 import pytest
 
-from bench import conformity, render
+from bench import conformity, goals, render
 from bench.measures import KINDS, MEASURES
 from bench.ways import WAYS
 
@@ -52,6 +52,17 @@ def test_one_failed_request_of_many_runs_is_not_lost_in_a_median() -> None:
     table = render.failures_table(results(failures={"f": trials}), 300)
 
     assert "| safe_reload, fd@ | 3,000 | 1 | 1 | reset before an answer 1 | 27 | 27 | 0 |" in table
+
+
+def test_a_goal_is_reached_missed_or_not_measured() -> None:
+    """A run of a part of the measures claims nothing of the others."""
+    trials = [{"5.rate": rate, "0.rate": 100.0} for rate in (80.0, 94.0, 99.0)]
+
+    text = goals.table(results(draining={"f": trials}, idle={"f": [{"supervisor.wake_ups_a_minute": 0.0}]}))
+
+    assert "| accept rate with 5 draining generations : with none | at least 0.95 | 0.94 | **missed** |" in text
+    assert "| wake-ups of PID 1 a minute when idle | 0 | 0 | reached |" in text
+    assert text.count("not measured") == len(goals.GOALS) - 2
 
 
 def test_what_was_skipped_or_went_wrong_is_on_the_page() -> None:
