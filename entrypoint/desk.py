@@ -36,8 +36,9 @@ _REST = 0.1
 _THIS_CONNECTION = (["prompt"], ["quit"], ["exit"])
 """What is about the connection itself, whomever the rest is for; as with haproxy's master."""
 _TRIGGER = "the control socket"
-_PROMPT = "master> "
-"""What programs that drive haproxy's master wait for."""
+_MASTER = "master"
+"""What the prompt calls us; programs that drive haproxy's master wait for `master> `."""
+_NOBODY = "Can't find the target PID matching the prefix '@{}'\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class House:
     status: Callable[[dict[int, int | None]], dict[str, object]]
     """Puts the status together, given the number of connections of each generation."""
     startup_words: Callable[[], str]
-    """What the current generation said while it started."""
+    """What haproxy said at the last start or reload, failed or not."""
     versions: dict[int, str]
     """HAProxy's version of each generation that has answered."""
     began: float
@@ -70,6 +71,10 @@ class Visit:
         self.commands: deque[str] = deque()
         self.target = ""
         """The generation that its commands without a prefix are for; empty for us."""
+        self.settings: dict[str, str] = {}
+        """What is said to a generation before each command."""
+        self.empty_lines = 0
+        """So many answer that, and are not for the client."""
         self.prompt = False
         self.spoke = False
         self.ends = False
@@ -186,10 +191,13 @@ class Desk:
             self._dismiss(visit)
             return
         for line in lines:
-            # Without a prompt one line is all that is answered, as by a generation's own CLI.
             if visit.ends:
                 break
             self._take(visit, line)
+        if ";" in visit.client.begun and visit.payload is None and not visit.ends:
+            commands, rest = master_cli.split_begun(visit.client.begun)
+            visit.commands.extend(commands)
+            visit.client.keep(rest)
         self._go_on(visit)
 
     def _take(self, visit: Visit, line: str) -> None:
@@ -205,16 +213,14 @@ class Desk:
                 visit.commands.extend(commands[:-1])
                 visit.payload, visit.pattern = [commands[-1]], pattern
                 return
-            if not commands and visit.prompt:
-                self._say(visit, "")
+            if not commands:
+                self._say(visit, "\n")
         elif line != visit.pattern:
             visit.payload.append(line)
             visit.ends = sum(map(len, visit.payload)) > _LONGEST_COMMAND
-            return
         else:
             visit.commands.append("\n".join([*visit.payload, line]))
             visit.payload = None
-        visit.ends = not visit.prompt and not any(one.split()[0] == "prompt" for one in visit.commands)
 
     def _serve(self, visit: Visit) -> None:
         """Carry out the next command."""
@@ -226,6 +232,11 @@ class Desk:
         self._go_on(visit)
 
     def _do(self, visit: Visit, command: str) -> None:
+        setting = master_cli.remembered(command)
+        if setting:
+            visit.settings[setting[0]] = setting[1]
+            self._say(visit, "")
+            return
         target = master_cli.passed(command)
         if not target and visit.target and not command.startswith("@"):
             target = master_cli.Pass(visit.target, command)
@@ -237,32 +248,45 @@ class Desk:
             self._pass(visit, target)
             return
         if target:
-            # As with haproxy's master: from now on everything is for this one.
-            visit.target = target.target
+            self._turn_to(visit, target.target)
             return
         if command.startswith("@"):
             command = command.partition(" ")[2].strip()
             if not command:
                 visit.target = ""
+                self._say(visit, "")
                 return
         self._answer(visit, command)
+
+    def _turn_to(self, visit: Visit, target: str) -> None:
+        """From now on everything is for this one, as with haproxy's master; until it is no more."""
+        generation = master_cli.find(self._house.state(), target)
+        if generation:
+            visit.target = f"!{generation.pid}"
+        self._say(visit, "" if generation else _NOBODY.format(target))
 
     def _answer(self, visit: Visit, command: str) -> None:
         house = self._house
         match command.split():
             case ["reload"]:
                 if sum(one.waits_for == "reload" for one in self._visits.values()) >= _MOST_RELOADERS:
-                    self._say(visit, f"Success=0\n--\n{_MOST_RELOADERS} wait for a reload already: try again later\n")
+                    visit.ends = not visit.prompt
+                    why = f"{_MOST_RELOADERS} wait for a reload already: try again later"
+                    self._say(visit, f"Success=0\n--\n{why}\n\n")
                     return
                 visit.waits_for = "reload"
+                visit.ends = not visit.prompt
                 house.submit(ReloadAsked(Request(_TRIGGER, visit.client.number)))
             case ["upgrade"]:
                 visit.waits_for = "upgrade"
+                visit.ends = not visit.prompt
                 house.submit(UpgradeAsked(visit.client.number))
             case ["stop", *how] if how in ([], ["now"]):
                 house.submit(StopAsked(_TRIGGER, quick=bool(how)))
+                visit.ends = not visit.prompt
                 self._say(visit, "stopping\n\n")
             case ["status"]:
+                visit.ends = not visit.prompt
                 self._ask_all(visit)
             case ["show", "proc", *_]:
                 self._say(visit, self._show_proc())
@@ -273,21 +297,20 @@ class Desk:
             case ["quit" | "exit"]:
                 visit.commands.clear()
                 visit.ends = True
-            case ["prompt", *_]:
-                visit.prompt, visit.ends = True, False
-                self._say(visit, "\n")
+            case ["prompt", *how]:
+                visit.prompt = {"i": False, "n": False, "p": True}.get("".join(how), not visit.prompt)
+                self._say(visit, "")
             case ["help", *_]:
                 self._say(visit, master_cli.HELP + "\n")
-            case ["set", "severity-output", *_] | [
-                "mode" | "experimental-mode" | "expert-mode" | "mcli-debug-mode",
-                *_,
-            ]:
-                self._say(visit, "\n")
+            case ["set", "severity-output", *_]:
+                self._say(visit, "one of 'none', 'number', 'string' is a required argument\n\n")
+            case ["expert-mode" | "experimental-mode" | "mcli-debug-mode", *_]:
+                self._say(visit, "")
             case _:
                 self._say(visit, f"Unknown command: '{command[:80]}', try 'help'\n\n")
 
     def _say(self, visit: Visit, text: str) -> None:
-        prompt = _PROMPT if visit.prompt else ""
+        prompt = f"{visit.target[1:] or _MASTER}> " if visit.prompt else ""
         if not visit.client.send((text + prompt).encode(errors="replace")):
             self._dismiss(visit)
 
@@ -342,10 +365,12 @@ class Desk:
         generation = master_cli.find(self._house.state(), target.target)
         session = self._house.session(generation.number) if generation else None
         if not session:
-            self._say(visit, f"Can't find the target PID matching the prefix '@{target.target}'\n\n")
+            self._say(visit, _NOBODY.format(target.target))
             return
+        settings = [setting for setting in visit.settings.values() if setting]
+        visit.empty_lines = len(settings)
         with contextlib.suppress(OSError):
-            session.send(target.command.encode(errors="surrogateescape") + b"\n")
+            session.send(";".join([*settings, target.command]).encode(errors="surrogateescape") + b"\n")
             # What is never whole, such as a payload without an end, ends here; a connection that stays open would
             # keep the generation from leaving.
             session.shutdown(socket.SHUT_WR)
@@ -363,7 +388,13 @@ class Desk:
         if not data:
             self._end_session(visit)
             self._finish(visit, "")
-        elif not visit.client.send(data):
+            return
+        while visit.empty_lines and data.startswith(b"\n"):
+            visit.empty_lines -= 1
+            data = data[1:]
+        if data:
+            visit.empty_lines = 0
+        if not visit.client.send(data):
             self._dismiss(visit)
         elif visit.client.waits:
             # What the client does not read stays with the generation.

@@ -135,7 +135,7 @@ class HaproxyService:
         self._notices.resume(left["notices"])
         self._supervisor.log(Log(Level.INFO, "upgraded", f"safe_reload {__version__} has taken over"))
         if self._desk and left["control"][2] >= 0:
-            self._desk.take_in(left["control"][2], f"Success=1\n--\nsafe_reload {__version__} has taken over\n")
+            self._desk.take_in(left["control"][2], f"Success=1\n--\nsafe_reload {__version__} has taken over\n\n")
         self._parts.configurations.read()
         self._watch()
         return Stirred()
@@ -187,7 +187,7 @@ class HaproxyService:
                 if line.fields.get("trigger"):
                     self._words_of_last = words
             case "reload_failed" | "start_failed":
-                self._words_of_last = words
+                self._startup_words = self._words_of_last = words
             case "back":
                 self._words_of_last = ""
             case _:
@@ -274,7 +274,7 @@ class HaproxyService:
                 if self._desk:
                     words = self._supervisor.words_of(number)
                     words += "\n" if words and not words.endswith("\n") else ""
-                    self._answers.append((client, f"Success={int(success)}\n--\n{words}{message}\n"))
+                    self._answers.append((client, f"Success={int(success)}\n--\n{words}{message}\n\n"))
             case TakeOver():
                 if parts.predecessor:
                     parts.predecessor.retire()

@@ -10,13 +10,15 @@ The following commands are valid here:
   reload                  : start a new generation, wait until it serves or has failed
   status                  : everything there is to know, as one line of JSON
   show proc               : the processes, as haproxy's master shows them
-  show startup-logs       : what the current generation said while it started
+  show startup-logs       : what haproxy said at the last start or reload, failed or not
   show version            : the version of safe_reload
   stop [now]              : stop gracefully, or at once
   upgrade                 : replace safe_reload itself, keeping every socket and process
   @<generation> <command> : pass a command to the current generation (@1), or to an old one (@2 ...)
   @!<pid> <command>       : pass a command to the generation with this pid
-  prompt                  : stay connected and answer line by line
+  set severity-output <how> : none, number or string, for what is passed on from now
+  expert-mode [on|off]    : for what is passed on from now; likewise experimental-mode
+  prompt [i|p|n]          : show a prompt, or no more
   help                    : this text
   quit                    : close the connection
 """
@@ -33,19 +35,31 @@ class Pass:
 
 def split(line: str) -> tuple[str, ...]:
     """Return the commands of a line; a backslash takes the meaning from a semicolon."""
-    commands = []
+    return tuple(command for piece in _pieces(line) if (command := piece.strip()))
+
+
+def split_begun(line: str) -> tuple[tuple[str, ...], str]:
+    """Return the commands that are whole in a line that is not, and the rest of it.
+
+    A semicolon is enough for HAProxy up to 3.0, and its Go library ends `reload;quit` with nothing else.
+    """
+    *whole, rest = _pieces(line)
+    return tuple(command for piece in whole if (command := piece.strip())), rest
+
+
+def _pieces(line: str) -> list[str]:
+    pieces = []
     begun = ""
     letters = iter(line)
     for letter in letters:
         if letter == "\\":
             begun += letter + next(letters, "")
         elif letter == ";":
-            commands.append(begun.strip())
+            pieces.append(begun)
             begun = ""
         else:
             begun += letter
-    commands.append(begun.strip())
-    return tuple(command for command in commands if command)
+    return [*pieces, begun]
 
 
 def payload_ends_with(command: str) -> str | None:
@@ -54,11 +68,26 @@ def payload_ends_with(command: str) -> str | None:
     return last[2:] if last.startswith("<<") and last != command else None
 
 
+def remembered(command: str) -> tuple[str, str] | None:
+    """Return what a command sets for those that are passed on after it: its name, and what to say before each of them.
+
+    HAProxy's master says it again to each worker, because every command is a connection of its own there (management
+    guide, section 9.4).
+    """
+    match command.split():
+        case ["set", "severity-output", "none" | "number" | "string" as how]:
+            return "severity-output", "" if how == "none" else f"set severity-output {how}"
+        case ["expert-mode" | "experimental-mode" as mode, "on" | "off" as how]:
+            return mode, f"{mode} on" if how == "on" else ""
+        case _:
+            return None
+
+
 def passed(command: str) -> Pass | None:
-    """Tell whether a command is for a generation."""
+    """Tell whether a command is for a generation; HAProxy 3.1 has `@@` as well, which leads to the same one."""
     if not command.startswith("@"):
         return None
-    target, _, rest = command[1:].partition(" ")
+    target, _, rest = command[1:].removeprefix("@").partition(" ")
     return None if target in {"", "0", "master"} else Pass(target, rest.lstrip(" "))
 
 

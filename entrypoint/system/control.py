@@ -49,6 +49,15 @@ class Client:
         # What is passed on to haproxy stays as it is, whatever its encoding.
         return [line.decode(errors="surrogateescape").removesuffix("\r") for line in lines]
 
+    @property
+    def begun(self) -> str:
+        """What has come of a line that is not whole."""
+        return self._received.decode(errors="surrogateescape")
+
+    def keep(self, rest: str) -> None:
+        """Take it that the beginning of that line has been dealt with, up to a rest."""
+        self._received = bytearray(rest.encode(errors="surrogateescape"))
+
     def send(self, data: bytes) -> bool:
         """Send, now or when the other side reads; False when it has gone."""
         self._unsent += data

@@ -78,6 +78,22 @@ def test_lines_come_whole_and_bounded(tmp_path: Path) -> None:
     control.close()
 
 
+def test_what_is_dealt_with_is_not_seen_again(tmp_path: Path) -> None:
+    """The beginning of a line can be taken before its end is there; no byte changes."""
+    control = listen(str(tmp_path), "lb")
+    other, client = connected(control)
+    other.sendall(b"one;tw\xc3")
+    assert client.receive() == []
+    assert client.begun == "one;tw\udcc3"
+    client.keep("tw\udcc3")
+    other.sendall(b"\xb6\n")
+    assert client.receive() == ["tw\N{LATIN SMALL LETTER O WITH DIAERESIS}"]
+    assert client.begun == ""
+    other.close()
+    client.close()
+    control.close()
+
+
 def test_a_hang_up_is_told_from_a_half_close(tmp_path: Path) -> None:
     """socat half-closes, and waits for its answer."""
     control = listen(str(tmp_path), "lb")

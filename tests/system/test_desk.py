@@ -30,7 +30,7 @@ frontend web
 """
 BAD = CONFIGURATION.replace("mode http", "mode hptt")
 CLIENT_NATIVE = b"@1 set severity-output number;@1 show info;quit\n"
-"""What HAProxy's Go library sends to a master's socket."""
+"""What older versions of HAProxy's Go library send to a master's socket."""
 
 
 class Instance:
@@ -61,8 +61,8 @@ class Instance:
         client.settimeout(30)
         return client
 
-    def ask(self, question: bytes, *, half_close: bool = False) -> str:
-        """Return everything that is answered to some bytes."""
+    def ask(self, question: bytes, *, half_close: bool = True) -> str:
+        """Return everything that is answered to some bytes until the connection is closed."""
         with self.connect() as client:
             client.sendall(question)
             if half_close:
@@ -95,6 +95,16 @@ def read_all(client: socket.socket) -> bytes:
     """Read to the end."""
     answer = b""
     while data := client.recv(65536):
+        answer += data
+    return answer
+
+
+def read_until(client: socket.socket, end: bytes) -> bytes:
+    """Read until the answer ends like this."""
+    answer = b""
+    while not answer.endswith(end):
+        data = client.recv(65536)
+        assert data, answer
         answer += data
     return answer
 
@@ -210,7 +220,107 @@ def test_fifty_at_once_share_two_reloads_and_each_gets_one_answer(lb: Instance) 
 @pytest.mark.parametrize("half_close", [False, True])
 def test_what_drives_a_master_drives_us(lb: Instance, question: bytes, wanted: str, half_close: bool) -> None:
     """The bytes that tools send to haproxy's master are answered as there, also when they half-close, as socat does."""
-    assert wanted in lb.ask(question, half_close=half_close)
+    assert wanted in lb.ask(question if half_close else question + b"quit\n", half_close=half_close)
+
+
+@pytest.mark.parametrize("question", [b"reload\n", b"status\n", b"stop\n", b"reload;quit", b"show version;quit\n"])
+def test_what_ends_a_connection(lb: Instance, question: bytes) -> None:
+    """As haproxy's master closes after `reload`, we do after what only we have; the half-close is not needed."""
+    assert lb.ask(question, half_close=False)
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_a_reload_is_read_as_the_ingress_controller_and_the_data_plane_api_do(lb: Instance, good: bool) -> None:
+    """They send no newline, wait for the end, and want a status, two dashes on a line of their own, and words."""
+    if not good:
+        lb.edit(BAD)
+    status, dashes, words = lb.ask(b"reload;quit", half_close=False).strip().partition("\n--\n")
+
+    assert status == f"Success={int(good)}"
+    assert dashes
+    assert ("unknown proxy mode" in words) is not good
+
+
+@pytest.mark.parametrize(
+    ("question", "wanted"),
+    [
+        (b"set severity-output number;@1 set map x y z;quit\n", "[3]: Unknown map identifier."),
+        (b"set severity-output number;@1 show version;@1 show version;quit\n", "[6]: "),
+        (b"set severity-output number\n@1 show version\nquit\n", "[6]: "),
+        (b"set severity-output number;expert-mode on;@1 show version;quit\n", "[6]: "),
+        (b"set severity-output number;@1 add map x <<\na b\n\n;quit\n", "[3]: "),
+        (b"@1;set severity-output string;set map x y z;quit\n", "[err]: "),
+        (b"set severity-output number;set severity-output none;@1 set map x y z;quit\n", "Unknown map identifier."),
+        (b"@1 set severity-output number;@1 set map x y z;quit\n", "\nUnknown map identifier."),
+        (b"expert-mode on;@1 expert-mode;quit\n", "expert-mode is ON"),
+    ],
+)
+def test_what_is_set_holds_for_what_is_passed_on(lb: Instance, question: bytes, wanted: str) -> None:
+    """HAProxy's Go library takes an error for success unless the answer begins with its severity."""
+    assert lb.ask(question, half_close=False).startswith(wanted)
+
+
+def test_a_session_without_a_prompt_goes_on(lb: Instance) -> None:
+    """As with haproxy's master: line by line, until the client has had enough; each answer ends with an empty line."""
+    pid = lb.status()["generations"][0]["pid"]
+    with lb.connect() as client:
+        for question, wanted in (
+            (b"show proc\n", b"# programs"),
+            (b"@1 show info\n", f"Pid: {pid}\n".encode()),
+            (b"nonsense\n", b"Unknown command:"),
+            (b"\n", b"\n"),
+            (b"@@1 show info\n", f"Pid: {pid}\n".encode()),
+        ):
+            client.sendall(question)
+            assert wanted in read_until(client, b"\n\n" if question.strip() else b"\n")
+
+
+def test_a_session_with_a_prompt_always_has_one(lb: Instance) -> None:
+    """Who waits for it never waits in vain, and sees whom the commands are for, as with haproxy's master."""
+    pid = str(lb.status()["generations"][0]["pid"]).encode()
+    dialogue = (
+        (b"prompt", b"master> "),
+        (b"", b"\nmaster> "),
+        (b"@9", b"Can't find the target PID matching the prefix '@9'\n\nmaster> "),
+        (b"@1", pid + b"> "),
+        (b"@1 set map x y z", b"Unknown map identifier. Please use #<id> or <file>.\n\n" + pid + b"> "),
+        (b"set severity-output number", pid + b"> "),
+        (b"set map x y z", b"[3]: Unknown map identifier. Please use #<id> or <file>.\n\n" + pid + b"> "),
+        (b"@master", b"master> "),
+        (b"@!" + pid, pid + b"> "),
+        (b"@", b"master> "),
+    )
+    with lb.connect() as client:
+        for question, wanted in dialogue:
+            client.sendall(question + b"\n")
+            assert read_until(client, b"> ") == wanted
+        client.sendall(b"reload\n")
+        assert read_until(client, b"master> ").startswith(b"Success=1\n--\n")
+        client.sendall(b"prompt\nshow version\nquit\n")
+        assert b"master> " not in read_all(client)
+
+
+def test_a_session_that_has_turned_to_a_generation_does_not_turn_to_the_next_one(lb: Instance) -> None:
+    """What is said to one that has gone is not done by its successor."""
+    with lb.connect() as client:
+        client.sendall(b"prompt\n@1\n")
+        read_until(client, b"> ")
+        assert lb.ask(b"reload\n").startswith("Success=1")
+        eventually(lambda: len(lb.status()["generations"]) == 1)
+        client.sendall(b"show info\nquit\n")
+
+        assert b"Can't find the target PID" in read_all(client)
+
+
+def test_the_last_words_are_those_of_the_last_attempt(lb: Instance) -> None:
+    """Who sends a signal asks `show startup-logs` what came of it."""
+    lb.edit(BAD)
+    lb.process.send_signal(signal.SIGHUP)
+    eventually(lambda: "unknown proxy mode 'hptt'" in lb.ask(b"show startup-logs\n"))
+    lb.edit(CONFIGURATION)
+    lb.ask(b"reload\n")
+
+    assert "hptt" not in lb.ask(b"show startup-logs\n")
 
 
 def test_a_generation_is_asked_by_its_pid(lb: Instance) -> None:
@@ -364,7 +474,7 @@ def test_without_descriptors_it_does_not_spin(begin: Begin) -> None:
     limits = resource.prlimit(lb.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(lb.pid, resource.RLIMIT_NOFILE, (0, limits[1]))
     with lb.connect() as client:
-        client.sendall(b"show proc\n")
+        client.sendall(b"show proc;quit\n")
         used = time.process_time()
         turns = status_fields(lb.pid)["voluntary_ctxt_switches"]
         eventually(lambda: int(status_fields(lb.pid)["voluntary_ctxt_switches"]) > int(turns) + 3)

@@ -23,7 +23,8 @@ from tests.system.test_desk import Instance, begin, lb  # noqa: F401  # fixtures
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "3"))
 WORDS = st.sampled_from([
     b"reload", b"status", b"show proc", b"show startup-logs", b"@1 show info", b"@1", b"@2", b"@!1 x", b"@master",
-    b"prompt", b"quit", b"help", b"set severity-output number", b"x <<", b"x <<E", b"E", b"\n", b";", b"\\", b"\0",
+    b"prompt", b"quit", b"help", b"set severity-output number", b"expert-mode on;", b"@1;", b"@@1",
+    b"x <<", b"x <<E", b"E", b"\n", b";", b"\\", b"\0",
     b"@" + b"9" * 5000,
 ])  # fmt: skip
 QUESTIONS = st.lists(WORDS | st.binary(max_size=50), max_size=30).map(b" ".join) | st.lists(WORDS).map(b"\n".join)
