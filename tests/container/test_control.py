@@ -1,5 +1,6 @@
 """What is asked inside the container, as an operator, a sidecar and Prometheus ask."""
 
+import json
 import os
 import re
 import signal
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.container.conftest import NEWEST_STABLE, Balancer, Start, configuration
+from tests.container.conftest import IMAGES, NEWEST_STABLE, Balancer, Start, configuration
 from tests.promtool import needs_promtool, promtool
 from tests.waiting import eventually
 
@@ -20,8 +21,38 @@ client.shutdown(socket.SHUT_WR)
 while data := client.recv(65536):
     sys.stdout.buffer.write(data)
 """
+TALK = """
+import json, socket, sys
+client = socket.socket(socket.AF_UNIX)
+client.settimeout(20)
+client.connect(sys.argv[1])
+answers = []
+for question, end in json.loads(sys.argv[2]):
+    client.sendall(question.encode())
+    answer = b""
+    while not end or not answer.endswith(end.encode()):
+        data = client.recv(65536)
+        if not data:
+            break
+        answer += data
+    answers.append(answer.decode())
+print(json.dumps(answers))
+"""
 ROW = re.compile(r"(\d+) +(master|worker) +(\d+(?: \[failed: \d+\])?) +(\d+d\d\dh\d\dm\d\ds) +(\S+) *")
+PLAIN = "127.0.0.1:8080"
 RELOADS = int(os.environ.get("TEST_RELOADS", "10"))
+
+
+OURS, MASTERS = "/run/safe_reload/haproxy.sock", "/tmp/master.sock"
+
+
+def haproxys_master(start: Start, image: str) -> Balancer:
+    """Start haproxy itself as a master with a CLI, which serves "one"."""
+    words = ("haproxy", "-W", "-db", "-S", MASTERS, "-f", "/etc/lb/haproxy.cfg")
+    plain = configuration("one").replace("fd@${FD_WEB}", PLAIN)
+    master = start(image, entrypoint=["sh", "-c", " ".join(words)], operands=(), text=plain)
+    master.serves("one")
+    return master
 
 
 def run(lb: Balancer, *words: str) -> tuple[int, str]:
@@ -34,6 +65,15 @@ def run(lb: Balancer, *words: str) -> tuple[int, str]:
 def ask(lb: Balancer, path: str, question: str) -> str:
     """Ask over a socket in the container, which half-closes, as socat does."""
     return run(lb, "python3", "-c", ASK, path, question)[1]
+
+
+def talk(lb: Balancer, path: str, *turns: tuple[str, str]) -> list[str]:
+    """Have a conversation on one connection: what is said, and how each answer ends; an empty one with the connection.
+
+    Pids and versions are left out of the answers, because they differ.
+    """
+    answers: list[str] = json.loads(run(lb, "python3", "-c", TALK, path, json.dumps(turns))[1])
+    return [re.sub(r"\b\d+(?=> )|\d\.\d+\.\d+\S*", "N", answer) for answer in answers]
 
 
 def http(lb: Balancer, path: str) -> tuple[int, str]:
@@ -92,12 +132,8 @@ def test_the_processes_read_as_those_of_haproxys_master(start: Start, image: str
     """One parser reads both, side by side."""
     lb = start(image)
     lb.serves("one")
-    words = ("haproxy", "-W", "-db", "-S", "/tmp/master.sock", "-f", "/etc/lb/haproxy.cfg")
-    plain = configuration("one").replace("fd@${FD_WEB}", "127.0.0.1:8080")
-    master = start(image, entrypoint=["sh", "-c", " ".join(words)], operands=(), text=plain)
-    master.serves("one")
     shown = []
-    for one, path in ((lb, "/run/safe_reload/haproxy.sock"), (master, "/tmp/master.sock")):
+    for one, path in ((lb, OURS), (haproxys_master(start, image), MASTERS)):
         lines = ask(one, path, question).splitlines()
         assert lines[0].split() == ["#<PID>", "<type>", "<reloads>", "<uptime>", "<version>"]
         rows = [ROW.fullmatch(line) for line in lines if line and not line.startswith("#")]
@@ -105,6 +141,59 @@ def test_the_processes_read_as_those_of_haproxys_master(start: Start, image: str
         shown.append([(row[2], row[3], row.start(3), row.start(5)) for row in rows if row])
 
     assert shown[0] == shown[1]
+
+
+@pytest.mark.parametrize("version", ["3.0", "3.2"])
+@pytest.mark.parametrize(
+    "turns",
+    [
+        # HAProxy's Go library, so the ingress controller and the Data Plane API, since its version 5 and before.
+        [("set severity-output number;@1 set map x y z;quit\n", "")],
+        [("set severity-output number;@1 set server a/b state ready;quit\n", "")],
+        [("set severity-output number;@1 show version;quit\n", "")],
+        [("@1 set severity-output number;@1 show version;quit\n", "")],
+        [("@1 set severity-output number;@1 set map x y z;quit\n", "")],
+        # haproxy-ingress, which keeps its connection, with a prompt and without.
+        [("prompt\n", "master> "), ("@1 show version\n", "master> "), ("@1 set map x y z\n", "master> ")],
+        [("@1 show version\n", "\n\n"), ("@1 show version;@1 set map x y z\n", "file>.\n\n"), ("quit\n", "")],
+        # People, and what expects a prompt after each line.
+        [("prompt\n", "> "), ("\n", "> "), ("@1\n", "> "), ("show version\n", "> "), ("@master\n", "> ")],
+        [("@1;show version;quit\n", "")],
+        [("expert-mode on;@1 expert-mode;quit\n", "")],
+    ],
+)
+def test_programs_that_ask_haproxys_master_hear_the_same_from_us(
+    start: Start, version: str, turns: list[tuple[str, str]]
+) -> None:
+    """Byte by byte, but for pids."""
+    image = IMAGES[version]
+    lb = start(image)
+    lb.serves("one")
+
+    assert talk(lb, OURS, *turns) == talk(haproxys_master(start, image), MASTERS, *turns)
+
+
+@pytest.mark.parametrize("version", ["3.0", "3.2"])
+def test_a_reload_reads_as_that_of_haproxys_master(start: Start, version: str) -> None:
+    """A status, two dashes, words with the alerts, an empty line, the end; the logs repeat the alerts."""
+    image = IMAGES[version]
+    lb = start(image)
+    lb.serves("one")
+    found = []
+    for one, path in ((lb, OURS), (haproxys_master(start, image), MASTERS)):
+        good = (one.folder / "haproxy.cfg").read_text()
+        for text in (good, good.replace("mode http", "mode hptt")):
+            one.edit(text)
+            answer = talk(one, path, ("reload\n", ""))[0]
+            status, dashes, words = answer.partition("\n--\n")
+            logs = talk(one, path, ("show startup-logs\n", "\n\n" if text != good else "\n"))[0]
+            alerts = [line.partition(" : ")[2] for line in words.splitlines() if "[ALERT]" in line]
+            repeated = [line.partition(" : ")[2] for line in logs.splitlines() if "[ALERT]" in line]
+            assert repeated == alerts
+            found.append((status, dashes, alerts, answer.endswith("\n\n")))
+
+    assert found[:2] == found[2:]
+    assert [status for status, *_ in found[:2]] == ["Success=1", "Success=0"]
 
 
 @needs_promtool
