@@ -39,17 +39,14 @@ for question, end in json.loads(sys.argv[2]):
 print(json.dumps(answers))
 """
 ROW = re.compile(r"(\d+) +(master|worker) +(\d+(?: \[failed: \d+\])?) +(\d+d\d\dh\d\dm\d\ds) +(\S+) *")
-PLAIN = "127.0.0.1:8080"
-RELOADS = int(os.environ.get("TEST_RELOADS", "10"))
-
-
 OURS, MASTERS = "/run/safe_reload/haproxy.sock", "/tmp/master.sock"
+RELOADS = int(os.environ.get("TEST_RELOADS", "10"))
 
 
 def haproxys_master(start: Start, image: str) -> Balancer:
     """Start haproxy itself as a master with a CLI, which serves "one"."""
     words = ("haproxy", "-W", "-db", "-S", MASTERS, "-f", "/etc/lb/haproxy.cfg")
-    plain = configuration("one").replace("fd@${FD_WEB}", PLAIN)
+    plain = configuration("one").replace("fd@${FD_WEB}", "127.0.0.1:8080")
     master = start(image, entrypoint=["sh", "-c", " ".join(words)], operands=(), text=plain)
     master.serves("one")
     return master
