@@ -42,6 +42,7 @@ def _in_a_row(lb: Balancer, count: int) -> None:
     """Reload, each time after the last one is done."""
     pid = lb.pid
     pid_file = inside(lb, "/run/lb.pid")
+    eventually(pid_file.exists)  # haproxy serves a moment before safe_reload knows
     for _ in range(count):
         old = pid_file.read_text()
         os.kill(pid, signal.SIGUSR1)
