@@ -76,6 +76,7 @@ def run(arguments: Sequence[str], environment: Mapping[str, str], mask: frozense
 
     """
     fatal = _fatal((), environment)
+    manual = "safe_reload --help"
     try:
         words = split(arguments)
         fatal = _fatal(words.given, environment)
@@ -88,6 +89,7 @@ def run(arguments: Sequence[str], environment: Mapping[str, str], mask: frozense
 
         command: Command
         if verb_of(words) == "check":
+            manual = "safe_reload check --help"
             rest = split(words.operands[1:])
             if rest.text:
                 os.write(_STDOUT, f"{_check_text(rest.text)}\n".encode())
@@ -99,7 +101,7 @@ def run(arguments: Sequence[str], environment: Mapping[str, str], mask: frozense
         command = read_command(words.operands, after_dashes=words.after_dashes, is_program=is_program)
         return _start(command, settings, warnings, environment, mask, fatal)
     except (UsageError, OptionError) as error:
-        fatal(f"{error}; see safe_reload --help")
+        fatal(f"{error}; see {manual}")
     except (ListenError, RefusedError, HeritageError, signals.PrctlError) as error:
         fatal(str(error))
     except OSError as error:
