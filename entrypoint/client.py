@@ -155,7 +155,9 @@ def _list(question: Question, style: report.Style) -> int:
             found.append((name, "it does not answer"))
     if not found:
         raise NoInstanceError(f"{question.runtime_dir}: no instance has its control socket there (--runtime-dir)")
-    _write(_STDOUT, "\n".join(report.instances(found, time.time(), style)))
+    as_json = "json" in question.flags
+    lines = [json.dumps(report.records(found))] if as_json else report.instances(found, time.time(), style)
+    _write(_STDOUT, "\n".join(lines))
     return 0 if any(not isinstance(status, str) for _, status in found) else _NO_INSTANCE
 
 

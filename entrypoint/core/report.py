@@ -218,6 +218,16 @@ def instances(found: Sequence[tuple[str, Status | str]], now: float, style: Styl
     return [style(lines[0], _BOLD), *lines[1:]]
 
 
+def records(found: Sequence[tuple[str, Status | str]]) -> list[Mapping[str, object]]:
+    """Return what `safe_reload list --json` shows: of each instance its status, or why there is none, and null."""
+    return [
+        {"name": name, "status": None, "error": status}
+        if isinstance(status, str)
+        else {"name": name, "status": status, "error": None}
+        for name, status in found
+    ]
+
+
 # ---- the answer to a reload ----------------------------------------------------------------------------------------
 
 

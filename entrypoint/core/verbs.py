@@ -68,7 +68,7 @@ VERBS = (
     Verb(
         "list",
         "every instance in the runtime directory",
-        (_timeout(SHORT),),
+        (Option("json", "print one line of JSON: each one's name and status, or null and an error"), _timeout(SHORT)),
         (("0", "there is one that answers"), _WRONG, _NOBODY),
         details=("A socket that nobody answers on is shown as dead; --timeout is for each one.",),
         which=(_OF_PID_1["runtime_dir"],),

@@ -62,8 +62,9 @@ def test_a_reload_takes_as_long_as_it_takes_and_a_look_does_not() -> None:
 
 
 def test_flags_are_told() -> None:
-    """--json of status and --now of stop."""
+    """--json of status and of list, and --now of stop."""
     assert read("status --json").flags == {"json"}
+    assert read("list --json").flags == {"json"}
     assert read("stop --now").flags == {"now"}
     assert read("stop").flags == frozenset()
 

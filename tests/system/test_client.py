@@ -291,9 +291,24 @@ def test_all_of_them_are_listed(run: Run, tmp_path: Path, peer: Callable[..., Pe
     ]
 
 
-def test_a_list_of_nobody_is_3(run: Run) -> None:
+def test_they_are_listed_for_scripts(run: Run, tmp_path: Path, peer: Callable[..., Peer]) -> None:
+    """One line of JSON with what each one answered, or with why it did not."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "dead.sock"))
+    peer(("status", [ANSWER], "close"), name="ha1")
+    done = run("list", "--json")
+    (line,) = done.stdout.splitlines()
+    assert done.returncode == 0
+    assert json.loads(line) == [
+        {"name": "dead", "status": None, "error": "dead: nobody listens"},
+        {"name": "ha1", "status": STATUS, "error": None},
+    ]
+
+
+@pytest.mark.parametrize("words", [("list",), ("list", "--json")])
+def test_a_list_of_nobody_is_3(run: Run, words: tuple[str, ...]) -> None:
     """A script may ask whether there is any."""
-    assert run("list").returncode == 3
+    assert run(*words).returncode == 3
 
 
 # ---- status --------------------------------------------------------------------------------------------------------
