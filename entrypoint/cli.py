@@ -23,6 +23,7 @@ from entrypoint.core.command import (
     UsageError,
     read_check,
     read_command,
+    verb_meant_by,
     verb_of,
 )
 from entrypoint.core.configuration import tags
@@ -191,7 +192,11 @@ def _start(
         signals.set_parent_death_signal(settings.parent_death_signal)
     _become_reaper(logger, serves=serves or isinstance(command, Check), asked=settings.subreaper)
     signals.set_name("safe_reload")
-    processes = Processes(prepare=lambda: signals.restore(inherited), complain=fatal)
+
+    def complain(line: str) -> None:
+        fatal(line + _hint(command, environment))
+
+    processes = Processes(prepare=lambda: signals.restore(inherited), complain=complain)
     if settings.no_new_privs:
         signals.forbid_new_privileges()
     listeners = Listeners(settings.backlog)
@@ -214,6 +219,14 @@ def _start(
     world = World(births, processes, signals.Arrivals(), logger, listeners, signal_groups=settings.kill_group)
     machine = Machine(generic.State(settings), generic.step, generic.timers)
     return settings.status(Supervisor(machine, world).run())
+
+
+def _hint(command: Command, environment: Mapping[str, str]) -> str:
+    """Say what may have been meant by a program that cannot be executed, in the child that was to become it."""
+    if not isinstance(command, Run) or find_program(command.words[0], environment):
+        return ""
+    verb = verb_meant_by(command.words[0])
+    return f"; did you mean the verb `{verb}`?" if verb else ""
 
 
 def _check_birth(

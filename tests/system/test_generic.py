@@ -307,6 +307,16 @@ def test_a_missing_program_is_127(start: Start, up: Upbringing) -> None:
     assert end.output == ""
 
 
+@ours_is_better
+@pytest.mark.parametrize(("name", "hint"), [("relaod", "; did you mean the verb `reload`?"), (NO_SUCH_PROGRAM, "")])
+def test_a_mistyped_verb_is_told(start: Start, up: Upbringing, name: str, hint: str) -> None:
+    """What is no program and nearly a verb is named as one, on the same line; everything else stays as it is."""
+    end = ended(start(name, "--timeout", "3", up=up))
+    assert end.status == 127
+    (line,) = [line for line in end.errors.splitlines() if name in line]
+    assert line.endswith(f"exec {name} failed: No such file or directory{hint}")
+
+
 def test_a_missing_program_is_named_however_quiet(start: Start) -> None:
     """No verbosity silences the reason why nothing runs."""
     life = start("--", NO_SUCH_PROGRAM, up=Upbringing(environment={"TINI_VERBOSITY": "0"}))
