@@ -14,6 +14,7 @@ _CHANGES = _MODIFY | _ATTRIB | _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE 
 """Everything but reading. ATTRIB is there because it is all that the watch on a bind-mounted file sees when the file is
 replaced on the host; no name is ever looked at, because of a ConfigMap's update no event has a configuration's name."""
 
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _EVENT = 16  # int wd; uint32_t mask, cookie, len; char name[len]
 _ROOM = 65536
 
@@ -32,6 +33,7 @@ class Inotify:
         self._add, self._remove, self._errno, init = _functions()
         self._descriptor = init(_NONBLOCK_CLOEXEC)
         self._watches: set[int] = set()
+        self._missing: set[str] = set()
         self.fresh = False
         """Whether the last `watch` began to watch something, or missed something that has just gone: what was read of
         it before may be out of date by now, and no event will tell."""
@@ -47,19 +49,24 @@ class Inotify:
         """Watch these paths and nothing else; ask again after each event, since who is replaced is watched no more.
 
         Returns:
-            Whether all of them are watched. If not, for `fs.inotify.max_user_watches` or for want of a permission, the
-            poll has to do for the rest.
+            Whether all of them are watched, or have just gone, so that they are not among the next ones. If not, for
+            `fs.inotify.max_user_watches`, for want of a permission, or because one was not there the last time either,
+            the poll has to do for the rest.
 
         """
         before, self._watches, self.fresh = self._watches, set(), False
+        missing, self._missing = self._missing, set()
         complete = True
         for path in dict.fromkeys(paths):
             watch = self._add(self._descriptor, os.fsencode(path), _CHANGES)
             if watch >= 0:
                 self._watches.add(watch)
                 continue
-            if self._errno() in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
-                self.fresh = True
+            if self._errno() in _GONE:
+                self._missing.add(path)
+                if path not in missing:
+                    self.fresh = True
+                    continue
             complete = False
         self.fresh = self.fresh or not self._watches <= before
         for watch in before - self._watches:

@@ -179,14 +179,41 @@ def test_what_is_not_asked_for_any_more_is_not_watched(inotify: Inotify, tmp_pat
     assert inotify.read()
 
 
-def test_what_is_not_there_cannot_be_watched(inotify: Inotify, tmp_path: Path) -> None:
-    """It is said that not all is watched, that another look is due, and the rest is."""
-    assert not inotify.watch([str(tmp_path / "none"), str(tmp_path)])
+def test_what_has_just_gone_calls_for_another_look_and_for_nothing_else(inotify: Inotify, tmp_path: Path) -> None:
+    """Who replaces a file between the reading and the watching is no reason to poll; the rest is watched."""
     assert inotify.watch([str(tmp_path)])
-    assert not inotify.watch([str(tmp_path / "none"), str(tmp_path)])
-    assert inotify.fresh
+    for gone in ("a", "b"):
+        assert inotify.watch([str(tmp_path / gone), str(tmp_path)])
+        assert inotify.fresh
+    assert inotify.watch([str(tmp_path)])
+    assert not inotify.fresh
     (tmp_path / "x").touch()
     assert inotify.read()
+
+
+def test_what_is_never_there_cannot_be_watched(inotify: Inotify, tmp_path: Path) -> None:
+    """It calls for one more look and no others, or they would never end; then it is said that not all is watched."""
+    paths = [str(tmp_path / "none"), str(tmp_path / "none" / "below"), str(tmp_path)]
+    assert inotify.watch(paths)
+    assert inotify.fresh
+    for _ in range(3):
+        assert not inotify.watch(paths)
+        assert not inotify.fresh
+    assert inotify.watch([str(tmp_path)])
+
+
+def test_what_may_not_be_read_cannot_be_watched(tmp_path: Path) -> None:
+    """It is said at once, and no other look would help."""
+    (tmp_path / "private").mkdir(mode=0)
+
+    def work() -> tuple[bool, bool]:
+        watching = Inotify()
+        watching.watch(["/"])
+        if not os.geteuid():
+            os.setuid(65534)
+        return watching.watch(["/", str(tmp_path / "private")]), watching.fresh
+
+    assert apart(work) == (False, False)
 
 
 def test_many_events_are_one_answer(inotify: Inotify, tmp_path: Path) -> None:
