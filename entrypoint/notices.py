@@ -46,7 +46,6 @@ class Notices:
         self._unsent: deque[dict[str, object]] = deque(maxlen=_MOST_UNSENT)
         self._status = ""
         self._failure = ""
-        self._given_up: dict[object, str] = {}
         self._deaths = 0
         self._last_death = ""
         self._survey: Survey | None = None
@@ -65,13 +64,10 @@ class Notices:
             words: what the generation that it is about has said itself.
 
         """
-        generation = line.fields.get("generation")
         match line.event:
-            case "not_ready":
-                self._given_up = {generation: line.message}
             case "reload_failed" | "start_failed":
                 what = "the last reload failed" if line.event == "reload_failed" else "the last start failed"
-                self._failure = f"{what}: {_first_alert(words) or self._given_up.get(generation) or line.message}"
+                self._failure = f"{what}: {_first_alert(words) or line.message}"
             case "back":
                 self._failure = ""
             case "died":

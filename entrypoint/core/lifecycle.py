@@ -231,7 +231,7 @@ def _not_spawned(state: State, event: NotSpawned) -> Step:
 def _answered(state: State, number: int, text: str) -> Step:
     generation = state.find(number)
     match generation:
-        case Generation(phase=Candidate(given_up=False)):
+        case Generation(phase=Candidate(given_up="")):
             return _candidate_answered(state, generation, text)
         case Generation(phase=Retiring()):
             return retiring.answered(state, generation, text)
@@ -359,7 +359,7 @@ def _keep(state: State, generation: Generation) -> Step:
 def _give_up(state: State, candidate: Generation, what: str) -> Step:
     """Kill a candidate; it stays one until it is dead, so that its death is the end of its reload."""
     assert isinstance(candidate.phase, Candidate)
-    phase = replace(candidate.phase, given_up=True, answer="")
+    phase = replace(candidate.phase, given_up=what, answer="")
     return (
         state.update(replace(candidate, phase=phase)),
         (say(candidate, "not_ready", f"{what}: it is killed", Level.ERROR), Send(candidate.number, signal.SIGKILL)),
@@ -414,8 +414,9 @@ def _exited(state: State, number: int, status: int) -> Step:
     state = state.without(number)
     how = how_it_died(status)
     match generation.phase:
-        case Candidate():
-            return _candidate_gone(state, generation, f"{how} before it was ready", shell_status(status))
+        case Candidate(given_up=why):
+            what = f"{why}: it was killed" if why else f"{how} before it was ready"
+            return _candidate_gone(state, generation, what, shell_status(status))
         case Current(served=served, proven=proven) if not isinstance(state.stage, Stopping):
             line = say(generation, "died", f"{how}, unasked", Level.ERROR, status=shell_status(status), how=how)
             return then(_replace_dead(state, shell_status(status), served=served, proven=proven), line)

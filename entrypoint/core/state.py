@@ -37,8 +37,8 @@ class Candidate:
     """How many candidates before it were started in vain because the files changed meanwhile."""
     answer: str = ""
     """What it has answered, while the disk is looked at once more."""
-    given_up: bool = False
-    """It was killed, and its death is awaited."""
+    given_up: str = ""
+    """Why it was killed, while its death is awaited."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,7 @@ def test_a_candidate_that_hangs_is_killed_and_changes_nothing(start: Start, imag
 
     eventually(lambda: len(lb.children()) == 1)
     assert "not ready within --ready-timeout: it is killed" in lb.log
+    assert "not ready within --ready-timeout: it was killed; the reload asked for by " in lb.log
     assert lb.get() == "one"
 
 

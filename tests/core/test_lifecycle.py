@@ -14,8 +14,10 @@ from entrypoint.core.events import (
     Exited,
     Keep,
     Listen,
+    Log,
     NotSpawned,
     Publish,
+    Reply,
     Seen,
     Send,
     Signalled,
@@ -184,6 +186,25 @@ def test_a_candidate_that_listens_on_nothing_is_given_up(states: set[State]) -> 
     assert seen
 
 
+def test_who_asked_is_told_why_a_candidate_was_killed(transitions: list[Transition]) -> None:
+    """Not that it died of SIGKILL, which is what safe_reload itself has sent."""
+    seen = 0
+    for taken in transitions:
+        match taken.before.candidate:
+            case Generation(number=number, phase=Candidate(given_up=why)) if why and isinstance(taken.event, Exited):
+                told = [effect.message for effect in taken.effects if isinstance(effect, Log) and _is_failure(effect)]
+                told += [one.message for one in taken.effects if isinstance(one, Reply) and one.number == number]
+                seen += len(told)
+                assert all(f"{why}: it was killed" in message for message in told), taken
+            case _:
+                pass
+    assert seen
+
+
+def _is_failure(line: Log) -> bool:
+    return line.event in {"reload_failed", "start_failed"}
+
+
 def test_a_new_generation_is_spawned_only_when_none_is_starting(transitions: list[Transition]) -> None:
     """Two candidates never compete."""
     for taken in transitions:
@@ -205,8 +226,10 @@ def test_every_signal_goes_to_a_generation_that_lives(transitions: list[Transiti
 
 def _was_told(generation: Generation, *, stubborn: bool) -> bool:
     match generation.phase:
-        case Ending(killed=True) | Candidate(given_up=True):
+        case Ending(killed=True):
             return True
+        case Candidate(given_up=why):
+            return bool(why)
         case Ending() | Draining():
             return not stubborn
         case _:
