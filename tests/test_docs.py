@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from entrypoint.serving import _KEPT_CAPABILITIES
 from tests.core.explorer import stale
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +24,13 @@ def test_every_file_that_the_readme_links_is_there() -> None:
 
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/safe_reload.8"])
+def test_the_capabilities_that_are_kept_are_named(page: str) -> None:
+    """Whoever thinks of --drop-caps can see what stays, and that CHOWN and DAC_OVERRIDE go."""
+    text = (ROOT / page).read_text()
+    assert [name for name in (*_KEPT_CAPABILITIES, "chown", "dac_override") if name.upper() not in text] == []
 
 
 @pytest.mark.skipif(not shutil.which("mandoc"), reason="mandoc is not installed")
