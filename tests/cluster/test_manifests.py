@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,17 @@ def test_a_misspelt_field_would_be_seen() -> None:
 def test_the_pod_meets_the_restricted_standard(folder: str, expected: list[str]) -> None:
     """Restricted, except that the DaemonSet has the host ports that it is there for."""
     assert breaches(pod_of(kustomize(K8S / folder))) == expected
+
+
+def test_the_overlay_of_the_page_sets_the_image(tmp_path: Path) -> None:
+    """What docs/kubernetes.md tells everybody to write beside k8s/ is enough."""
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    (overlay,) = [text for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "newName" in text]
+    shutil.copytree(K8S, tmp_path / "k8s")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "kustomization.yaml").write_text(overlay)
+    (container,) = pod_of(kustomize(tmp_path / "mine"))["spec"]["containers"]
+    assert container["image"] == "registry.example.org/haproxy-safe-reload:1.2.3"
 
 
 def test_a_stop_fits_into_the_grace_period() -> None:

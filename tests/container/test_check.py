@@ -1,5 +1,6 @@
 """`safe_reload check`: what haproxy would say, with stand-ins for the VIPs, without an instance or a network."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 import docker
 from tests.container.conftest import configuration
 
+ROOT = Path(__file__).parents[2]
 Checked = tuple[int, str]
 
 
@@ -84,3 +86,14 @@ def test_a_file_without_its_option_is_told(engine: docker.DockerClient, image: s
     status, text = check(engine, image, folder, "haproxy.cfg")
     assert status == 1
     assert "a configuration is given so: safe_reload check -f haproxy.cfg" in text
+
+
+def test_the_line_of_the_kubernetes_page_checks_its_configuration(engine: docker.DockerClient, image: str) -> None:
+    """As it is written there, for CI: without VIPs, and with a bad one it would fail."""
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    (line,) = [line for line in page.splitlines() if line.startswith("docker run ") and "k8s/base" in line]
+    verb, *words = shlex.split(line.partition(" IMAGE ")[2])
+    assert verb == "check"
+    status, text = check(engine, image, ROOT / "k8s" / "base", *words)
+    assert status == 0, text
+    assert "not in --vips: FD_HTTP" in text
