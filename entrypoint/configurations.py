@@ -75,10 +75,13 @@ class Configurations:
     def _tell_stale(self, stale: tuple[str, ...]) -> None:
         for path in stale:
             if path not in self.stale and self._watching:
-                what = f"{path} can never change again in here: it was replaced where it is mounted from. "
-                what += "Mount its folder instead of the file, then start anew"
-                self._log(Log(Level.WARNING, "stale_mount", what, {"path": path}))
+                self._log(Log(Level.WARNING, "stale_mount", _never_changes(path), {"path": path}))
         self.stale = stale
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What somebody must know who believes that a reload has read what is on disk, a line each."""
+        return tuple(map(_never_changes, self.stale))
 
     def watch(self) -> bool:
         """Watch what was read last; tell whether something may have changed between reading and watching."""
@@ -148,6 +151,11 @@ class Configurations:
     def kept(self) -> tuple[str, Files] | None:
         """The digest and the files of the last known good one."""
         return self._kept
+
+
+def _never_changes(path: str) -> str:
+    what = f"{path} can never change again in here: it was replaced where it is mounted from. "
+    return what + "Mount its folder instead of the file, then start anew"
 
 
 def in_memory(files: Files) -> list[int]:

@@ -274,7 +274,8 @@ class HaproxyService:
                 if self._desk:
                     words = self._supervisor.words_of(number)
                     words += "\n" if words and not words.endswith("\n") else ""
-                    self._answers.append((client, f"Success={int(success)}\n--\n{words}{message}\n\n"))
+                    notes = "".join(f"{note}\n" for note in parts.configurations.notes)
+                    self._answers.append((client, f"Success={int(success)}\n--\n{words}{notes}{message}\n\n"))
             case TakeOver():
                 if parts.predecessor:
                     parts.predecessor.retire()

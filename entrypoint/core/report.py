@@ -114,6 +114,9 @@ def _configuration(status: Status, style: Style) -> Iterator[tuple[str, str]]:
         failed = configuration.get("failed_sha256")
         what = "it has FAILED" if failed and failed == configuration.get("disk_sha256") else "a reload would take it"
         yield "configuration", style(f"{running}; the disk has another one, {disk}: {what}", _YELLOW)
+    elif configuration and _sequence(_record(status.get("watch")).get("stale_mounts")):
+        what = "the disk has the same, but some of it can never change again: STALE MOUNT"
+        yield "configuration", style(f"{running}; {what}", _YELLOW)
     elif configuration:
         yield "configuration", f"{running}; the disk has the same"
 

@@ -174,6 +174,10 @@ def test_a_single_file_that_is_mounted_is_followed_as_long_as_it_can_be(
     assert lb.get() == SECOND
     assert reloads(lb) == done(1)
 
+    code, text = lb.container.exec_run(["safe_reload", "reload"])
+    assert code == 0
+    assert b"/single.cfg can never change again" in text
+
 
 # ---- what a configuration names ------------------------------------------------------------------------------------
 

@@ -118,6 +118,7 @@ def test_a_failed_reload_without_a_place_says_what_to_do_all_the_same() -> None:
         ),
         ({"configuration__unreadable": "/x: no such file"}, "abababababab; the disk: /x: no such file"),
         ({"watch__stale_mounts": ["/etc/lb/a.pem"]}, "STALE MOUNT /etc/lb/a.pem: it can never change again; mount its"),
+        ({"watch__stale_mounts": ["/x"]}, "abababababab; the disk has the same, but some of it can never change again"),
         ({"watch__mode": "off"}, "off: only signals and commands reload"),
         ({"restarts__by_reason": {"SIGKILL": 2, "status 1": 1}}, "2 after SIGKILL, 1 after status 1"),
         (
