@@ -448,13 +448,15 @@ def _replace_dead(state: State, status: int, *, served: bool, proven: bool, coun
             Level.ERROR, "restart_limit", f"{state.deaths} deaths in a row are too many (--restart-limit): giving up"
         )
         return then(stopping.stop_quickly(state, status, None), line)
+    # What haproxy bound itself is held where that was possible, which only the shell knows.
+    still = f"{'the VIPs' if state.vips else 'the listeners that safe_reload holds'} stay open"
     if served or state.waiting:
-        line = Log(Level.INFO, "restarting", "the VIPs stay open, and the next generation starts at once")
+        line = Log(Level.INFO, "restarting", f"{still}, and the next generation starts at once")
         return then(_spawn_again(replace(state, waiting=()), state.waiting), line)
     if isinstance(state.stage, Lingering):
         return stopping.stop_gracefully(state)
     delay = restart_delay(state.deaths)
-    line = Log(Level.INFO, "backing_off", f"the VIPs stay open, and the next generation starts in {delay:g} s")
+    line = Log(Level.INFO, "backing_off", f"{still}, and the next generation starts in {delay:g} s")
     return replace(state, stage=BackingOff()), (line,)
 
 

@@ -9,7 +9,10 @@ from entrypoint.core import lifecycle
 from entrypoint.core.events import (
     EXPORTER,
     Answered,
+    Began,
+    Clock,
     CloseVips,
+    Disk,
     Elapsed,
     Exited,
     Keep,
@@ -23,6 +26,7 @@ from entrypoint.core.events import (
     Signalled,
     Spawn,
     Spawned,
+    Timer,
     Why,
 )
 from entrypoint.core.state import (
@@ -41,7 +45,7 @@ from entrypoint.core.state import (
     timers,
 )
 from tests.core.explorer import Exploration, Transition, explore
-from tests.core.world import VARIANTS, WATCHING, listening, pid_of
+from tests.core.world import SMALL, VARIANTS, WATCHING, listening, pid_of
 
 TELLS_TO_LEAVE = {signal.SIGUSR1, signal.SIGTERM, signal.SIGKILL}
 
@@ -214,6 +218,23 @@ def test_a_new_generation_is_spawned_only_when_none_is_starting(transitions: lis
             still = taken.before.candidate
             assert still is None or taken.after.find(still.number) != still, taken
             assert taken.after.last_number == born[0]
+
+
+@pytest.mark.parametrize(
+    ("vips", "told"), [((("FD_A", 3),), "the VIPs stay open"), ((), "the listeners that safe_reload holds stay open")]
+)
+@pytest.mark.parametrize("served", [False, True])
+def test_after_a_death_it_is_said_what_stays_open(vips: tuple[tuple[str, int], ...], told: str, served: bool) -> None:
+    """Of VIPs nothing is said where there are none."""
+    state = lifecycle.step(State(SMALL), Began(vips))[0]
+    answer = listening(pid_of(1), bound=(), others=1)
+    for event in (Spawned(1, pid_of(1)), Answered(1, answer), Seen(Why.CANDIDATE, Disk(), 1)):
+        state = lifecycle.step(state, event)[0]
+    if served:
+        state = lifecycle.step(state, Elapsed(Timer(Clock.SERVED, 1)))[0]
+    _, effects = lifecycle.step(state, Exited(1, -signal.SIGSEGV))
+    (line,) = [one.message for one in effects if isinstance(one, Log) and "the next generation starts" in one.message]
+    assert line.startswith(f"{told}, and the next generation starts ")
 
 
 def test_every_signal_goes_to_a_generation_that_lives(transitions: list[Transition]) -> None:
