@@ -23,7 +23,13 @@ def main() -> None:
         sys.exit(ask(sys.argv[1:], _environment()))
     from entrypoint.cli import run  # noqa: PLC0415
 
-    sys.exit(run(sys.argv[1:], _environment(), _MASK))
+    sys.exit(run(sys.argv[1:], _environment(), _MASK, _tags_of_instance))
+
+
+def _tags_of_instance(runtime_dir: str, name: str | None) -> frozenset[str]:
+    from entrypoint.client import tags_of_instance  # noqa: PLC0415  # only `check` asks, and seldom
+
+    return tags_of_instance(runtime_dir, name)
 
 
 def _environment() -> dict[str, str]:

@@ -56,6 +56,9 @@ _MOST_TOLD = 10
 _STAND_IN = "0.0.0.0"
 """The address of a VIP that nobody has declared: only its family is looked at."""
 
+TagsOf = Callable[[str, str | None], frozenset[str]]
+"""Asks the instance of a name, or the only one, in a runtime directory for the tags of its VIPs."""
+
 _LICENCE = """\
 safe_reload is free software: you can redistribute it and/or modify it under the terms of the GNU General Public
 License as published by the Free Software Foundation, either version 3 of the License, or (at your option) any later
@@ -67,13 +70,19 @@ _NOT_A_REAPER = (
 )
 
 
-def run(arguments: Sequence[str], environment: Mapping[str, str], mask: frozenset[int]) -> int:
+def run(
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    mask: frozenset[int],
+    tags_of_instance: TagsOf = lambda *_: frozenset(),
+) -> int:
     """Do what the command line asks for; return the exit status.
 
     Args:
         arguments: without the program's name.
         environment: all variables.
         mask: the signals that were blocked when this process began; all are blocked now.
+        tags_of_instance: what `check` may ask.
 
     """
     fatal = _fatal((), environment)
@@ -97,10 +106,10 @@ def run(arguments: Sequence[str], environment: Mapping[str, str], mask: frozense
                 return 0
             settings, warnings = read_settings((*words.given, *rest.given), environment)
             command, more = read_check(rest.operands, is_program=is_program)
-            return _start(command, settings, (*warnings, *more), environment, mask, fatal)
+            return _start(command, settings, (*warnings, *more), environment, mask, fatal, tags_of_instance)
         settings, warnings = read_settings(words.given, environment)
         command = read_command(words.operands, after_dashes=words.after_dashes, is_program=is_program)
-        return _start(command, settings, warnings, environment, mask, fatal)
+        return _start(command, settings, warnings, environment, mask, fatal, tags_of_instance)
     except (UsageError, OptionError) as error:
         fatal(f"{error}; see {manual}")
     except (ListenError, RefusedError, HeritageError, signals.PrctlError) as error:
@@ -179,6 +188,7 @@ def _start(
     environment: Mapping[str, str],
     mask: frozenset[int],
     fatal: Callable[[str], None],
+    tags_of_instance: TagsOf,
 ) -> int:
     serves = isinstance(command, Serve)
     files.fill_standard_descriptors(inheritable=serves)
@@ -215,7 +225,7 @@ def _start(
             variables = {**haproxy_environment(environment), **{tag: str(number) for tag, number in numbers.items()}}
             births = ProgramBirth(words, variables, tuple(numbers.values()))
         case Check():
-            births = _check_birth(command, settings, environment, logger, listeners)
+            births = _check_birth(command, settings, environment, logger, listeners, tags_of_instance)
     world = World(births, processes, signals.Arrivals(), logger, listeners, signal_groups=settings.kill_group)
     machine = Machine(generic.State(settings), generic.step, generic.timers)
     return settings.status(Supervisor(machine, world).run())
@@ -230,7 +240,12 @@ def _hint(command: Command, environment: Mapping[str, str]) -> str:
 
 
 def _check_birth(
-    command: Check, settings: Settings, environment: Mapping[str, str], logger: Logger, listeners: Listeners
+    command: Check,
+    settings: Settings,
+    environment: Mapping[str, str],
+    logger: Logger,
+    listeners: Listeners,
+    tags_of_instance: TagsOf,
 ) -> ProgramBirth:
     """Return how the haproxy that checks is started: as the first generation would be, and with every tag it names."""
     found: dict[str, None] = {}
@@ -240,8 +255,13 @@ def _check_birth(
         found.update(dict.fromkeys(tags(text)))
     declared = {vip.tag for vip in settings.vips}
     missing = [tag for tag in found if tag not in declared]
-    if missing:
-        what = f"not in --vips: {', '.join(missing)}; each gets a stand-in here, and must be a VIP where this is to run"
+    running: frozenset[str] = frozenset()
+    if missing and not settings.vips:
+        named = settings.name or (instance_name(settings.pid_file) if settings.pid_file else None)
+        running = tags_of_instance(settings.runtime_dir, named)
+    unknown = [tag for tag in missing if tag not in running]
+    if unknown:
+        what = f"not in --vips: {', '.join(unknown)}; each gets a stand-in here, and must be a VIP where this is to run"
         logger.write(Log(Level.WARNING, "stand_ins", what))
     raise_open_files(len(settings.vips) + len(missing) + SPARE_DESCRIPTORS)
     listeners.stand_in((*settings.vips, *(Vip(_STAND_IN, 1, tag) for tag in missing)))

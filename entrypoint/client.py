@@ -22,7 +22,7 @@ from entrypoint import __version__
 from entrypoint.core import report
 from entrypoint.core.arguments import split
 from entrypoint.core.settings import Option, OptionError
-from entrypoint.core.verbs import Question, help_text, read_question
+from entrypoint.core.verbs import SHORT, Question, help_text, read_question
 from entrypoint.system.log import text_line, write_to_stderr
 
 _STDOUT, _STDERR = 1, 2
@@ -102,6 +102,21 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         return _fail(str(error), _NO_INSTANCE)
     except ImportError as error:
         return _fail(f"{error}", _FAILED)
+
+
+def tags_of_instance(runtime_dir: str, name: str | None) -> frozenset[str]:
+    """Return the tags of the VIPs of a running instance; none where none answers, or where it may be several.
+
+    Args:
+        runtime_dir: where its control socket is.
+        name: the instance's; None for the only one.
+
+    """
+    try:
+        path = _find(Question("status", name, runtime_dir, SHORT, frozenset()))
+        return report.tags(_status_of(path, Deadline(SHORT)))
+    except (NoInstanceError, LateError):
+        return frozenset()
 
 
 def _answer(question: Question, style: report.Style) -> int:

@@ -190,6 +190,11 @@ def _vips(status: Status, style: Style) -> Iterator[str]:
         yield f"and {len(vips) - _MOST} more: --json has all"
 
 
+def tags(status: Status) -> frozenset[str]:
+    """Return the tags of its VIPs."""
+    return frozenset(printable(vip.get("tag")) for vip in _records(status.get("vips")))
+
+
 # ---- all instances -------------------------------------------------------------------------------------------------
 
 

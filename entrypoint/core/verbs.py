@@ -120,6 +120,7 @@ VERBS = (
         details=(
             f"Without -f it is {DEFAULT_CONFIGURATION}.",
             "Tags that the configuration names (fd@${TAG}) and --vips does not get stand-ins, too: a note names them.",
+            "Without --vips the instance that runs here is asked, if there is one: no note names the tags of its VIPs.",
         ),
         which=(),
     ),

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import signal
 import socket
 import subprocess
@@ -422,6 +423,32 @@ def test_metrics_are_the_exporter_s(run: Run, peer: Callable[..., Peer]) -> None
         assert "exporter" in one_line(done)
     else:
         assert "safe_reload_" in done.stdout
+
+
+# ---- check ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not shutil.which("haproxy"), reason="haproxy is not installed")
+@pytest.mark.parametrize(
+    ("options", "answer", "noted"),
+    [
+        ((), ANSWER, "not in --vips: FD_NEW;"),
+        (("--name", "lb"), ANSWER, "not in --vips: FD_NEW;"),
+        (("--name", "other"), ANSWER, "not in --vips: FD_WEB, FD_NEW;"),
+        (("--vips", "*:1:FD_NEW"), ANSWER, "not in --vips: FD_WEB;"),
+        ((), "nonsense", "not in --vips: FD_WEB, FD_NEW;"),
+    ],
+)
+def test_a_check_beside_an_instance_knows_its_vips(
+    run: Run, tmp_path: Path, peer: Callable[..., Peer], options: tuple[str, ...], answer: str, noted: str
+) -> None:
+    """Without --vips those are what the configuration is to run with; what the instance has not is named."""
+    path = tmp_path / "haproxy.cfg"
+    path.write_text('frontend f\n  mode http\n  timeout client 1s\n  bind "fd@${FD_WEB}"\n  bind "fd@${FD_NEW}"\n')
+    peer(("status", [answer], "close"))
+    done = run(*options, "check", "-f", str(path))
+    assert done.returncode == 0, done.stderr
+    assert noted in done.stderr
 
 
 # ---- the command line ----------------------------------------------------------------------------------------------
