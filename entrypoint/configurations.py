@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 from entrypoint.core import events
 from entrypoint.core.command import Serve
+from entrypoint.core.configuration import tags
 from entrypoint.core.events import Level, Log
 from entrypoint.core.settings import Settings
 from entrypoint.core.types import Any
@@ -82,6 +83,11 @@ class Configurations:
     def notes(self) -> tuple[str, ...]:
         """What somebody must know who believes that a reload has read what is on disk, a line each."""
         return tuple(map(_never_changes, self.stale))
+
+    def tags(self) -> tuple[str, ...]:
+        """Return the tags that the files given with -f name, as they were when they were read last."""
+        files = self._latest.kept if self._latest else ()
+        return tuple(dict.fromkeys(tag for _, text in files for tag in tags(text)))
 
     def watch(self) -> bool:
         """Watch what was read last; tell whether something may have changed between reading and watching."""

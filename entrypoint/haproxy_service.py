@@ -28,7 +28,7 @@ from entrypoint.core.events import (
 )
 from entrypoint.core.heritage import to_plain
 from entrypoint.core.history import BUCKETS, History
-from entrypoint.core.records import dataclass
+from entrypoint.core.records import dataclass, replace
 from entrypoint.core.settings import Settings
 from entrypoint.core.state import BackingOff, Candidate, Current, Lingering, State, Stopping
 from entrypoint.core.types import TYPE_CHECKING, Any
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from entrypoint.desk import Desk
     from entrypoint.notices import Notices
 
+_NO_DESCRIPTOR = "file descriptor ''"
+"""What haproxy says of `fd@${TAG}` where there is no such variable, and all that it says of it."""
+_MOST_TOLD = 10
 _STAGES = {BackingOff: "backing_off", Lingering: "lingering", Stopping: "stopping"}
 
 
@@ -79,6 +82,8 @@ class HaproxyService:
         self._closed = False
         self._words_of_last = ""
         self._startup_words = ""
+        self._hint = ""
+        """What may have been wrong with the generation that failed last, where haproxy's own words do not tell."""
         self._desk: Desk | None = None
         self._notices: Notices | None = None
         self._answers: list[tuple[int, str]] = []
@@ -178,6 +183,11 @@ class HaproxyService:
 
     def said(self, line: Log, words: str) -> None:
         """Note what was logged, for status, metrics and systemd."""
+        if line.event in {"reload_failed", "start_failed"}:
+            self._hint = self._missing_vips() if _NO_DESCRIPTOR in words else ""
+            if self._hint:
+                self._supervisor.log(Log(Level.ERROR, "missing_vips", self._hint))
+                line = replace(line, message=f"{line.message}: {self._hint}")
         self._history.note(line, time.time(), time.monotonic())
         if self._notices:
             self._notices.note(line, words)
@@ -192,6 +202,16 @@ class HaproxyService:
                 self._words_of_last = ""
             case _:
                 pass
+
+    def _missing_vips(self) -> str:
+        """Name the tags that are no VIPs."""
+        known = {*self._parts.listeners.tags(), *self._parts.environment}
+        missing = [tag for tag in self._parts.configurations.tags() if tag not in known]
+        if not missing:
+            return ""
+        more = f" and {len(missing) - _MOST_TOLD} more" if len(missing) > _MOST_TOLD else ""
+        names = f"{', '.join(missing[:_MOST_TOLD])}{more}"
+        return f"not in --vips: {names}; correct the `bind`, or give the VIP, such as --vips '*:80:{missing[0]}'"
 
     def answered(self, number: int, text: str) -> None:
         """Note the version of a haproxy that has answered."""
@@ -274,7 +294,8 @@ class HaproxyService:
                 if self._desk:
                     words = self._supervisor.words_of(number)
                     words += "\n" if words and not words.endswith("\n") else ""
-                    notes = "".join(f"{note}\n" for note in parts.configurations.notes)
+                    hints = (self._hint,) if self._hint and number and not success else ()
+                    notes = "".join(f"{note}\n" for note in (*hints, *parts.configurations.notes))
                     self._answers.append((client, f"Success={int(success)}\n--\n{words}{notes}{message}\n\n"))
             case TakeOver():
                 if parts.predecessor:

@@ -345,3 +345,42 @@ def test_what_is_passed_after_a_stop_is_not_held(begin: Begin) -> None:
         eventually(lambda: "stopping gracefully" in lb.log)
         eventually(lambda: not listening(lb.port))
         assert lb.process.poll() is None
+
+
+def test_a_tag_that_is_no_vip_is_named_when_a_reload_fails_of_it(begin: Begin, tmp_path: Path) -> None:
+    """haproxy says no more than that the file descriptor '' is no number: log, answer and status say whose it is."""
+    lb = begin("--runtime-dir", str(tmp_path), "--watch", "off")
+    eventually(lambda: lb.get() == "1")
+    path = tmp_path / "haproxy.cfg"
+    right = path.read_text()
+    hint = "not in --vips: FD_WEBB; correct the `bind`, or give the VIP, such as --vips '*:80:FD_WEBB'"
+    assert "not in --vips" not in lb.log
+
+    path.write_text(right.replace("FD_WEB", "FD_WEBB") + '  bind "fd@${FD_WEB}"\n')
+    answer = _ask(tmp_path, "reload")
+    assert answer.returncode == 1
+    assert hint in answer.stderr.splitlines()
+    assert f"[ERROR safe_reload ({lb.process.pid})] {hint}" in lb.log
+    assert hint in _ask(tmp_path, "status").stdout
+
+    path.write_text(right + "  bnid\n")
+    answer = _ask(tmp_path, "reload")
+    assert answer.returncode == 1
+    assert "--vips" not in answer.stderr
+    assert lb.get() == "1"
+
+
+def test_a_tag_that_is_no_vip_is_named_when_a_start_fails_of_it(tmp_path: Path) -> None:
+    """The likeliest mistake of a first start; a variable of that name is none."""
+    path = tmp_path / "haproxy.cfg"
+    path.write_text(CONFIGURATION + '  bind "fd@${FD_X}"\n  bind "fd@${FD_ELSE}"\n')
+    words = [sys.executable, "-m", "entrypoint", "--runtime-dir", str(tmp_path), "haproxy", "-f", str(path)]
+    environment = {**os.environ, "FD_ELSE": "77"}
+    run = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60, env=environment)
+    assert run.returncode == 1
+    assert "not in --vips: FD_WEB, FD_X; correct the `bind`, or give the VIP" in run.stderr
+
+
+def _ask(runtime_dir: Path, verb: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "entrypoint", verb, "--runtime-dir", str(runtime_dir)]
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
