@@ -28,7 +28,7 @@ from entrypoint.core.events import (
 )
 from entrypoint.core.records import replace
 from entrypoint.core.settings import Restart, Settings, read_settings
-from entrypoint.core.state import Candidate, Draining, Ended, Ending, Generation, Retiring, State, timers
+from entrypoint.core.state import Candidate, Draining, Ended, Ending, Generation, Phase, Retiring, State, timers
 
 VIPS = (("FD_A", 3), ("FD_B", 4))
 FIRST_PID = 1000
@@ -152,6 +152,7 @@ def canonical(state: State) -> State:
         replace(
             generation,
             number=names[generation.number],
+            phase=_canonical(generation.phase),
             pid=None if generation.pid is None else pid_of(names[generation.number]),
             # What one that leaves was started from is for the status alone.
             digest="" if isinstance(generation.phase, LEAVING) else generation.digest,
@@ -160,6 +161,11 @@ def canonical(state: State) -> State:
         for generation in state.generations
     )
     return replace(state, generations=generations, last_number=max([*names.values(), 2]))
+
+
+def _canonical(phase: Phase) -> Phase:
+    """Make one of all the reasons for which a candidate can be killed."""
+    return replace(phase, given_up="why") if isinstance(phase, Candidate) and phase.given_up else phase
 
 
 def begin(chosen: Settings) -> State:
