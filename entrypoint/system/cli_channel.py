@@ -41,9 +41,13 @@ class CliChannel:
         return self._ours.fileno()
 
     @property
-    def inherited(self) -> tuple[int, int]:
-        """The descriptors that haproxy needs."""
-        return self._theirs.fileno(), self._fragment
+    def inherited(self) -> tuple[int, int, int]:
+        """The descriptors that haproxy needs.
+
+        Our end is among them, for nothing but to be open: a haproxy that outlives us would be told of the hang-up for
+        ever, and use all of a CPU for it (seen with 2.6).
+        """
+        return self._theirs.fileno(), self._fragment, self._ours.fileno()
 
     @property
     def configuration(self) -> str:

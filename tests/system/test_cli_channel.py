@@ -206,8 +206,8 @@ def test_a_conversation_can_be_given_up(channel: CliChannel, start: Start) -> No
     assert pid(heard(channel.ask(("show info",)))[0]) == haproxy.pid
 
 
-def test_only_haproxys_end_is_for_haproxy() -> None:
-    """Both descriptors are for whoever names them, none is inherited by chance, and closing both leaves nothing."""
+def test_nothing_is_inherited_by_chance() -> None:
+    """The descriptors are for whoever names them, and closing both ends leaves nothing."""
     before = os.listdir("/proc/self/fd")
     channel = CliChannel()
     assert len(os.listdir("/proc/self/fd")) == len(before) + 3
@@ -220,7 +220,7 @@ def test_only_haproxys_end_is_for_haproxy() -> None:
 
 def test_the_configuration_can_be_read_again_and_again(channel: CliChannel) -> None:
     """It is a file that is opened by its path: each reader begins at its beginning."""
-    theirs, _ = channel.inherited
+    theirs, *_ = channel.inherited
     for _ in range(2):
         with open(channel.configuration) as file:
             assert file.read() == f'global\n  stats socket "sockpair@{theirs}" level admin expose-fd listeners\n'

@@ -356,7 +356,9 @@ lifecycle._reload = hang
         return not threading.Event().wait(0.5) and systemd.how_often("WATCHDOG") == before
 
     eventually(quiet)
+    (haproxy,) = lb.children()
     lb.process.kill()
+    os.kill(haproxy, signal.SIGKILL)
 
 
 def test_the_vips_are_stored_once_it_is_ready(begin: Begin, systemd: Systemd) -> None:
