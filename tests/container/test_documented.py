@@ -58,7 +58,7 @@ class Page:
         item = self.block(beginning)
         command = f"{item.text} {then}"
         for pattern, word in REPLACED.items():
-            command = re.sub(pattern, lambda _, word=word: word, command)
+            command = re.sub(pattern, word, command)
         for old, new in instead.items():
             assert old in command
             command = command.replace(old, new)
@@ -358,7 +358,8 @@ def test_a_refused_reload_and_a_crash_after_it_look_as_shown(failures: Failures)
     def age() -> float:
         return float(json.loads(inside(lb, "safe_reload status --json")[1])["generations"][0]["age_seconds"])
 
-    eventually(lambda: age() > 1)  # then the next one starts at once, as the page shows it
+    # One that has served for a second is replaced at once, as the page shows it; before that it has started.
+    eventually(lambda: age() > 3)
     os.kill(lb.children()[0], signal.SIGKILL)
     failures.are_shown(lb, "[ERROR safe_reload (1)] generation 1 (pid 6) was killed")
     assert lb.get() == "one"
