@@ -229,6 +229,22 @@ def test_monitoring_s_exporters(start: Start, tmp_path: Path) -> None:
     assert len(lb.children()) == 2
 
 
+def test_the_control_socket_s_questions(start: Start, tmp_path: Path) -> None:
+    """As the page puts them, from this host, because the image has no socat: master, generation, session."""
+    page = Page("docs/control-socket.md", tmp_path)
+    lb = start(NEWEST_STABLE)
+    lb.serves("one")
+    (pid,) = inside(lb, "cat /proc/1/task/1/children")[1].split()
+    there = {"/run/safe_reload/": f"/proc/{lb.pid}/root/run/safe_reload/"}
+
+    assert re.search(rf"^{pid} +worker ", page.run("echo 'show proc'", **there), re.MULTILINE)
+    answer = page.run("echo '@1 show info", **there, **{"@!17": f"@!{pid}"})
+    assert f"Pid: {pid}\n" in answer
+    assert re.search(r"^0x\w+: proto=", answer, re.MULTILINE)
+    session = page.run("socat - /run", **there, **{"socat -": "printf 'prompt\\nshow proc\\nquit\\n' | socat -"})
+    assert re.search(rf"> .*^{pid} +worker ", session, re.MULTILINE | re.DOTALL)
+
+
 def test_kubernetes_s_check_in_ci(image: str) -> None:
     """The base's configuration is one that haproxy takes, with nothing but the image."""
     assert "ALERT" not in Page("docs/kubernetes.md", ROOT).run('docker run --rm -v "$PWD/k8s')
