@@ -13,6 +13,8 @@ PAGES = sorted(
     for path in (ROOT / folder).glob("*.md" if not folder else "**/*.md")
 )
 
+PAGES.append("docs/safe_reload.8")
+
 SHELL = {"sh", "bash", "console"}
 
 # Code in a sentence is a command if it begins with one of these and says what is to be done with what.
@@ -45,6 +47,8 @@ def shown(page: str) -> list[Shown]:
     found: list[Shown] = []
     if page == "CHANGELOG.md":  # what was, and not what to do
         return found
+    if page.endswith(".8"):
+        return _examples(page)
     lines = iter(enumerate((ROOT / page).read_text().splitlines(), 1))
     for number, line in lines:
         if fence := re.match(r"(\s*)```(.*)", line):
@@ -58,6 +62,17 @@ def shown(page: str) -> list[Shown]:
             # A block that is only indented has no language: what it is cannot be known, so it is not used here.
             assert not line.startswith("    "), f"{page}:{number}: fence this block, with its language: {line}"
             found += [Shown(page, number, "", match[1]) for match in _INLINE.finditer(line) if "..." not in match[1]]
+    return found
+
+
+def _examples(page: str) -> list[Shown]:
+    """Return what a man page has between .EX and .EE, each line a command."""
+    found, inside = [], False
+    for number, line in enumerate((ROOT / page).read_text().splitlines(), 1):
+        if line.startswith("."):
+            inside = line == ".EX"
+        elif inside:
+            found.append(Shown(page, number, "sh", line.replace(r"\-", "-").replace(r"\(aq", "'")))
     return found
 
 

@@ -172,7 +172,7 @@ def test_the_readme_s_command_line_of_2017(start: Start, tmp_path: Path) -> None
     (lb.folder / "a.cfg").write_text(page.block(CONFIGURATION).text.replace("FD_HTTP", "FD_HOST1") + "\n")
     (lb.folder / "b.cfg").write_text('frontend b\n  bind "fd@${FD_HOST2}"\n')
     (lb.folder / "c.cfg").write_text("global\n  maxconn 1000\n")
-    command = page.block("safe_reload /var/run/ha1/pid").text
+    command = page.block("safe_reload /var/run/ha1/pid 10.0.0.1:80:FD_HOST1,10").text
     lb.container.exec_run(["sh", "-c", f"exec {command} 2>/run/log"], detach=True)
 
     def generation(number: int) -> None:
@@ -208,6 +208,26 @@ def test_the_verbs_that_need_no_more_words(start: Start, tmp_path: Path) -> None
 
 
 # ---- the other pages ------------------------------------------------------------------------------------------------
+
+
+def test_the_man_page_s_examples(start: Start, tmp_path: Path) -> None:
+    """Two VIPs, a check and a reload; the same from outside; another instance with a pid file."""
+    page = Page("docs/safe_reload.8", tmp_path)
+    lb = start(NEWEST_STABLE, entrypoint="sleep", operands=("infinity",), working_dir="/etc/lb", name=NAME, port=80)
+    lb.inside("ip", "address", "add", "10.0.0.1/32", "dev", "lo").communicate()
+    lb.edit(GOOD.replace("FD_HTTP}", 'FD_HTTP}"\n    bind "fd@${FD_HTTPS}'))
+    (lb.folder / "a.cfg").write_text(GOOD.replace("FD_HTTP", "FD_HOST1"))
+    inside(lb, "cp /etc/lb/haproxy.cfg /etc/haproxy/haproxy.cfg")
+
+    lb.container.exec_run(page.block("safe_reload --vips").text, detach=True)
+    lb.serves("one")
+    status, words = inside(lb, f"sh -c '{page.block('safe_reload check -f').text}'")
+    assert status == 0, words
+    page.run("docker exec lb safe_reload reload --timeout 30")
+    assert "generation 3" in inside(lb, "safe_reload status")[1]
+
+    lb.container.exec_run(page.block("safe_reload /var/run/ha1/pid 10.0.0.1:80:FD_HOST1 ").text, detach=True)
+    eventually(lambda: inside(lb, page.block("safe_reload status --pid-file").text)[0] == 0)
 
 
 def test_monitoring_s_exporters(start: Start, tmp_path: Path) -> None:
