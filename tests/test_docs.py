@@ -139,6 +139,21 @@ def anchors(page: str) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
+def test_every_page_can_be_found_from_the_readme() -> None:
+    """There is a link to it."""
+    text = (ROOT / "README.md").read_text()
+    assert [page for page in PAGES if page != "README.md" and f"]({page})" not in text] == []
+
+
+def test_every_test_that_a_page_names_is_there() -> None:
+    """docs/ordinary-binds.md names those that hold what it says, without `test_`."""
+    names = re.findall(r"`([a-z0-9]+(?:_[a-z0-9]+){3,})`", (ROOT / "docs/ordinary-binds.md").read_text())
+    tests = "".join(path.read_text() for path in (ROOT / "tests/container").glob("test_*.py"))
+
+    assert len(names) > 10
+    assert [name for name in names if f"def test_{name}(" not in tests] == []
+
+
 def test_every_link_leads_somewhere() -> None:
     """On every page each link into the tree is to a file that is there, each anchor to a heading that is there."""
     broken, count = [], 0
