@@ -8,7 +8,9 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -63,14 +65,15 @@ class Page:
             assert old in command
             command = command.replace(old, new)
         if not item.output:
-            return self._shell(command)
+            return self.shell(command)
         return eventually(partial(self._seen, item, command))
 
     def _seen(self, item: Shown, command: str) -> str:
-        text = self._shell(command)
+        text = self.shell(command)
         return text if looks_like(item.output).search(text) else ""
 
-    def _shell(self, command: str) -> str:
+    def shell(self, command: str) -> str:
+        """Run a command that may not fail; return everything that it writes."""
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=self.folder,
@@ -147,6 +150,39 @@ def test_the_readme_s_container_without_root_or_anything_writable(readme: Page) 
     eventually(lambda: answer(NAME) == "Hello\n")
     readme.run("docker exec lb safe_reload reload")
     assert "generation 2" in log(NAME)
+
+
+def free_port() -> int:
+    """Return a port of the loopback that nobody has."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def test_the_demo_and_what_it_tells_to_try(readme: Page) -> None:
+    """What `make run` starts, in a copy with a name and ports of its own; then each command that it prints."""
+    shutil.copytree(ROOT / "docker", readme.folder / "docker", symlinks=True)
+    # What `load` asks comes from within the container, where the ports are the old ones.
+    ports = {"127.0.0.1:8080": f"127.0.0.1:{free_port()}", "127.0.0.1:8443": f"127.0.0.1:{free_port()}"}
+    names = {"safe-reload-demo": NAME, "haproxy-safe-reload:dev": IMAGE}
+    for script, words in (("run", names | ports), ("load", names)):
+        path = readme.folder / "docker/demo" / script
+        text = path.read_text()
+        for old, new in words.items():
+            text = text.replace(old, new)
+        path.write_text(text)
+
+    printed = readme.shell("docker/demo/run")
+    tries = dict(re.findall(r"^  (look|change it|load it|logs|stop) +(.*?)(?: {4,}.*)?$", printed, re.MULTILINE))
+    assert set(tries) == {"look", "change it", "load it", "logs", "stop"}, printed
+    assert readme.shell(tries["look"]).count("Hello") == 2
+    readme.shell(tries["change it"])
+    eventually(lambda: "Good morning" in readme.shell(tries["look"]))
+    load = readme.shell(f"{tries['load it']} 2000")
+    assert re.search(r"^Failed requests: +0$", load, re.MULTILINE), load
+    assert tries["stop"] == "make stop"
+    assert f"docker logs -f {NAME}" == tries["logs"]
+    assert "is current" in readme.shell(tries["logs"].replace(" -f", ""))
 
 
 def inside(lb: Balancer, command: str, **more: Any) -> tuple[int, str]:
