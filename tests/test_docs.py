@@ -55,7 +55,6 @@ NOT_RUN = {
     "pip install '.[exporter]'": "takes what it needs from PyPI",
     "pytest tests/system/test_generic.py --init PROGRAM": "bench/conformity.py does, for the page that says it",
     "bench/watching.py": "three minutes of measuring",
-    "bench/epoll_reproducer": "shows haproxy's behaviour, not ours, under load",
     "BENCH_CLIENT=$PWD/bench-client python3 -m bench --here": "an hour of measuring; make bench does it in a container",
 }
 
