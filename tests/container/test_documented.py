@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 import docker
-from tests.container.conftest import NEWEST_STABLE, Balancer, Start
+from tests.container.conftest import Balancer, Start
 from tests.container.test_systemd import booted
 from tests.documented import Shown, looks_like, the
 from tests.waiting import eventually
@@ -111,19 +111,19 @@ def log(name: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def image() -> Iterator[str]:
+@pytest.fixture(scope="module", autouse=True)
+def image() -> Iterator[None]:
     """What the README's `docker build` builds; where no registry is, on the base image that is there instead."""
     base = subprocess.run([ROOT / "docker/base-image", "trixie"], stdout=subprocess.PIPE, text=True, check=True)
     Page("README.md", ROOT).run(
         "docker build", **{"docker build": f"docker build --build-arg BASE={base.stdout.strip()}"}
     )
-    yield IMAGE
+    yield
     subprocess.run(["docker", "rmi", IMAGE], capture_output=True, check=False)
 
 
 @pytest.fixture
-def readme(tmp_path: Path, image: str) -> Iterator[Page]:
+def readme(tmp_path: Path) -> Iterator[Page]:
     """The README, in a folder with the configuration that it shows."""
     page = Page("README.md", tmp_path)
     (tmp_path / "lb").mkdir()
@@ -145,6 +145,7 @@ def test_the_readme_s_first_minute(readme: Page) -> None:
     eventually(lambda: "generation 3" in log(NAME))
     readme.run("docker exec lb safe_reload reload")
     assert "asked for by the control socket" in log(NAME)
+    assert "--vips" not in readme.run("docker exec lb safe_reload check")
     assert re.match(r"\d{4}-\d\d-\d\dT", readme.run("docker logs -t lb"))
 
     readme.run('docker run --rm -v "$PWD/lb')
@@ -210,7 +211,7 @@ def on_a_host(lb: Balancer, command: str) -> str:
 def test_the_readme_s_command_line_of_2017(start: Start, tmp_path: Path) -> None:
     """Verbatim, with its addresses; reloaded by the signal and the verb that the page has for it."""
     page = Page("README.md", tmp_path)
-    lb = start(NEWEST_STABLE, entrypoint="sleep", operands=("infinity",), working_dir="/etc/lb")
+    lb = start(IMAGE, entrypoint="sleep", operands=("infinity",), working_dir="/etc/lb")
     lb.inside("ip", "address", "add", "10.0.0.1/32", "dev", "lo").communicate()
     lb.inside("ip", "address", "add", "10.0.0.2/32", "dev", "lo").communicate()
     (lb.folder / "a.cfg").write_text(page.block(CONFIGURATION).text.replace("FD_HTTP", "FD_HOST1") + "\n")
@@ -240,7 +241,7 @@ def test_the_verbs_that_need_no_more_words(start: Start, tmp_path: Path) -> None
     """Each does what the README says of it; after them the same PID 1 serves."""
     page = Page("README.md", tmp_path)
     environment = {"SAFE_RELOAD_VIPS": "127.0.0.1:8080:FD_WEB"}
-    lb = start(NEWEST_STABLE)
+    lb = start(IMAGE)
     lb.serves("one")
     pid = lb.pid
     for text in ("safe_reload reload", "safe_reload upgrade", "safe_reload check"):
@@ -257,7 +258,7 @@ def test_the_verbs_that_need_no_more_words(start: Start, tmp_path: Path) -> None
 def test_the_man_page_s_examples(start: Start, tmp_path: Path) -> None:
     """Two VIPs, a check and a reload; the same from outside; another instance with a pid file."""
     page = Page("docs/safe_reload.8", tmp_path)
-    lb = start(NEWEST_STABLE, entrypoint="sleep", operands=("infinity",), working_dir="/etc/lb", name=NAME, port=80)
+    lb = start(IMAGE, entrypoint="sleep", operands=("infinity",), working_dir="/etc/lb", name=NAME, port=80)
     lb.inside("ip", "address", "add", "10.0.0.1/32", "dev", "lo").communicate()
     lb.edit(GOOD.replace("FD_HTTP}", 'FD_HTTP}"\n    bind "fd@${FD_HTTPS}'))
     (lb.folder / "a.cfg").write_text(GOOD.replace("FD_HTTP", "FD_HOST1"))
@@ -283,12 +284,12 @@ def test_monitoring_s_exporters(start: Start, tmp_path: Path) -> None:
         return "safe_reload_up 1" in answered
 
     for beginning in ("safe_reload exporter --listen :9101", "safe_reload exporter --listen 127.0.0.1:9101"):
-        lb = start(NEWEST_STABLE, environment={"SAFE_RELOAD_NAME": "lb"})
+        lb = start(IMAGE, environment={"SAFE_RELOAD_NAME": "lb"})
         lb.serves("one")
         lb.container.exec_run(page.block(beginning).text, detach=True)
         eventually(partial(up, lb))
     command = page.block("safe_reload --exporter").text
-    lb = start(NEWEST_STABLE, entrypoint="sh", operands=("-c", f"exec {command} -f /etc/lb/haproxy.cfg"))
+    lb = start(IMAGE, entrypoint="sh", operands=("-c", f"exec {command} -f /etc/lb/haproxy.cfg"))
     eventually(partial(up, lb))
     assert len(lb.children()) == 2
 
@@ -296,7 +297,7 @@ def test_monitoring_s_exporters(start: Start, tmp_path: Path) -> None:
 def test_the_control_socket_s_questions(start: Start, tmp_path: Path) -> None:
     """As the page puts them, from this host, because the image has no socat: master, generation, session."""
     page = Page("docs/control-socket.md", tmp_path)
-    lb = start(NEWEST_STABLE)
+    lb = start(IMAGE)
     lb.serves("one")
     (pid,) = inside(lb, "cat /proc/1/task/1/children")[1].split()
     there = {"/run/safe_reload/": f"/proc/{lb.pid}/root/run/safe_reload/"}
@@ -317,10 +318,9 @@ def test_the_reproducer_for_haproxy(tmp_path: Path) -> None:
     assert len(re.findall(r"^  -db.* [0-9.]+ +[0-9.]+$", printed, re.MULTILINE)) == 3
 
 
-def test_kubernetes_s_check_in_ci(image: str) -> None:
+def test_kubernetes_s_check_in_ci() -> None:
     """The base's configuration is one that haproxy takes, with nothing but the image."""
     assert "ALERT" not in Page("docs/kubernetes.md", ROOT).run('docker run --rm -v "$PWD/k8s')
-    assert image == IMAGE
 
 
 def sources() -> bytes:
@@ -412,7 +412,7 @@ class Failures:
         """Start a container with this configuration."""
         self.file.write_text(text)
         more = {"volumes": {str(self._folder): {"bind": "/usr/local/etc/haproxy", "mode": "ro"}}, **more}
-        return self._start(NEWEST_STABLE, operands=words, vips=vips, **more)
+        return self._start(IMAGE, operands=words, vips=vips, **more)
 
     def are_shown(self, lb: Balancer, beginning: str) -> None:
         """Wait for what the page shows."""
