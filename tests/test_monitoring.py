@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from entrypoint.exporter import render
+from tests.documented import PAGES, shown
 from tests.promtool import needs_promtool, promtool
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -90,3 +91,16 @@ def test_prometheus_understands_the_dashboard(tmp_path: Path) -> None:
     path = tmp_path / "rules.yaml"
     path.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
     assert f"{len(rules)} rules found" in promtool("check", "rules", str(path))
+
+
+@needs_promtool
+def test_prometheus_understands_what_the_pages_ask(tmp_path: Path) -> None:
+    """Each expression in the documentation is valid, and asks for metrics that are there."""
+    asked = [item.text for page in PAGES for item in shown(page) if item.language == "promql"]
+    rules = [{"record": f"page:{number}", "expr": text} for number, text in enumerate(asked)]
+    path = tmp_path / "rules.yaml"
+    path.write_text(json.dumps({"groups": [{"name": "pages", "rules": rules}]}))
+
+    assert asked
+    assert f"{len(rules)} rules found" in promtool("check", "rules", str(path))
+    assert set(re.findall(r"\bsafe_reload_\w+", " ".join(asked))) <= exported()

@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -75,6 +76,17 @@ class Cluster:
     def kubectl(self, *words: str, text: str | None = None) -> str:
         """Return what kubectl writes."""
         return self.run("kubectl", *words, text=text)
+
+    def shell(self, command: str) -> str:
+        """Return what a shell of this host writes, whose `kubectl` is the cluster's.
+
+        Raises:
+            subprocess.CalledProcessError: it has failed.
+
+        """
+        script = f'kubectl() {{ {shlex.quote(self._script)} kubectl "$@" </dev/null; }}\nset -o pipefail\n{command}'
+        words = ["bash", "-c", script]
+        return subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, env=self._environment).stdout
 
     def apply(self, *manifests: Manifest) -> None:
         """Do what `kubectl apply` does."""
@@ -184,9 +196,13 @@ class Pod:
         self.cluster.apply(self._map, self._manifest)
         self.cluster.kubectl("wait", "--for=condition=Ready", f"pod/{self.name}", "--timeout=60s")
 
+    def write(self, text: str) -> None:
+        """Change the ConfigMap."""
+        self.cluster.apply({**self._map, "data": {"haproxy.cfg": text}})
+
     def edit(self, text: str) -> None:
         """Change the ConfigMap, and let the kubelet know at once."""
-        self.cluster.apply({**self._map, "data": {"haproxy.cfg": text}})
+        self.write(text)
         self.cluster.nudge(self.name)
 
     def marked(self, mark: str) -> str:

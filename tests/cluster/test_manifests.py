@@ -1,9 +1,12 @@
 """The manifests of k8s/ are what Kubernetes takes, and the chart renders to the same objects."""
 
+import copy
+import itertools
 import json
 import os
 import platform
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import yaml
 
 from entrypoint.core import settings
 from tests.cluster.manifests import K8S, ROOT, Manifest, kustomize, the
+from tests.documented import the as documented
 
 FOLDERS = [K8S / "base", *sorted((K8S / "overlays").iterdir())]
 CUSTOM = {"PodMonitor", "PrometheusRule"}
@@ -58,7 +62,10 @@ def breaches(pod: Manifest) -> list[str]:
     }
     found = [f"volume {kind}" for kind in volumes - allowed]
     found += [flag for flag in ("hostNetwork", "hostPID", "hostIPC") if spec.get(flag)]
-    found += ["sysctls"] if spec.get("securityContext", {}).get("sysctls") else []
+    sysctls = {sysctl["name"] for sysctl in spec.get("securityContext", {}).get("sysctls", [])}
+    found += [
+        f"sysctl {name}" for name in sysctls - {"net.ipv4.ip_unprivileged_port_start"}
+    ]  # of those that it permits
     for container in [*spec.get("initContainers", []), *spec["containers"]]:
         whole, own = spec.get("securityContext", {}), container.get("securityContext", {})
         both = {**whole, **own}
@@ -119,6 +126,21 @@ def test_the_overlay_of_the_page_sets_the_image(tmp_path: Path) -> None:
     (tmp_path / "mine" / "kustomization.yaml").write_text(overlay)
     (container,) = pod_of(kustomize(tmp_path / "mine"))["spec"]["containers"]
     assert container["image"] == "registry.example.org/haproxy-safe-reload:1.2.3"
+
+
+def test_the_sysctl_of_the_documentation_is_allowed() -> None:
+    """The pod with what docs/kubernetes.md says about low ports is valid, and still restricted."""
+    import kubernetes_validate
+
+    rendered = kustomize(K8S / "base")
+    pod = copy.deepcopy(pod_of(rendered))
+    more = yaml.safe_load(documented("docs/kubernetes.md", "securityContext:").text)
+    pod["spec"]["securityContext"] |= more["securityContext"]
+
+    deployment = copy.deepcopy(the("Deployment", rendered))
+    deployment["spec"]["template"] = pod
+    kubernetes_validate.validate(deployment, versions()[0], strict=True)
+    assert breaches(pod) == []
 
 
 def test_a_stop_fits_into_the_grace_period() -> None:
@@ -233,6 +255,24 @@ def test_each_overlay_is_in_the_chart() -> None:
 def test_the_chart_renders_to_the_same_objects(folder: str) -> None:
     """Helm and kustomize agree, object by object."""
     assert by_name(chart(SAME[folder])) == by_name(kustomize(K8S / folder))
+
+
+def test_the_documentation_s_helm_install_renders() -> None:
+    """What `helm install` is given in docs/kubernetes.md is what the chart wants; Helm itself is not needed."""
+    words = shlex.split(documented("docs/kubernetes.md", "helm install haproxy k8s/chart").text)
+    values: dict[str, Any] = {}
+    for option, setting in itertools.pairwise(words):
+        if option == "--set":
+            path, _, value = setting.partition("=")
+            place = values
+            *parents, last = path.split(".")
+            for name in parents:
+                place = place.setdefault(name, {})
+            place[last] = value
+    (container,) = pod_of(chart(values))["spec"]["containers"]
+
+    assert container["image"] == f"{values['image']['repository']}:{values['image']['tag']}"
+    assert container["image"].startswith("registry.example.org/")
 
 
 def test_helm_has_nothing_against_the_chart() -> None:

@@ -16,6 +16,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -164,9 +165,9 @@ def units(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def host(engine: docker.DockerClient, units: Path) -> Iterator[Host]:
-    """A Debian that has booted."""
+@contextmanager
+def booted(engine: docker.DockerClient, network: str, volumes: dict[str, dict[str, str]]) -> Iterator[Host]:
+    """Boot a Debian in a container; it is gone afterwards."""
     dockerfile = (ROOT / "tests/container/systemd.Dockerfile").read_bytes()
     image, _ = engine.images.build(
         fileobj=io.BytesIO(dockerfile),
@@ -179,7 +180,7 @@ def host(engine: docker.DockerClient, units: Path) -> Iterator[Host]:
     container = engine.containers.run(
         image,
         detach=True,
-        network_mode="none",
+        network_mode=network,
         sysctls=LOW_PORTS_ARE_LOW,
         cap_add=["SYS_ADMIN", "NET_ADMIN"],
         security_opt=["seccomp=unconfined", "apparmor=unconfined"],
@@ -187,15 +188,23 @@ def host(engine: docker.DockerClient, units: Path) -> Iterator[Host]:
         tmpfs={"/run": "", "/run/lock": "", "/tmp": ""},
         volumes={
             str(cgroups if cgroups.exists() else cgroups.parent): {"bind": "/sys/fs/cgroup", "mode": "rw"},
-            str(units / "usr/local/lib/systemd"): {"bind": "/usr/local/lib/systemd", "mode": "ro"},
+            **volumes,
         },
     )
     try:
-        booted = Host(container, units)
-        eventually(lambda: booted.run("systemctl", "is-system-running")[1].strip() in {"running", "degraded"}, 60)
-        yield booted
+        made = Host(container, ROOT)
+        eventually(lambda: made.run("systemctl", "is-system-running")[1].strip() in {"running", "degraded"}, 60)
+        yield made
     finally:
         container.remove(force=True, v=True)
+
+
+@pytest.fixture(scope="module")
+def host(engine: docker.DockerClient, units: Path) -> Iterator[Host]:
+    """A Debian that has booted, with the units installed."""
+    installed = {str(units / "usr/local/lib/systemd"): {"bind": "/usr/local/lib/systemd", "mode": "ro"}}
+    with booted(engine, "none", installed) as made:
+        yield made
 
 
 @pytest.fixture

@@ -1,0 +1,500 @@
+"""The documentation's commands, run as they stand in it, in its order, and their output compared with what it shows.
+
+Only the words of REPLACED are others here, and what a test says itself. tests/test_docs.py sees to it that nothing in
+the documentation is left out: a command counts as run where `run` or `block` is called with its beginning.
+"""
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import docker
+from tests.container.conftest import Balancer, Start
+from tests.container.test_systemd import booted
+from tests.documented import Shown, looks_like, the
+from tests.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+IMAGE = "haproxy-safe-reload:test-documented"
+CONFIGURATION = "defaults\n    mode http"
+NAME = f"safe-reload-documented-{os.getpid()}"
+
+REPLACED = {
+    # Not a container of the user's, nor a port of this host's.
+    r"(?<![\w/.@-])lb(?![\w/.-])": NAME,
+    r"-p 80:": "-p 127.0.0.1::",
+    r"haproxy-safe-reload:dev\b|\bIMAGE\b": IMAGE,
+}
+
+
+class Page:
+    """A page of the documentation, whose commands are run in a shell."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        """Read it; run its commands in a folder."""
+        self.name = name
+        self.folder = folder
+        self.text = (ROOT / name).read_text()
+
+    def block(self, beginning: str) -> Shown:
+        """Return what the page shows and begins so."""
+        return the(self.name, beginning)
+
+    def run(self, beginning: str, then: str = "", **instead: str) -> str:
+        """Run the command that begins so; return its output, in the form that the page shows if it shows one.
+
+        `then` is put behind it, and what `instead` names is replaced, too.
+        """
+        item = self.block(beginning)
+        command = f"{item.text} {then}"
+        for pattern, word in REPLACED.items():
+            command = re.sub(pattern, word, command)
+        for old, new in instead.items():
+            assert old in command
+            command = command.replace(old, new)
+        if not item.output:
+            return self.shell(command)
+        written = ""
+
+        def is_as_shown() -> bool:
+            nonlocal written
+            written = self.shell(command)
+            return looks_like(item.output).search(written) is not None
+
+        try:
+            eventually(is_as_shown)
+        except AssertionError:
+            words = f"{self.name}:{item.line}: {command}\nwrites\n{written}\nand the page shows\n{item.output}"
+            raise AssertionError(words) from None
+        return written
+
+    def shell(self, command: str) -> str:
+        """Run a command that may not fail; return everything that it writes."""
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+        assert done.returncode == 0, f"{self.name}: {command}\nexits with {done.returncode}: {done.stdout}"
+        return done.stdout
+
+
+def answer(name: str) -> str:
+    """Return what a container answers on the only port that it publishes, nothing if it does not."""
+    port = subprocess.run(["docker", "port", name], capture_output=True, text=True, check=False).stdout
+    url = f"http://{port.strip().rpartition(' ')[2]}/"
+    return subprocess.run(["curl", "-s", url], capture_output=True, text=True, check=False).stdout
+
+
+def log(name: str) -> str:
+    """Return everything that a container has written."""
+    done = subprocess.run(
+        ["docker", "logs", name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True
+    )
+    return done.stdout
+
+
+@pytest.fixture(scope="module", autouse=True)
+def image() -> Iterator[None]:
+    """What the README's `docker build` builds; where no registry is, on the base image that is there instead."""
+    base = subprocess.run([ROOT / "docker/base-image", "trixie"], stdout=subprocess.PIPE, text=True, check=True)
+    Page("README.md", ROOT).run(
+        "docker build", **{"docker build": f"docker build --build-arg BASE={base.stdout.strip()}"}
+    )
+    yield
+    subprocess.run(["docker", "rmi", IMAGE], capture_output=True, check=False)
+
+
+@pytest.fixture
+def readme(tmp_path: Path) -> Iterator[Page]:
+    """The README, in a folder with the configuration that it shows."""
+    page = Page("README.md", tmp_path)
+    (tmp_path / "lb").mkdir()
+    (tmp_path / "lb").chmod(0o755)
+    (tmp_path / "lb/haproxy.cfg").write_text(page.block(CONFIGURATION).text + "\n")
+    yield page
+    subprocess.run(["docker", "rm", "-f", NAME], capture_output=True, check=False)
+
+
+def test_the_readme_s_first_minute(readme: Page) -> None:
+    """A container, an edit, and the log that is shown; then every other way to ask for a reload, and the stop."""
+    readme.run("docker run -d --name lb")
+    eventually(lambda: answer(NAME) == "Hello\n")
+    readme.run("sed -i s/Hello/Goodbye/")
+    readme.run("docker logs lb")
+    assert answer(NAME) == "Goodbye\n"
+
+    readme.run("docker kill -s USR1 lb")
+    eventually(lambda: "generation 3" in log(NAME))
+    readme.run("docker exec lb safe_reload reload")
+    assert "asked for by the control socket" in log(NAME)
+    assert "--vips" not in readme.run("docker exec lb safe_reload check")
+    assert re.match(r"\d{4}-\d\d-\d\dT", readme.run("docker logs -t lb"))
+
+    readme.run('docker run --rm -v "$PWD/lb')
+    readme.run("docker stop -t 60", then=NAME)
+    readme.run("docker run --stop-timeout 60", then=f"--rm {IMAGE} true")
+
+
+def test_the_readme_s_container_without_root_or_anything_writable(readme: Page) -> None:
+    """It serves, and it can be asked."""
+    readme.run("docker run --user 65534", **{"docker run": f"docker run -d --name {NAME}"})
+    eventually(lambda: answer(NAME) == "Hello\n")
+    readme.run("docker exec lb safe_reload reload")
+    assert "generation 2" in log(NAME)
+
+
+def free_port() -> int:
+    """Return a port of the loopback that nobody has."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def test_the_demo_and_what_it_tells_to_try(readme: Page) -> None:
+    """What `make run` starts, in a copy with a name and ports of its own; then each command that it prints."""
+    shutil.copytree(ROOT / "docker", readme.folder / "docker", symlinks=True)
+    # What `load` asks comes from within the container, where the ports are the old ones.
+    ports = {"127.0.0.1:8080": f"127.0.0.1:{free_port()}", "127.0.0.1:8443": f"127.0.0.1:{free_port()}"}
+    names = {"safe-reload-demo": NAME, "haproxy-safe-reload:dev": IMAGE}
+    for script, words in (("run", names | ports), ("load", names)):
+        path = readme.folder / "docker/demo" / script
+        text = path.read_text()
+        for old, new in words.items():
+            text = text.replace(old, new)
+        path.write_text(text)
+
+    printed = readme.shell("docker/demo/run")
+    tries = dict(re.findall(r"^  (look|change it|load it|logs|stop) +(.*?)(?: {4,}.*)?$", printed, re.MULTILINE))
+    assert set(tries) == {"look", "change it", "load it", "logs", "stop"}, printed
+    assert readme.shell(tries["look"]).count("Hello") == 2
+    readme.shell(tries["change it"])
+    eventually(lambda: "Good morning" in readme.shell(tries["look"]))
+    load = readme.shell(f"{tries['load it']} 2000")
+    assert re.search(r"^Failed requests: +0$", load, re.MULTILINE), load
+    assert tries["stop"] == "make stop"
+    assert f"docker logs -f {NAME}" == tries["logs"]
+    assert "is current" in readme.shell(tries["logs"].replace(" -f", ""))
+
+
+def inside(lb: Balancer, command: str, **more: Any) -> tuple[int, str]:
+    """Run a command in a container; return its exit status and what it wrote."""
+    done: Any = lb.container.exec_run(command, **more)
+    return done.exit_code, done.output.decode()
+
+
+def on_a_host(lb: Balancer, command: str) -> str:
+    """Run a command among a container's processes, with this host's programs: the image has no pkill."""
+    there = ["nsenter", "-t", str(lb.pid), "-p", "-n", "--", "unshare", "-m", "--propagation", "private", "--"]
+    # Not as an argument: `pkill -f` would find the shell as well.
+    script = f"mount -t proc proc /proc && {command}\n"
+    return subprocess.run([*there, "sh"], input=script, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+
+def test_the_readme_s_command_line_of_2017(start: Start, tmp_path: Path) -> None:
+    """Verbatim, with its addresses; reloaded by the signal and the verb that the page has for it."""
+    page = Page("README.md", tmp_path)
+    lb = start(IMAGE, entrypoint="sleep", operands=("infinity",), working_dir="/etc/lb")
+    lb.inside("ip", "address", "add", "10.0.0.1/32", "dev", "lo").communicate()
+    lb.inside("ip", "address", "add", "10.0.0.2/32", "dev", "lo").communicate()
+    (lb.folder / "a.cfg").write_text(page.block(CONFIGURATION).text.replace("FD_HTTP", "FD_HOST1") + "\n")
+    (lb.folder / "b.cfg").write_text('frontend b\n  bind "fd@${FD_HOST2}"\n')
+    (lb.folder / "c.cfg").write_text("global\n  maxconn 1000\n")
+    command = page.block("safe_reload /var/run/ha1/pid 10.0.0.1:80:FD_HOST1,10").text
+    lb.container.exec_run(["sh", "-c", f"exec {command} 2>/run/log"], detach=True)
+
+    def generation(number: int) -> None:
+        eventually(lambda: f"generation {number} " in inside(lb, "cat /run/log")[1])
+        eventually(lambda: lb.inside("curl", "-s", "http://10.0.0.1/").communicate()[0] == "Hello\n")
+
+    generation(1)
+    on_a_host(lb, page.block("pkill -USR1").text)
+    generation(2)
+    pid = on_a_host(lb, page.block("pgrep -f '/safe_reload").text)
+    assert pid.isdigit()
+    on_a_host(lb, page.block("kill -USR1 PID").text.replace("PID", pid))
+    generation(3)
+    assert inside(lb, page.block("safe_reload reload --pid-file").text)[0] == 0
+    generation(4)
+    status, listing = inside(lb, page.block("safe_reload ls -l").text)
+    assert (status, "a.cfg" in listing) == (0, True)
+
+
+def test_the_verbs_that_need_no_more_words(start: Start, tmp_path: Path) -> None:
+    """Each does what the README says of it; after them the same PID 1 serves."""
+    page = Page("README.md", tmp_path)
+    environment = {"SAFE_RELOAD_VIPS": "127.0.0.1:8080:FD_WEB"}
+    lb = start(IMAGE)
+    lb.serves("one")
+    pid = lb.pid
+    for text in ("safe_reload reload", "safe_reload upgrade", "safe_reload check"):
+        words = page.block(text).text + (" -f /etc/lb/haproxy.cfg" if text.endswith("check") else "")
+        status, output = inside(lb, words, environment=environment)
+        assert status == 0, f"{text}: {output}"
+    assert (lb.pid, lb.get()) == (pid, "one")
+    assert "generation 2 " in lb.log
+
+
+# ---- the other pages ------------------------------------------------------------------------------------------------
+
+
+def test_the_man_page_s_examples(start: Start, tmp_path: Path) -> None:
+    """Two VIPs, a check and a reload; the same from outside; another instance with a pid file."""
+    page = Page("docs/safe_reload.8", tmp_path)
+    lb = start(IMAGE, entrypoint="sleep", operands=("infinity",), working_dir="/etc/lb", name=NAME, port=80)
+    lb.inside("ip", "address", "add", "10.0.0.1/32", "dev", "lo").communicate()
+    lb.edit(GOOD.replace("FD_HTTP}", 'FD_HTTP}"\n    bind "fd@${FD_HTTPS}'))
+    (lb.folder / "a.cfg").write_text(GOOD.replace("FD_HTTP", "FD_HOST1"))
+    inside(lb, "cp /etc/lb/haproxy.cfg /etc/haproxy/haproxy.cfg")
+
+    lb.container.exec_run(page.block("safe_reload --vips").text, detach=True)
+    lb.serves("one")
+    status, words = inside(lb, f"sh -c '{page.block('safe_reload check -f').text}'")
+    assert status == 0, words
+    page.run("docker exec lb safe_reload reload --timeout 30")
+    assert "generation 3" in inside(lb, "safe_reload status")[1]
+
+    lb.container.exec_run(page.block("safe_reload /var/run/ha1/pid 10.0.0.1:80:FD_HOST1 ").text, detach=True)
+    eventually(lambda: inside(lb, page.block("safe_reload status --pid-file").text)[0] == 0)
+
+
+def test_monitoring_s_exporters(start: Start, tmp_path: Path) -> None:
+    """Beside the only instance, beside the one with that name, and as a child."""
+    page = Page("docs/monitoring.md", tmp_path)
+
+    def up(lb: Balancer) -> bool:
+        answered = lb.inside("curl", "-s", "http://127.0.0.1:9101/metrics").communicate()[0]
+        return "safe_reload_up 1" in answered
+
+    for beginning in ("safe_reload exporter --listen :9101", "safe_reload exporter --listen 127.0.0.1:9101"):
+        lb = start(IMAGE, environment={"SAFE_RELOAD_NAME": "lb"})
+        lb.serves("one")
+        lb.container.exec_run(page.block(beginning).text, detach=True)
+        eventually(partial(up, lb))
+    command = page.block("safe_reload --exporter").text
+    lb = start(IMAGE, entrypoint="sh", operands=("-c", f"exec {command} -f /etc/lb/haproxy.cfg"))
+    eventually(partial(up, lb))
+    assert len(lb.children()) == 2
+
+
+def test_the_control_socket_s_questions(start: Start, tmp_path: Path) -> None:
+    """As the page puts them, from this host, because the image has no socat: master, generation, session."""
+    page = Page("docs/control-socket.md", tmp_path)
+    lb = start(IMAGE)
+    lb.serves("one")
+    (pid,) = inside(lb, "cat /proc/1/task/1/children")[1].split()
+    there = {"/run/safe_reload/": f"/proc/{lb.pid}/root/run/safe_reload/"}
+
+    assert re.search(rf"^{pid} +worker ", page.run("echo 'show proc'", **there), re.MULTILINE)
+    answer = page.run("echo '@1 show info", **there, **{"@!17": f"@!{pid}"})
+    assert f"Pid: {pid}\n" in answer
+    assert re.search(r"^0x\w+: proto=", answer, re.MULTILINE)
+    session = page.run("socat - /run", **there, **{"socat -": "printf 'prompt\\nshow proc\\nquit\\n' | socat -"})
+    assert re.search(rf"> .*^{pid} +worker ", session, re.MULTILINE | re.DOTALL)
+
+
+def test_the_reproducer_for_haproxy(tmp_path: Path) -> None:
+    """It works with the haproxy of this host; with so few connections its numbers say nothing."""
+    printed = Page("docs/upstream-epoll.md", tmp_path).run(
+        "bench/epoll_reproducer", then="--requests 200", **{"bench/": f"{ROOT}/bench/"}
+    )
+    assert len(re.findall(r"^  -db.* [0-9.]+ +[0-9.]+$", printed, re.MULTILINE)) == 3
+
+
+def test_kubernetes_s_check_in_ci() -> None:
+    """The base's configuration is one that haproxy takes, with nothing but the image."""
+    assert "ALERT" not in Page("docs/kubernetes.md", ROOT).run('docker run --rm -v "$PWD/k8s')
+
+
+def sources() -> bytes:
+    """Return what a clone of this project has, as far as an installation needs it, as a tar archive."""
+    text = io.BytesIO()
+    with tarfile.open(fileobj=text, mode="w") as tar:
+        for name in ("pyproject.toml", "README.md", "LICENSE", "entrypoint", "systemd", "docs"):
+            tar.add(ROOT / name, f"src/{name}")
+    return text.getvalue()
+
+
+def test_systemd_s_installation(engine: docker.DockerClient, tmp_path: Path) -> None:
+    """On a Debian whose own haproxy runs: the installation, one service, every command for it, a socket unit."""
+    page = Page("docs/systemd.md", tmp_path)
+    with booted(engine, "bridge", {}) as host:
+        host.container.put_archive("/", sources())
+        # What the image has of safe_reload, and the test's own mask, are not what a Debian has.
+        host.must("sh", "-c", "rm -rf /usr/local/bin/safe_reload /usr/lib/python3/dist-packages/entrypoint")
+        host.must("sh", "-c", "systemctl unmask haproxy && systemctl start haproxy && apt-get update -qq")
+
+        def run(beginning: str, then: str = "") -> str:
+            command = f"{page.block(beginning).text} {then}"
+            return host.must("sh", "-c", f"cd /src && export DEBIAN_FRONTEND=noninteractive && {command}")
+
+        def serves(path: str = "") -> None:
+            eventually(lambda: host.inside("curl", "-s", f"http://127.0.0.1/{path}").communicate()[0] == "one")
+
+        run("apt-get install haproxy", then="-y -q --no-install-recommends")
+        run("python3 -m venv")
+        run("/opt/safe_reload/bin/pip install")
+        run("ln -s /opt/safe_reload")
+        run("make -C systemd install PREFIX=/usr/local")
+        run("systemctl daemon-reload")
+        run("systemctl disable --now haproxy")
+
+        host.put("/etc/default/safe_reload-lb", page.block("SAFE_RELOAD_VIPS=*:80").text + "\n")
+        host.put("/etc/haproxy/lb.cfg", GOOD.replace("FD_HTTP}", 'FD_HTTP}"\n    bind "fd@${FD_HTTPS}'))
+        run("systemctl enable --now safe_reload@lb")
+        serves()
+        run("systemctl reload safe_reload@lb")
+        assert "generation 2" in run("systemctl status safe_reload@lb", then="--no-pager")
+        run("systemctl restart safe_reload@lb")
+        run("safe_reload upgrade --name lb")
+        serves()
+        assert "generation 1 (pid " in run("journalctl -u safe_reload@lb", then="--no-pager")
+        exposure = re.search(r"`systemd-analyze security safe_reload@lb` says ([0-9.]+)", page.text)
+        assert exposure
+        assert f"safe_reload@lb.service: {exposure[1]} " in run("systemd-analyze security safe_reload@lb", "--no-pager")
+        run("systemctl stop safe_reload@lb")
+
+        host.put("/etc/default/safe_reload-lb", "")
+        host.put("/etc/haproxy/lb.cfg", GOOD)
+        run("cp /usr/local/share/doc/safe_reload/safe_reload@.socket")
+        run("systemctl enable --now safe_reload@lb.socket")
+        serves()
+        host.must("systemctl", "stop", "safe_reload@lb.socket", "safe_reload@lb.service")
+        run("make -C systemd uninstall")
+        assert host.run("systemctl", "cat", "safe_reload@lb")[0] != 0
+
+
+# ---- docs/what-do-i-see.md ------------------------------------------------------------------------------------------
+
+GOOD = """\
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+    option idle-close-on-response
+frontend web
+    bind "fd@${FD_HTTP}"
+    http-request return status 200 content-type text/plain string "one"
+"""
+BAD = GOOD + "    bnid :1\n"
+VIP = "*:8080:FD_HTTP"
+
+
+class Failures:
+    """Containers in which something goes wrong, and the page that shows what one sees then."""
+
+    def __init__(self, start: Start, folder: Path) -> None:
+        """Mount this folder where the page's examples have it."""
+        self._start = start
+        self._folder = folder
+        self.page = Page("docs/what-do-i-see.md", folder)
+        self.file = folder / "haproxy.cfg"
+
+    def begin(self, text: str = GOOD, *, vips: str = VIP, words: tuple[str, ...] = (), **more: Any) -> Balancer:
+        """Start a container with this configuration."""
+        self.file.write_text(text)
+        more = {"volumes": {str(self._folder): {"bind": "/usr/local/etc/haproxy", "mode": "ro"}}, **more}
+        return self._start(IMAGE, operands=words, vips=vips, **more)
+
+    def are_shown(self, lb: Balancer, beginning: str) -> None:
+        """Wait for what the page shows."""
+        pattern = looks_like(self.page.block(beginning).text)
+        eventually(lambda: pattern.search(lb.log))
+
+
+@pytest.fixture
+def failures(start: Start, tmp_path: Path) -> Failures:
+    """The page, and a folder to be mounted."""
+    folder = tmp_path / "etc"
+    folder.mkdir()
+    folder.chmod(0o755)
+    return Failures(start, folder)
+
+
+def test_a_refused_reload_and_a_crash_after_it_look_as_shown(failures: Failures) -> None:
+    """In the log, on the stderr of who has asked, in the status; then the last known good one, and the way back."""
+    lb = failures.begin(words=("--debounce", "1"))
+    lb.serves("one")
+    failures.file.write_text(BAD)
+    lb.kill("USR1")
+    failures.are_shown(lb, "[NOTICE]   (10) : ")
+
+    asked, words = inside(lb, "safe_reload reload")
+    assert asked == 1
+    assert "haproxy.cfg:10] : unknown keyword 'bnid'" in words
+    status = inside(lb, "safe_reload status")[1]
+    assert looks_like(failures.page.block("configuration  ").text).search(status), status
+
+    def age() -> float:
+        return float(json.loads(inside(lb, "safe_reload status --json")[1])["generations"][0]["age_seconds"])
+
+    # One that has served for a second is replaced at once, as the page shows it; before that it has started.
+    eventually(lambda: age() > 3)
+    os.kill(lb.children()[0], signal.SIGKILL)
+    failures.are_shown(lb, "[ERROR safe_reload (1)] generation 1 (pid 6) was killed")
+    assert lb.get() == "one"
+    failures.file.write_text(GOOD)
+    failures.are_shown(lb, "[INFO  safe_reload (1)] the files are again")
+
+
+def test_a_file_that_was_replaced_where_it_is_mounted_from_looks_as_shown(failures: Failures) -> None:
+    """It can never change again, and that is said."""
+    failures.file.write_text(GOOD)
+    lb = failures.begin(volumes={str(failures.file): {"bind": "/usr/local/etc/haproxy/haproxy.cfg", "mode": "ro"}})
+    lb.serves("one")
+    other = failures.file.with_suffix(".new")
+    other.write_text(GOOD.replace("one", "two"))
+    other.replace(failures.file)
+    failures.are_shown(lb, "[WARN  safe_reload (1)] /usr/local/etc/haproxy/haproxy.cfg can never")
+    assert lb.get() == "one"
+
+
+NO_LOW_PORTS = {"sysctls": {"net.ipv4.ip_unprivileged_port_start": "1024"}, "user": "65534", "cap_drop": ["ALL"]}
+
+
+@pytest.mark.parametrize(
+    ("beginning", "how", "status"),
+    [
+        ("[INFO  safe_reload (1)] no VIPs (--vips)", {"vips": ""}, 1),
+        ("[WARN  safe_reload (1)] generation 1 (pid 7) has no bind", {"vips": VIP + ",*:8443:FD_HTTPS"}, None),
+        ("[FATAL safe_reload (1)] --vips: VIPS entry 1", {"vips": "", "words": ("--vips", "10.0.0.1:80")}, 1),
+        ("[FATAL safe_reload (1)] VIPS entry 1 '10.0.0.1:80:FD_HTTP'", {"vips": "10.0.0.1:80:FD_HTTP"}, 1),
+        ("[FATAL safe_reload (1)] VIPS entry 1 '*:80:FD_HTTP'", {"vips": "*:80:FD_HTTP", **NO_LOW_PORTS}, 1),
+        ("[NOTICE]   (7) : ", {"volumes": {}}, 1),
+        ("[ERROR safe_reload (1)] generation 1 was not started", {"text": "global\n    master-worker\n" + GOOD}, 1),
+        ("[FATAL safe_reload (1)] haproxy's -sf", {"words": ("-f", "/a.cfg", "-sf", "1")}, 1),
+    ],
+)
+def test_a_failure_looks_as_shown(failures: Failures, beginning: str, how: dict[str, Any], status: int | None) -> None:
+    """The page has what the container writes, and it ends as it should."""
+    lb = failures.begin(**how)
+    failures.are_shown(lb, beginning)
+    if status is not None:
+        assert lb.container.wait(timeout=30)["StatusCode"] == status
+
+
+def test_nobody_answers_looks_as_shown(failures: Failures) -> None:
+    """The verb says whom it has asked; its status is 3."""
+    lb = failures.begin(entrypoint="sleep", words=("infinity",))
+    asked = failures.page.block("safe_reload status")
+    status, output = inside(lb, asked.text)
+    assert looks_like(asked.output).search(output)
+    assert status == 3
