@@ -15,6 +15,7 @@ from entrypoint.core import generic
 from entrypoint.core.arguments import split
 from entrypoint.core.command import (
     SYNOPSIS,
+    VERBS,
     Check,
     Command,
     Run,
@@ -23,7 +24,6 @@ from entrypoint.core.command import (
     UsageError,
     read_check,
     read_command,
-    verb_meant_by,
     verb_of,
 )
 from entrypoint.core.configuration import tags
@@ -53,6 +53,8 @@ _FAILED = 1
 """Exit status of everything that is wrong before a process has been started, as tini's."""
 
 _MOST_TOLD = 10
+_ALIKE = 0.7
+"""From which likeness on, of at most 1, a word is taken for a slip of the pen."""
 _STAND_IN = "0.0.0.0"
 """The address of a VIP that nobody has declared: only its family is looked at."""
 
@@ -235,8 +237,10 @@ def _hint(command: Command, environment: Mapping[str, str]) -> str:
     """Say what may have been meant by a program that cannot be executed, in the child that was to become it."""
     if not isinstance(command, Run) or find_program(command.words[0], environment):
         return ""
-    verb = verb_meant_by(command.words[0])
-    return f"; did you mean the verb `{verb}`?" if verb else ""
+    from difflib import get_close_matches  # noqa: PLC0415  # for those only who have made a mistake
+
+    close = get_close_matches(command.words[0], VERBS, 1, _ALIKE)
+    return f"; did you mean the verb `{close[0]}`?" if close else ""
 
 
 def _check_birth(

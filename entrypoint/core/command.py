@@ -99,27 +99,6 @@ def is_question(arguments: Sequence[str]) -> bool:
     return words.text is None and verb_of(words) in QUESTIONS
 
 
-def verb_meant_by(name: str) -> str | None:
-    """Return the verb that a name is a slip of the pen for: one edit away, or two where the verb is long."""
-    found = min(VERBS, key=lambda verb: _edits(name, verb))
-    return found if _edits(name, found) <= len(found) // 3 else None
-
-
-def _edits(name: str, other: str) -> int:
-    """Count the letters to insert, drop, replace, or swap with their neighbour, to make one word of the other."""
-    if abs(len(name) - len(other)) > 2:
-        return len(other)
-    before: list[int] = []
-    row = list(range(len(other) + 1))
-    for i, letter in enumerate(name):
-        earlier, before, row = before, row, [i + 1]
-        for j, wanted in enumerate(other):
-            row.append(min(before[j + 1] + 1, row[j] + 1, before[j] + (letter != wanted)))
-            if i and j and letter == other[j - 1] and name[i - 1] == wanted:
-                row[-1] = min(row[-1], earlier[j - 1] + 1)
-    return row[-1]
-
-
 def read_check(operands: Sequence[str], *, is_program: Callable[[str], bool]) -> tuple[Check, tuple[str, ...]]:
     """Tell what `check` is to look at: [HAPROXY] [HAPROXY-ARGS...].
 

@@ -17,7 +17,6 @@ from entrypoint.core.command import (
     is_question,
     read_check,
     read_command,
-    verb_meant_by,
     verb_of,
 )
 from entrypoint.core.vips import VipError, parse_vips
@@ -349,41 +348,3 @@ def test_no_operands_make_it_stumble(operands: list[str], after_dashes: bool) ->
             assert message
         case _:
             assert list(command.words)[-len(operands) :] == operands
-
-
-# ---- a slip of the pen ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "verb"),
-    [
-        ("relaod", "reload"),
-        ("realod", "reload"),
-        ("Reload", "reload"),
-        ("statsu", "status"),
-        ("staus", "status"),
-        ("lst", "list"),
-        ("stopp", "stop"),
-        ("chekc", "check"),
-        ("export", "exporter"),
-        ("reload", "reload"),
-        ("ls", None),
-        ("stat", "status"),
-        ("sh", None),
-        ("bash", None),
-        ("sleep", None),
-        ("haproxy", None),
-        ("/bin/reload", None),
-        ("", None),
-    ],
-)
-def test_a_slip_of_the_pen_is_known(name: str, verb: str | None) -> None:
-    """One edit away, two where the verb is long; anything else is a program's name."""
-    assert verb_meant_by(name) == verb
-
-
-@given(st.text(max_size=12))
-def test_no_name_is_taken_for_a_verb_that_has_little_of_it(name: str) -> None:
-    """Whatever it is, what is found has nearly its length."""
-    found = verb_meant_by(name)
-    assert found is None or abs(len(found) - len(name)) <= 2

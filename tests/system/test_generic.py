@@ -307,8 +307,18 @@ def test_a_missing_program_is_127(start: Start, up: Upbringing) -> None:
     assert end.output == ""
 
 
+SLIPS = {"relaod": "reload", "statsu": "status", "stpo": "stop", "chekc": "check", "lst": "list"}
+
+
 @ours_is_better
-@pytest.mark.parametrize(("name", "hint"), [("relaod", "; did you mean the verb `reload`?"), (NO_SUCH_PROGRAM, "")])
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [(NO_SUCH_PROGRAM, ""), ("lsx", ""), *((name, f"; did you mean the verb `{verb}`?") for name, verb in SLIPS.items())],
+        *((name, f"; did you mean the verb `{verb}`?") for name, verb in SLIPS.items()),
+        (NO_SUCH_PROGRAM, ""),
+        ("lsx", ""),
+    ],
+)
 def test_a_mistyped_verb_is_told(start: Start, up: Upbringing, name: str, hint: str) -> None:
     """What is no program and nearly a verb is named as one, on the same line; everything else stays as it is."""
     end = ended(start(name, "--timeout", "3", up=up))
