@@ -313,7 +313,7 @@ SLIPS = {"relaod": "reload", "statsu": "status", "stpo": "stop", "chekc": "check
 @ours_is_better
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [(NO_SUCH_PROGRAM, ""), ("lsx", ""), *((name, f"; did you mean the verb `{verb}`?") for name, verb in SLIPS.items())],
+    [
         *((name, f"; did you mean the verb `{verb}`?") for name, verb in SLIPS.items()),
         (NO_SUCH_PROGRAM, ""),
         ("lsx", ""),
