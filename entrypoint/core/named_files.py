@@ -77,6 +77,9 @@ _SIGNS = (
     b" ech ",
 )
 """A line that names a file, or changes the meaning of those that do, has one of these."""
+_TAG = b'bind "fd@$'
+_SEVERAL_WORDS = b"[*]"
+"""Behind a variable's name: its value is split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +280,8 @@ def _telling(text: bytes) -> list[int]:
     for sign in _SIGNS:
         found.update(_lines_with(sign, bare))
     if len(bare) != len(text):
-        # Inside quotes a variable can be any word.
+        # Inside quotes a variable can be any word; but not where it is a VIP's tag, of which there can be thousands.
+        text = text if _SEVERAL_WORDS in text else text.replace(_TAG, _TAG[:-1])
         lines = text.split(b"\n") if b"$" in text else []
         found.update(n for n in _lines_with(b"$", text) if len(lines[n].translate(None, _QUOTES)) != len(lines[n]))
     return sorted(found)
@@ -429,9 +433,9 @@ def _variable(line: bytes, at: int, variables: Mapping[str, str]) -> tuple[int, 
     if end < 0:
         return len(line), value, False
     default = line[at:end]
-    is_list = default.endswith(b"[*]")
+    is_list = default.endswith(_SEVERAL_WORDS)
     if is_list:
-        default = default[:-3]
+        default = default[: -len(_SEVERAL_WORDS)]
     if name not in variables and default.startswith(b"-"):
         value = default[1:]
     return end + 1, value, is_list

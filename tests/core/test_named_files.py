@@ -244,7 +244,7 @@ WORDS = st.sampled_from(
         b"bind server crt crt-list ca-file -f acl { map( jwt_verify(a ) load default-path config parent crt-store "
         b"setenv resetenv \" ' \\ \\x \\x00 ${ } $A $ [*] # \0 \xff errorfile filter http-request file [ ]"
     ).split(),
-) | st.sampled_from([b"\n", b" "])
+) | st.sampled_from([b"\n", b" ", b'bind "fd@${A}"', b'bind "fd@${A[*]}"', b'bind "fd@$A" "${A[*]}"'])
 
 
 @given(st.lists(WORDS | st.binary(max_size=4), max_size=60).map(b" ".join) | st.binary())
@@ -263,6 +263,13 @@ def test_the_search_for_the_few_lines_that_matter_misses_none(text: bytes) -> No
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(core, "_telling", lambda text: range(text.count(b"\n") + 1))
         assert named_files(text, {"A": "crt /b"}) == found
+
+
+def test_a_tag_is_no_reason_to_read_a_line() -> None:
+    """Thousands of VIPs cost a search, and no more; what stands beside a tag is read."""
+    vips = b"".join(b'    bind "fd@${FD_%d}"\n' % number for number in range(1000))
+    assert core._telling(b"frontend f\n" + vips) == []  # noqa: SLF001  # that it is not done has no other sign
+    assert core._telling(vips + b'bind "fd@${FD_A}" "${CRT}" /a.pem\n') == [1000]  # noqa: SLF001
 
 
 PIECES = st.sampled_from(["a", "/", "b.c", "'", '"', "\\", " ", "#", "$V", "${V}", "${N-d}", "\\n", "\\x41", "\t", "-"])
