@@ -2,7 +2,8 @@
 
     python -m bench [--quick] [--out FOLDER] [--here | --draw JSON] [what `bench.inside` takes]
 
-Results: FOLDER/benchmarks.md, FOLDER/benchmarks.json, and pictures in FOLDER/benchmarks/.
+Results: FOLDER/benchmarks.md, FOLDER/benchmarks.json, and pictures in FOLDER/benchmarks/. README.md has a table of those
+that are in docs/.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import host, inside, render
+from bench import host, inside, render, summary
 
 # A network namespace for each run of each way, and tcp_migrate_req in it: what the container may do besides. The
 # three security options are not more than that: the default profiles forbid it even where the capability is there.
@@ -70,6 +71,8 @@ def main() -> None:
         results["run"]["seconds"] = round(time.monotonic() - start)
     for path in render.everything(results, arguments.out):
         inside.say(f"wrote {path}")
+    if arguments.out == Path("docs"):
+        summary.write(results, Path("README.md"))
 
 
 if __name__ == "__main__":

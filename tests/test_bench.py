@@ -10,7 +10,7 @@ from threading import Thread
 
 import pytest
 
-from bench import conformity, goals, render
+from bench import conformity, goals, render, summary
 from bench.measures import KINDS, MEASURES
 from bench.ways import WAYS
 
@@ -63,6 +63,15 @@ def test_a_goal_is_reached_missed_or_not_measured() -> None:
     assert "| accept rate with 5 draining generations : with none | at least 0.95 | 0.94 | **missed** |" in text
     assert "| wake-ups of PID 1 a minute when idle | 0 | 0 | reached |" in text
     assert text.count("not measured") == len(goals.GOALS) - 2
+
+
+def test_the_readme_has_the_numbers_of_the_last_run() -> None:
+    """`make bench` writes both."""
+    last = json.loads((BENCH.parent / "docs/benchmarks.json").read_text())
+    table = (BENCH.parent / "README.md").read_text().partition(summary.BEGIN)[2].partition(summary.END)[0]
+
+    assert table == summary.table(last)
+    assert (BENCH.parent / "docs/benchmarks.md").read_text().splitlines()[4] == render.origin(last)
 
 
 def test_what_was_skipped_or_went_wrong_is_on_the_page() -> None:
