@@ -2,8 +2,8 @@
 
     python -m bench [--quick] [--out FOLDER] [--here | --draw JSON] [what `bench.inside` takes]
 
-Results: FOLDER/benchmarks.md, FOLDER/benchmarks.json, and pictures in FOLDER/benchmarks/. README.md has a table of those
-that are in docs/.
+Results: FOLDER/benchmarks.md, FOLDER/benchmarks.json, and pictures in FOLDER/benchmarks/. README.md has a table of what
+is in docs/.
 """
 
 import argparse
