@@ -154,7 +154,7 @@ SECTIONS: tuple[Section, ...] = (
     Section(
         "crash",
         "Failed requests when haproxy is killed",
-        f"`kill -9` of the process that serves, at {RATE:,} new connections a second. "
+        f"SIGKILL for the process that serves, at {RATE:,} new connections a second. "
         "Where nothing inside brings it back, all of it is started again 100 ms after it has ended, "
         "as Docker's first restart does. What the killed process had accepted is lost in every way.",
         [

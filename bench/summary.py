@@ -57,7 +57,7 @@ def _memory(results: Results, way: str) -> str:
 
 ROWS: dict[str, Callable[[Results, str], str]] = {
     f"failed requests at saturation, a reload every {', '.join(map(str, INTERVALS))} ms": _failed,
-    "connections refused for each `kill -9` of haproxy, at 2,000 new ones a second": _refused,
+    "connections refused for each SIGKILL of haproxy, at 2,000 new ones a second": _refused,
     "from the request for a reload to the first answer, with 1, 100, 10,000 backends": _medians(
         "reloads", "1.ms.", "100.ms.", "10000.ms.", unit="ms"
     ),
