@@ -310,7 +310,7 @@ def test_a_missing_program_is_127(start: Start, up: Upbringing) -> None:
 SLIPS = {"relaod": "reload", "statsu": "status", "stpo": "stop", "chekc": "check", "lst": "list"}
 
 
-@ours_is_better
+@ours_is_better("verbs are ours")
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
