@@ -37,7 +37,7 @@ test-system: .venv/installed ## only the tests with real children, sockets and s
 test-container: .venv/installed images ## only the tests with real containers, on three versions of HAProxy
 	$(BIN)/pytest -m "not long" tests/container
 
-test-cluster: .venv/installed image ## only the manifests of k8s/, and their pod on a real Kubernetes, which SAFE_RELOAD_CLUSTER names
+test-cluster: .venv/installed image ## only the manifests of k8s/, and their pod on a real Kubernetes, which TEST_CLUSTER names
 	$(BIN)/pytest -m "not long" tests/cluster
 
 test-long: .venv/installed images ## the tests that take longer than make test may

@@ -1,6 +1,6 @@
 """A real Kubernetes with one node: its kubelet swaps the ConfigMaps, probes and kills. Nothing here is simulated.
 
-The variable SAFE_RELOAD_CLUSTER names a program that keeps such a cluster on this machine, and knows: `up`, `down`,
+The variable TEST_CLUSTER names a program that keeps such a cluster on this machine, and knows: `up`, `down`,
 `load IMAGE`, `kubectl ARGS...` and `exec COMMAND...`, the last two in the network of the cluster. The cluster needs no
 scheduler, no controllers and no network plugin: what runs is the pod of the Deployment, on the node's network.
 """
@@ -288,9 +288,9 @@ class Pod:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """The cluster, started once, and stopped with everything in it."""
-    script = os.environ.get("SAFE_RELOAD_CLUSTER")
+    script = os.environ.get("TEST_CLUSTER")
     if not script:
-        pytest.skip("SAFE_RELOAD_CLUSTER is not set: it names a program that starts a Kubernetes of one node")
+        pytest.skip("TEST_CLUSTER is not set: it names a program that starts a Kubernetes of one node")
     state = Path(tempfile.mkdtemp(prefix="safe-reload-cluster-", dir="/var/tmp"))
     running = Cluster(script, state)
     try:

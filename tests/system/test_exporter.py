@@ -529,7 +529,8 @@ def test_a_client_that_never_reads_is_hung_up_on(peer: Peer, exporter: Exporter)
             greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             greedy.connect((exporter.host, exporter.port))
             greedy.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
-        eventually(lambda: exporter.descriptors() >= before + 5)
+        # Not all five: on a busy machine the first has been hung up on before the last one has its answer.
+        eventually(lambda: exporter.descriptors() > before)
         peer.answer = line(STATUS)
         assert exporter.get("/livez").status == 200
         eventually(lambda: exporter.descriptors() <= before + 1)
