@@ -293,10 +293,10 @@ SECTIONS: tuple[Section, ...] = (
         ],
         "",
         remark=(
-            "With 4,096 VIPs a reload takes twice as long as the others': the new generation is asked on which of them it "
-            "listens, a line each, before the old one is paused, which goes on answering until then; nobody waits. Since "
-            "this run the lines that only bind a tag are not read any more, which was a tenth of it. The memory is "
-            "Python's for what it knows of each VIP, and for that answer."
+            "With 4,096 VIPs a reload takes twice as long as the others': the new generation is asked on which of "
+            "them it listens, a line each, before the old one is paused, which goes on answering until then; nobody "
+            "waits. Since this run the lines that only bind a tag are not read any more, which was a tenth of it. "
+            "The memory is Python's for what it knows of each VIP, and for that answer."
         ),
     ),
     Section(
