@@ -106,7 +106,8 @@ class History:
             case "back":
                 # What failed is gone from the disk: the configuration that was wanted last is the one that runs.
                 if self.last:
-                    self.last = Reload(True, "files", self.last.number, now, 0.0, line.message)
+                    self.last = Reload(True, "files", number, now, 0.0, line.message)
+                    self.last_success = now
             case "died":
                 reason = _reason(line.fields)
                 if reason not in self.restarts and len(self.restarts) >= _MOST_REASONS:

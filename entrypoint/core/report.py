@@ -140,7 +140,10 @@ def _last_reload(status: Status, now: float, style: Style) -> Iterator[tuple[str
         yield "", style(error, _RED)
     place = place_of(words)
     where = f"look at line {place[1]} of {place[0]}" if place else "correct the configuration"
-    yield "", f"what serves is as before; {where}, try it with `safe_reload check`, then `safe_reload reload`"
+    # A crash since then may have brought the last known good one, which can be older than what served.
+    as_before = _record(status.get("configuration")).get("last_known_good") is not True
+    where = f"what serves is as before; {where}" if as_before else where
+    yield "", f"{where}, try it with `safe_reload check`, then `safe_reload reload`"
     at = status.get("last_success_at")
     yield "", f"the last success was {_ago(at, now)}" if _is_number(at) else "none has succeeded since the start"
 

@@ -44,7 +44,8 @@ def seen(state: State, why: Why, disk: Disk) -> Step:
         return state, tuple(effects)
     current = state.current
     if current and disk.digest == current.digest and (state.failed or current.kept):
-        line = Log(Level.INFO, "back", "the files are again what the current generation runs: the failure is over")
+        what = "the files are again what the current generation runs: the failure is over"
+        line = Log(Level.INFO, "back", what, {"generation": current.number})
         state = state.update(replace(current, kept=False))
         return replace(state, failed="", waiting=_others(state.waiting)), (*effects, line)
     return follow_up(state), tuple(effects)

@@ -53,10 +53,12 @@ def test_files_that_are_back_end_the_failure() -> None:
     """What failed is no longer what is wanted."""
     history = History(900.0)
     reload(history, 2, good=False)
-    history.note(line("back"), 3000.0, 9.0)
+    history.note(line("back", generation=1), 3000.0, 9.0)
 
     assert history.last is not None
     assert history.last.success
+    assert history.last.number == 1
+    assert history.last_success == 3000.0
 
 
 def test_a_start_that_failed_is_told_until_one_from_the_disk_works() -> None:

@@ -108,6 +108,14 @@ def test_a_failed_reload_without_a_place_says_what_to_do_all_the_same() -> None:
     assert "none has succeeded since the start" in text
 
 
+def test_what_serves_is_not_said_to_be_as_before_when_it_is_the_last_known_good() -> None:
+    """A crash after the failed reload may have brought an older one."""
+    failure = {**STATUS["last_reload"], "result": "failure", "words": WORDS}
+    text = "\n".join(lines(status(last_reload=failure, configuration__last_known_good=True)))
+    assert "as before" not in text
+    assert "look at line 14 of /etc/lb/haproxy.cfg, try it with `safe_reload check`" in text
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
