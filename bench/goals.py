@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any
 
 from bench.measures import BACKENDS, INTERVALS
+from bench.values import named
 
 Results = dict[str, Any]
 OURS, MASTER, PARENT = "f", "c", "e"
@@ -37,13 +38,7 @@ class Goal:
 
 
 def _found(results: Results, measure: str, way: str, key: str) -> list[float]:
-    """Return the values of one name, or of all whose names begin with it when it ends with a dot."""
-    return [
-        value
-        for repetition in results["results"].get(measure, {}).get(way, ())
-        for name, value in repetition.items()
-        if name == key or (key.endswith(".") and name.startswith(key))
-    ]
+    return named(key, results["results"].get(measure, {}).get(way, ()))
 
 
 def _sum(measure: str, *keys: str) -> Callable[[Results], float | None]:

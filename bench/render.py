@@ -9,6 +9,7 @@ from typing import Any
 
 from bench import goals
 from bench.measures import BACKENDS, DRAINING, INTERVALS, KINDS, RATE, VIPS
+from bench.values import named
 
 Results = dict[str, Any]
 OURS, OTHERS, REFERENCE = "#1b6ca8", "#9aa0a6", "#d4d7da"
@@ -38,13 +39,7 @@ def metric(title: str, key: str, digits: int = 0, scale: float = 1) -> Column:
     """Take the values of one name, or of all whose names begin with it when it ends with a dot."""
 
     def values(repetitions: list[dict[str, float]]) -> list[float]:
-        found = [
-            value
-            for repetition in repetitions
-            for name, value in repetition.items()
-            if name == key or (key.endswith(".") and name.startswith(key))
-        ]
-        return [value * scale for value in found]
+        return [value * scale for value in named(key, repetitions)]
 
     return Column(title, values, digits)
 

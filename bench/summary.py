@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any
 
 from bench.measures import INTERVALS
+from bench.values import named
 
 Results = dict[str, Any]
 COLUMNS = {
@@ -18,12 +19,7 @@ BEGIN, END = "<!-- benchmarks -->\n", "<!-- end -->"
 
 
 def _all(results: Results, measure: str, way: str, key: str) -> list[float]:
-    return [
-        value
-        for one in results["results"][measure][way]
-        for name, value in one.items()
-        if name == key or (key.endswith(".") and name.startswith(key))
-    ]
+    return named(key, results["results"][measure][way])
 
 
 def _failed(results: Results, way: str) -> str:
