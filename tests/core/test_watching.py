@@ -273,10 +273,13 @@ def test_what_has_failed_is_tried_again_when_somebody_asks(story: Story) -> None
 
 
 def test_the_way_back_to_what_runs_clears_the_failure(story: Story) -> None:
-    """It is said, nothing is started, and what had failed would be tried again."""
+    """It is said of the generation that runs, nothing is started, and what had failed would be tried again."""
     _failed(story)
     story.settles("a")
     assert story.said == ["back"]
+    (line,) = (effect for effect in story.effects if isinstance(effect, Log))
+    assert story.state.current
+    assert line.fields["generation"] == story.state.current.number
     assert not story.spawned
     assert story.state.failed == ""
     story.settles("bad")
