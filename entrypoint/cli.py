@@ -53,8 +53,6 @@ _FAILED = 1
 """Exit status of everything that is wrong before a process has been started, as tini's."""
 
 _MOST_TOLD = 10
-_ALIKE = 0.7
-"""From which likeness on, of at most 1, a word is taken for a slip of the pen."""
 _STAND_IN = "0.0.0.0"
 """The address of a VIP that nobody has declared: only its family is looked at."""
 
@@ -153,6 +151,8 @@ def _check_text(name: str) -> str:
 
 
 def _help() -> str:
+    from entrypoint.core.verbs import VERBS  # noqa: PLC0415  # words that PID 1 has no use for
+
     lines = [
         f"safe_reload {__version__}: a PID 1 for HAProxy that never lets go of a listening socket",
         "",
@@ -176,6 +176,11 @@ def _help() -> str:
         f"  {'--version':<24} show the version",
         "",
         "Each --long-option can be given as the variable SAFE_RELOAD_LONG_OPTION; the command line wins.",
+        "",
+        "Verbs, each with a --help; most of them ask the instance with this --name, or the only one:",
+        *(f"  {verb.name:<24} {verb.summary}" for verb in VERBS),
+        "",
+        "The exit status is haproxy's or the PROGRAM's; safe_reload(8) has all of them.",
     ]
     return "\n".join(lines)
 
@@ -237,10 +242,10 @@ def _hint(command: Command, environment: Mapping[str, str]) -> str:
     """Say what may have been meant by a program that cannot be executed, in the child that was to become it."""
     if not isinstance(command, Run) or find_program(command.words[0], environment):
         return ""
-    from difflib import get_close_matches  # noqa: PLC0415  # for those only who have made a mistake
+    from entrypoint.core.slips import meant  # noqa: PLC0415  # for those only who have made a mistake
 
-    close = get_close_matches(command.words[0], VERBS, 1, _ALIKE)
-    return f"; did you mean the verb `{close[0]}`?" if close else ""
+    verb = meant(command.words[0], VERBS)
+    return f"; did you mean the verb `{verb}`?" if verb else ""
 
 
 def _check_birth(
@@ -265,7 +270,10 @@ def _check_birth(
         running = tags_of_instance(settings.runtime_dir, named)
     unknown = [tag for tag in missing if tag not in running]
     if unknown:
-        what = f"not in --vips: {', '.join(unknown)}; each gets a stand-in here, and must be a VIP where this is to run"
+        names = ", ".join(unknown)
+        what = f"not in --vips: {names}; each gets a stand-in here, and must be a VIP where this is to run"
+        if running:
+            what = f"no VIPs of the instance that runs here: {names}; it would refuse this; each gets a stand-in"
         logger.write(Log(Level.WARNING, "stand_ins", what))
     raise_open_files(len(settings.vips) + len(missing) + SPARE_DESCRIPTORS)
     listeners.stand_in((*settings.vips, *(Vip(_STAND_IN, 1, tag) for tag in missing)))

@@ -61,12 +61,20 @@ def _long(long: Mapping[str, Option], rest: list[str]) -> tuple[Option, str]:
     name, equals, value = rest.pop(0)[2:].partition("=")
     option = long.get(name)
     if option is None:
-        raise OptionError(f"--{name} is not an option")
+        raise OptionError(f"--{name} is not an option{_hint(name, long)}")
     if not option.metavar:
         if equals:
             raise OptionError(f"--{name} takes no value")
         return option, "yes"
     return option, value if equals else _value(option, rest)
+
+
+def _hint(name: str, long: Mapping[str, Option]) -> str:
+    from entrypoint.core.slips import meant  # noqa: PLC0415  # for those only who have made a mistake
+
+    texts = (word[2:] for word in TEXTS if word.startswith("--"))
+    option = meant(name, (*long, *texts))
+    return f"; did you mean --{option}?" if option else ""
 
 
 def _cluster(short: Mapping[str, Option], rest: list[str]) -> list[tuple[Option, str]] | None:

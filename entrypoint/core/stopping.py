@@ -29,7 +29,8 @@ def stop(state: State, trigger: str) -> Step:
         case Lingering() | Stopping():
             return stop_quickly(state, 0, trigger)
         case Serving() | BackingOff() | Ended():
-            line = Log(Level.INFO, "stopping", f"{trigger}: stopping gracefully", {"trigger": trigger})
+            what = f"{trigger}: stopping gracefully; open connections may finish, and a second stop ends them"
+            line = Log(Level.INFO, "stopping", what, {"trigger": trigger})
             refused = refuse(state.waiting)
             state = replace(state, waiting=(), stage=Lingering(), settling=0)
             if state.settings.stop_delay and state.current:

@@ -119,8 +119,8 @@ VERBS = (
         operands="[HAPROXY] [HAPROXY-ARGS...]",
         details=(
             f"Without -f it is {DEFAULT_CONFIGURATION}.",
-            "Tags that the configuration names (fd@${TAG}) and --vips does not get stand-ins, too: a note names them.",
-            "Without --vips the instance that runs here is asked, if there is one: no note names the tags of its VIPs.",
+            "A tag of the configuration (fd@${TAG}) that is not in --vips gets a stand-in, too; a warning names it.",
+            "Without --vips the instance that runs here is asked, if there is one: its VIPs' tags are not warned of.",
         ),
         which=(),
     ),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import docker
-from tests.container.conftest import configuration
+from tests.container.conftest import NEWEST_STABLE, Start, configuration
 
 ROOT = Path(__file__).parents[2]
 Checked = tuple[int, str]
@@ -97,3 +97,20 @@ def test_the_line_of_the_kubernetes_page_checks_its_configuration(engine: docker
     status, text = check(engine, image, ROOT / "k8s" / "base", *words)
     assert status == 0, text
     assert "not in --vips: FD_HTTP" in text
+
+
+def test_beside_an_instance_it_says_which_tags_that_one_would_refuse(start: Start) -> None:
+    """Those of its VIPs need no word; one that it has not is named, and what else is wrong is found all the same."""
+    lb = start(NEWEST_STABLE, vips="", options=("--vips", "127.0.0.1:8080:FD_WEB"))
+    lb.serves("one")
+
+    def checked() -> tuple[int, str]:
+        done = lb.container.exec_run(["safe_reload", "check", "-f", "/etc/lb/haproxy.cfg"])
+        assert isinstance(done.output, bytes)
+        return int(done.exit_code or 0), done.output.decode()
+
+    assert checked() == (0, "")
+    lb.edit(configuration("two").replace("FD_WEB", "FD_WEBB"))
+    status, text = checked()
+    assert status == 0
+    assert "no VIPs of the instance that runs here: FD_WEBB; it would refuse this" in text

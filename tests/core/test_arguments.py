@@ -83,7 +83,9 @@ def test_a_text_can_be_asked_for(word: str, text: str) -> None:
     ("arguments", "message"),
     [
         (("--no-such",), "--no-such is not an option"),
-        (("--vip", "x"), "--vip is not an option"),
+        (("--vip", "x"), "--vip is not an option; did you mean --vips?"),
+        (("--restart_limit=3",), "--restart_limit is not an option; did you mean --restart-limit?"),
+        (("--verison",), "--verison is not an option; did you mean --version?"),
         (("--no-such=1",), "--no-such is not an option"),
         (("--freebind=yes",), "--freebind takes no value"),
         (("--backlog",), "--backlog needs a value: --backlog N"),

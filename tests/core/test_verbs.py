@@ -74,6 +74,7 @@ def test_flags_are_told() -> None:
     [
         ("reload now", "reload does not take 'now'"),
         ("reload --json", "--json is not an option"),
+        ("reload --timout 3", "--timout is not an option; did you mean --timeout?"),
         ("status --vips x", "--vips is not an option"),
         ("--backlog 3 status", "--backlog does nothing for status"),
         ("list --name lb", "--name is not an option"),

@@ -432,8 +432,8 @@ def test_metrics_are_the_exporter_s(run: Run, peer: Callable[..., Peer]) -> None
 @pytest.mark.parametrize(
     ("options", "answer", "noted"),
     [
-        ((), ANSWER, "not in --vips: FD_NEW;"),
-        (("--name", "lb"), ANSWER, "not in --vips: FD_NEW;"),
+        ((), ANSWER, "no VIPs of the instance that runs here: FD_NEW; it would refuse this;"),
+        (("--name", "lb"), ANSWER, "no VIPs of the instance that runs here: FD_NEW; it would refuse this;"),
         (("--name", "other"), ANSWER, "not in --vips: FD_WEB, FD_NEW;"),
         (("--vips", "*:1:FD_NEW"), ANSWER, "not in --vips: FD_WEB;"),
         ((), "nonsense", "not in --vips: FD_WEB, FD_NEW;"),
