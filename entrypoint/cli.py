@@ -213,7 +213,7 @@ def _start(
     def complain(line: str) -> None:
         fatal(line + _hint(command, environment))
 
-    processes = Processes(prepare=lambda: signals.restore(inherited), complain=complain)
+    processes = Processes(lambda: signals.restore(inherited), complain, signals.owed(inherited))
     if settings.no_new_privs:
         signals.forbid_new_privileges()
     listeners = Listeners(settings.backlog)

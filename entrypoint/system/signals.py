@@ -133,6 +133,15 @@ def restore(wanted: Inherited) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, wanted.blocked)
 
 
+def owed(wanted: Inherited) -> tuple[frozenset[int], frozenset[int]] | None:
+    """Return what posix_spawn(3) has to do instead of `restore`: the mask, and what to reset; None where it cannot.
+
+    exec(2) resets what is caught, and leaves ignored what is ignored: of what Arrivals catches a child can ignore
+    nothing.
+    """
+    return None if wanted.ignored - TERMINAL else (wanted.blocked, TERMINAL - wanted.ignored)
+
+
 # ---- prctl(2) ------------------------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,6 @@ import errno
 import os
 import resource
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,9 +31,24 @@ def complain(line: str) -> None:
     os.write(2, f"{line}\n".encode())
 
 
-def processes(prepare: Callable[[], None] = block_nothing) -> Processes:
+OWED: dict[str, tuple[frozenset[int], frozenset[int]] | None] = {
+    "fork": None,
+    "posix_spawn": (frozenset(), frozenset()),
+}
+"""What of a new process's signals can be left to posix_spawn(3): all or nothing."""
+_way = "fork"
+
+
+@pytest.fixture(autouse=True, params=OWED)
+def way(request: pytest.FixtureRequest) -> None:
+    """Start every process in each of the two ways: nobody may notice which one it is."""
+    global _way  # noqa: PLW0603
+    _way = request.param
+
+
+def processes() -> Processes:
     """Return a parent without children."""
-    return Processes(prepare, complain)
+    return Processes(block_nothing, complain, OWED[_way])
 
 
 def deaths_of(parent: Processes, count: int) -> list[Exited | Reaped]:
@@ -353,7 +367,7 @@ def test_a_signal_to_the_process_alone_leaves_its_children() -> None:
     assert apart(work) == [Exited(1, -signal.SIGKILL)]
 
 
-def test_it_is_prepared_last_of_all() -> None:
+def test_a_forked_one_is_prepared_last_of_all() -> None:
     """What restores signals runs in the child, in its own group, with all signals still blocked."""
 
     def work() -> tuple[bool, bool, bool]:
@@ -364,13 +378,50 @@ def test_it_is_prepared_last_of_all() -> None:
             words = (os.getpid(), os.getpgrp(), int(signal.SIGTERM in blocked and signal.SIGRTMAX in blocked))
             os.write(writer, " ".join(map(str, words)).encode())
 
-        parent = processes(prepare)
+        parent = Processes(prepare, complain)
         pid = parent.spawn(1, Birth(("true",), ENVIRONMENT))
         assert one_death(parent) == Exited(1, 0)
         who, group, blocked = map(int, os.read(reader, 100).split())
         return who == pid, group == pid, bool(blocked)
 
     assert apart(work) == (True, True, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "foreground", "runs"),
+    [(("true",), False, False), (("true",), True, True), (("no-such-program",), False, True)],
+    ids=["ordinarily", "with a terminal", "where nothing can be executed"],
+)
+def test_no_python_runs_in_a_child_that_can_do_without(words: tuple[str, ...], foreground: bool, runs: bool) -> None:
+    """A fork costs as much as half of haproxy's start: only what posix_spawn(3) cannot do is done in one."""
+
+    def work() -> bool:
+        reader, writer = os.pipe()
+
+        def prepare() -> None:
+            os.write(writer, b"x")
+
+        parent = Processes(prepare, lambda _: None, OWED["posix_spawn"])
+        parent.spawn(1, Birth(words, ENVIRONMENT, foreground=foreground))
+        one_death(parent)
+        os.close(writer)
+        return bool(os.read(reader, 1))
+
+    assert apart(work) is runs
+
+
+def test_a_stderr_of_its_own_is_the_only_thing_that_it_writes_to() -> None:
+    """What it says goes into the pipe that it was given, and not to ours."""
+
+    def work() -> bytes:
+        reader, writer = os.pipe()
+        parent = processes()
+        parent.spawn(1, Birth(("sh", "-c", "echo words >&2"), ENVIRONMENT, stderr=writer))
+        os.close(writer)
+        assert one_death(parent) == Exited(1, 0)
+        return os.read(reader, 100) + os.read(reader, 100)
+
+    assert apart(work) == b"words\n"
 
 
 def test_our_own_mask_is_as_before() -> None:
@@ -424,7 +475,7 @@ def test_the_limit_is_raised_only_as_far_as_needed_and_possible(needed: int, sof
     assert apart(work) == ((soft, 900), (soft, 900))
 
 
-def test_a_child_needs_no_descriptor_to_be_born() -> None:
+def test_a_forked_child_needs_no_descriptor_to_be_born() -> None:
     """Where VIPs have taken every descriptor that may be had, processes can still be started."""
 
     def work() -> Exited | Reaped:
@@ -432,7 +483,7 @@ def test_a_child_needs_no_descriptor_to_be_born() -> None:
             block_nothing()
             resource.setrlimit(resource.RLIMIT_NOFILE, (900, 900))  # for the dynamic linker
 
-        parent = processes(make_room)
+        parent = Processes(make_room, complain)
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, 900))
         parent.spawn(1, Birth(("sh", "-c", "exit 6"), ENVIRONMENT))
         return one_death(parent)

@@ -8,7 +8,17 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from entrypoint.system import signals
-from entrypoint.system.signals import CATCHABLE, CAUGHT, SYNCHRONOUS, TERMINAL, Arrivals, Inherited, inherited, restore
+from entrypoint.system.signals import (
+    CATCHABLE,
+    CAUGHT,
+    SYNCHRONOUS,
+    TERMINAL,
+    Arrivals,
+    Inherited,
+    inherited,
+    owed,
+    restore,
+)
 from tests.system.apart import apart
 from tests.system.lives import signals_in, status_fields
 
@@ -225,6 +235,41 @@ def test_what_was_inherited_is_given_back(wanted: Inherited) -> None:
         return signals_in(fields["SigBlk"]), signals_in(fields["SigIgn"]), signals_in(fields["SigCgt"])
 
     assert apart(work) == (wanted.blocked, wanted.ignored, frozenset())
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        Inherited(frozenset(), frozenset()),
+        Inherited(frozenset({signal.SIGTERM, FIRST}), frozenset({signal.SIGTTOU})),
+        Inherited(CATCHABLE, TERMINAL),
+    ],
+    ids=["nothing", "some", "as much as possible"],
+)
+def test_posix_spawn_gives_back_the_same(wanted: Inherited) -> None:
+    """A child that is not forked, and so restores nothing itself, is born with mask and dispositions as wanted."""
+
+    def work() -> tuple[frozenset[int], frozenset[int]]:
+        Arrivals()
+        found = owed(wanted)
+        assert found is not None
+        mask, reset = found
+        reader, writer = os.pipe()
+        moves = [(os.POSIX_SPAWN_DUP2, writer, 1)]
+        words = ["cat", "/proc/self/status"]
+        os.posix_spawn("/bin/cat", words, {}, file_actions=moves, setsigmask=mask, setsigdef=reset)
+        os.close(writer)
+        with open(reader) as output:
+            fields = dict(line.rstrip("\n").split(":", 1) for line in output)
+        return signals_in(fields["SigBlk"].strip()), signals_in(fields["SigIgn"].strip())
+
+    assert apart(work) == (wanted.blocked, wanted.ignored)
+
+
+@pytest.mark.parametrize("signum", sorted(CAUGHT))
+def test_what_posix_spawn_cannot_have_ignored_is_told(signum: int) -> None:
+    """What is caught here can be reset in a child, and not ignored: that takes a fork."""
+    assert owed(Inherited(frozenset(), frozenset({signum}))) is None
 
 
 # ---- prctl(2) ------------------------------------------------------------------------------------------------------
