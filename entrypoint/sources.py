@@ -61,7 +61,9 @@ class Sources:
         """Wait for the next thing to happen, at most until a point in time of the monotonic clock, and do it."""
         deadline = min(deadline, min((due for due, _ in self._alarms.values()), default=math.inf))
         timeout = None if deadline == math.inf else min(max(0.0, deadline - time.monotonic()), _LONGEST_WAIT)
-        for key, _ in self._selector.select(timeout):
+        # Who was stopped for longer than that is told of the time (EINTR), and of nothing that has happened since.
+        # So it is asked for once more: it came before the time was up, or nobody can tell.
+        for key, _ in self._selector.select(timeout) or self._selector.select(0):
             # What was done before it in this round may have taken it off the list, or closed it.
             if self._selector.get_map().get(key.fd) == key:
                 key.data()

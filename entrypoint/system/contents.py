@@ -94,6 +94,7 @@ class Disk:
         self._variables = variables
         self._follow = follow
         self._seen: dict[str, _Seen] = {}
+        self._mounts = _Mounts()
         self._names: tuple[object, Named] = (None, Named((), ()))
         self._entries: dict[object, tuple[str, ...]] = {}
 
@@ -105,7 +106,8 @@ class Disk:
         holds for any scheme with links. What is overwritten in place has no such moment.)
         """
         for _ in range(_TRIES):
-            look = _Look(self._seen)
+            self._mounts.look()
+            look = _Look(self._seen, self._mounts)
             contents = self._read_through(look)
             if look.still_holds():
                 self._seen = look.seen
@@ -204,14 +206,14 @@ class Disk:
 class _Look:
     """One look at the disk, during which each link and each folder is looked at once."""
 
-    def __init__(self, seen: Mapping[str, _Seen]) -> None:
+    def __init__(self, seen: Mapping[str, _Seen], mounts: "_Mounts") -> None:
         self.seen: dict[str, _Seen] = {}
         self.watched: dict[str, None] = {}
         self._seen_before = seen
         self._links = _Links()
         self._names: dict[str, list[str]] = {}
         self._members: dict[str, frozenset[str]] = {}
-        self._mounts = _Mounts()
+        self._mounts = mounts
         self._now = time.time_ns()
 
     def still_holds(self) -> bool:
@@ -394,15 +396,18 @@ class _Mounts:
     """What is mounted where (proc_pid_mountinfo(5)); nothing where /proc is not."""
 
     def __init__(self) -> None:
+        self._text = b""
         self._at: dict[str, tuple[str, bool]] = {}
         self._of: dict[str, str] = {}
+
+    def look(self) -> None:
+        """Read it; only what is new is made sense of, because that would be half of each look at the disk."""
+        text = b""
         with contextlib.suppress(OSError), open("/proc/self/mountinfo", "rb") as file:
-            for line in file.read().split(b"\n"):
-                before, dash, after = line.partition(b" - ")
-                fields = before.split(b" ")
-                if dash and len(fields) > 4:
-                    point, root = os.fsdecode(_unescaped(fields[4])), os.fsdecode(_unescaped(fields[3]))
-                    self._at[point] = (after.split(b" ")[0].decode("ascii", "replace"), root.endswith(_DELETED))
+            text = file.read()
+        if text != self._text:
+            self._text, self._at = text, _mounted(text)
+        self._of.clear()
 
     def is_mount(self, path: str) -> bool:
         """Tell whether something is mounted here; yes if nobody knows, so that it is watched to be sure."""
@@ -424,6 +429,18 @@ class _Mounts:
         point = self._of.get(path, path)
         self._of.update(dict.fromkeys(below, point))
         return point
+
+
+def _mounted(text: bytes) -> dict[str, tuple[str, bool]]:
+    """Return of each mount point in mountinfo the file system's type, and whether what is mounted is deleted."""
+    found = {}
+    for line in text.split(b"\n"):
+        before, dash, after = line.partition(b" - ")
+        fields = before.split(b" ")
+        if dash and len(fields) > 4:
+            point, root = os.fsdecode(_unescaped(fields[4])), os.fsdecode(_unescaped(fields[3]))
+            found[point] = (after.split(b" ")[0].decode("ascii", "replace"), root.endswith(_DELETED))
+    return found
 
 
 def _unescaped(field: bytes) -> bytes:

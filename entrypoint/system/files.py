@@ -29,12 +29,19 @@ class PidFile:
         """Replace the content atomically.
 
         Raises:
-            OSError: it cannot be written; the old content stands.
+            OSError: it cannot be written; then the file is gone, because what it held is the pid of one that leaves.
 
         """
-        self._content = f"{pid}\n"
-        self._write(self._content)
-        os.replace(self._temporary, self._path)
+        content = f"{pid}\n"
+        try:
+            self._write(content)
+            os.replace(self._temporary, self._path)
+        except OSError:
+            self.remove()
+            with contextlib.suppress(OSError):
+                os.unlink(self._temporary)
+            raise
+        self._content = content
 
     def inherit(self, pid: int) -> None:
         """Take what our last life has written for ours."""

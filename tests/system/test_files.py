@@ -69,6 +69,23 @@ def test_a_pid_file_that_cannot_be_written_is_an_error_at_once(tmp_path: Path) -
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 
 
+def test_a_pid_that_cannot_be_written_takes_the_old_one_along(tmp_path: Path) -> None:
+    """The old one belongs to a haproxy that leaves, and soon to anybody: no file is better."""
+    path = tmp_path / "pid"
+    pid_file = PidFile(str(path))
+    pid_file.write(3)
+    blocked = tmp_path / f".pid.{os.getpid()}"
+    blocked.mkdir()
+    with pytest.raises(OSError, match="pid"):
+        pid_file.write(4)
+    assert not path.exists()
+    blocked.rmdir()
+    pid_file.write(5)
+    assert path.read_text() == "5\n"
+    pid_file.remove()
+    assert not path.exists()
+
+
 def test_a_pid_file_is_removed_at_the_end(tmp_path: Path) -> None:
     """It goes, and that it is gone already does not matter."""
     path = tmp_path / "pid"

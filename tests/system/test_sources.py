@@ -2,10 +2,15 @@
 
 import math
 import os
+import signal
 import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 from entrypoint.sources import Sources
+from tests.waiting import eventually
 
 
 def test_what_was_removed_in_the_same_turn_is_not_called() -> None:
@@ -44,6 +49,35 @@ def test_one_that_was_not_waited_for_can_be_paused() -> None:
     theirs.close()
 
     assert called == ["room", "read"]
+
+
+def test_what_has_happened_comes_before_the_time_that_was_up_since() -> None:
+    """A process that was stopped while it waited is told of the time first: that is not the order of things."""
+    program = """
+import os, time
+from entrypoint.sources import Sources
+sources = Sources()
+sources.add(open(0, "rb", 0), lambda: print("news", flush=True))
+sources.alarm("a", 0.5, lambda: print("late", flush=True))
+print("waits", flush=True)
+sources.wait(time.monotonic() + 0.5)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.readline() == b"waits\n"
+        begun = time.monotonic()
+        stat = Path(f"/proc/{process.pid}/stat")
+        eventually(lambda: stat.read_text().split()[2] == "S")
+        process.send_signal(signal.SIGSTOP)
+        eventually(lambda: stat.read_text().split()[2] == "T")
+        process.stdin.write(b"x")
+        process.stdin.flush()
+        eventually(lambda: time.monotonic() > begun + 0.6)
+        process.send_signal(signal.SIGCONT)
+        said = process.stdout.read()
+
+    assert said == b"news\nlate\n"
 
 
 def test_an_alarm_rings_once_and_a_cancelled_one_never() -> None:
