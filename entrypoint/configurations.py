@@ -41,8 +41,7 @@ class Configurations:
         self._log = log
         self._watching = settings.watch != (_OFF,)
         extra = tuple(os.path.abspath(path) for path in settings.watch if path not in {_AUTO, _OFF})
-        follow = _AUTO in settings.watch
-        self._disk = Disk(command.configurations, command.folder, extra, variables, follow=follow)
+        self._disk = Disk(command.configurations, command.folder, extra, variables, follow=self._watching)
         self._state_file = state_file
         self._inotify: Inotify | None = None
         self._given: dict[int, tuple[str, Files]] = {}

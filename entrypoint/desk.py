@@ -17,9 +17,9 @@ from entrypoint.core.events import Event, ReloadAsked, Request, StopAsked, Upgra
 from entrypoint.core.json_text import json_text
 from entrypoint.core.master_cli import Process
 from entrypoint.core.records import dataclass
-from entrypoint.core.state import Candidate, Current, State
+from entrypoint.core.state import Candidate, Current, Draining, State
 from entrypoint.sources import Sources
-from entrypoint.survey import Survey
+from entrypoint.survey import Generations, Survey
 from entrypoint.system.control import Client, Control
 
 _MOST_VISITS = 128
@@ -38,6 +38,7 @@ _THIS_CONNECTION = (["prompt"], ["quit"], ["exit"])
 _TRIGGER = "the control socket"
 _MASTER = "master"
 """What the prompt calls us; programs that drive haproxy's master wait for `master> `."""
+_DRAINS = "generation {} (pid {}) drains, and haproxy has closed its CLI: status says how many connections it has\n\n"
 _NOBODY = "Can't find the target PID matching the prefix '@{}'\n\n"
 
 
@@ -47,8 +48,7 @@ class House:
 
     state: Callable[[], State]
     submit: Callable[[Event], None]
-    session: Callable[[int], socket.socket | None]
-    """Opens a connection to the CLI of a generation."""
+    generations: Generations
     status: Callable[[dict[int, int | None]], dict[str, object]]
     """Puts the status together, given the number of connections of each generation."""
     startup_words: Callable[[], str]
@@ -351,7 +351,7 @@ class Desk:
         self._asked.append(visit)
         if not self._survey:
             numbers = [one.number for one in self._house.state().generations if not isinstance(one.phase, Candidate)]
-            self._survey = Survey(self._sources, self._house.session)
+            self._survey = Survey(self._sources, self._house.generations)
             self._survey.ask(numbers, self._surveyed)
 
     def _surveyed(self, found: dict[int, int | None]) -> None:
@@ -363,7 +363,10 @@ class Desk:
     def _pass(self, visit: Visit, target: master_cli.Pass) -> None:
         """Put a command to a generation, and copy what it answers."""
         generation = master_cli.find(self._house.state(), target.target)
-        session = self._house.session(generation.number) if generation else None
+        if generation and isinstance(generation.phase, Draining):
+            self._say(visit, _DRAINS.format(generation.number, generation.pid))
+            return
+        session = self._house.generations.session(generation.number) if generation else None
         if not session:
             self._say(visit, _NOBODY.format(target.target))
             return

@@ -8,7 +8,6 @@ from entrypoint import __version__, upgrade
 from entrypoint.births import exporter_birth
 from entrypoint.configurations import Configurations
 from entrypoint.core import runtime_api
-from entrypoint.core.endings import how_it_died
 from entrypoint.core.events import (
     Began,
     CloseVips,
@@ -19,7 +18,6 @@ from entrypoint.core.events import (
     Log,
     Look,
     Rehearse,
-    Rehearsed,
     Reply,
     Seen,
     Stirred,
@@ -32,6 +30,7 @@ from entrypoint.core.records import dataclass, replace
 from entrypoint.core.settings import Settings
 from entrypoint.core.state import BackingOff, Candidate, Current, Lingering, State, Stopping
 from entrypoint.core.types import TYPE_CHECKING, Any
+from entrypoint.succession import Succession
 from entrypoint.supervisor import Supervisor
 from entrypoint.system.handover import Adopted, Passed, Taking
 from entrypoint.system.listeners import Listeners
@@ -39,7 +38,6 @@ from entrypoint.system.notify import Notifier
 from entrypoint.system.predecessor import Predecessor
 from entrypoint.system.processes import Birth
 from entrypoint.system.signals import INHERITED_VARIABLE, Inherited, note
-from entrypoint.system.words import Words
 
 if TYPE_CHECKING:
     from entrypoint.desk import Desk
@@ -93,6 +91,7 @@ class HaproxyService:
         """Begin to serve; return what the core is told first."""
         parts = self._parts
         self._supervisor = supervisor
+        self._succession = Succession(supervisor, self._variables, self._hand_down)
         if parts.left:
             return self._go_on(parts.left)
         return Began(tuple(parts.listeners.tags().items()), parts.configurations.restore())
@@ -104,13 +103,13 @@ class HaproxyService:
         from entrypoint.system.control import inherit, listen  # noqa: PLC0415
 
         parts, supervisor = self._parts, self._supervisor
-        self._notices = Notices(parts.notifier, supervisor.sources, supervisor.session, supervisor.log)
+        self._notices = Notices(parts.notifier, supervisor.sources, supervisor, supervisor.log)
         listeners = parts.listeners
         self._notices.store(listeners.forgotten(), listeners.to_store(), listeners.stored())
         house = House(
             state=lambda: self._state,
             submit=supervisor.submit,
-            session=supervisor.session,
+            generations=supervisor,
             status=self._status,
             startup_words=lambda: self._startup_words,
             versions=self._versions,
@@ -224,6 +223,11 @@ class HaproxyService:
         """Whether there are ordinary listeners to let go of."""
         return bool(self._parts.adopted.sockets)
 
+    def binds_itself(self, number: int, answer: str) -> bool:
+        """Tell from what a generation answered to `show info` whether it has ordinary listeners."""
+        generation = self._state.find(number)
+        return generation is not None and runtime_api.listens_elsewhere(answer, len(generation.binds))
+
     def passed(self, taking: Taking) -> None:
         """Keep the listeners that a generation has passed; not while a candidate is taking those that are kept."""
         if taking.failure:
@@ -287,6 +291,8 @@ class HaproxyService:
             case Look(why=why, number=number):
                 _, disk = parts.configurations.read()
                 self._watch()
+                # A candidate that has died while the disk was read takes nobody's place.
+                self._supervisor.reap()
                 self._supervisor.submit(Seen(why, disk, number))
             case Keep(number=number):
                 self._keep(number)
@@ -303,9 +309,9 @@ class HaproxyService:
                     what = f"the haproxy that served before (pid {parts.predecessor.pid}) is told to leave"
                     self._supervisor.log(Log(Level.INFO, "taken_over", what))
             case Rehearse(client=client):
-                self._rehearse(client)
+                self._succession.rehearse(client)
             case Upgrade(client=client):
-                self._upgrade(client)
+                self._succession.take_place(client)
             case _:
                 raise AssertionError(effect)
 
@@ -361,43 +367,6 @@ class HaproxyService:
         for name in (upgrade.HEIR_VARIABLE, upgrade.REHEARSAL_VARIABLE):
             environment.pop(name, None)
         return {**environment, INHERITED_VARIABLE: note(self._parts.inherited)}
-
-    def _rehearse(self, client: int) -> None:
-        """Have the next life try to read everything, and end."""
-        supervisor = self._supervisor
-        left, descriptors = self._hand_down(client)
-        heir = upgrade.wrap(left)
-        words = Words()
-
-        def ended(status: int) -> None:
-            supervisor.sources.cancel("rehearsal")
-            said = b" ".join(words.drain()).decode(errors="replace").strip()
-            words.close()
-            failure = "" if status == 0 else f"the new program {how_it_died(status)}: {said or 'it says nothing'}"
-            supervisor.submit(Rehearsed(client, failure))
-
-        try:
-            birth = upgrade.rehearsal(heir, self._variables(), descriptors, words.writer)
-            supervisor.start_helper(upgrade.REHEARSAL, birth, ended)
-        except OSError as error:
-            words.close()
-            supervisor.submit(Rehearsed(client, f"fork: {error.strerror}"))
-            return
-        finally:
-            os.close(heir)
-        words.spawned()
-        supervisor.sources.alarm("rehearsal", upgrade.REHEARSE_WITHIN, lambda: supervisor.kill(upgrade.REHEARSAL))
-
-    def _upgrade(self, client: int) -> None:
-        """Become the next life."""
-        left, descriptors = self._hand_down(client)
-        heir = upgrade.wrap(left)
-        self._supervisor.log(Log(Level.INFO, "upgrading", "safe_reload is replaced; every socket and process stays"))
-        try:
-            upgrade.execute(heir, self._variables(), descriptors, self._supervisor.unseen)
-        except OSError as error:
-            os.close(heir)
-            self._supervisor.submit(Rehearsed(client, f"exec: {error.strerror or error}"))
 
     # ---- the status ------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,6 @@ Follows from the state, so that a reload has the same messages whatever asked fo
 (sd_notify(3)). HAProxy's own notes leave the number of connections to future work.
 """
 
-import socket
 from collections import deque
 from collections.abc import Callable, Mapping
 
@@ -12,7 +11,7 @@ from entrypoint.core.events import Level, Log
 from entrypoint.core.state import Candidate, Current, Ended, Lingering, State, Stopping
 from entrypoint.core.types import Any
 from entrypoint.sources import Sources
-from entrypoint.survey import Survey
+from entrypoint.survey import Generations, Survey
 from entrypoint.system.notify import Notifier, monotonic_usec
 
 _REFRESH = 5.0
@@ -32,13 +31,13 @@ class Notices:
         self,
         notifier: Notifier,
         sources: Sources,
-        session: Callable[[int], socket.socket | None],
+        generations: Generations,
         log: Callable[[Log], None],
     ) -> None:
         """Begin; nothing is said yet."""
         self._notifier = notifier
         self._sources = sources
-        self._session = session
+        self._generations = generations
         self._log = log
         self._state: State | None = None
         self._ready = self._starting = self._stopping = False
@@ -250,7 +249,7 @@ class Notices:
         self._sources.alarm("refresh", _REFRESH, self._refresh)
         if self._survey:
             self._survey.cancel()
-        self._survey = Survey(self._sources, self._session)
+        self._survey = Survey(self._sources, self._generations)
         numbers = [one.number for one in state.generations if not isinstance(one.phase, Candidate)]
         self._survey.ask(numbers, self._counted)
 

@@ -14,6 +14,7 @@ from entrypoint.core.settings import Settings
 from entrypoint.core.types import Any
 from entrypoint.core.vips import parse_vips
 from entrypoint.haproxy_service import HaproxyService, Parts
+from entrypoint.succession import rehearsed
 from entrypoint.supervisor import Supervisor, World
 from entrypoint.system import files, signals
 from entrypoint.system.control import is_taken
@@ -71,8 +72,6 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
     if left:
         begun = from_plain(settings, left["state"])
         _inherit(left, listeners, adopted, configurations)
-        if environment.get(REHEARSAL_VARIABLE):
-            return 0
     else:
         if path and is_taken(settings.runtime_dir, setting.name):
             what = f"the pid file {path}, or the name {setting.name}, belongs to a running instance: "
@@ -82,6 +81,9 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
         _tell_vips(logger, listeners)
         predecessor = find(path, vips) if path else None
     pid_file = _pid_file(path) if path else None
+    if left and environment.get(REHEARSAL_VARIABLE):
+        rehearsed(left)
+        return 0
     if pid_file and begun.current and begun.current.pid:
         pid_file.inherit(begun.current.pid)
     if settings.drop_caps:

@@ -5,6 +5,7 @@ PID 1 is the death of the container, so an expected failure is an event or a log
 logged with its traceback and serving goes on.
 """
 
+import contextlib
 import math
 import signal
 import socket
@@ -12,8 +13,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 
+from entrypoint.adoption import Adoption, Keeper
 from entrypoint.births import Newborn, RefusedError
-from entrypoint.core import runtime_api
 from entrypoint.core.events import (
     EXPORTER,
     Adopt,
@@ -48,10 +49,11 @@ from entrypoint.core.events import (
 from entrypoint.core.machine import Machine
 from entrypoint.core.records import dataclass
 from entrypoint.core.types import Any, Protocol, assert_never
+from entrypoint.held import HeldSessions
 from entrypoint.sources import Sources
 from entrypoint.system.cli_channel import CliChannel, Conversation
 from entrypoint.system.files import PidFile
-from entrypoint.system.handover import Offer, Taking
+from entrypoint.system.handover import Offer
 from entrypoint.system.listeners import Listeners
 from entrypoint.system.log import Logger
 from entrypoint.system.processes import Birth, Processes
@@ -59,10 +61,9 @@ from entrypoint.system.signals import Arrivals
 from entrypoint.system.words import Words
 
 _SIGCHLD = signal.SIGCHLD
+_SOFT_STOP = signal.SIGUSR1
 _PAUSE_AFTER_ERROR = 0.1
 """Seconds; bounds how often an unexpected error can be logged."""
-_TAKING_WITHIN = 5.0
-"""Seconds; a generation that is stopped never passes its listeners."""
 
 
 class Births(Protocol):
@@ -72,7 +73,7 @@ class Births(Protocol):
         """Return what to start and the lines to it; may raise RefusedError or OSError."""
 
 
-class Service(Protocol):
+class Service(Keeper, Protocol):
     """What serves haproxy beside the processes themselves: its configurations, its listeners, and who asks."""
 
     def begin(self, supervisor: "Supervisor") -> Event:
@@ -83,13 +84,6 @@ class Service(Protocol):
 
     def gone(self, number: int) -> None:
         """A generation is no more."""
-
-    @property
-    def holds(self) -> bool:
-        """Whether there are ordinary listeners to let go of."""
-
-    def passed(self, taking: Taking) -> None:
-        """A generation has passed its listeners, or has failed to."""
 
     def offered(self, *, open_offers: bool) -> None:
         """A candidate has taken what it was offered, or never will."""
@@ -134,6 +128,7 @@ class Supervisor:
         """Begin; nothing happens before `run`."""
         self.machine = machine
         self.sources = Sources()
+        self._held = HeldSessions(self.sources)
         self._world = world
         self._events: deque[Event] = deque()
         self._deadlines: dict[Timer, float] = {}
@@ -141,7 +136,7 @@ class Supervisor:
         self._conversations: dict[int, Conversation] = {}
         self._words: dict[int, Words] = {}
         self._offers: dict[int, Offer] = {}
-        self._takings: dict[int, Taking | Conversation] = {}
+        self._adoption = Adoption(self.sources, self._channels, world.service)
         self._last_words: dict[int, str] = {}
         self._helpers: dict[int, Callable[[int], None]] = {}
         self.sources.add(world.arrivals, self._signals_arrived)
@@ -181,6 +176,11 @@ class Supervisor:
 
     # ---- what happens ----------------------------------------------------------------------------------------------
 
+    @property
+    def has_more(self) -> bool:
+        """Whether something has happened that the core does not know yet."""
+        return bool(self._events)
+
     def submit(self, event: Event) -> None:
         """Have the core decide about this, after what has happened before it."""
         self._events.append(event)
@@ -218,6 +218,10 @@ class Supervisor:
         signals = list(self._world.arrivals.read())
         self._events.extend(Signalled(signum) for signum in signals if signum != _SIGCHLD)
         # Whatever arrived, for a SIGCHLD that found the pipe full is lost, and waitpid(2) costs nothing.
+        self.reap()
+
+    def reap(self) -> None:
+        """Note who has died."""
         for death in self._world.processes.reap():
             if isinstance(death, Exited) and death.number in self._helpers:
                 self._helpers.pop(death.number)(death.status)
@@ -229,6 +233,7 @@ class Supervisor:
     def _forget(self, number: int) -> None:
         """Close every line to a process that is gone, and pass on its last words before anything is said about it."""
         self._end_conversation(number)
+        self._held.close(number)
         words = self._words.pop(number, None)
         if words:
             self.sources.remove(words)
@@ -236,7 +241,7 @@ class Supervisor:
             self._last_words[number] = words.text
             words.close()
         self._end_offer(number)
-        self._end_taking(number)
+        self._adoption.forget(number)
         channel = self._channels.pop(number, None)
         if channel:
             channel.close()
@@ -262,7 +267,7 @@ class Supervisor:
             case Ask(number=number, commands=commands):
                 self._ask(number, commands)
             case Send(number=number, signum=signum):
-                world.processes.send(number, signum, to_group=world.signal_groups)
+                self._send(number, signum)
             case Poke(tags=tags):
                 world.listeners.poke(tags)
             case Listen(tags=tags):
@@ -271,7 +276,7 @@ class Supervisor:
                 if world.pid_file:
                     world.pid_file.write(pid)
             case Adopt(number=number):
-                self._take(number)
+                self._adoption.ask(number)
             case Log():
                 world.logger.write(effect)
                 if world.service:
@@ -311,6 +316,25 @@ class Supervisor:
         if world.service:
             world.service.spawned(number)
 
+    def _send(self, number: int, signum: int) -> None:
+        """Send a signal; before a soft stop, which closes the CLI, a session is begun that outlives it."""
+
+        def send() -> None:
+            try:
+                self._world.processes.send(number, signum, to_group=self._world.signal_groups)
+            except OSError as error:
+                self.log(Log(Level.ERROR, "system_error", f"send: {error}"))
+
+        session = None
+        if signum == _SOFT_STOP:
+            # Without descriptors left nobody will know how many connections it has; that is all.
+            with contextlib.suppress(OSError):
+                session = self.session(number)
+        if session:
+            self._held.drain(number, session, send)
+        else:
+            send()
+
     def _spawn_exporter(self) -> None:
         assert self._world.service
         try:
@@ -338,6 +362,7 @@ class Supervisor:
 
     def hand_down(self) -> dict[str, Any]:
         """Return the children and our lines to them as plain values."""
+        self._held.tell_all()
         return {
             "pids": {number: pid for number, pid in self._world.processes.pids().items() if number >= EXPORTER},
             "channels": {number: channel.fileno() for number, channel in self._channels.items()},
@@ -368,13 +393,21 @@ class Supervisor:
         channel = self._channels.get(number)
         return channel.session() if channel else None
 
+    def connections(self, number: int) -> int | None:
+        """Return how many connections a generation has that drains; None if nobody knows."""
+        return self._held.connections(number)
+
     def _ask(self, number: int, commands: tuple[str, ...]) -> None:
         self._end_conversation(number)
         channel = self._channels.get(number)
         if channel is None:
             self._events.append(Unanswered(number))
             return
-        self._listen_to(number, channel.ask(commands))
+        try:
+            self._listen_to(number, channel.ask(commands))
+        except OSError as error:
+            self._events.append(Unanswered(number))
+            self.log(Log(Level.ERROR, "system_error", f"ask: {error}"))
 
     def _listen_to(self, number: int, conversation: Conversation) -> None:
         self._conversations[number] = conversation
@@ -385,7 +418,13 @@ class Supervisor:
             return
         self.sources.remove(conversation)
         del self._conversations[number]
-        if conversation.proceed():
+        try:
+            goes_on = conversation.proceed()
+        except OSError:
+            # No descriptors are left for its next line, and half an answer is none.
+            self._events.append(Unanswered(number))
+            return
+        if goes_on:
             self._listen_to(number, conversation)
         elif conversation.answer:
             if self._world.service:
@@ -427,51 +466,7 @@ class Supervisor:
             return words.text
         return self._last_words.get(number, "")
 
-    # ---- the ordinary listeners of a generation --------------------------------------------------------------------
-
-    def _take(self, number: int) -> None:
-        session = self.session(number)
-        if session:
-            taking = self._takings[number] = Taking(session)
-            self.sources.add(taking, lambda: self._taken(number, taking))
-            self.sources.alarm(taking, _TAKING_WITHIN, lambda: self._end_taking(number))
-
-    def _taken(self, number: int, taking: Taking) -> None:
-        # Before it reads: at the end it closes its descriptor.
-        self.sources.remove(taking)
-        if taking.read():
-            del self._takings[number]
-            self.sources.cancel(taking)
-            self._passed(number, taking)
-        else:
-            self.sources.add(taking, lambda: self._taken(number, taking))
-
-    def _passed(self, number: int, taking: Taking) -> None:
-        service, channel = self._world.service, self._channels.get(number)
-        if not service:
-            return
-        if taking.sockets or taking.failure or not service.holds or not channel:
-            service.passed(taking)
-            return
-        # A hang-up without a word is how haproxy says that it has none, and how it dies: only in the first case does
-        # it answer afterwards.
-        witness = self._takings[number] = channel.ask((runtime_api.WHO,))
-        self.sources.add(witness, lambda: self._testified(number, taking, witness))
-        self.sources.alarm(witness, _TAKING_WITHIN, lambda: self._end_taking(number))
-
-    def _testified(self, number: int, taking: Taking, witness: Conversation) -> None:
-        if not witness.read():
-            return
-        self._end_taking(number)
-        if witness.answer and self._world.service:
-            self._world.service.passed(taking)
-
-    def _end_taking(self, number: int) -> None:
-        taking = self._takings.pop(number, None)
-        if taking:
-            self.sources.remove(taking)
-            self.sources.cancel(taking)
-            taking.close()
+    # ---- what a candidate is offered of the ordinary listeners ------------------------------------------------------
 
     def _wait_for_offer(self, number: int, offer: Offer) -> None:
         self.sources.add(offer, lambda: self._offer(number, offer))

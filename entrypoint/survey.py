@@ -1,10 +1,14 @@
-"""Asks all generations at once how many connections they have, and does not wait for ever."""
+"""Asks all generations at once how many connections they have, and does not wait for ever.
+
+But for those that drain: of them it is known already, and nobody could ask (see `held`).
+"""
 
 import contextlib
 import socket
 from collections.abc import Callable, Iterable
 
 from entrypoint.core import runtime_api
+from entrypoint.core.types import Protocol
 from entrypoint.sources import Sources
 
 _PATIENCE = 0.5
@@ -12,13 +16,23 @@ _PATIENCE = 0.5
 _MOST = 65536
 
 
+class Generations(Protocol):
+    """Who is asked."""
+
+    def session(self, number: int) -> socket.socket | None:
+        """Open a connection to the CLI of a generation, if there is one."""
+
+    def connections(self, number: int) -> int | None:
+        """Return how many connections a generation has that drains; None if nobody knows."""
+
+
 class Survey:
     """One round of questions."""
 
-    def __init__(self, sources: Sources, session: Callable[[int], socket.socket | None]) -> None:
+    def __init__(self, sources: Sources, generations: Generations) -> None:
         """Ask nobody yet."""
         self._sources = sources
-        self._session = session
+        self._generations = generations
         self._open: dict[int, tuple[socket.socket, bytearray]] = {}
         self._found: dict[int, int | None] = {}
         self._tell: Callable[[dict[int, int | None]], None] = lambda _: None
@@ -27,9 +41,11 @@ class Survey:
         """Ask these generations, and tell what they answered: None for one that did not."""
         self._tell = tell
         for number in numbers:
-            self._found[number] = None
+            self._found[number] = self._generations.connections(number)
+            if self._found[number] is not None:
+                continue
             try:
-                session = self._session(number)
+                session = self._generations.session(number)
             except OSError:
                 continue
             if session:

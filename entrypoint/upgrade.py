@@ -34,10 +34,19 @@ def own_words() -> tuple[str, ...]:
 
 
 def wrap(left: Mapping[str, Any]) -> int:
-    """Return a descriptor from which the next life can read this."""
+    """Return a descriptor from which the next life can read this.
+
+    Raises:
+        OSError: there are no descriptors left, or no memory.
+
+    """
     descriptor = os.memfd_create("safe_reload", os.MFD_CLOEXEC)
-    with open(descriptor, "wb", closefd=False) as file:
-        file.write(marshal.dumps({"format": FORMAT, **left}, _MARSHAL_VERSION))
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(marshal.dumps({"format": FORMAT, **left}, _MARSHAL_VERSION))
+    except OSError:
+        os.close(descriptor)
+        raise
     return descriptor
 
 

@@ -235,6 +235,8 @@ class Clock(StrEnum):
     """`--poll`."""
     EXPORTER = "exporter"
     """The delay before a dead exporter is started again."""
+    EXPORTS = "exports"
+    """When an exporter has lived long enough for its death to be news."""
     STOP_DELAY = "stop delay"
     """`--stop-delay`."""
     STOP_TIMEOUT = "stop timeout"

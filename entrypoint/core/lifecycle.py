@@ -59,6 +59,7 @@ from entrypoint.core.events import (
 from entrypoint.core.records import replace
 from entrypoint.core.settings import Restart
 from entrypoint.core.state import (
+    FIRST_EXPORTER_DELAY,
     BackingOff,
     Candidate,
     Current,
@@ -215,7 +216,8 @@ def _spawned(state: State, event: Spawned) -> Step:
     if not generation:
         return state, ()
     generation = replace(generation, pid=event.pid, digest=event.digest, kept=event.kept)
-    return state.update(generation), (Ask(event.number, (runtime_api.WHO, runtime_api.DESCRIPTORS)),)
+    state = replace(state.update(generation), shortages=0)
+    return state, (Ask(event.number, runtime_api.OF_A_CANDIDATE),)
 
 
 def _not_spawned(state: State, event: NotSpawned) -> Step:
@@ -223,6 +225,8 @@ def _not_spawned(state: State, event: NotSpawned) -> Step:
     if not generation:
         return state, ()
     state = state.without(event.number)
+    if not event.refused:
+        state = replace(state, shortages=state.shortages + 1)
     if isinstance(generation.phase, Candidate):
         return _candidate_gone(state, generation, event.reason, event.status, blamed=event.refused)
     return state, ()
@@ -244,17 +248,21 @@ def _unanswered(state: State, number: int) -> Step:
     match generation:
         case Generation(phase=Retiring()):
             return retiring.drain_as_it_is(state, generation)
+        case Generation(phase=Candidate(given_up="", answer="") as phase):
+            # Most likely it is about to die. Or there were no descriptors for the question, and then it serves already.
+            return state.update(replace(generation, phase=replace(phase, asked=False))), ()
         case _:
-            # A candidate that closes its CLI is about to die, or hangs: its exit or its timer decides.
             return state, ()
 
 
 def _candidate_answered(state: State, candidate: Generation, text: str) -> Step:
     assert isinstance(candidate.phase, Candidate)
     pid = runtime_api.pid(text)
+    if pid is None:
+        # It hung up before the end, as who dies does.
+        return _unanswered(state, candidate.number)
     if pid != candidate.pid:
-        what = "answered without a pid" if pid is None else f"answered with the pid {pid}, not its own"
-        return _give_up(state, candidate, what)
+        return _give_up(state, candidate, f"answered with the pid {pid}, not its own")
     if runtime_api.serves_nobody(text):
         return _give_up(state, candidate, "listens on nothing: the configuration has no `bind` line")
     candidate = replace(candidate, phase=replace(candidate.phase, answer=text))
@@ -334,11 +342,10 @@ def _promote(state: State, candidate: Generation) -> Step:
         effects.append(say(candidate, "unused_vips", what, Level.WARNING))
     message = f"generation {candidate.number} (pid {candidate.pid}) serves"
     effects += (Reply(r.client, True, message, candidate.number) for r in phase.asked_by if r.client)
-    effects.append(Adopt(candidate.number))
     state = replace(state.update(replace(candidate, phase=Current(), binds=binds)), held=(), started=True)
     if not candidate.kept:
         state = replace(state, failed="")
-        if not state.kept:
+        if not state.kept and candidate.digest == state.disk.digest:
             state, later = _keep(state, candidate)
             effects += later
     if old:
@@ -346,7 +353,8 @@ def _promote(state: State, candidate: Generation) -> Step:
         effects += later
     if not state.retiring:
         effects += retiring.follow(state)
-    return state, tuple(effects)
+    # Last, because until the old one is paused it goes on answering.
+    return state, (*effects, Adopt(candidate.number))
 
 
 def _keep(state: State, generation: Generation) -> Step:
@@ -374,7 +382,7 @@ def _candidate_gone(state: State, candidate: Generation, what: str, status: int,
         candidate: the one that is gone.
         what: became of it.
         status: its exit status, as a shell would say it.
-        blamed: the configuration may be why.
+        blamed: the configuration may be why; else there was no process at all.
 
     """
     phase = candidate.phase
@@ -401,7 +409,8 @@ def _candidate_gone(state: State, candidate: Generation, what: str, status: int,
         return then(_spawn(state, (), kept=True), *effects)
     if not state.started:
         return then(stopping.stop_quickly(state, status, None), *effects)
-    return then(_replace_dead(state, status, proven=False, served=False, counts=not phase.asked_by), *effects)
+    counts = blamed and not phase.asked_by
+    return then(_replace_dead(state, status, proven=False, served=False, counts=counts), *effects)
 
 
 # ---- deaths --------------------------------------------------------------------------------------------------------
@@ -419,14 +428,16 @@ def _exited(state: State, number: int, status: int) -> Step:
             return _candidate_gone(state, generation, what, shell_status(status))
         case Current(served=served, proven=proven) if not isinstance(state.stage, Stopping):
             line = say(generation, "died", f"{how}, unasked", Level.ERROR, status=shell_status(status), how=how)
-            return then(_replace_dead(state, shell_status(status), served=served, proven=proven), line)
-        case Current() | Retiring() | Draining() | Ending():
-            return state, (say(generation, "gone", f"is gone: it {how}", status=shell_status(status)),)
+            ran = generation.digest
+            return then(_replace_dead(state, shell_status(status), served=served, proven=proven, ran=ran), line)
+        case Current() | Retiring() | Draining() | Ending() as phase:
+            line = say(generation, "gone", f"is gone: it {how}", status=shell_status(status))
+            return state, (line, *(retiring.follow(state) if isinstance(phase, Retiring) else ()))
         case _:
             assert_never(generation.phase)
 
 
-def _replace_dead(state: State, status: int, *, served: bool, proven: bool, counts: bool = True) -> Step:
+def _replace_dead(state: State, status: int, *, served: bool, proven: bool, counts: bool = True, ran: str = "") -> Step:
     """Follow the restart policy after a generation that served, or was to serve, died.
 
     Args:
@@ -434,7 +445,8 @@ def _replace_dead(state: State, status: int, *, served: bool, proven: bool, coun
         status: its exit status, as a shell would say it.
         served: it had lived for SERVED_AFTER.
         proven: it had lived for PROVEN_AFTER.
-        counts: it is one of --restart-limit's deaths; one that somebody asked for is not.
+        counts: it is one of --restart-limit's deaths; one that somebody asked for, or that never lived, is not.
+        ran: the digest of what it served with; empty when it never served.
 
     """
     deaths = 0 if proven else min(state.deaths + counts, state.settings.restart_limit)
@@ -455,9 +467,9 @@ def _replace_dead(state: State, status: int, *, served: bool, proven: bool, coun
         return then(_spawn_again(replace(state, waiting=()), state.waiting), line)
     if isinstance(state.stage, Lingering):
         return stopping.stop_gracefully(state)
-    delay = restart_delay(state.deaths)
+    delay = restart_delay(state.deaths + state.shortages)
     line = Log(Level.INFO, "backing_off", f"{still}, and the next generation starts in {delay:g} s")
-    return replace(state, stage=BackingOff()), (line,)
+    return replace(state, stage=BackingOff(ran)), (line,)
 
 
 def _spawn_again(state: State, asked_by: tuple[Request, ...] = ()) -> Step:
@@ -476,7 +488,9 @@ def _exporter_gone(state: State, how: str) -> Step:
     state = replace(state, exporter=False, exporters=state.exporters + 1)
     if isinstance(state.stage, Stopping):
         return state, ()
-    return state, (Log(Level.WARNING, "exporter_died", f"the exporter {how}: it is started again in a second"),)
+    delay = restart_delay(state.exporters, FIRST_EXPORTER_DELAY)
+    what = f"the exporter {how}: it is started again in {delay:g} s (--exporter {state.settings.exporter})"
+    return state, (Log(Level.WARNING, "exporter_died", what),)
 
 
 # ---- time runs out -------------------------------------------------------------------------------------------------
@@ -498,6 +512,8 @@ def _elapsed(state: State, timer: Timer) -> Step:
             return watching.poll(state)
         case Clock.EXPORTER, _:
             return state, (SpawnExporter(),)
+        case Clock.EXPORTS, _:
+            return replace(state, exporters=0), ()
         case Clock.READY, Generation():
             return _give_up(state, generation, "is not ready within --ready-timeout")
         case Clock.SERVED, Generation(phase=Current() as phase):
@@ -507,6 +523,9 @@ def _elapsed(state: State, timer: Timer) -> Step:
             return _keep(replace(state.update(proven), deaths=0), proven)
         case Clock.ASK_AGAIN, Generation(phase=Retiring()):
             return retiring.ask_again(state, generation)
+        case Clock.ASK_AGAIN, Generation(phase=Candidate() as phase):
+            asked = replace(generation, phase=replace(phase, asked=True))
+            return state.update(asked), (Ask(generation.number, runtime_api.OF_A_CANDIDATE),)
         case Clock.RETIRE, Generation():
             return retiring.drain_as_it_is(state, generation)
         case Clock.DRAIN, Generation():

@@ -10,6 +10,11 @@ from entrypoint.core.records import dataclass
 
 WHO = "show info"
 DESCRIPTORS = "show fd"
+OF_A_CANDIDATE = (DESCRIPTORS, WHO)
+"""Who it is comes last: an answer that says so is whole, also when the process has been killed while it answered.
+
+Of half an answer it would look as if no `bind` used a VIP, and the VIP would be closed.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,12 @@ def serves_nobody(answer: str) -> bool:
     return listeners is not None and listeners <= 1
 
 
+def listens_elsewhere(answer: str, binds: int) -> bool:
+    """Tell whether the process has more listeners than its line to us and so many on VIPs, from `show info`."""
+    listeners = _number(answer, "Listeners")
+    return listeners is not None and listeners > binds + 1
+
+
 def binds_on(answer: str, vips: Iterable[int]) -> tuple[Bind, ...]:
     """Return the listeners that share a VIP's socket, from `show fd`.
 
@@ -71,15 +82,15 @@ def binds_on(answer: str, vips: Iterable[int]) -> tuple[Bind, ...]:
     """
     wanted = frozenset(vips)
     listeners = tuple(_listeners(answer))
-    shared = {(one["fe"], one["lport"]) for number, one in listeners if number in wanted and "lport" in one}
-    ours = [n for n, one in listeners if n in wanted or (one["fe"], one.get("lport")) in shared]
-    mixed = {one["fe"] for number, one in listeners if number not in ours}
-    return tuple(Bind(number, one["fe"], one["fe"] in mixed) for number, one in listeners if number in ours)
+    shared = {one[1:3] for one in listeners if one[0] in wanted and one[2]}
+    ours = [one for one in listeners if one[0] in wanted or one[1:3] in shared]
+    mixed = {one[1] for one in set(listeners).difference(ours)}
+    return tuple(Bind(number, frontend, frontend in mixed) for number, frontend, _, _ in ours)
 
 
 def still_polled(answer: str) -> frozenset[int]:
     """Return the listeners' descriptors that at least one thread's poller still holds, from `show fd`."""
-    return frozenset(number for number, one in _listeners(answer) if int(one["prmsk"], 16))
+    return frozenset(number for number, _, _, pollers in _listeners(answer) if int(pollers, 16))
 
 
 def _number(answer: str, name: str) -> int | None:
@@ -91,14 +102,23 @@ def _number(answer: str, name: str) -> int | None:
     return None
 
 
-def _listeners(answer: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the descriptors that are listeners, each with the KEY=VALUE words of its line."""
+def _listeners(answer: str) -> Iterator[tuple[int, str, str, str]]:
+    """Yield of each descriptor that is a listener its number, its frontend, its port or "", and who polls it, a mask.
+
+    There can be thousands, of 30 words a line: only the three are looked at.
+    """
     for line in answer.splitlines():
         number, colon, rest = line.partition(" : ")
         if colon and " l.st=" in rest and number.strip().isdigit():
-            words = dict(word.split("=", 1) for word in rest.split() if "=" in word)
-            if words.keys() >= {"fe", "prmsk"}:
-                yield int(number), words
+            frontend, port, pollers = (_word(rest, name) for name in (" fe=", " lport=", " prmsk="))
+            if frontend and pollers:
+                yield int(number), frontend, port, pollers
+
+
+def _word(line: str, name: str) -> str:
+    """Return the value of a word ` NAME=VALUE`, empty if there is none."""
+    at = line.find(name)
+    return line[at + len(name) :].partition(" ")[0] if at >= 0 else ""
 
 
 def look(binds: Iterable[Bind]) -> tuple[str, ...]:

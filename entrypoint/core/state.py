@@ -17,9 +17,10 @@ PROVEN_AFTER = 10.0
 FIRST_RESTART_DELAY = 0.1
 LONGEST_RESTART_DELAY = 30.0
 ASK_AGAIN_AFTER = 0.01
+ASK_CANDIDATE_AGAIN_AFTER = 1.0
 RETIRE_WITHIN = 5.0
 KILL_AFTER = 5.0
-EXPORTER_AFTER = 1.0
+FIRST_EXPORTER_DELAY = 1.0
 MOST_DEBOUNCES = 10
 """Files that never are quiet are looked at after so many times --debounce."""
 
@@ -39,6 +40,8 @@ class Candidate:
     """What it has answered, while the disk is looked at once more."""
     given_up: str = ""
     """Why it was killed, while its death is awaited."""
+    asked: bool = True
+    """It was asked, and its answer is awaited, or there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,9 @@ class Serving:
 class BackingOff:
     """The current generation died, and the next one waits for its time."""
 
+    digest: str = ""
+    """What it ran: that the disk still holds this is no reason to start it before its time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lingering:
@@ -148,6 +154,8 @@ class State:
     """Signals for the current generation that came before there was one."""
     deaths: int = 0
     """How many generations in a row died unasked before they were proven."""
+    shortages: int = 0
+    """How many in a row could not be started because the kernel had no room."""
     kept: str = ""
     """The digest of the last known good configuration; empty while there is none."""
     disk: Disk = Disk()
@@ -163,7 +171,7 @@ class State:
     exporter: bool = False
     """The exporter lives."""
     exporters: int = 0
-    """How many there have been."""
+    """How many in a row died before they had lived for PROVEN_AFTER."""
 
     def find(self, number: int) -> Generation | None:
         """Return the generation of this number, while it lives."""
@@ -230,8 +238,8 @@ def timers(state: State) -> dict[Timer, float]:
     running = dict(_stage_timers(state))
     if isinstance(state.stage, Serving | BackingOff):
         running.update(_watch_timers(state))
-    if state.settings.exporter and not state.exporter and not isinstance(state.stage, Stopping | Ended):
-        running[Timer(Clock.EXPORTER, state.exporters)] = EXPORTER_AFTER
+    if state.settings.exporter and not isinstance(state.stage, Stopping | Ended):
+        running.update(_exporter_timers(state))
     for generation in state.generations:
         running.update(_generation_timers(generation, state.settings))
     return running
@@ -240,7 +248,8 @@ def timers(state: State) -> dict[Timer, float]:
 def _stage_timers(state: State) -> Iterator[tuple[Timer, float]]:
     match state.stage:
         case BackingOff():
-            yield Timer(Clock.RESTART, state.deaths), restart_delay(state.deaths)
+            failures = state.deaths + state.shortages
+            yield Timer(Clock.RESTART, failures), restart_delay(failures)
         case Lingering():
             yield Timer(Clock.STOP_DELAY), state.settings.stop_delay
         case Stopping(quick=False) if state.settings.stop_timeout:
@@ -261,12 +270,22 @@ def _watch_timers(state: State) -> Iterator[tuple[Timer, float]]:
         yield Timer(Clock.POLL, 0, state.polls), state.settings.poll
 
 
+def _exporter_timers(state: State) -> Iterator[tuple[Timer, float]]:
+    if not state.exporter:
+        yield Timer(Clock.EXPORTER, 0, state.exporters), restart_delay(state.exporters, FIRST_EXPORTER_DELAY)
+    elif state.exporters:
+        yield Timer(Clock.EXPORTS), PROVEN_AFTER
+
+
 def _generation_timers(generation: Generation, settings: Settings) -> Iterator[tuple[Timer, float]]:
     number = generation.number
     match generation.phase:
-        case Candidate(given_up=given_up):
-            if not given_up:
-                yield Timer(Clock.READY, number), settings.ready_timeout
+        case Candidate(given_up="", answer="", asked=asked):
+            yield Timer(Clock.READY, number), settings.ready_timeout
+            if not asked:
+                yield Timer(Clock.ASK_AGAIN, number), ASK_CANDIDATE_AGAIN_AFTER
+        case Candidate():
+            pass
         case Current(served=served, proven=proven):
             if not served:
                 yield Timer(Clock.SERVED, number), SERVED_AFTER
@@ -287,6 +306,6 @@ def _generation_timers(generation: Generation, settings: Settings) -> Iterator[t
             assert_never(generation.phase)
 
 
-def restart_delay(deaths: int) -> float:
-    """Return the delay in seconds before the generation after so many quick deaths: 0.1 s, doubling to 30 s."""
-    return min(LONGEST_RESTART_DELAY, FIRST_RESTART_DELAY * 2.0 ** min(max(deaths - 1, 0), 20))
+def restart_delay(deaths: int, first: float = FIRST_RESTART_DELAY) -> float:
+    """Return the delay in seconds before the next start after so many quick deaths: the first, doubling to 30 s."""
+    return min(LONGEST_RESTART_DELAY, first * 2.0 ** min(max(deaths - 1, 0), 20))

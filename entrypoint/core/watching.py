@@ -59,10 +59,12 @@ def follow_up(state: State) -> State:
 
 
 def is_news(state: State) -> bool:
-    """Tell whether the disk holds what nobody has tried: neither who runs, nor who starts, nor who failed."""
+    """Tell whether the disk holds what nobody has tried: neither who runs, starts, has died or failed."""
     tried = {generation.digest for generation in state.generations if isinstance(generation.phase, Candidate)}
     if state.current:
         tried.add(state.current.digest)
+    if isinstance(state.stage, BackingOff):
+        tried.add(state.stage.digest)
     return state.disk.digest not in {"", state.failed, *tried}
 
 

@@ -218,9 +218,10 @@ def start(engine: docker.DockerClient, tmp_path: Path) -> Iterator[Start]:
 
 @pytest.fixture
 def lb(start: Start, image: str) -> Balancer:
-    """A container that serves "one"."""
+    """A container that serves "one", and says so: it answers before its supervisor knows."""
     balancer = start(image)
     balancer.serves("one")
+    eventually(lambda: "is current" in balancer.log)
     return balancer
 
 

@@ -76,9 +76,10 @@ def test_chaos(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
         assert lb.get() == "the end"
         assert "a bug in safe_reload" not in lb.log
         nothing_leaked(lb, before)
-    except BaseException:
+    except BaseException as error:
+        error.add_note(f"again with CHAOS_SEED={SEED} CHAOS_SECONDS={SECONDS:g}")
         with capsys.disabled():
-            say(f"\nchaos: failed; again with CHAOS_SEED={SEED} CHAOS_SECONDS={SECONDS:g}; the last actions were:")
+            say("\nchaos: failed; the last actions were:")
             for step in done[-30:]:
                 say(f"  {step}")
             say(*lb.log.splitlines()[-100:], f"haproxies: {haproxies(lb)}")

@@ -1,45 +1,16 @@
 """What is asked inside the container, as an operator, a sidecar and Prometheus ask."""
 
-import json
 import os
-import re
 import signal
 from pathlib import Path
 
 import pytest
 
+from tests.container.cli import MASTERS, OURS, ROW, ask, run, talk
 from tests.container.conftest import IMAGES, NEWEST_STABLE, Balancer, Start, configuration
 from tests.promtool import needs_promtool, promtool
 from tests.waiting import eventually
 
-ASK = """
-import socket, sys
-client = socket.socket(socket.AF_UNIX)
-client.connect(sys.argv[1])
-client.sendall(sys.argv[2].encode())
-client.shutdown(socket.SHUT_WR)
-while data := client.recv(65536):
-    sys.stdout.buffer.write(data)
-"""
-TALK = """
-import json, socket, sys
-client = socket.socket(socket.AF_UNIX)
-client.settimeout(20)
-client.connect(sys.argv[1])
-answers = []
-for question, end in json.loads(sys.argv[2]):
-    client.sendall(question.encode())
-    answer = b""
-    while not end or not answer.endswith(end.encode()):
-        data = client.recv(65536)
-        if not data:
-            break
-        answer += data
-    answers.append(answer.decode())
-print(json.dumps(answers))
-"""
-ROW = re.compile(r"(\d+) +(master|worker) +(\d+(?: \[failed: \d+\])?) +(\d+d\d\dh\d\dm\d\ds) +(\S+) *")
-OURS, MASTERS = "/run/safe_reload/haproxy.sock", "/tmp/master.sock"
 RELOADS = int(os.environ.get("TEST_RELOADS", "10"))
 
 
@@ -50,27 +21,6 @@ def haproxys_master(start: Start, image: str) -> Balancer:
     master = start(image, entrypoint=["sh", "-c", " ".join(words)], operands=(), text=plain)
     master.serves("one")
     return master
-
-
-def run(lb: Balancer, *words: str) -> tuple[int, str]:
-    """Run something in the container."""
-    result = lb.container.exec_run(list(words))
-    assert isinstance(result.output, bytes)
-    return result.exit_code or 0, result.output.decode()
-
-
-def ask(lb: Balancer, path: str, question: str) -> str:
-    """Ask over a socket in the container, which half-closes, as socat does."""
-    return run(lb, "python3", "-c", ASK, path, question)[1]
-
-
-def talk(lb: Balancer, path: str, *turns: tuple[str, str]) -> list[str]:
-    """Have a conversation on one connection: what is said, and how each answer ends; an empty one with the connection.
-
-    Pids and versions are left out of the answers, because they differ.
-    """
-    answers: list[str] = json.loads(run(lb, "python3", "-c", TALK, path, json.dumps(turns))[1])
-    return [re.sub(r"\b\d+(?=> )|\d\.\d+\.\d+\S*", "N", answer) for answer in answers]
 
 
 def http(lb: Balancer, path: str) -> tuple[int, str]:

@@ -1,11 +1,28 @@
 """haproxy is killed under load: only what is in flight in it fails (contract 6.4)."""
 
+import contextlib
+import os
+import random
+import signal
 from pathlib import Path
 
 import pytest
 
 from tests.container.conftest import IMAGES, NEWEST_STABLE, Balancer, Start
-from tests.container.trouble import ORDINARY, Crowd, Death, Ends, current, end, halt, is_alone, name_of, say
+from tests.container.trouble import (
+    ORDINARY,
+    Crowd,
+    Death,
+    Ends,
+    current,
+    end,
+    halt,
+    haproxies,
+    is_alone,
+    name_of,
+    reload,
+    say,
+)
 from tests.waiting import eventually
 
 OFTEN = ("--restart-limit", "100000")
@@ -138,6 +155,28 @@ def test_clients_that_nobody_has_accepted_yet_are_all_served_after_a_death(start
         client.close()
 
     assert sum(b" 200 " in answer for answer in answers) == 1000
+
+
+def test_a_candidate_that_is_killed_at_any_time_closes_no_vip(start: Start, image: str) -> None:
+    """Also while it says what it listens on: half of that answer is not taken for all of it."""
+    lb = start(image, options=OFTEN)
+    lb.serves("one")
+    order = random.Random(1)
+    pid = lb.pid
+    deaths = []
+    with Crowd(lb, 500, 1) as crowd:
+        for _ in range(150):
+            before = set(haproxies(lb))
+            os.kill(pid, signal.SIGUSR1)
+            candidate = eventually(lambda: next(iter(set(haproxies(lb)) - before), 0))  # noqa: B023  # called before the loop goes on
+            crowd.goes_on_for(order.uniform(0.0, 0.03))
+            with contextlib.suppress(ProcessLookupError):
+                deaths.append(end(candidate))
+        reload(lb)
+    say(f"{len(deaths)} deaths; {crowd.ends}")
+
+    assert crowd.ends.refused == 0
+    assert crowd.ends.unexplained(deaths) == []
 
 
 @pytest.mark.parametrize("version", ["3.0", "3.2"])

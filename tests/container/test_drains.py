@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.container.conftest import NEWEST_STABLE, Balancer, Start, configuration
-from tests.container.trouble import current, haproxies, inner_pid, is_alone, reload, say
+from tests.container.trouble import current, haproxies, inner_pid, is_alone, reload, say, status
 from tests.waiting import eventually
 
 BACKEND = """
@@ -102,6 +102,24 @@ def test_web_sockets_and_a_download_survive_a_hundred_reloads(far: tuple[Balance
     for one in (download, source, listener, *(one for pair in pairs for one in pair)):
         one.close()
     eventually(lambda: is_alone(lb), timeout=60)
+
+
+def _connections(lb: Balancer) -> list[tuple[str, int | None]]:
+    """Return each generation's state, and how many connections it has."""
+    return [(one["state"], one["connections"]) for one in status(lb)["generations"]]
+
+
+def test_a_generation_that_drains_says_how_many_connections_it_has(lb: Balancer) -> None:
+    """Although haproxy's soft stop closes its CLI; and with the last of them it is gone, not kept by who asks."""
+    clients = [_hold(lb) for _ in range(3)]
+    eventually(lambda: _connections(lb) == [("current", 3)])
+    reload(lb)
+    eventually(lambda: _connections(lb) == [("draining", 3), ("current", 0)])
+    clients.pop().close()
+    eventually(lambda: _connections(lb) == [("draining", 2), ("current", 0)])
+    for client in clients:
+        client.close()
+    eventually(lambda: is_alone(lb))
 
 
 def test_idle_keep_alive_connections_get_one_more_answer_after_a_reload(lb: Balancer) -> None:

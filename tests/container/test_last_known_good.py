@@ -66,7 +66,7 @@ def test_a_crash_while_the_disk_is_bad_brings_the_good_configuration_back(lb: Ba
 def test_it_comes_back_again_and_again(start: Start) -> None:
     """Crash after crash, and after a reload that was refused: a bad configuration never replaces the good one."""
     lb = start(NEWEST_STABLE, options=OFTEN)
-    lb.serves("one")
+    current(lb)
     good = status(lb)["configuration"]["sha256"]
     lb.edit(BAD)
     deaths = []

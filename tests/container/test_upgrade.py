@@ -3,9 +3,13 @@
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
 
-from tests.container.conftest import Balancer, Start, configuration, every, result
+import pytest
+
+from tests.container.conftest import NEWEST_STABLE, Balancer, Start, configuration, every, result
+from tests.container.trouble import is_alone
 from tests.waiting import eventually
 
 
@@ -69,8 +73,11 @@ def test_everything_goes_on_after_an_upgrade(start: Start, image: str) -> None:
     shared = len(sockets & _inodes(lb.pid))
     assert shared >= 3
 
-    lb.edit(configuration("two"))
-    lb.serves("two")
+    with lb.connect() as held:
+        held.sendall(b"GET / HTTP/1.1\r\n")
+        lb.edit(configuration("two"))
+        lb.serves("two")
+        eventually(lambda: [one["connections"] for one in _status(lb)["generations"]][-2:] == [1, 0])  # type: ignore[attr-defined]
     (current,) = [one for one in _status(lb)["generations"] if one["state"] == "current"]  # type: ignore[attr-defined]
     assert _exec(lb, "cat", "/run/lb.pid")[1].strip() == str(current["pid"])
     _exec(lb, "bash", "-c", f"kill -9 {current['pid']}")
@@ -81,12 +88,13 @@ def test_everything_goes_on_after_an_upgrade(start: Start, image: str) -> None:
     assert lb.container.wait(timeout=60)["StatusCode"] == 0
 
 
-def test_a_program_that_cannot_go_on_is_not_started(start: Start, image: str) -> None:
-    """Whoever asked gets its words, and the old one serves as before."""
+@pytest.mark.parametrize("module", ["serving", "desk"])
+def test_a_program_that_cannot_go_on_is_not_started(start: Start, image: str, module: str) -> None:
+    """Whoever asked gets its words, and the old one serves as before; also if it would have failed late."""
     lb = start(image)
     lb.serves("one")
     package = "/usr/lib/python3/dist-packages/entrypoint"
-    broken = f"cp -a {package} /root/good && echo 'raise SystemExit(\"a broken release\")' > {package}/serving.py"
+    broken = f"cp -a {package} /root/good && echo 'raise SystemExit(\"a broken release\")' > {package}/{module}.py"
     assert _exec(lb, "bash", "-c", broken)[0] == 0
     status, text = _exec(lb, "safe_reload", "upgrade")
 
@@ -100,6 +108,45 @@ def test_a_program_that_cannot_go_on_is_not_started(start: Start, image: str) ->
     _upgrade(lb)
     lb.edit(configuration("three"))
     lb.serves("three")
+
+
+def test_a_second_upgrade_does_not_disturb_the_first(start: Start) -> None:
+    """It is refused at once, and each of them gets one answer."""
+    lb = start(NEWEST_STABLE)
+    lb.serves("one")
+    package = "/usr/lib/python3/dist-packages/entrypoint"
+    slow = f"echo 'import time; time.sleep(3); raise SystemExit(\"a slow release\")' > {package}/serving.py"
+    assert _exec(lb, "bash", "-c", slow)[0] == 0
+    first = subprocess.Popen(
+        ["docker", "exec", str(lb.container.id), "safe_reload", "upgrade"], stderr=subprocess.PIPE, text=True
+    )
+    eventually(lambda: len(lb.children()) == 2)
+    status, text = _exec(lb, "safe_reload", "upgrade")
+    _, words = first.communicate(timeout=60)
+
+    assert (status, first.returncode) == (1, 1)
+    assert "another upgrade is under way" in text
+    assert "a slow release" in words
+    assert is_alone(lb)
+    lb.edit(configuration("two"))
+    lb.serves("two")
+
+
+def test_an_upgrade_that_could_not_keep_the_pid_file_is_refused(start: Start) -> None:
+    """Once the new program has taken over it is too late to say so."""
+    lb = start(NEWEST_STABLE, options=("--pid-file", "/small/lb.pid"), tmpfs={"/small": "size=64k,nr_inodes=4"})
+    lb.serves("one")
+    full = "while : > /small/full$((number++)); do :; done 2>/dev/null; true"
+    assert _exec(lb, "bash", "-c", full)[0] == 0
+    status, text = _exec(lb, "safe_reload", "upgrade")
+
+    assert status == 1
+    assert "the pid file /small/lb.pid cannot be written" in text
+    assert lb.get() == "one"
+    assert _exec(lb, "bash", "-c", "rm /small/full*")[0] == 0
+    _upgrade(lb)
+    lb.edit(configuration("two"))
+    lb.serves("two")
 
 
 def test_signals_are_not_lost_by_an_upgrade(lb: Balancer) -> None:

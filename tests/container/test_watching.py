@@ -271,19 +271,26 @@ def test_a_map_and_a_folder_of_configurations_are_followed(start: Start, image: 
 
 
 def test_more_paths_can_be_watched(start: Start, image: str) -> None:
-    """`--watch PATH` beside `--watch auto` adds a file that nothing names, and a folder that is not there yet."""
-    more = ("--watch", "auto", "--watch", "/etc/lb/extra", "--watch", "/etc/lb/later")
+    """`--watch PATH` adds a file that nothing names, and a folder that is not there yet, to what is named."""
+    more = ("--watch", "/etc/lb/extra", "--watch", "/etc/lb/later")
     lb = start(image, options=(*QUICK, *more))
     lb.serves(FIRST)
-    (lb.folder / "extra").write_text("x\n")
+    (lb.folder / "some.map").write_text("a b\n")
+    named = "backend b\n  http-request set-header x %[src,map(/etc/lb/some.map)]\n"
+    lb.edit(configuration(FIRST, named))
+    eventually(lambda: status(lb)["watch"]["files"] == 2)
     eventually(lambda: reloads(lb) == done(1))
+    (lb.folder / "some.map").write_text("a c\n")
+    eventually(lambda: reloads(lb) == done(2))
+    (lb.folder / "extra").write_text("x\n")
+    eventually(lambda: reloads(lb) == done(3))
     (lb.folder / "later").mkdir()
     (lb.folder / "later" / "file").write_text("x\n")
-    eventually(lambda: reloads(lb) == done(2))
+    eventually(lambda: reloads(lb) == done(4))
     lb.edit(configuration(SECOND))
     lb.serves(SECOND)
 
-    assert reloads(lb) == done(3)
+    assert reloads(lb) == done(5)
 
 
 # ---- what is no reload ---------------------------------------------------------------------------------------------

@@ -75,6 +75,7 @@ def current(lb: Balancer) -> int:
 
 def reload(lb: Balancer) -> int:
     """Ask for a reload and wait until it is done; return the pid of the new generation."""
+    current(lb)
     done = len(_IS_CURRENT.findall(lb.log))
     lb.kill("USR1")
     eventually(lambda: len(_IS_CURRENT.findall(lb.log)) > done, timeout=60)

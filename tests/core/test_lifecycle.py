@@ -1,14 +1,17 @@
 """The state machine: every state that can be reached is visited, and the promises hold in each."""
 
 import signal
+from collections.abc import Callable
 from functools import cache
 
 import pytest
 
-from entrypoint.core import lifecycle
+from entrypoint.core import lifecycle, runtime_api
 from entrypoint.core.events import (
     EXPORTER,
+    Adopt,
     Answered,
+    Ask,
     Began,
     Clock,
     CloseVips,
@@ -26,7 +29,9 @@ from entrypoint.core.events import (
     Signalled,
     Spawn,
     Spawned,
+    SpawnExporter,
     Timer,
+    Unanswered,
     Why,
 )
 from entrypoint.core.state import (
@@ -45,7 +50,8 @@ from entrypoint.core.state import (
     timers,
 )
 from tests.core.explorer import Exploration, Transition, explore
-from tests.core.world import SMALL, VARIANTS, WATCHING, listening, pid_of
+from tests.core.test_runtime_api import PIDS, answer
+from tests.core.world import CLIENTS, SMALL, VARIANTS, WATCHING, listening, pid_of
 
 TELLS_TO_LEAVE = {signal.SIGUSR1, signal.SIGTERM, signal.SIGKILL}
 
@@ -165,6 +171,17 @@ def test_a_reload_waits_only_while_one_runs(states: set[State]) -> None:
             assert state.candidate or state.retiring, state
 
 
+def test_the_old_generation_is_paused_before_anything_else_is_asked(transitions: list[Transition]) -> None:
+    """Until then it goes on answering with the configuration that was."""
+    seen = 0
+    for taken in transitions:
+        kinds = [type(effect) for effect in taken.effects]
+        if Adopt in kinds and Ask in kinds:
+            seen += 1
+            assert kinds.index(Ask) < kinds.index(Adopt), taken
+    assert seen or {taken.before.settings for taken in transitions} == {WATCHING}
+
+
 def test_only_a_ready_generation_becomes_the_pid_file_s_content(transitions: list[Transition]) -> None:
     """The pid file names the current haproxy and never another."""
     seen = 0
@@ -245,6 +262,78 @@ def test_every_signal_goes_to_a_generation_that_lives(transitions: list[Transiti
         assert {effect.number for effect in taken.effects if isinstance(effect, Send)} <= alive, taken
 
 
+def test_what_the_kernel_has_no_room_for_is_no_death() -> None:
+    """Without processes or descriptors safe_reload waits, longer and longer, however few deaths are allowed."""
+    state = lifecycle.step(State(SMALL), Began((("FD_A", 3),)))[0]
+    state = lifecycle.step(state, Spawned(1, pid_of(1)))[0]
+    state = lifecycle.step(state, Answered(1, listening(pid_of(1))))[0]
+    state = lifecycle.step(state, Seen(Why.CANDIDATE, Disk(""), 1))[0]
+    state = lifecycle.step(state, Elapsed(Timer(Clock.SERVED, 1)))[0]
+    state = lifecycle.step(state, Exited(1, -signal.SIGSEGV))[0]
+    delays = []
+    for _ in range(12):
+        assert state.candidate
+        state = lifecycle.step(state, NotSpawned(state.candidate.number, "was not started: fork: no", 1))[0]
+        ((timer, delay),) = timers(state).items()
+        delays.append(delay)
+        state = lifecycle.step(state, Elapsed(timer))[0]
+    assert delays == sorted(delays)
+    assert delays[-1] == 30
+    assert state.candidate
+    number = state.candidate.number
+    state = lifecycle.step(state, Spawned(number, pid_of(number)))[0]
+    state = lifecycle.step(state, Answered(number, listening(pid_of(number))))[0]
+    state = lifecycle.step(state, Seen(Why.CANDIDATE, Disk(""), number))[0]
+    assert state.current
+
+
+def test_a_candidate_that_could_not_be_asked_is_asked_again() -> None:
+    """It may serve already: what was missing was our own descriptor, or the end of its answer."""
+    state = lifecycle.step(State(SMALL), Began((("FD_A", 3),)))[0]
+    state = lifecycle.step(state, Spawned(1, pid_of(1)))[0]
+    for nothing in (Unanswered(1), Answered(1, listening(pid_of(1)).partition("Name: ")[0])):
+        state = lifecycle.step(state, nothing)[0]
+        assert timers(state)[Timer(Clock.READY, 1)] == SMALL.ready_timeout
+        state, effects = lifecycle.step(state, Elapsed(Timer(Clock.ASK_AGAIN, 1)))
+        assert effects == (Ask(1, runtime_api.OF_A_CANDIDATE),)
+    state = lifecycle.step(state, Answered(1, listening(pid_of(1))))[0]
+    state, effects = lifecycle.step(state, Seen(Why.CANDIDATE, Disk(""), 1))
+    assert state.current
+
+
+def test_a_candidate_that_has_answered_in_time_is_never_too_late() -> None:
+    """PID 1 may have been stopped since, or the disk is slow: whoever is ready is not killed for it."""
+    state = lifecycle.step(State(SMALL), Began((("FD_A", 3),)))[0]
+    state = lifecycle.step(state, Spawned(1, pid_of(1)))[0]
+    state = lifecycle.step(state, Answered(1, listening(pid_of(1))))[0]
+    assert lifecycle.step(state, Elapsed(Timer(Clock.READY, 1))) == (state, ())
+
+
+def test_an_exporter_that_cannot_live_is_started_less_and_less_often() -> None:
+    """Its port may be taken for good: the delay doubles to half a minute, until one has lived for ten seconds."""
+
+    def die(state: State) -> tuple[State, float]:
+        state, effects = lifecycle.step(state, Exited(EXPORTER, 1))
+        ((timer, delay),) = [(one, delay) for one, delay in timers(state).items() if one.clock is Clock.EXPORTER]
+        (line,) = [effect for effect in effects if isinstance(effect, Log)]
+        assert f"it is started again in {delay:g} s (--exporter :9101)" in line.message
+        state, effects = lifecycle.step(state, Elapsed(timer))
+        assert effects == (SpawnExporter(),)
+        return lifecycle.step(state, Spawned(EXPORTER, 77))[0], delay
+
+    state = lifecycle.step(State(CLIENTS), Began(()))[0]
+    state = lifecycle.step(state, Spawned(EXPORTER, 77))[0]
+    assert not [one for one in timers(state) if one.clock in {Clock.EXPORTER, Clock.EXPORTS}]
+    delays = []
+    for _ in range(8):
+        state, delay = die(state)
+        delays.append(delay)
+    assert delays == [1, 2, 4, 8, 16, 30, 30, 30]
+    assert timers(state)[Timer(Clock.EXPORTS)] == 10
+    state = lifecycle.step(state, Elapsed(Timer(Clock.EXPORTS)))[0]
+    assert die(state)[1] == 1
+
+
 def _was_told(generation: Generation, *, stubborn: bool) -> bool:
     match generation.phase:
         case Ending(killed=True):
@@ -289,16 +378,44 @@ def test_term_leads_to_the_end_from_every_state(states: set[State], stubborn: bo
             assert _stop(state, stubborn=stubborn) == already, state
 
 
-def test_a_failed_candidate_leaves_the_vips_to_the_current_generation(transitions: list[Transition]) -> None:
-    """Whatever it listened on before it failed listens no longer, unless the current generation uses it."""
+def _vips_are_left_to_the_current_one(
+    transitions: list[Transition], leaves: Callable[[State], Generation | None]
+) -> None:
     seen = 0
     for taken in transitions:
-        candidate, current = taken.before.candidate, taken.before.current
-        if candidate and current and taken.event == Exited(candidate.number, 0):
+        leaver, current = leaves(taken.before), taken.before.current
+        if leaver and current and taken.event == Exited(leaver.number, 0):
             seen += 1
             bound = {bind.descriptor for bind in current.binds}
             wanted = tuple(tag for tag, descriptor in taken.before.vips if descriptor in bound)
             assert Listen(wanted) in taken.effects, taken
+    assert seen
+
+
+def test_a_failed_candidate_leaves_the_vips_to_the_current_generation(transitions: list[Transition]) -> None:
+    """Whatever it listened on before it failed listens no longer, unless the current generation uses it."""
+    _vips_are_left_to_the_current_one(transitions, lambda state: state.candidate)
+
+
+def test_one_that_dies_before_it_has_let_go_leaves_the_vips_to_its_successor() -> None:
+    """Whoever dies cannot wake up any more: the VIPs that nobody uses now refuse their clients at once."""
+    _vips_are_left_to_the_current_one(_explored("every limit near").transitions, lambda state: state.retiring)
+
+
+@pytest.mark.parametrize("version", ["2.6", "3.0", "3.2"])
+def test_half_an_answer_closes_no_vip(version: str) -> None:
+    """A candidate may be killed while it answers: what it had no time to say is not what it does not use."""
+    vips = tuple((f"FD_{number}", number) for number in range(3, 10))
+    whole = "".join(answer(version, command.replace(" ", "-")) for command in runtime_api.OF_A_CANDIDATE)
+    seen = set()
+    for length in range(0, len(whole), 7):
+        state, _ = lifecycle.step(State(CLIENTS), Began(vips))
+        state, effects = lifecycle.step(state, Spawned(1, PIDS[version]))
+        assert Ask(1, runtime_api.OF_A_CANDIDATE) in effects
+        state, _ = lifecycle.step(state, Answered(1, whole[:length]))
+        state, effects = lifecycle.step(state, Seen(Why.CANDIDATE, Disk(""), 1))
+        seen |= {effect for effect in effects if isinstance(effect, Listen)}
+        assert seen <= {Listen(tuple(f"FD_{number}" for number in range(3, 9)))}, whole[:length]
     assert seen
 
 

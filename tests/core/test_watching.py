@@ -13,6 +13,7 @@ from entrypoint.core.events import (
     Elapsed,
     Event,
     Exited,
+    Keep,
     Log,
     Look,
     NotSpawned,
@@ -221,6 +222,14 @@ def test_the_same_content_is_no_reload(story: Story) -> None:
     """A touch, a chmod, the same bytes once more."""
     story.settles("a")
     assert [*story.effects] == []
+
+
+def test_the_same_content_does_not_start_a_dead_one_s_successor_before_its_time(story: Story) -> None:
+    """A correction does."""
+    story.happens(Exited(1, 11), Seen(Why.SETTLED, Disk("a")))
+    assert not story.state.candidate
+    story.happens(Seen(Why.SETTLED, Disk("b")))
+    assert story.state.candidate
 
 
 def test_what_cannot_be_read_is_said_once_and_waited_for(story: Story) -> None:
@@ -455,4 +464,6 @@ def test_a_first_generation_serves_even_if_the_files_have_changed_meanwhile() ->
         state, effects = lifecycle.step(state, Seen(Why.CANDIDATE, disk, 1))
         assert state.current
         assert state.current.number == 1
+        # It is not known what it runs.
+        assert not [effect for effect in effects if isinstance(effect, Keep)]
         assert len([effect for effect in effects if isinstance(effect, Spawn)]) == follows

@@ -66,7 +66,7 @@ def pid_of(number: int) -> int:
 def listening(
     pid: int, *, bound: tuple[int, ...] = (3,), others: int = 0, polled: bool = True, connections: int = 1
 ) -> str:
-    """Write what a haproxy would answer to `show info;show fd`; `others` are listeners that are no VIPs."""
+    """Write what a haproxy would answer to `show fd;show info`; `others` are listeners that are no VIPs."""
     mask = "0x3" if polled else "0x0"
     fds = "".join(
         f"      {fd} : st=0x000023(cl heopi W:sRa R:sRA) ref=0 gid=1 tmask=0x3 umask=0x0 prmsk={mask} pwmsk=0x0 "
@@ -76,8 +76,8 @@ def listening(
     listeners = len(bound) + others + 1  # its CLI's
     jobs = listeners + connections + 2  # this conversation
     return (
-        f"Name: HAProxy\nVersion: 3.0.11\nPid: {pid}\nJobs: {jobs}\nListeners: {listeners}\n"
-        f"CurrConns: {connections}\n\n{fds}\n"
+        f"{fds}\nName: HAProxy\nVersion: 3.0.11\nPid: {pid}\nJobs: {jobs}\nListeners: {listeners}\n"
+        f"CurrConns: {connections}\n\n"
     )
 
 
@@ -133,6 +133,7 @@ def _possible_for(generation: Generation, *, watching: bool, kept: bool) -> Iter
             if not watching:
                 yield Answered(number, listening(generation.pid))
                 yield Answered(number, listening(1))
+                yield Answered(number, listening(generation.pid).partition("Name: ")[0])
         case Retiring(asked=True):
             if not watching:
                 yield Answered(number, listening(generation.pid))
@@ -144,7 +145,13 @@ def _possible_for(generation: Generation, *, watching: bool, kept: bool) -> Iter
 
 def canonical(state: State) -> State:
     """Give the living generations the numbers that they would have in the shortest history."""
-    state = replace(state, polls=0, exporters=0, settling=min(state.settling, 1))
+    state = replace(
+        state,
+        polls=0,
+        exporters=min(state.exporters, 1),
+        shortages=min(state.shortages, 1),
+        settling=min(state.settling, 1),
+    )
     if isinstance(state.stage, Ended) or state.last_number < 2:
         return state
     names = {generation.number: index for index, generation in enumerate(state.generations, start=2)}

@@ -148,6 +148,107 @@ lifecycle._reload = wrong
     eventually(lambda: lb.get() == "2")
 
 
+def test_a_candidate_that_has_died_by_the_time_it_would_serve_takes_nobody_s_place(begin: Begin) -> None:
+    """It has answered, and dies while the files are looked at once more: the old one goes on, and the reload failed."""
+    death = """
+import os, signal
+from pathlib import Path
+from entrypoint.configurations import Configurations
+right = Configurations.read
+def read(self):
+    children = [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    if len(children) == 2:
+        os.kill(children[1], signal.SIGKILL)
+        os.waitid(os.P_PID, children[1], os.WEXITED | os.WNOWAIT)
+    return right(self)
+Configurations.read = read
+"""
+    lb = begin("--watch", "off", code=death)
+    assert eventually(lambda: lb.get() == "1")
+    lb.process.send_signal(signal.SIGUSR1)
+
+    eventually(lambda: "generation 1 (pid" in lb.log.partition("has failed")[2])
+    assert "generation 2 (pid" in lb.log
+    assert lb.log.count("is current") == 1
+    assert lb.get() == "1"
+
+
+def test_ordinary_listeners_are_asked_for_again_where_no_answer_is_none(begin: Begin) -> None:
+    """A haproxy without descriptors hangs up on us as one does that has no listeners to pass."""
+    shortage = """
+import os, socket
+from entrypoint.system import handover
+right = handover.Taking.__init__
+asked = 0
+def wrong(self, session):
+    global asked
+    asked += 1
+    if asked == 3:
+        os.write(2, b"asked again\\n")
+    if asked == 2:
+        session.close()
+        session, theirs = socket.socketpair()
+        theirs.close()
+    right(self, session)
+handover.Taking.__init__ = wrong
+"""
+    lb = begin(code=shortage, ordinary=True)
+    assert eventually(lambda: lb.get() == "1")
+    eventually(lambda: "holds the ordinary listeners" in lb.log)
+    lb.process.send_signal(signal.SIGUSR1)
+    eventually(lambda: "asked again" in lb.log)
+    os.kill(lb.haproxy(), signal.SIGKILL)
+    eventually(lambda: "unasked" in lb.log)
+    assert eventually(lambda: lb.get() == "3")
+
+    assert "holds no ordinary listener" not in lb.log
+
+
+def test_a_question_that_cannot_be_put_to_its_end_has_no_answer(begin: Begin) -> None:
+    """Without a descriptor for its second line an old generation is told to leave as it is."""
+    shortage = """
+import errno
+from entrypoint.system import cli_channel
+cli_channel._LONGEST_LINE = 10
+right = cli_channel.Conversation.proceed
+def wrong(self):
+    if b"Name: HAProxy" in self._answer and b"l.st=" not in self._answer:
+        raise OSError(errno.EMFILE, "for this test")
+    return right(self)
+cli_channel.Conversation.proceed = wrong
+"""
+    lb = begin(code=shortage)
+    assert eventually(lambda: lb.get() == "1")
+    lb.process.send_signal(signal.SIGUSR1)
+
+    eventually(lambda: "has not let go of the VIPs" in lb.log)
+    assert "a bug in safe_reload" not in lb.log
+    eventually(lambda: "is gone: it exited with status 0" in lb.log)
+    assert lb.get() == "2"
+
+
+def test_a_candidate_for_whose_question_there_is_no_descriptor_is_asked_later(begin: Begin) -> None:
+    """It serves already: it is neither killed after --ready-timeout nor forgotten."""
+    shortage = """
+import errno
+from entrypoint.system.cli_channel import CliChannel
+right = CliChannel.ask
+faults = iter([False, True])
+def wrong(self, commands):
+    if commands[0] == "show fd" and next(faults, False):
+        raise OSError(errno.EMFILE, "for this test")
+    return right(self, commands)
+CliChannel.ask = wrong
+"""
+    lb = begin(code=shortage)
+    assert eventually(lambda: lb.get() == "1")
+    lb.process.send_signal(signal.SIGUSR1)
+
+    eventually(lambda: "generation 2 (pid" in lb.log and lb.log.count("is current") == 2)
+    assert "ask: [Errno 24] for this test" in lb.log
+    assert "a bug in safe_reload" not in lb.log
+
+
 def test_a_stderr_that_nobody_reads_does_not_stop_it(tmp_path: Path) -> None:
     """A full pipe costs log lines, and neither a reload nor the stop."""
     configuration = tmp_path / "haproxy.cfg"
@@ -322,15 +423,16 @@ def test_sockets_that_systemd_passes_are_vips(tmp_path: Path) -> None:
 
 AT_ADOPTION = """
 import signal
+from entrypoint.core.events import Adopt
 from entrypoint.supervisor import Supervisor
-right = Supervisor._take
-def wrong(self, number):
-    if number == 2:
+right = Supervisor._do
+def wrong(self, effect):
+    if effect == Adopt(2):
         {before}
-    right(self, number)
-    if number == 2:
+    right(self, effect)
+    if effect == Adopt(2):
         {after}
-Supervisor._take = wrong
+Supervisor._do = wrong
 """
 
 
@@ -373,7 +475,7 @@ def test_what_is_passed_after_a_stop_is_not_held(begin: Begin) -> None:
     with socket.create_connection(("127.0.0.1", lb.port)) as client:
         client.sendall(b"GET / HTTP/1.0\r\n")
         lb.process.send_signal(signal.SIGUSR1)
-        eventually(lambda: "stopping gracefully" in lb.log)
+        eventually(lambda: "stopping gracefully; open connections may finish" in lb.log)
         eventually(lambda: not listening(lb.port))
         assert lb.process.poll() is None
 
@@ -415,3 +517,22 @@ def test_a_tag_that_is_no_vip_is_named_when_a_start_fails_of_it(tmp_path: Path) 
 def _ask(runtime_dir: Path, verb: str) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-m", "entrypoint", verb, "--runtime-dir", str(runtime_dir)]
     return subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_who_takes_our_place_leaves_no_generation_untold(begin: Begin) -> None:
+    """One that has yet to accept our session is told to leave before another program takes over, or it never is."""
+    code = """
+import entrypoint.held as held
+from entrypoint.supervisor import Supervisor
+held._TOLD_WITHIN = held._ANSWER_WITHIN = 3600
+held.HeldSessions._hear = lambda self, number, one: self._sources.remove(one.session)
+right = Supervisor._send
+def send(self, number, signum):
+    right(self, number, signum)
+    self.hand_down()
+Supervisor._send = send
+"""
+    lb = begin(ordinary=True, code=code)
+    eventually(lambda: "is current" in lb.log)
+    lb.process.send_signal(signal.SIGUSR1)
+    eventually(lambda: "Proxy web stopped" in lb.log)

@@ -1,0 +1,117 @@
+"""How safe_reload gets what the current generation has bound itself: it asks, and again where no answer is none."""
+
+from collections.abc import Callable, Mapping
+
+from entrypoint.core import runtime_api
+from entrypoint.core.types import Protocol
+from entrypoint.sources import Sources
+from entrypoint.system.cli_channel import CliChannel, Conversation
+from entrypoint.system.handover import Taking
+
+_WITHIN = 5.0
+"""Seconds; a generation that is stopped never passes its listeners."""
+_AGAIN_AFTER = 1.0
+"""Seconds; a shortage of descriptors, here or there, may be over by then."""
+_MOST_TRIES = 5
+
+
+class Keeper(Protocol):
+    """Keeps what was passed."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether there are ordinary listeners to let go of."""
+
+    def binds_itself(self, number: int, answer: str) -> bool:
+        """Tell from what a generation answered to `show info` whether it has ordinary listeners."""
+
+    def passed(self, taking: Taking) -> None:
+        """A generation has passed its listeners, or has failed to."""
+
+
+class Adoption:
+    """Owns the one question that is open: to the newest current generation, for what older ones hold is older."""
+
+    def __init__(self, sources: Sources, channels: Mapping[int, CliChannel], keeper: Keeper | None) -> None:
+        """Begin without any.
+
+        Args:
+            sources: where to wait.
+            channels: the lines to the generations, kept up to date by who owns them.
+            keeper: who gets the listeners; None where nobody wants them.
+
+        """
+        self._sources = sources
+        self._channels = channels
+        self._keeper = keeper
+        self._question: Taking | Conversation | None = None
+        self._number = 0
+        self._tries = 0
+
+    def ask(self, number: int, tries: int = 0) -> None:
+        """Ask a generation that has become current, after so many tries in vain."""
+        self._stop()
+        channel = self._channels.get(number)
+        if not channel or not self._keeper:
+            return
+        self._number, self._tries = number, tries
+        try:
+            taking = Taking(channel.session())
+        except OSError:
+            self._ask_again()
+        else:
+            self._wait_for(taking, lambda: self._taken(taking))
+
+    def forget(self, number: int) -> None:
+        """Ask a generation no more that is gone."""
+        if number == self._number:
+            self._stop()
+
+    def _wait_for(self, question: Taking | Conversation, action: Callable[[], None]) -> None:
+        self._question = question
+        self._sources.add(question, action)
+        self._sources.alarm(self, _WITHIN, self._ask_again)
+
+    def _taken(self, taking: Taking) -> None:
+        # Before it reads: at the end it closes its descriptor.
+        self._sources.remove(taking)
+        if not taking.read():
+            self._sources.add(taking, lambda: self._taken(taking))
+            return
+        self._stop()
+        channel = self._channels.get(self._number)
+        if not channel or not self._keeper:
+            return
+        if taking.sockets or taking.failure or not self._keeper.holds:
+            self._keeper.passed(taking)
+            return
+        # A hang-up without a word is how haproxy says that it has none; but so it dies, and so it has no descriptors.
+        try:
+            witness = channel.ask((runtime_api.WHO,))
+        except OSError:
+            self._ask_again()
+        else:
+            self._wait_for(witness, lambda: self._testified(taking, witness))
+
+    def _testified(self, taking: Taking, witness: Conversation) -> None:
+        if not witness.read():
+            return
+        self._stop()
+        if not self._keeper or runtime_api.pid(witness.answer) is None:
+            return
+        if self._tries < _MOST_TRIES and self._keeper.binds_itself(self._number, witness.answer):
+            self._ask_again()
+        else:
+            self._keeper.passed(taking)
+
+    def _ask_again(self) -> None:
+        self._stop()
+        if self._tries < _MOST_TRIES:
+            self._sources.alarm(self, _AGAIN_AFTER, lambda: self.ask(self._number, self._tries + 1))
+
+    def _stop(self) -> None:
+        self._sources.cancel(self)
+        if self._question:
+            self._sources.remove(self._question)
+            self._question.close()
+            self._question = None
