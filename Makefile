@@ -67,9 +67,9 @@ bench-2017: image ## the figure of 2017: 15.6 million requests, a reload every 3
 	docker/packages apache2-utils util-linux
 	bench/2017 $(REQUESTS)
 
-conformity: .venv/installed ## what tini, dumb-init, catatonit and safe_reload do, into docs/conformity.md
+conformity: .venv/installed images ## what other inits, and haproxy's own master, do: docs/conformity.md, docs/masters.md
 	docker/packages tini dumb-init catatonit gcc libc6-dev
-	$(BIN)/python -m bench.conformity
+	$(BIN)/python -m bench.conformity $(ARGS)
 
 diagram: .venv/installed ## draw the diagrams and the table of options from the code into the documentation
 	$(BIN)/python -m tests.core.explorer

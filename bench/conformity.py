@@ -1,9 +1,9 @@
-"""`make conformity`: which init does what tini promises, by the suite tests/system/test_generic.py, into a page.
+"""`make conformity`: who does what tini promises, and what haproxy's own master does, by two suites, into two pages.
 
-    python -m bench.conformity [--out FILE] [--seconds N]
+    python -m bench.conformity [--only inits|masters] [--out FOLDER] [--seconds N]
 
-Programs that are not installed are left out, and named. One test that takes longer than the limit has failed: a signal
-or a child that never comes.
+Inits that are not installed are left out, and named. One test that takes longer than its limit has failed: a signal or
+a child that never comes, an answer that is waited for.
 """
 
 import argparse
@@ -13,36 +13,65 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-SUITE = Path("tests/system/test_generic.py")
 INITS: Mapping[str, str] = {"safe_reload": "", "tini": "tini", "dumb-init": "dumb-init", "catatonit": "catatonit"}
 """Title and program; without one it is what the suite tests by itself."""
-LIMIT = 6
-"""Seconds that one test may take."""
 
-HOW = (
+
+@dataclass(frozen=True)
+class Suite:
+    """The tests that ask, and the page that tells."""
+
+    title: str
+    file: Path
+    page: str
+    limit: int
+    """Seconds that one test may take."""
+    how: str
+    words: str
+
+
+INIT = Suite(
+    "What inits do",
+    Path("tests/system/test_generic.py"),
+    "conformity.md",
+    6,
     "The suite [tests/system/test_generic.py](../tests/system/test_generic.py) "
     "asks from outside, with real processes and signals, whether a program does what tini promises; "
-    "for another one: `pytest tests/system/test_generic.py --init PROGRAM`."
-)
-WORDS = (
+    "for another one: `pytest tests/system/test_generic.py --init PROGRAM`.",
     "*3 of 8*: so many of the cases of that line. *Not asked*: safe_reload deliberately differs from tini there, "
     "and the line is only asked of those who promise it. "
     "dumb-init and catatonit do not claim to be tini: a *no* is a difference, not a fault. "
     "They are asked in their own words where these only differ in name: as a subreaper by inheritance for `-s`, "
-    "and without `-g` for dumb-init, which always signals the group."
+    "and without `-g` for dumb-init, which always signals the group.",
+)
+MASTER = Suite(
+    "What masters of haproxy do",
+    Path("tests/container/test_masters.py"),
+    "masters.md",
+    120,
+    "The suite [tests/container/test_masters.py](../tests/container/test_masters.py) "
+    "holds safe_reload, and haproxy's own master (`haproxy -Ws -S`), to sd_notify(3) and to the CLI of that master, "
+    "from outside, in containers; by hand: `pytest tests/container/test_masters.py --master haproxy`.",
+    "*2 of 3*: so many of the cases of that line; safe_reload is asked with each of the versions of HAProxy. "
+    "*Not asked*: safe_reload cannot, or it cannot be seen of haproxy's master. "
+    "Some lines are more than haproxy's master claims: a *no* is a difference, not a fault. "
+    "What differs beyond these is in [control-socket.md](control-socket.md).",
 )
 
+Case = tuple[str, str, str]
+"""The name of a test, its parameters, and what came of it: passed, failed or skipped."""
 Outcomes = dict[str, dict[str, int]]
 """Of each test, how many of its cases passed, failed or were skipped."""
 
 
-def promises() -> dict[str, str]:
+def promises(suite: Suite) -> dict[str, str]:
     """Return each test's name and the first line of its docstring, in the file's order."""
-    tree = ast.parse(SUITE.read_text(encoding="utf-8"))
+    tree = ast.parse(suite.file.read_text(encoding="utf-8"))
     tests = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
     return {test.name: (ast.get_docstring(test) or test.name).partition("\n")[0].rstrip(".") for test in tests}
 
@@ -63,33 +92,38 @@ def translator(folder: str) -> str:
     return program
 
 
-def run(program: str, seconds: float) -> Outcomes:
-    """Run the suite for a program.
+def run(suite: Suite, words: Sequence[str], seconds: float) -> list[Case]:
+    """Run a suite with these options.
 
     Raises:
         SystemExit: it did not end in time, or wrote no results.
 
     """
+    name = " ".join(words) or "safe_reload"
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "junit.xml")
-        words = [sys.executable, "-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider", f"--junitxml={file}"]
-        words += [f"--timeout={LIMIT}", str(SUITE)]
-        if Path(program).name == "tini":
-            words += ["--init", program]
-        elif program:
-            words += ["--init", f"{translator(folder)} {program}"]
+        pytest = [sys.executable, "-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider", f"--junitxml={file}"]
+        pytest += [f"--timeout={suite.limit}", str(suite.file), *words]
         try:
-            output = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False, timeout=seconds).stdout
-            cases = ET.parse(file).iter("testcase")
+            output = subprocess.run(pytest, stdout=subprocess.PIPE, text=True, check=False, timeout=seconds).stdout
+            cases = list(ET.parse(file).iter("testcase"))
         except (subprocess.TimeoutExpired, OSError) as error:
-            raise SystemExit(f"conformity: no results for {program or 'safe_reload'}: {error}") from error
-    outcomes: Outcomes = {}
+            raise SystemExit(f"conformity: no results for {name}: {error}") from error
+    sys.stderr.write(f"conformity: {name}: {output.strip().splitlines()[-1]}\n")
+    found = []
     for case in cases:
-        name = case.get("name", "").partition("[")[0]
         kind = next((child.tag for child in case if child.tag in ("failure", "error", "skipped")), "passed")
-        counts = outcomes.setdefault(name, {"passed": 0, "failed": 0, "skipped": 0})
-        counts["failed" if kind in ("failure", "error") else kind] += 1
-    sys.stderr.write(f"conformity: {program or 'safe_reload'}: {output.strip().splitlines()[-1]}\n")
+        test, _, parameters = case.get("name", "").partition("[")
+        found.append((test, parameters.rstrip("]"), "failed" if kind in ("failure", "error") else kind))
+    return found
+
+
+def count(cases: Sequence[Case], first: str = "") -> Outcomes:
+    """Count what came of each test; of all cases, or of those whose first parameter is this one."""
+    outcomes: Outcomes = {}
+    for test, parameters, kind in cases:
+        if first in ("", parameters.partition("-")[0]):
+            outcomes.setdefault(test, {"passed": 0, "failed": 0, "skipped": 0})[kind] += 1
     return outcomes
 
 
@@ -115,26 +149,25 @@ def version(program: str) -> str:
     return found[0] if found else "unknown"
 
 
-def page(results: Mapping[str, Outcomes], missing: list[str]) -> str:
+def page(suite: Suite, results: Mapping[str, Outcomes], missing: Sequence[str] = ()) -> str:
     """Write the table."""
     total = {}
     for title, outcomes in results.items():
         passed = sum(counts["passed"] for counts in outcomes.values())
         failed = sum(counts["failed"] for counts in outcomes.values())
         total[title] = f"{passed} of {passed + failed}"
-    heads = [f"{title} {version(INITS[title])}" for title in results]
     lines = [
-        "# What inits do",
+        f"# {suite.title}",
         "",
-        f"Made by `make conformity`; do not edit. {HOW}",
+        f"Made by `make conformity`; do not edit. {suite.how}",
         "",
-        WORDS,
+        suite.words,
         "",
-        "| | " + " | ".join(heads) + " |",
-        "| --- |" + " --- |" * len(heads),
+        "| | " + " | ".join(results) + " |",
+        "| --- |" + " --- |" * len(results),
         "| **all cases** | " + " | ".join(total[title] for title in results) + " |",
     ]
-    for name, promise in promises().items():
+    for name, promise in promises(suite).items():
         cells = [cell(outcomes.get(name)) for outcomes in results.values()]
         lines.append(f"| {promise.replace('|', chr(92) + '|')} | " + " | ".join(cells) + " |")
     if missing:
@@ -142,17 +175,43 @@ def page(results: Mapping[str, Outcomes], missing: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Run the suite for each, and write the page."""
-    parser = argparse.ArgumentParser(prog="conformity", description="run the init suite for several inits")
-    parser.add_argument("--out", type=Path, default=Path("docs/conformity.md"))
-    parser.add_argument("--seconds", type=float, default=1200, help="the most that one program may take (1200)")
-    arguments = parser.parse_args()
+def inits(seconds: float) -> str:
+    """Ask all inits that are installed."""
     found = {title: shutil.which(program) for title, program in INITS.items() if program}
     missing = [title for title, path in found.items() if path is None]
-    results = {title: run(found.get(title) or "", arguments.seconds) for title in INITS if title not in missing}
-    arguments.out.write_text(page(results, missing), encoding="utf-8")
-    sys.stderr.write(f"conformity: wrote {arguments.out}\n")
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for title, name in INITS.items():
+            if title in missing:
+                continue
+            program = found.get(title) or ""
+            under = program if not program or title == "tini" else f"{translator(folder)} {program}"
+            cases = run(INIT, ["--init", under] if under else [], seconds)
+            results[f"{title} {version(name)}"] = count(cases)
+    return page(INIT, results, missing)
+
+
+def masters(seconds: float) -> str:
+    """Ask safe_reload with every version of HAProxy, and the master of each."""
+    results = {f"safe_reload {version('')}": count(run(MASTER, [], seconds))}
+    cases = run(MASTER, ["--master", "haproxy"], seconds)
+    versions = dict.fromkeys(parameters.partition("-")[0] for _, parameters, _ in cases)
+    results |= {f"haproxy {one}": count(cases, one) for one in versions}
+    return page(MASTER, results)
+
+
+def main() -> None:
+    """Run the suites, and write the pages."""
+    parser = argparse.ArgumentParser(prog="conformity", description="hold inits, and masters of haproxy, to promises")
+    parser.add_argument("--only", choices=("inits", "masters"), help="one of the two pages")
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="where the pages go (docs)")
+    parser.add_argument("--seconds", type=float, default=1200, help="the most that one program may take (1200)")
+    arguments = parser.parse_args()
+    for name, suite, ask in (("inits", INIT, inits), ("masters", MASTER, masters)):
+        if arguments.only in (None, name):
+            file = arguments.out / suite.page
+            file.write_text(ask(arguments.seconds), encoding="utf-8")
+            sys.stderr.write(f"conformity: wrote {file}\n")
 
 
 if __name__ == "__main__":

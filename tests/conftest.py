@@ -6,12 +6,18 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the conformity suite be pointed at any init."""
+    """Let the conformity suites be pointed at others."""
     parser.addoption(
         "--init",
         default=None,
         metavar="CMD WORDS",
         help="the init that tests/system/test_generic.py holds to tini's contract (default: this project's)",
+    )
+    parser.addoption(
+        "--master",
+        default="safe_reload",
+        choices=("safe_reload", "haproxy"),
+        help="the master of haproxy that tests/container/test_masters.py asks (default: safe_reload)",
     )
 
 

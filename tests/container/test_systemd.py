@@ -6,14 +6,10 @@ does not have, LimitNOFILE= is cut down to the limit that is there; nothing else
 
 import functools
 import io
-import itertools
 import re
 import shlex
-import signal
-import socket
 import subprocess
 import tarfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +18,9 @@ from typing import Any
 
 import pytest
 from docker.models.containers import Container
-from docker.types import Mount
 
 import docker
-from tests.container.conftest import NEWEST_STABLE, Balancer, Start, configuration, result
+from tests.container.conftest import NEWEST_STABLE, Balancer, configuration, result
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -582,117 +577,3 @@ def test_one_that_runs_is_left_alone(service: Service) -> None:
     for _ in range(3):
         stamp = eventually(functools.partial(another, stamp))
     assert (service.show("MainPID"), service.show("NRestarts")) == (main, "0")
-
-
-# ---- message by message, beside `haproxy -Ws` ----------------------------------------------------------------------
-
-
-class Recorder:
-    """Where systemd would listen."""
-
-    def __init__(self, folder: Path) -> None:
-        """Listen in a folder that can be mounted."""
-        folder.chmod(0o755)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(str(folder / "notify"))
-        (folder / "notify").chmod(0o777)
-        self.messages: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        while message := self._socket.recv(65536):
-            self.messages.append(message.decode())
-
-    def names(self) -> list[str]:
-        """Return READY, RELOADING and STOPPING in the order in which they came."""
-        lines = (line for message in list(self.messages) for line in message.splitlines())
-        return [line.removesuffix("=1") for line in lines if line in {"READY=1", "RELOADING=1", "STOPPING=1"}]
-
-    def changes(self) -> list[str]:
-        """Return the same without repetitions."""
-        return [name for name, _ in itertools.groupby(self.names())]
-
-    def close(self) -> None:
-        """End the recording."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
-            end.connect(self._socket.getsockname())
-            end.send(b"")
-        self._reader.join()
-        self._socket.close()
-
-
-@pytest.fixture
-def recorder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Recorder, dict[str, object]]]:
-    """Where systemd would listen, and what a container needs to speak to it."""
-    folder = tmp_path_factory.mktemp("notify")
-    made = Recorder(folder)
-    mounts = [Mount("/run/systemd-of-tests", str(folder), type="bind")]
-    yield made, {"mounts": mounts, "environment": {"NOTIFY_SOCKET": "/run/systemd-of-tests/notify"}}
-    made.close()
-
-
-EVENTS = ["READY", "RELOADING", "READY", "RELOADING", "READY", "STOPPING"]
-"""Start, a reload, one that fails, a stop."""
-
-
-def test_systemd_hears_of_every_reload_and_of_one_stop(
-    start: Start, recorder: tuple[Recorder, dict[str, object]]
-) -> None:
-    """READY when it serves; RELOADING with its time and READY around each reload, failed or not; STOPPING once."""
-    systemd, more = recorder
-    lb = start(NEWEST_STABLE, **more)
-    eventually(lambda: systemd.names() == EVENTS[:1])
-    assert lb.get() == "one"
-    lb.edit(configuration("two"))
-    lb.kill("SIGUSR1")
-    eventually(lambda: systemd.names() == EVENTS[:3])
-    assert lb.get() == "two"
-    lb.edit("nosuch keyword\n")
-    lb.kill("SIGHUP")
-    eventually(lambda: systemd.names() == EVENTS[:5])
-    assert any(re.search(r"STATUS=.*failed", message) for message in systemd.messages)
-    lb.kill("SIGTERM")
-    lb.container.wait(timeout=60)
-    assert systemd.names() == EVENTS
-    reloading = [message for message in systemd.messages if "RELOADING=1" in message]
-    assert all(re.search(r"^MONOTONIC_USEC=\d+$", message, re.MULTILINE) for message in reloading)
-    assert not any("MAINPID" in message for message in systemd.messages)
-
-
-def test_haproxys_own_master_tells_the_same(start: Start, recorder: tuple[Recorder, dict[str, object]]) -> None:
-    """`haproxy -Ws` sends the same words in the same order, some of them twice: who reads one can read the other."""
-    systemd, more = recorder
-    text = configuration("one").replace('"fd@${FD_WEB}"', "127.0.0.1:8080")
-    words = ("-Ws", "-f", "/etc/lb/haproxy.cfg")
-    lb = start(NEWEST_STABLE, entrypoint="haproxy", operands=words, vips="", text=text, **more)
-    eventually(lambda: systemd.changes()[-1:] == ["READY"])
-    eventually(lambda: catches(lb, signal.SIGUSR2))
-    began = len(systemd.changes())
-    lb.edit(text.replace("one", "two"))
-    lb.kill("SIGUSR2")
-    eventually(lambda: systemd.changes()[began:] == EVENTS[1:3])
-    eventually(lambda: catches(lb, signal.SIGUSR2))
-    lb.edit("nosuch keyword\n")
-    lb.kill("SIGUSR2")
-    eventually(lambda: systemd.changes()[began:] == EVENTS[1:5])
-    eventually(lambda: catches(lb, signal.SIGUSR1))
-    lb.kill("SIGUSR1")
-    lb.container.wait(timeout=60)
-    assert systemd.changes()[began:] == EVENTS[1:]
-
-
-def catches(lb: Balancer, signum: signal.Signals) -> bool:
-    """Tell whether PID 1 has a handler: `haproxy -Ws` says READY before it has one, and the kernel drops the signal."""
-    status = Path(f"/proc/{lb.pid}/status").read_text()
-    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
-    return bool(caught >> (signum - 1) & 1)
-
-
-def test_haproxy_hears_nothing_of_systemd(start: Start, recorder: tuple[Recorder, dict[str, object]]) -> None:
-    """It gets none of the variables, so that it cannot speak in safe_reload's name."""
-    _, more = recorder
-    lb = start(NEWEST_STABLE, **more)
-    lb.serves("one")
-    (haproxy,) = lb.children()
-    assert b"NOTIFY_SOCKET" not in Path(f"/proc/{haproxy}/environ").read_bytes()
