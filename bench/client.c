@@ -283,6 +283,7 @@ int main(int argc, char **argv)
 	long long start = now(), end = start + (long long)(seconds * 1e9), swept = start, t = start, stopped = start;
 	struct epoll_event events[512];
 	for (;;) {
+		long long next = 0; /* when the next request is due, if it is not at once */
 		t = now();
 		int open = t < end && (most < 0 || started < most);
 		if (open)
@@ -298,13 +299,18 @@ int main(int argc, char **argv)
 		/* one round's worth only, so that answers are read between */
 		for (int i = 0; open && stack_top && i < 64 && (most < 0 || started < most); i++) {
 			long long due = rate > 0 ? start + (long long)((double)started / rate * 1e9) : now();
-			if (due > t && rate > 0)
+			if (due > t && rate > 0) {
+				next = due;
 				break;
+			}
 			started++;
 			begin(&clients[stack[--stack_top]], due);
 		}
-		int wait = stack_top && open && rate <= 0 ? 0 : 1;
-		int n = epoll_wait(epoll, events, 512, wait);
+		long long wait = stack_top && open && rate <= 0 ? 0 : 1000000;
+		if (next && next - now() < wait)
+			wait = next > now() ? next - now() : 0;
+		/* to the nanosecond: with epoll_wait(2) half of the requests would begin half a millisecond late */
+		int n = epoll_pwait2(epoll, events, 512, &(struct timespec){.tv_nsec = (long)wait}, NULL);
 		for (int i = 0; i < n; i++)
 			on_event(events[i].data.ptr, events[i].events);
 		if (t - swept > 50000000) {
