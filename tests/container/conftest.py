@@ -75,6 +75,11 @@ class Balancer:
         """Everything that the container has written."""
         return self.container.logs().decode(errors="replace")
 
+    @property
+    def reloads(self) -> int:
+        """How many reloads have succeeded."""
+        return self.log.count("is current; asked for by")
+
     def children(self) -> list[int]:
         """Return the pids of PID 1's children, oldest first."""
         pid = self.pid
@@ -225,14 +230,20 @@ def lb(start: Start, image: str) -> Balancer:
     return balancer
 
 
-def every(milliseconds: int, client: subprocess.Popen[str], do: Callable[[], None]) -> int:
-    """Do something again and again while a load client runs; return how often."""
-    count = 0
+def every(
+    milliseconds: int, do: Callable[[], None], begin: Callable[[], subprocess.Popen[str]], enough: Callable[[], bool]
+) -> Iterator[subprocess.Popen[str]]:
+    """Do something again and again under load; yield each load client at its end.
+
+    A new one begins until there was enough: how often it is done while one of them runs is the machine's matter.
+    """
     while True:
-        try:
-            client.wait(timeout=milliseconds / 1000)
-        except subprocess.TimeoutExpired:
-            do()
-            count += 1
-        else:
-            return count
+        client = begin()
+        while client.poll() is None:
+            try:
+                client.wait(timeout=milliseconds / 1000)
+            except subprocess.TimeoutExpired:
+                do()
+        yield client
+        if enough():
+            return

@@ -11,7 +11,6 @@ import socket
 import struct
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -640,7 +639,7 @@ def test_only_the_named_vips_are_poked(listeners: Listeners, port: int) -> None:
 
 
 def test_a_poke_does_not_wait(port: int) -> None:
-    """A VIP whose queue is full costs no time: nobody else may stop PID 1."""
+    """A VIP whose queue is full is not waited for: nobody else may stop PID 1."""
     with contextlib.closing(Listeners(1)) as listeners, contextlib.ExitStack() as clients:
         listeners.bind([Vip("127.0.0.1", port, "A")], freebind=False)
         listeners.listen(["A"])
@@ -648,9 +647,13 @@ def test_a_poke_does_not_wait(port: int) -> None:
             client = clients.enter_context(socket.socket())
             client.setblocking(False)
             client.connect_ex(("127.0.0.1", port))
-        begin = time.monotonic()
-        listeners.poke(["A"])
-        assert time.monotonic() - begin < 0.5
+        waits = []
+        for _ in range(5):
+            before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+            listeners.poke(["A"])
+            waits.append(resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before)
+        # The kernel may have a thread wait for another reason, but not each time.
+        assert min(waits) == 0
 
 
 def test_a_poke_that_fails_is_no_error(listeners: Listeners, port: int) -> None:
