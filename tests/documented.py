@@ -107,14 +107,25 @@ def _block(page: str, line: int, language: str, block: list[str]) -> Iterator[Sh
         yield Shown(page, line, language, "\n".join(block))
 
 
+_DIGEST, _DURATION, _GAP = "\0", "\1", "\2"
+_ANY = {_DIGEST: "[0-9a-f]{12}", _DURATION: r"(?:\d+(?:\.\d+)?[dhms])+", _GAP: " +"}
+
+
 def looks_like(text: str) -> re.Pattern[str]:
-    """Return what finds an output in the form that a page shows: any number for a number, any lines for `...`."""
+    """Return what finds an output in the form that a page shows.
+
+    Any number stands for a number, any duration for a duration, any gap for one between columns, any lines for `...`.
+    """
     pattern = ""
     for line in text.splitlines():
         if line.strip() == "...":
             pattern += r"(?:.*\n)*?"
             continue
-        escaped = re.sub(r"\b[0-9a-f]{12}\b", "\0", line)
+        escaped = re.sub(r"\b[0-9a-f]{12}\b", _DIGEST, line)
+        escaped = re.sub(r"\b(?:\d+(?:\.\d+)?[dhms])+\b", _DURATION, escaped)
+        escaped = re.sub(r" {2,}", _GAP, escaped)
         escaped = re.sub(r"\d+", r"\\d+", re.escape(escaped))
-        pattern += escaped.replace("\0", "[0-9a-f]{12}") + r"\n"
+        for mark, any_of_it in _ANY.items():
+            escaped = escaped.replace(mark, any_of_it)
+        pattern += escaped + r"\n"
     return re.compile(pattern)

@@ -18,6 +18,9 @@ from tests.documented import PAGES, ROOT, Shown, shown
 # These run what they find in the documentation, as it stands there: they name each command by its beginning.
 RUNNERS = ("tests/container/test_documented.py", "tests/cluster/test_documented.py", "tests/cluster/test_manifests.py")
 
+# These are run from top to bottom, all of it.
+WHOLE = {"docs/tutorial.md": "tests/container/test_documented.py::test_the_tutorial_from_top_to_bottom"}
+
 # What another test runs, exactly or as its name says.
 ELSEWHERE = {
     "FROM haproxy:3.0": (
@@ -99,15 +102,18 @@ def test_every_command_in_the_documentation_is_run() -> None:
         f"{item.page}:{item.line}: no test runs `{item.text}`: run it in tests/container/test_documented.py, "
         "or name the test that does in ELSEWHERE in tests/test_docs.py"
         for item in items
-        if not item.text.startswith("make ") and not is_named(item) and not is_run(item, everything)
+        if item.page not in WHOLE
+        and not item.text.startswith("make ")
+        and not is_named(item)
+        and not is_run(item, everything)
     ]
     assert not lost, "\n".join(lost)
     assert [name for name in tables if not any(text.startswith(name) for text in everything)] == []
 
 
-@pytest.mark.parametrize("test", ELSEWHERE.values())
+@pytest.mark.parametrize("test", [*WHOLE.values(), *ELSEWHERE.values()])
 def test_a_test_that_runs_a_command_is_there(test: str) -> None:
-    """What ELSEWHERE names exists."""
+    """What WHOLE and ELSEWHERE name exists."""
     file, _, name = test.partition("::")
     tree = ast.parse((ROOT / file).read_text())
     assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}

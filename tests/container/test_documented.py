@@ -4,6 +4,7 @@ Only the words of REPLACED are others here, and what a test says itself. tests/t
 the documentation is left out: a command counts as run where `run` or `block` is called with its beginning.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -16,14 +17,14 @@ import tarfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
 import docker
 from tests.container.conftest import Balancer, Start
 from tests.container.test_systemd import booted
-from tests.documented import Shown, looks_like, the
+from tests.documented import Shown, looks_like, shown, the
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -34,9 +35,16 @@ NAME = f"safe-reload-documented-{os.getpid()}"
 REPLACED = {
     # Not a container of the user's, nor a port of this host's.
     r"(?<![\w/.@-])lb(?![\w/.-])": NAME,
-    r"-p 80:": "-p 127.0.0.1::",
+    r"-p (?:80:|8080:(?=8080))": "-p 127.0.0.1::",
     r"haproxy-safe-reload:dev\b|\bIMAGE\b": IMAGE,
 }
+
+
+def replaced(command: str) -> str:
+    """Return a command with the words that it has here."""
+    for pattern, word in REPLACED.items():
+        command = re.sub(pattern, word, command)
+    return command
 
 
 class Page:
@@ -58,9 +66,7 @@ class Page:
         `then` is put behind it, and what `instead` names is replaced, too.
         """
         item = self.block(beginning)
-        command = f"{item.text} {then}"
-        for pattern, word in REPLACED.items():
-            command = re.sub(pattern, word, command)
+        command = replaced(f"{item.text} {then}")
         for old, new in instead.items():
             assert old in command
             command = command.replace(old, new)
@@ -96,10 +102,15 @@ class Page:
         return done.stdout
 
 
+def port(name: str) -> str:
+    """Return the only port that a container publishes, empty if it does not."""
+    found = subprocess.run(["docker", "port", name], capture_output=True, text=True, check=False).stdout
+    return found.strip().rpartition(":")[2]
+
+
 def answer(name: str) -> str:
     """Return what a container answers on the only port that it publishes, nothing if it does not."""
-    port = subprocess.run(["docker", "port", name], capture_output=True, text=True, check=False).stdout
-    url = f"http://{port.strip().rpartition(' ')[2]}/"
+    url = f"http://127.0.0.1:{port(name)}/"
     return subprocess.run(["curl", "-s", url], capture_output=True, text=True, check=False).stdout
 
 
@@ -159,6 +170,88 @@ def test_the_readme_s_container_without_root_or_anything_writable(readme: Page) 
     eventually(lambda: answer(NAME) == "Hello\n")
     readme.run("docker exec lb safe_reload reload")
     assert "generation 2" in log(NAME)
+
+
+class Terminal:
+    """A shell in which one command after the other is typed."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open it in this folder."""
+        self._shell = subprocess.Popen(
+            ["bash"], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def __enter__(self) -> Self:
+        """Use it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self._shell.communicate()
+
+    def type(self, command: str) -> tuple[int, str]:
+        """Run a command; return its status, and everything that it writes."""
+        assert self._shell.stdin
+        assert self._shell.stdout
+        self._shell.stdin.write(f"{command}\necho $'\\1' $?\n")
+        self._shell.stdin.flush()
+        written = ""
+        for line in self._shell.stdout:
+            text, mark, status = line.partition("\1 ")
+            written += text
+            if mark:
+                return int(status), written.replace("\r\n", "\n")
+        raise AssertionError(f"{command}\nends the shell: {written}")
+
+
+# What may be done again until it shows what the page does: nothing that changes anything.
+AGAIN = ("curl ", "docker logs ", "docker exec lb safe_reload status")
+
+
+def test_the_tutorial_from_top_to_bottom(tmp_path: Path) -> None:
+    """In one shell, as a reader types it; each output is the page's."""
+    page = Page("docs/tutorial.md", tmp_path)
+    (tmp_path / "lb").mkdir()
+    (tmp_path / "lb").chmod(0o755)
+    (tmp_path / "lb/haproxy.cfg").write_text(page.block(CONFIGURATION).text + "\n")
+    commands = [item for item in shown(page.name) if item.language == "console"]
+    try:
+        with Terminal(tmp_path) as terminal:
+            for item in commands:
+                if "kill -KILL" in item.text:
+                    # As a reader does, who does not type so fast: who has served for a second is replaced at once.
+                    eventually(lambda: ages(NAME)[-1] > 1)
+                is_as_shown(terminal, item)
+    finally:
+        subprocess.run(["docker", "rm", "-f", NAME], capture_output=True, check=False)
+    assert len(commands) > 15
+
+
+def ages(name: str) -> list[float]:
+    """Return the age of each generation in a container, in seconds."""
+    words = ["docker", "exec", name, "safe_reload", "status", "--json"]
+    found = json.loads(subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    return [one["age_seconds"] for one in found["generations"]]
+
+
+def is_as_shown(terminal: Terminal, item: Shown) -> None:
+    """Run a command of the tutorial and see that it writes what the page shows."""
+    command = replaced(item.text)
+    if "127.0.0.1" in command:
+        command = re.sub(r"(127\.0\.0\.1.)8080", rf"\g<1>{port(NAME)}", command)
+    pattern = looks_like(replaced(item.output) + "\n" if item.output else "")
+    status, written = 0, ""
+
+    def matches() -> bool:
+        nonlocal status, written
+        status, written = terminal.type(command)
+        return status == 0 and pattern.search(written) is not None
+
+    with contextlib.suppress(AssertionError):
+        if eventually(matches, timeout=20 if item.text.startswith(AGAIN) else 0):
+            return
+    words = f"{item.page}:{item.line}: {command}\nexits with {status} and writes\n{written}\nand the page shows\n"
+    raise AssertionError(words + item.output)
 
 
 def free_port() -> int:
