@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from unittest import mock
 
@@ -63,8 +64,9 @@ def _key(state: State) -> tuple[object, ...]:
     return tuple(value for name, value in state.__dict__.items() if name != "settings")
 
 
+@cache
 def explore(settings: Settings) -> Exploration:
-    """Take every step from every state, until there is no new state."""
+    """Take every step from every state, until there is no new state. It takes many seconds, so it is done once."""
     found = Exploration()
     most_generations = MOST_GENERATIONS if settings == SMALL else FEWER_GENERATIONS
     with (

@@ -13,7 +13,7 @@ from tests.core.explorer import explore
 from tests.core.world import CLIENTS, settings
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def states() -> set[State]:
     """Every reachable state."""
     return explore(CLIENTS).states

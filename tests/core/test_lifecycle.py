@@ -2,7 +2,6 @@
 
 import signal
 from collections.abc import Callable
-from functools import cache
 
 import pytest
 
@@ -56,15 +55,10 @@ from tests.core.world import CLIENTS, SMALL, VARIANTS, WATCHING, listening, pid_
 TELLS_TO_LEAVE = {signal.SIGUSR1, signal.SIGTERM, signal.SIGKILL}
 
 
-@cache
-def _explored(name: str) -> Exploration:
-    return explore(VARIANTS[name])
-
-
 @pytest.fixture(params=VARIANTS)
 def explored(request: pytest.FixtureRequest) -> Exploration:
     """Everything that can be reached, with each variant of the settings."""
-    return _explored(request.param)
+    return explore(VARIANTS[request.param])
 
 
 @pytest.fixture
@@ -399,7 +393,7 @@ def test_a_failed_candidate_leaves_the_vips_to_the_current_generation(transition
 
 def test_one_that_dies_before_it_has_let_go_leaves_the_vips_to_its_successor() -> None:
     """Whoever dies cannot wake up any more: the VIPs that nobody uses now refuse their clients at once."""
-    _vips_are_left_to_the_current_one(_explored("every limit near").transitions, lambda state: state.retiring)
+    _vips_are_left_to_the_current_one(explore(VARIANTS["every limit near"]).transitions, lambda state: state.retiring)
 
 
 @pytest.mark.parametrize("version", ["2.6", "3.0", "3.2"])
