@@ -47,6 +47,7 @@ class Adoption:
         self._question: Taking | Conversation | None = None
         self._number = 0
         self._tries = 0
+        self._again = False
 
     def ask(self, number: int, tries: int = 0) -> None:
         """Ask a generation that has become current, after so many tries in vain."""
@@ -61,6 +62,11 @@ class Adoption:
             self._ask_again()
         else:
             self._wait_for(taking, lambda: self._taken(taking))
+
+    @property
+    def pending(self) -> int:
+        """The number of the generation that is yet to pass its listeners; 0 for none."""
+        return self._number if self._question or self._again else 0
 
     def forget(self, number: int) -> None:
         """Ask a generation no more that is gone."""
@@ -82,6 +88,9 @@ class Adoption:
         channel = self._channels.get(self._number)
         if not channel or not self._keeper:
             return
+        if taking.failure and self._tries < _MOST_TRIES:
+            self._ask_again()
+            return
         if taking.sockets or taking.failure or not self._keeper.holds:
             self._keeper.passed(taking)
             return
@@ -97,9 +106,12 @@ class Adoption:
         if not witness.read():
             return
         self._stop()
-        if not self._keeper or runtime_api.pid(witness.answer) is None:
+        if not self._keeper:
             return
-        if self._tries < _MOST_TRIES and self._keeper.binds_itself(self._number, witness.answer):
+        if runtime_api.pid(witness.answer) is None:
+            # It dies, and then it is forgotten; or it has no descriptors for this question, either.
+            self._ask_again()
+        elif self._tries < _MOST_TRIES and self._keeper.binds_itself(self._number, witness.answer):
             self._ask_again()
         else:
             self._keeper.passed(taking)
@@ -107,10 +119,12 @@ class Adoption:
     def _ask_again(self) -> None:
         self._stop()
         if self._tries < _MOST_TRIES:
+            self._again = True
             self._sources.alarm(self, _AGAIN_AFTER, lambda: self.ask(self._number, self._tries + 1))
 
     def _stop(self) -> None:
         self._sources.cancel(self)
+        self._again = False
         if self._question:
             self._sources.remove(self._question)
             self._question.close()

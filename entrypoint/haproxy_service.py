@@ -11,6 +11,7 @@ from entrypoint.core import runtime_api
 from entrypoint.core.events import (
     Began,
     CloseVips,
+    Disk,
     Effect,
     Event,
     Keep,
@@ -140,8 +141,11 @@ class HaproxyService:
         self._supervisor.log(Log(Level.INFO, "upgraded", f"safe_reload {__version__} has taken over"))
         if self._desk and left["control"][2] >= 0:
             self._desk.take_in(left["control"][2], f"Success=1\n--\nsafe_reload {__version__} has taken over\n\n")
-        self._parts.configurations.read()
-        self._watch()
+        try:
+            self._parts.configurations.read()
+            self._watch()
+        except Exception:  # noqa: BLE001  # the loop that would survive it has not begun, and looks again at once
+            self._supervisor.unexpected()
         return Stirred()
 
     @property
@@ -289,11 +293,15 @@ class HaproxyService:
                 self._drop_waiting()
                 parts.adopted.close()
             case Look(why=why, number=number):
-                _, disk = parts.configurations.read()
-                self._watch()
-                # A candidate that has died while the disk was read takes nobody's place.
-                self._supervisor.reap()
-                self._supervisor.submit(Seen(why, disk, number))
+                disk = Disk(unreadable="it could not be looked at")
+                try:
+                    _, disk = parts.configurations.read()
+                    self._watch()
+                finally:
+                    # A candidate that has died while the disk was read takes nobody's place.
+                    self._supervisor.reap()
+                    # Whatever happened: a candidate that has answered waits for this, and for nothing else.
+                    self._supervisor.submit(Seen(why, disk, number))
             case Keep(number=number):
                 self._keep(number)
             case Reply(client=client, success=success, message=message, number=number):

@@ -26,6 +26,9 @@ class Loop(Protocol):
     def has_more(self) -> bool:
         """Whether something has happened that the core does not know yet."""
 
+    def is_to_be_decided(self, kind: type[Event]) -> bool:
+        """Tell whether an event of this kind has happened that the core does not know yet."""
+
     def submit(self, event: Event) -> None:
         """Have the core decide about this, after what has happened before it."""
 
@@ -67,7 +70,7 @@ class Succession:
 
     def rehearse(self, client: int) -> None:
         """Have the next life try to read everything, and end."""
-        if self._rehearses:
+        if self._rehearses or self._loop.is_to_be_decided(Rehearsed):
             self._loop.submit(Rehearsed(client, "another upgrade is under way"))
             return
         try:

@@ -153,14 +153,15 @@ class Supervisor:
                     break
                 self._wait()
             except Exception:  # noqa: BLE001  # PID 1 may not die of it
-                self._unexpected()
+                self.unexpected()
         if service:
             service.close()
         if self._world.pid_file:
             self._world.pid_file.remove()
         return status
 
-    def _unexpected(self) -> None:
+    def unexpected(self) -> None:
+        """Report the exception that is being handled, and go on."""
         try:
             self._report()
         except Exception as error:  # noqa: BLE001  # not even this may end PID 1
@@ -180,6 +181,10 @@ class Supervisor:
     def has_more(self) -> bool:
         """Whether something has happened that the core does not know yet."""
         return bool(self._events)
+
+    def is_to_be_decided(self, kind: type[Event]) -> bool:
+        """Tell whether an event of this kind has happened that the core does not know yet."""
+        return any(isinstance(event, kind) for event in self._events)
 
     def submit(self, event: Event) -> None:
         """Have the core decide about this, after what has happened before it."""
@@ -367,6 +372,7 @@ class Supervisor:
             "pids": {number: pid for number, pid in self._world.processes.pids().items() if number >= EXPORTER},
             "channels": {number: channel.fileno() for number, channel in self._channels.items()},
             "words": {number: (words.fileno(), words.text) for number, words in self._words.items()},
+            "adopts": self._adoption.pending,
         }
 
     def inherit(self, left: Mapping[str, Any]) -> None:
@@ -381,6 +387,8 @@ class Supervisor:
             self._channels[number] = CliChannel(descriptor)
         for number, (descriptor, text) in left["words"].items():
             self._listen_to_words(number, Words(descriptor, text))
+        if left.get("adopts"):
+            self._adoption.ask(left["adopts"])
 
     def unseen(self) -> list[int]:
         """Return the signals that have arrived and that nobody has seen to."""

@@ -225,7 +225,7 @@ def _not_spawned(state: State, event: NotSpawned) -> Step:
     if not generation:
         return state, ()
     state = state.without(event.number)
-    if not event.refused:
+    if not event.refused and not state.current:
         state = replace(state, shortages=state.shortages + 1)
     if isinstance(generation.phase, Candidate):
         return _candidate_gone(state, generation, event.reason, event.status, blamed=event.refused)

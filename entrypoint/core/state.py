@@ -155,7 +155,7 @@ class State:
     deaths: int = 0
     """How many generations in a row died unasked before they were proven."""
     shortages: int = 0
-    """How many in a row could not be started because the kernel had no room."""
+    """How many in a row could not be started because the kernel had no room, while nobody served."""
     kept: str = ""
     """The digest of the last known good configuration; empty while there is none."""
     disk: Disk = Disk()

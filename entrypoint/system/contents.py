@@ -108,7 +108,12 @@ class Disk:
         for _ in range(_TRIES):
             self._mounts.look()
             look = _Look(self._seen, self._mounts)
-            contents = self._read_through(look)
+            try:
+                contents = self._read_through(look)
+            except OSError as error:
+                # Of no file, but of where we are: the working directory has been deleted.
+                problem = f"{', '.join(self._configurations)} cannot be looked for: {error.strerror}"
+                return Contents((), "", (), (), problem, (), polled=True)
             if look.still_holds():
                 self._seen = look.seen
                 return contents

@@ -60,7 +60,8 @@ def inherited(environment: Mapping[str, str], mask: frozenset[int]) -> Inherited
 
     CPython has ignored SIGPIPE and SIGXFSZ before the first line of Python runs (Python/pylifecycle.c,
     `signal_install_handlers`): what they were is known from the note alone, and without it they count as not ignored.
-    All other dispositions are still there to be seen.
+    All other dispositions are still there to be seen, but for those of TERMINAL after an upgrade: they are our last
+    life's, and the note says what they were before.
 
     """
     hidden = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
@@ -69,7 +70,7 @@ def inherited(environment: Mapping[str, str], mask: frozenset[int]) -> Inherited
         blocked, noted = (_signals_of(int(part, 16)) for part in environment.get(INHERITED_VARIABLE, "").split(":"))
     except ValueError:
         return Inherited(mask, ignored)
-    return Inherited(blocked, ignored | noted & hidden)
+    return Inherited(blocked, (ignored - TERMINAL) | (noted & (hidden | TERMINAL)))
 
 
 def _signals_of(bits: int) -> frozenset[int]:

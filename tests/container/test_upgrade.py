@@ -88,6 +88,20 @@ def test_everything_goes_on_after_an_upgrade(start: Start, image: str) -> None:
     assert lb.container.wait(timeout=60)["StatusCode"] == 0
 
 
+def test_an_upgrade_from_where_nothing_is_any_more_goes_on(start: Start) -> None:
+    """The working directory has been deleted, and -f is relative to it: nothing can be read, and everything serves."""
+    script = "mkdir /gone && cd /gone && cp /etc/lb/haproxy.cfg . && exec safe_reload -f haproxy.cfg"
+    lb = start(NEWEST_STABLE, entrypoint="sh", operands=("-c", script))
+    lb.serves("one")
+    before = (lb.pid, lb.children())
+    assert _exec(lb, "rm", "-r", "/gone")[0] == 0
+    _upgrade(lb)
+
+    assert "has taken over" in lb.log
+    assert (lb.pid, lb.children(), lb.get()) == (*before, "one")
+    eventually(lambda: "haproxy.cfg cannot be looked for: No such file" in _exec(lb, "safe_reload", "status")[1])
+
+
 @pytest.mark.parametrize("module", ["serving", "desk"])
 def test_a_program_that_cannot_go_on_is_not_started(start: Start, image: str, module: str) -> None:
     """Whoever asked gets its words, and the old one serves as before; also if it would have failed late."""

@@ -34,6 +34,7 @@ from entrypoint.core.events import (
     Why,
 )
 from entrypoint.core.state import (
+    FIRST_RESTART_DELAY,
     BackingOff,
     Candidate,
     Current,
@@ -279,6 +280,23 @@ def test_what_the_kernel_has_no_room_for_is_no_death() -> None:
     state = lifecycle.step(state, Answered(number, listening(pid_of(number))))[0]
     state = lifecycle.step(state, Seen(Why.CANDIDATE, Disk(""), number))[0]
     assert state.current
+
+
+def test_what_there_was_no_room_for_while_somebody_served_delays_nothing_later() -> None:
+    """Reloads that could not be started are not held against the successor of a generation that dies."""
+    state = lifecycle.step(State(SMALL), Began((("FD_A", 3),)))[0]
+    state = lifecycle.step(state, Spawned(1, pid_of(1)))[0]
+    state = lifecycle.step(state, Answered(1, listening(pid_of(1))))[0]
+    state = lifecycle.step(state, Seen(Why.CANDIDATE, Disk(""), 1))[0]
+    state = lifecycle.step(state, Elapsed(Timer(Clock.SERVED, 1)))[0]
+    for _ in range(12):
+        state = lifecycle.step(state, Signalled(signal.SIGUSR1))[0]
+        assert state.candidate
+        state = lifecycle.step(state, NotSpawned(state.candidate.number, "was not started: fork: no", 1))[0]
+    state = lifecycle.step(state, Exited(1, -signal.SIGKILL))[0]
+    assert state.candidate
+    state = lifecycle.step(state, NotSpawned(state.candidate.number, "was not started: fork: no", 1))[0]
+    assert set(timers(state).values()) == {2 * FIRST_RESTART_DELAY}  # a death, and one start without room
 
 
 def test_a_candidate_that_could_not_be_asked_is_asked_again() -> None:

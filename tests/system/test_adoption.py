@@ -2,12 +2,17 @@
 
 import socket
 import time
+from collections.abc import Callable
 from typing import cast
 
+import pytest
+
+from entrypoint import adoption
 from entrypoint.adoption import Adoption
 from entrypoint.sources import Sources
 from entrypoint.system.cli_channel import CliChannel
 from entrypoint.system.handover import Taking
+from tests.waiting import eventually
 
 
 class Line:
@@ -23,14 +28,39 @@ class Line:
         self.theirs.append(theirs)
         return ours
 
+    def ask(self, commands: tuple[str, ...]) -> "Witness":  # noqa: ARG002
+        """Put a question on a new connection."""
+        return Witness(self.session())
+
+
+class Witness:
+    """A question to a generation that hangs up."""
+
+    answer = ""
+
+    def __init__(self, session: socket.socket) -> None:
+        """Wait on this connection."""
+        self._session = session
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait for."""
+        return self._session.fileno()
+
+    def read(self) -> bool:
+        """Take the end."""
+        return not self._session.recv(1)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._session.close()
+
 
 class Kept:
     """Counts what was passed."""
 
-    holds = False
-
-    def __init__(self) -> None:
-        """Begin with nothing."""
+    def __init__(self, *, holds: bool = False) -> None:
+        """Begin with something of an older generation's, or nothing."""
+        self.holds = holds
         self.takings: list[Taking] = []
 
     def binds_itself(self, number: int, answer: str) -> bool:  # noqa: ARG002
@@ -45,11 +75,61 @@ class Kept:
 def test_what_an_older_generation_says_late_is_not_kept() -> None:
     """It was stopped when it was asked, and another one has become current since."""
     sources, kept, lines = Sources(), Kept(), {1: Line(), 2: Line()}
-    adoption = Adoption(sources, cast("dict[int, CliChannel]", lines), kept)
-    adoption.ask(1)
-    adoption.ask(2)
+    asked = Adoption(sources, cast("dict[int, CliChannel]", lines), kept)
+    asked.ask(1)
+    asked.ask(2)
     for line, passed in ((lines[1], 0), (lines[2], 1)):
         (theirs,) = line.theirs
         theirs.close()
         sources.wait(time.monotonic())
         assert len(kept.takings) == passed
+
+
+def begun(kept: Kept, line: Line) -> tuple[Sources, Adoption]:
+    """Ask a generation for its listeners."""
+    sources = Sources()
+    asked = Adoption(sources, cast("dict[int, CliChannel]", {1: line}), kept)
+    asked.ask(1)
+    return sources, asked
+
+
+def until(sources: Sources, condition: Callable[[], bool]) -> None:
+    """Wait for what is to happen."""
+
+    def happened() -> bool:
+        sources.wait(time.monotonic())
+        return condition()
+
+    eventually(happened)
+
+
+def test_what_arrives_cut_off_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are no descriptors for what is passed; at last it is said that it is not held."""
+    monkeypatch.setattr(adoption, "_AGAIN_AFTER", 0.0)
+    kept, line = Kept(), Line()
+    sources, asked = begun(kept, line)
+    for _ in range(6):
+        until(sources, lambda: bool(line.theirs))
+        assert asked.pending == 1
+        assert kept.takings == []
+        with line.theirs.pop() as theirs:
+            theirs.sendall(b"\xff\xff\xff\x7f")  # so many that it cannot be
+    until(sources, lambda: bool(kept.takings))
+    assert kept.takings[0].failure
+    assert asked.pending == 0
+
+
+def test_one_who_says_nothing_at_all_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither its listeners nor who it is: it dies, or has no descriptors, and what was held is still held."""
+    monkeypatch.setattr(adoption, "_AGAIN_AFTER", 0.0)
+    kept, line = Kept(holds=True), Line()
+    sources, asked = begun(kept, line)
+    line.theirs.pop().close()
+    until(sources, lambda: bool(line.theirs))
+    line.theirs.pop().close()
+    until(sources, lambda: bool(line.theirs))
+    assert asked.pending == 1
+    assert kept.takings == []
+    asked.forget(1)
+    assert asked.pending == 0
+    line.theirs.pop().close()

@@ -141,6 +141,24 @@ def test_relative_paths_are_haproxys(etc: Path, monkeypatch: pytest.MonkeyPatch)
     assert set(contents.watched) == {str(etc), str(etc / "sub"), str(etc / "sub" / "x.cfg")}
 
 
+def test_where_we_are_may_have_been_deleted(tmp_path: Path) -> None:
+    """Then nothing can be looked for, which is a reason to wait, and no error."""
+
+    def work() -> tuple[Contents, str]:
+        os.chdir(tmp_path)
+        reader = disk(Path("x.cfg"))
+        Path("x.cfg").write_text("# x\n")
+        before = reader.read().unreadable
+        Path("x.cfg").unlink()
+        tmp_path.rmdir()
+        return reader.read(), before or ""
+
+    contents, before = apart(work)
+    assert before == ""
+    assert contents.unreadable == "x.cfg cannot be looked for: No such file or directory"
+    assert (contents.kept, contents.digest, contents.polled) == ((), "", True)
+
+
 def test_more_files_and_folders_can_count(etc: Path) -> None:
     """Extra paths count, of a folder its visible files, one level; and what is named need not."""
     reader = disk(etc / "haproxy.cfg", extra=(etc / "extra", etc / "a.map"), follow=False)

@@ -68,6 +68,13 @@ def test_what_is_ignored_is_seen(ignored: tuple[int, ...], noted: bool) -> None:
     assert with_ignored(ignored, lambda: inherited(note, frozenset())).ignored == frozenset(ignored)
 
 
+@pytest.mark.parametrize("noted", [(), (signal.SIGTTIN,), (signal.SIGTTIN, signal.SIGTTOU)])
+def test_after_an_upgrade_our_own_refusal_of_the_terminals_signals_is_not_inherited(noted: tuple[int, ...]) -> None:
+    """Our last life has ignored them, and its note says what they were before."""
+    note = {"SAFE_RELOAD_INHERITED": f"{bits()}:{bits(*noted)}"}
+    assert with_ignored(tuple(TERMINAL), lambda: inherited(note, frozenset())).ignored == frozenset(noted)
+
+
 @pytest.mark.parametrize("note", ["", ":", "x", "0", "0:0:0", "0:x", "0 0"])
 def test_without_a_usable_note_the_mask_is_the_one_that_was_found(note: str) -> None:
     """Then the mask is what Python code saw first, and SIGPIPE and SIGXFSZ count as not ignored."""

@@ -24,6 +24,10 @@ class Loop:
         """Whether there is something left to decide."""
         return bool(self.events)
 
+    def is_to_be_decided(self, kind: type[Event]) -> bool:
+        """Look for one of this kind."""
+        return any(isinstance(event, kind) for event in self.events)
+
     def submit(self, event: Event) -> None:
         """Keep it."""
         self.events.append(event)
@@ -61,8 +65,17 @@ def test_a_rehearsal_that_cannot_be_started_is_answered_and_may_be_tried_again()
     """Whoever asked is told why, each time."""
     loop = Loop()
     succession = Succession(loop, dict, hand_down)
-    succession.rehearse(CLIENT)
-    succession.rehearse(CLIENT)
+    for _ in range(2):
+        succession.rehearse(CLIENT)
+        (outcome,) = loop.events
+        assert outcome == Rehearsed(CLIENT, "the new program cannot be tried: Resource temporarily unavailable")
+        loop.events.clear()
 
-    failed = Rehearsed(CLIENT, "the new program cannot be tried: Resource temporarily unavailable")
-    assert loop.events == [failed, failed]
+
+def test_a_rehearsal_is_not_begun_while_another_s_outcome_waits() -> None:
+    """Of two that succeed each would let the other one go first, for ever."""
+    first = Rehearsed(CLIENT, "")
+    loop = Loop(first)
+    Succession(loop, dict, hand_down).rehearse(CLIENT + 1)
+
+    assert loop.events == [first, Rehearsed(CLIENT + 1, "another upgrade is under way")]

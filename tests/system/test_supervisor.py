@@ -148,6 +148,28 @@ lifecycle._reload = wrong
     eventually(lambda: lb.get() == "2")
 
 
+def test_a_look_at_the_disk_that_fails_is_no_reason_to_wait_for_ever(begin: Begin) -> None:
+    """A candidate has answered, and what comes next is only whether the files are still the same."""
+    fault = """
+from entrypoint.haproxy_service import HaproxyService
+right = HaproxyService._watch
+faults = iter([False, False, False, True])
+def wrong(self):
+    if next(faults, False):
+        raise MemoryError("for this test")
+    right(self)
+HaproxyService._watch = wrong
+"""
+    lb = begin(code=fault)
+    assert eventually(lambda: lb.get() == "1")
+    eventually(lambda: "is current" in lb.log)
+    lb.process.send_signal(signal.SIGUSR1)
+
+    eventually(lambda: lb.log.count("is current") == 2)
+    assert "MemoryError: for this test" in lb.log
+    assert lb.get() == "2"
+
+
 def test_a_candidate_that_has_died_by_the_time_it_would_serve_takes_nobody_s_place(begin: Begin) -> None:
     """It has answered, and dies while the files are looked at once more: the old one goes on, and the reload failed."""
     death = """
