@@ -44,7 +44,7 @@ INIT = Suite(
     "asks from outside, with real processes and signals, whether a program does what tini promises; "
     "for another one: `pytest tests/system/test_generic.py --init PROGRAM`.",
     "*3 of 8*: so many of the cases of that line. *Not asked*: safe_reload deliberately differs from tini there, "
-    "and the line is only asked of those who promise it. "
+    "as the words in brackets say, and the line is only asked of those who promise it. "
     "dumb-init and catatonit do not claim to be tini: a *no* is a difference, not a fault. "
     "They are asked in their own words where these only differ in name: as a subreaper by inheritance for `-s`, "
     "and without `-g` for dumb-init, which always signals the group.",
@@ -63,6 +63,9 @@ MASTER = Suite(
     "What differs beyond these is in [control-socket.md](control-socket.md).",
 )
 
+DIFFERENCES = {"ours_is_better": "", "tini_only": "for safe_reload "}
+"""The markers of a test that is not asked of everybody; each says why."""
+
 Case = tuple[str, str, str]
 """The name of a test, its parameters, and what came of it: passed, failed or skipped."""
 Outcomes = dict[str, dict[str, int]]
@@ -70,10 +73,26 @@ Outcomes = dict[str, dict[str, int]]
 
 
 def promises(suite: Suite) -> dict[str, str]:
-    """Return each test's name and the first line of its docstring, in the file's order."""
+    """Return each test's name and the first line of its docstring, in the file's order.
+
+    Where the others are not asked, the reason follows: a marker of the test says in what they differ.
+    """
     tree = ast.parse(suite.file.read_text(encoding="utf-8"))
     tests = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
-    return {test.name: (ast.get_docstring(test) or test.name).partition("\n")[0].rstrip(".") for test in tests}
+    return {
+        test.name: (ast.get_docstring(test) or test.name).partition("\n")[0].rstrip(".") + _difference(test)
+        for test in tests
+    }
+
+
+def _difference(test: ast.FunctionDef) -> str:
+    for mark in test.decorator_list:
+        match mark:
+            case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=str(reason))]) if name in DIFFERENCES:
+                return f" ({DIFFERENCES[name]}*{reason}*)"
+            case _:
+                continue
+    return ""
 
 
 def translator(folder: str) -> str:

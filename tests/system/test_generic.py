@@ -277,6 +277,14 @@ def test_e_refuses_what_is_no_status(start: Start, value: str) -> None:
     assert end.output == ""
 
 
+@ours_is_better("for tini nothing is 0, and a leading blank is none")
+@pytest.mark.parametrize("value", ["", " 5"])
+def test_e_refuses_what_is_only_nearly_a_status(start: Start, value: str) -> None:
+    """Neither nothing nor a blank is part of a number."""
+    end = ended(start("-e", value, "--", "echo", "was run"))
+    assert (end.status, end.output) == (1, "")
+
+
 # ------------------------------------------------------------------------------------------------ finding the program
 
 
@@ -500,6 +508,18 @@ def test_an_inherited_refusal_does_not_stop_forwarding(start: Start, up: Upbring
     life.await_line(f"main {int(number)} from init")
 
 
+def test_another_group_is_left_alone(start: Start, up: Upbringing) -> None:
+    """-g means the program's group: who has left it, and this session, gets nothing."""
+    life = start("-g", *sh('setsid "$@" other & exec "$@" main', *PRINT_SIGNALS), up=up)
+    life.await_line("ready main", "ready other")
+    (other,) = children(life.main(*PRINT_SIGNALS, "main"))
+    life.signal(SIGUSR1)
+    life.await_line(f"main {int(SIGUSR1)} from init")
+    os.kill(other, SIGRTMAX)
+    life.await_line(f"other {int(SIGRTMAX)} from other")
+    assert [line for line in life.lines() if line.startswith(f"other {int(SIGUSR1)} ")] == []
+
+
 def test_a_vanished_group_is_survived(start: Start, up: Upbringing) -> None:
     """A signal for a group that does not exist any more is dropped, and the init stays with its program."""
     leave_own_group = """if True:
@@ -604,6 +624,15 @@ def test_the_program_is_in_the_foreground(start_on_terminal: Start, terminal: Te
     assert stat(main).foreground == stat(main).group == main
     terminal.types(b"hello\n")
     assert life.status() == 4
+
+
+def test_a_background_job_takes_the_foreground(start_on_terminal: Start, terminal: Terminal) -> None:
+    """The program's group becomes the one that reads even if a shell has put the init into the background."""
+    job_control = ("sh", "-m", "-c", '"$@" & wait', "sh")
+    life = start_on_terminal("-s", "--", *SLEEP, up=terminal.up(Upbringing(under=job_control)))
+    main = life.main(*SLEEP)
+    eventually(lambda: stat(main).foreground == main)
+    assert stat(life.init).group not in {main, stat(life.popen.pid).group}
 
 
 def test_ctrl_c_arrives_once(start_on_terminal: Start, terminal: Terminal, up: Upbringing) -> None:
@@ -846,14 +875,16 @@ def test_the_status_of_an_orphan_is_not_the_programs(start: Start, up: Upbringin
     [
         (Upbringing(), (), True),
         (Upbringing(), ("-v",), True),
-        (Upbringing(), ("-s",), False),
+        (Upbringing(), ("-s", "-s"), False),
         (Upbringing(environment={"TINI_SUBREAPER": ""}), (), False),
         (Upbringing(environment={"TINI_VERBOSITY": "0"}), (), False),
         (Upbringing(environment={"TINI_VERBOSITY": "1"}), (), True),
+        (Upbringing(environment={"TINI_VERBOSITY": "abc"}), (), False),
+        (Upbringing(environment={"TINI_VERBOSITY": "-1"}), (), True),
         (Upbringing(subreaper=True), (), False),
         (Upbringing(as_pid1=True), (), False),
     ],
-    ids=["plain", "verbose", "s", "TINI_SUBREAPER", "silent", "TINI_VERBOSITY=1", "subreaper-already", "pid1"],
+    ids=["plain", "verbose", "s", "TINI_SUBREAPER", "silent", "1", "abc", "-1", "subreaper-already", "pid1"],
 )
 def test_one_who_cannot_reap_says_so(start: Start, up: Upbringing, options: Sequence[str], warned: bool) -> None:
     """Neither PID 1 nor a subreaper: one warning, and the program is run all the same."""
@@ -878,6 +909,17 @@ def test_p_announces_the_parents_death(start: Start, number: signal.Signals) -> 
     assert is_running(init)
 
 
+def test_p_is_not_for_the_program(start: Start) -> None:
+    """-p SIGKILL ends the init with its parent, and not the program, which it is no parent's death to."""
+    life = start("-p", "SIGKILL", "--", *PRINT_SIGNALS, "main", up=Upbringing(under=STEP_PARENT))
+    init, main = life.init, life.main(*PRINT_SIGNALS, "main")
+    life.await_line("ready main")
+    os.kill(life.popen.pid, SIGKILL)
+    eventually(lambda: not is_running(init))
+    os.kill(main, SIGRTMAX)
+    eventually(lambda: f"main {int(SIGRTMAX)} from other" in life.lines())
+
+
 def test_without_p_the_parents_death_is_nothing(start: Start) -> None:
     """Without -p nothing is sent when the parent dies."""
     life = start("--", *PRINT_SIGNALS, "main", up=Upbringing(under=STEP_PARENT))
@@ -894,6 +936,13 @@ def test_p_takes_every_name(start: Start) -> None:
     """The names of all classic signals are accepted."""
     found = statuses(start, [("-p", name, *sh("exit 12")) for name in PARENT_DEATH_SIGNALS])
     assert dict(zip(PARENT_DEATH_SIGNALS, found, strict=True)) == dict.fromkeys(PARENT_DEATH_SIGNALS, 12)
+
+
+@ours_is_better("tini knows 28 names")
+@pytest.mark.parametrize("name", ["SIGPWR", "SIGIO", "SIGSTKFLT", "SIGRTMIN", "SIGRTMAX"])
+def test_p_takes_the_other_names_as_well(start: Start, name: str) -> None:
+    """Whatever can be sent can announce the parent's death."""
+    assert start("-p", name, *sh("exit 12")).status() == 12
 
 
 @pytest.mark.parametrize("name", ["KILL", "9", "sigterm", "SIGNONE", "SIG", "SIG_DFL", " SIGTERM", ""])
@@ -986,6 +1035,18 @@ def test_options_end_at_the_program(start: Start, arguments: Sequence[str], stat
     """What stands after the program's name belongs to the program, `--` or not."""
     end = ended(start(*arguments))
     assert (end.status, end.output) == (status, output)
+
+
+def test_options_end_at_the_program_by_posix(start: Start) -> None:
+    """With POSIXLY_CORRECT they do so in every init."""
+    up = Upbringing(environment={"POSIXLY_CORRECT": "1"})
+    assert start("-s", "sh", "-c", "exit 3", up=up).status() == 3
+
+
+@tini_only("a word with a dash where the program should be begins haproxy's")
+def test_a_second_pair_of_dashes_is_a_program(start: Start) -> None:
+    """`-- -- true` looks for a program that is called `--`."""
+    assert start("--", "--", "true").status() == 127
 
 
 def test_options_end_at_two_dashes(start: Start) -> None:
