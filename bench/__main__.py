@@ -65,10 +65,12 @@ def main() -> None:
                 in_container(words, folder)
             results = json.loads(file.read_text())
         if not arguments.here and not arguments.measures:
-            inside.say("containers: the start to the first answer, and sizes")
-            results["results"]["container"] = host.container_starts(2 if arguments.quick else 10)
+            inside.say("containers: the start to the first answer, sizes, and what each image costs")
+            results["results"]["container"] = host.container_starts(2 if arguments.quick else 10, arguments.seed)
             results["sizes"] = host.sizes()
+            results["images"] = host.images()
         results["run"]["seconds"] = round(time.monotonic() - start)
+        results["run"]["commit"] = inside.first_line("git", "describe", "--always", "--dirty")
     for path in render.everything(results, arguments.out):
         inside.say(f"wrote {path}")
     if arguments.out == Path("docs"):

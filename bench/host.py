@@ -1,6 +1,8 @@
-"""What only the host can measure: how long a container takes to its first answer, and what an image gains in size."""
+"""What only the host can measure: how long a container takes to its first answer, and what each image costs."""
 
+import json
 import os
+import random
 import re
 import shutil
 import socket
@@ -14,6 +16,14 @@ from bench.lives import wait_for
 IMAGE = os.environ.get("BENCH_IMAGE", "haproxy-safe-reload:dev")
 BENCH_IMAGE = "haproxy-safe-reload:bench"
 HERE = Path(__file__).parent
+IMAGES = {
+    "haproxy-safe-reload:dev-bookworm": "HAProxy 2.6, Python 3.11",
+    "haproxy-safe-reload:dev": "HAProxy 3.0, Python 3.13",
+    "haproxy-safe-reload:dev-sid": "HAProxy 3.2, Python 3.14",
+}
+"""The images that this project builds, and what is in them."""
+RELOADS = 20
+"""How many reloads come before the memory of a container's PID 1 is looked at."""
 
 CONFIGURATION = """\
 global
@@ -34,6 +44,7 @@ ENTRIES: dict[str, tuple[str, list[str]]] = {
     "bare": ("127.0.0.1:8080", ["haproxy", "-db", "-f", FILE]),
     "c": ("127.0.0.1:8080", ["haproxy", "-W", "-db", "-f", FILE]),
     "d": ("127.0.0.1:8080", ["tini", "--", "haproxy", "-W", "-db", "-f", FILE]),
+    "e": ('"fd@${FD_WEB}"', ["python3", "-I", "/bench/naive.py", "127.0.0.1:8080:FD_WEB", "haproxy", "-f", FILE]),
     "f": ('"fd@${FD_WEB}"', ["safe_reload", "--vips", "127.0.0.1:8080:FD_WEB", "haproxy", "-f", FILE]),
     "g": ("127.0.0.1:8080", ["safe_reload", "haproxy", "-f", FILE]),
 }
@@ -60,10 +71,8 @@ def build() -> None:
 def container_start(key: str) -> float:
     """Return the seconds from `docker start` to the first answer, over a socket in a shared folder."""
     bind, words = ENTRIES[key]
-    folder = tempfile.mkdtemp(prefix="bench.")
-    os.chmod(folder, 0o777)  # the engine may map the container's root to somebody
-    Path(folder, "haproxy.cfg").write_text(CONFIGURATION.replace("BIND", bind))
-    options = ["--network", "none", "-v", f"{folder}:/lb", "--entrypoint", words[0]]
+    folder = _folder(bind)
+    options = ["--network", "none", "-v", f"{folder}:/lb", "-v", f"{HERE}:/bench:ro", "--entrypoint", words[0]]
     name = docker("create", *options, BENCH_IMAGE, *words[1:]).strip()
 
     def answers() -> bool:
@@ -89,13 +98,55 @@ def container_start(key: str) -> float:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def container_starts(repetitions: int) -> dict[str, list[dict[str, float]]]:
-    """Start each kind of container in turn."""
+def _folder(bind: str) -> str:
+    """Make a folder with a configuration, to be mounted as /lb."""
+    folder = tempfile.mkdtemp(prefix="bench.")
+    os.chmod(folder, 0o777)  # the engine may map the container's root to somebody
+    Path(folder, "haproxy.cfg").write_text(CONFIGURATION.replace("BIND", bind))
+    return folder
+
+
+def container_starts(repetitions: int, seed: int) -> dict[str, list[dict[str, float]]]:
+    """Start each kind of container in turn, in an order drawn from the seed."""
     results: dict[str, list[dict[str, float]]] = {key: [] for key in ENTRIES}
+    chance = random.Random(seed)
     for _ in range(repetitions):
-        for key, values in results.items():
-            values.append({"container.ms": container_start(key) * 1000})
+        for key in chance.sample(list(ENTRIES), len(ENTRIES)):
+            results[key].append({"container.ms": container_start(key) * 1000})
     return results
+
+
+def images() -> dict[str, dict[str, list[float]]]:
+    """Return of each of this project's images that is here the CPU of its starts, and the memory of its PID 1."""
+    here = docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").split()
+    return {image: {**_starts(image), "resident_kib": [_resident(image)]} for image in IMAGES if image in here}
+
+
+def _starts(image: str) -> dict[str, list[float]]:
+    options = ["--rm", "--network", "none", "-v", f"{HERE}:/bench:ro", "--entrypoint", "/usr/bin/python3"]
+    costs = json.loads(docker("run", *options, image, "/bench/start_up_cost.py"))
+    return {f"{name}_cpu_ms": values for name, values in costs.items()}
+
+
+def _resident(image: str) -> float:
+    bind, words = ENTRIES["f"]
+    folder = _folder(bind)
+    options = ["-d", "--network", "none", "-v", f"{folder}:/lb", "--entrypoint", words[0]]
+    name = docker("run", *options, image, *words[1:]).strip()
+    try:
+        if not wait_for(lambda: "is current" in _log(name), 30, 0.05):
+            raise SystemExit(f"bench: the container of {image} does not serve: {_log(name)}")
+        for _ in range(RELOADS):
+            docker("exec", name, "safe_reload", "reload")
+        pid = docker("inspect", "-f", "{{.State.Pid}}", name).strip()
+        return float(Path(f"/proc/{pid}/status").read_text().split("VmRSS:")[1].split()[0])
+    finally:
+        docker("rm", "-f", name)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _log(name: str) -> str:
+    return subprocess.run(["docker", "logs", name], capture_output=True, text=True, check=False).stderr
 
 
 SIZES = r"""

@@ -26,8 +26,10 @@ class StuckError(Exception):
     """A way did not do in time what is being measured; its text says what, with the last words of its log."""
 
 
-def new_network() -> None:
+def new_network() -> int:
     """Move this process into a new network namespace with a loopback: no TIME_WAIT and no port is left from before.
+
+    Returns a descriptor that stands for it.
 
     Raises:
         OSError: without CAP_SYS_ADMIN.
@@ -40,6 +42,7 @@ def new_network() -> None:
         request = struct.pack("16sh", b"lo", 0)
         flags = struct.unpack("16sh", fcntl.ioctl(any_socket, SIOCGIFFLAGS, request))[1]
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh", b"lo", flags | IFF_UP))
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY)
 
 
 def wait_for(condition: Callable[[], bool], timeout: float, pause: float = 0.002) -> bool:
@@ -95,10 +98,16 @@ class Life:
         self.reloading: subprocess.Popen[bytes] | None = None
         self.marks = 0
         self.log: IO[bytes] = (self.folder / "log").open("wb")
-        new_network()
+        self._network = new_network()
         for name, value in (sysctls or {}).items():
             Path("/proc/sys", *name.split(".")).write_text(value)
         self.edit()
+
+    def enter(self) -> None:
+        """Move this process into the network of this instance, where several are alive."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.setns(self._network, CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), "setns")
 
     @property
     def vip_list(self) -> str:
@@ -204,6 +213,7 @@ class Life:
             return not left
 
         wait_for(gone, 10)
+        os.close(self._network)
         self.log.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import median
 
 from bench.lives import PORT, Life, StuckError, configuration, cpu, cpu_ms, memory, wait_for, wake_ups
 from bench.ways import BARE, WAYS, Way
@@ -26,6 +27,8 @@ VIPS = (1, 100, 4096)
 RESTART_AFTER = 0.1
 """Seconds until someone from outside starts a service that has ended: Docker's first restart delay."""
 
+TURNS = 6
+"""How often a way and a bare haproxy take turns while the throughput is measured."""
 QUIET = 0.1
 """Seconds between an answer and the next reload that is timed: a master that has just executed itself is deaf."""
 
@@ -60,7 +63,7 @@ def running(way: Way, *, backends: int = 0, vips: int = 1) -> Iterator[Life]:
 
 
 class Load:
-    """The client, while it runs."""
+    """The client, while it runs, in the network in which it was started."""
 
     def __init__(self, seconds: float, *, clients: int = CLIENTS, rate: int = 0, keep: bool = False) -> None:
         """Start it."""
@@ -199,6 +202,8 @@ def draining(way: Way, size: Size) -> Values:
 
 def reloads(way: Way, size: Size) -> Values:
     """Time from the request for a reload to the first answer of the new configuration."""
+    if way is CHECK:
+        return check(size)
     values: Values = {}
     for backends in BACKENDS:
         with running(way, backends=backends) as life:
@@ -208,8 +213,18 @@ def reloads(way: Way, size: Size) -> Values:
     return values
 
 
-def check(_: Way, size: Size) -> Values:
-    """Time what many scripts run first: `haproxy -c`."""
+class Check(Way):
+    """What many scripts run before they ask for a reload; no way, but measured in turn with the ways."""
+
+    key = "check"
+    title = "haproxy -c alone"
+
+
+CHECK = Check()
+
+
+def check(size: Size) -> Values:
+    """Time `haproxy -c`."""
     values: Values = {}
     with BARE.life() as life:
         for backends in BACKENDS:
@@ -223,12 +238,21 @@ def check(_: Way, size: Size) -> Values:
 
 
 def throughput(way: Way, size: Size) -> Values:
-    """Load without a reload."""
-    keys = ("rate", "failed", "p50_us", "p99_us")
-    with running(way) as life:
-        _ = life
-        values = named("close", Load(size.load, clients=100).result(), keys)
-        return values | named("keep", Load(size.load, clients=100, keep=True).result(), keys)
+    """Load without a reload, in short turns with a bare haproxy, so that noise hits both alike."""
+    values: Values = {}
+    with running(BARE) as bare, running(way) as life:
+        for kind in ("close", "keep"):
+            found: dict[Life, list[Values]] = {bare: [], life: []}
+            for turn in range(TURNS):
+                for one in (bare, life) if turn % 2 else (life, bare):
+                    one.enter()
+                    found[one].append(Load(size.load / TURNS, clients=100, keep=kind == "keep").result())
+            pairs = zip(found[life], found[bare], strict=True)
+            values |= {f"{kind}.of_bare.{turn}": ours["rate"] / its["rate"] for turn, (ours, its) in enumerate(pairs)}
+            keys = ("rate", "p50_us", "p99_us")
+            values |= {f"{kind}.{key}": median(one[key] for one in found[life]) for key in keys}
+            values[f"{kind}.failed"] = sum(one["failed"] for one in found[life])
+    return values
 
 
 def idle(way: Way, size: Size) -> Values:
@@ -284,21 +308,13 @@ class Measure:
     """About how long one way takes once."""
 
 
-class Check(Way):
-    """A column of its own in the measure of reloads; no way."""
-
-    key = "check"
-    title = "haproxy -c alone"
-
-
 MEASURES: tuple[Measure, ...] = (
     Measure("failures", failures, WAYS, lambda size: 3 * (size.storm + 0.7)),
     Measure("crash", crash, WAYS, lambda size: size.crash + 0.5),
     Measure("latency", latency, WAYS, lambda size: 2 * size.latency + 0.4),
     Measure("draining", draining, WAYS, lambda size: 3 * size.load + 2),
-    Measure("reloads", reloads, WAYS, lambda size: 1.5 + size.reloads * 0.9),
-    Measure("check", check, (Check(),), lambda size: 0.5 + size.reloads * 0.5),
-    Measure("throughput", throughput, (BARE, *WAYS), lambda size: 2 * size.load + 0.3),
+    Measure("reloads", reloads, (CHECK, *WAYS), lambda size: 1.5 + size.reloads * 0.9),
+    Measure("throughput", throughput, (BARE, *WAYS), lambda size: 4 * size.load + 0.8),
     Measure("idle", idle, WAYS, lambda size: 2.1 * size.idle + 0.7 + 0.2 * size.reloads),
     Measure("vips", vips, tuple(way for way in WAYS if way.key in "acefg"), lambda size: 3.0 + size.reloads),
 )

@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from bench import goals
+from bench.host import IMAGES, RELOADS
 from bench.measures import BACKENDS, DRAINING, INTERVALS, KINDS, RATE, VIPS
-from bench.values import named
+from bench.values import cell, named, number
 
 Results = dict[str, Any]
 OURS, OTHERS, REFERENCE = "#1b6ca8", "#9aa0a6", "#d4d7da"
@@ -33,6 +34,8 @@ class Column:
     title: str
     values: Callable[[list[dict[str, float]]], list[float]]
     digits: int = 0
+    middle: Callable[[list[dict[str, float]]], float] | None = None
+    """What stands for all values in a picture, where that is not their median."""
 
 
 def metric(title: str, key: str, digits: int = 0, scale: float = 1) -> Column:
@@ -54,19 +57,10 @@ def share(title: str, part: str, whole: str, scale: float, digits: int = 0) -> C
     return Column(title, lambda all_: [one[part] / one[whole] * scale for one in all_ if one.get(whole)], digits)
 
 
-def number(value: float, digits: int) -> str:
-    """Write a number; what is almost zero is not written as zero."""
-    if 0 < value < 10**-digits / 2:
-        return f"{value:.1g}"
-    return f"{value:,.{digits}f}"
-
-
-def cell(values: Sequence[float], digits: int) -> str:
-    """Write a median, and the least and the most when there are several."""
-    if not values:
-        return "-"
-    text = number(median(values), digits)
-    return text if len(values) == 1 else f"{text} ({number(min(values), digits)} to {number(max(values), digits)})"
+def share_of_all(title: str, part: str, whole: str, scale: float, digits: int) -> Column:
+    """Take the same, and in a picture the quotient of the sums: what is rare may not hide behind a median."""
+    each = share(title, part, whole, scale, digits)
+    return replace(each, middle=lambda all_: sum(one[part] for one in all_) / sum(one[whole] for one in all_) * scale)
 
 
 def ways_of(results: Results, measure: str) -> Iterator[tuple[str, str, list[dict[str, float]]]]:
@@ -143,13 +137,15 @@ SECTIONS: tuple[Section, ...] = (
         "where requests for a reload coalesce, or a script waits for the last one, these are fewer. "
         "*Left over*: processes besides the current one, 2 s after the load.",
         [storm(interval) for interval in INTERVALS],
-        [share(f"a reload every {i} ms", f"{i}.failed", f"{i}.requests", 100_000, 1) for i in INTERVALS],
+        [share_of_all(f"a reload every {i} ms", f"{i}.failed", f"{i}.requests", 100_000, 1) for i in INTERVALS],
         "failed of 100,000 requests",
+        alike=len(INTERVALS),
         remark=(
-            "Every 20 ms, which is about as often as a haproxy can start here, the parent written by hand starts one "
-            "for each request, and serves the fewest clients; safe_reload coalesces, and its new generations take as "
-            "much CPU from the clients as there are of them. The `-D` script starts fewer and serves more, but for "
-            "those that fail."
+            "How many requests a way serves beside its reloads depends on how many haproxys it starts: each costs CPU "
+            "that its clients then lack. Every 20 ms, which is about as often as a haproxy can start here, the parent "
+            "written by hand starts one for each request for a reload and serves the fewest clients; the others "
+            "coalesce, `-W` the most. An ordinary `bind` costs safe_reload more than `fd@` does: after each reload the "
+            "listeners are passed to it, and to the next haproxy from it."
         ),
     ),
     Section(
@@ -177,8 +173,7 @@ SECTIONS: tuple[Section, ...] = (
         "",
         remark=(
             "The three that keep the sockets open lose what the killed process had accepted, one request in some "
-            "kills: their differences are chance. Before its next haproxy starts, safe_reload reads the files, which "
-            "the parent does not: a few milliseconds."
+            "kills: their differences are chance, and the time without an answer is that of haproxy's own start."
         ),
     ),
     Section(
@@ -199,11 +194,10 @@ SECTIONS: tuple[Section, ...] = (
         "ms",
         alike=2,
         remark=(
-            "The goal of 1.5 for p99.9 is missed, as by every way. A reload is 15 ms of CPU for the new haproxy, three "
-            "times a second on two cores, and a thread of the old one that wakes up beside it waits for the kernel's "
-            "next tick, 4 ms here (CONFIG_HZ=250). Starting the new one under SCHED_IDLE or nice 19 changed nothing in "
-            "that. What a supervisor adds is the difference to the parent written by hand, which does nothing but "
-            "start haproxy."
+            "What no way escapes: the new haproxy takes CPU while it starts, three times a second on two cores, and a "
+            "thread of the old one that wakes up beside it may wait for the kernel's next tick (4 ms with "
+            "CONFIG_HZ=250). Starting the new one under SCHED_IDLE or nice 19 changed nothing in that. What a "
+            "supervisor adds is the difference to the parent written by hand, which does nothing but start haproxy."
         ),
     ),
     Section(
@@ -239,20 +233,24 @@ SECTIONS: tuple[Section, ...] = (
             "The parent written by hand does nothing but start haproxy. Where it or `-D` is ahead, it is by this: "
             "before safe_reload starts a haproxy it reads every file that the configuration names, so that it can tell "
             "afterwards what has been started, and whether it was half of two versions. The goals beside `haproxy -W` "
-            "are missed: they were set where such a parent took 0.4 and 0.6 of its time. What it takes here is in the "
-            "table, and nothing that starts a haproxy can be much faster than that."
+            "assume a parent that takes 0.4 and 0.6 of `-W`'s time; nothing that starts a haproxy can be much faster "
+            "than the one in this table."
         ),
     ),
     Section(
         "throughput",
         "Throughput without reloads",
-        "Requests a second, 100 clients: each on a connection of its own, and with connections kept.",
+        "Requests a second, 100 clients: each on a connection of its own, and with connections kept. Each way takes "
+        "short turns with a bare haproxy that runs beside it; *: bare* is the quotient of two turns, and what a bare "
+        "haproxy has there, beside another one, is how exact it is.",
         [
             plain(
                 "throughput",
                 metric("new connections", "close.rate"),
+                metric(": bare", "close.of_bare.", 2),
                 metric("p99, ms", "close.p99_us", 1, 1e-3),
                 metric("kept connections", "keep.rate"),
+                metric(": bare", "keep.of_bare.", 2),
                 metric("p99, ms", "keep.p99_us", 1, 1e-3),
             )
         ],
@@ -264,7 +262,8 @@ SECTIONS: tuple[Section, ...] = (
         "idle",
         "Memory and wake-ups of what supervises",
         "After a few reloads, with nothing to do. PSS shares a page among those who use it; unique is what would be "
-        "free without it. With `-W` the supervisor is haproxy's master (under tini: both); with `-D` there is none.",
+        "free without it. With `-W` the supervisor is haproxy's master (under tini: both), which parses the "
+        "configuration itself; with `-D` there is none.",
         [
             plain(
                 "idle",
@@ -272,7 +271,7 @@ SECTIONS: tuple[Section, ...] = (
                 metric("unique, MiB", "supervisor.unique_kib", 1, 1 / 1024),
                 metric("with haproxy, PSS, MiB", "everything.pss_kib", 1, 1 / 1024),
                 metric("wake-ups a minute", "supervisor.wake_ups_a_minute"),
-                metric("with haproxy", "everything.wake_ups_a_minute"),
+                metric("wake-ups with haproxy", "everything.wake_ups_a_minute"),
                 metric("start to first answer, ms", "start.ms"),
                 metric("CPU of the supervisor until then, ms", "start.cpu_ms"),
             )
@@ -283,17 +282,18 @@ SECTIONS: tuple[Section, ...] = (
         ],
         "MiB",
         remark=(
-            "With haproxy, `-D` and `-W` need less: Python and this program are 9 MiB, and a haproxy that no master "
-            "has forked shares no page with one. The supervisor alone is smaller than haproxy's master. The start "
-            "takes 50 ms longer than the others', which is Python's start and this program's; it happens once in a "
-            "container's life, and most of a container's start is the engine's: see below."
+            "The supervisor alone is smaller than haproxy's master, but with haproxy `-D` and `-W` need less: a "
+            "haproxy that was forked after it had read its configuration maps only the pages that it has used since. "
+            "The start takes longer than that of haproxy's own ways by Python's start and this program's; that "
+            "happens once in a container's life, and most of a container's start is the engine's: see below."
         ),
     ),
     Section(
         "vips",
         "Cost of many VIPs",
         "1, 100 and 4,096 listening addresses in one frontend: start to the first answer, the supervisor's CPU until "
-        "then, reload, and the supervisor's memory (PSS).",
+        "then, reload, and the supervisor's memory (PSS). tcp_migrate_req and tini change nothing in that, so these "
+        "two ways are left out.",
         [
             plain("vips", *(metric(f"start, {count:,}, ms", f"{count}.start_ms") for count in VIPS)),
             plain("vips", *(metric(f"CPU of the start, {count:,}, ms", f"{count}.cpu_ms") for count in VIPS)),
@@ -306,8 +306,8 @@ SECTIONS: tuple[Section, ...] = (
         ],
         "",
         remark=(
-            "With 4,096 VIPs a reload takes about twice as long as the others': the new generation is asked on which "
-            "of them it listens, a line each, before the old one is paused, which goes on answering until then; nobody "
+            "Why a reload with 4,096 VIPs takes longer than the parent's: the new generation is asked on which of "
+            "them it listens, a line each, before the old one is paused, which goes on answering until then; nobody "
             "waits. They start as the parent's do, one socket after the other and a variable for each, which haproxy "
             "itself does faster. The memory is Python's for what it knows of each VIP, and for that answer."
         ),
@@ -315,28 +315,24 @@ SECTIONS: tuple[Section, ...] = (
     Section(
         "container",
         "From `docker start` to the first answer",
-        "Milliseconds, most of them the engine's own.",
+        "Milliseconds, most of them the engine's own. `-D` is left out: PID 1 of a container may not leave.",
         [plain("container", metric("ms", "container.ms"))],
         [metric("", "container.ms")],
         "ms",
-        remark=("The difference is the start of Python, 50 ms of a quarter of a second."),
+        remark=(
+            "The difference is the start of Python, which the parent written by hand pays, too, and of this program: "
+            "a tenth of what the engine takes."
+        ),
     ),
 )
-
-
-def merged(results: Results) -> Results:
-    """Put the measure that is no way's among the ways that it is compared with."""
-    measures = dict(results["results"])
-    if "reloads" in measures:
-        measures["reloads"] = {**measures.get("check", {}), **measures["reloads"]}
-    return {**results, "results": measures}
 
 
 HOW = (
     "Made by `make bench` ([bench/](../bench)); do not edit. "
     "All ways in one run, in turn, each time in a new network namespace, in an order drawn from a seed. "
     "A number is a median, with the least and the most in brackets. "
-    "Read the ratios: another machine has other numbers."
+    "Read the ratios: another machine has other numbers. "
+    "The paragraphs that explain them were written in November 2026."
 )
 
 
@@ -348,7 +344,8 @@ def origin(results: Results) -> str:
         f"{run['at']}, {run['seconds'] // 60} min {run['seconds'] % 60} s, {repetitions} "
         f"repetition{'s' * (repetitions != 1)}, seed {run['seed']}; {machine['cpus']} CPUs ({machine['cpu']}), "
         f"{machine['memory_mib'] / 1024:.1f} GiB, Linux {machine['kernel']}, {machine['system']}; "
-        f"{machine['haproxy']}; Python {machine['python']}; {machine['tini']}; {machine['safe_reload']}. "
+        f"{machine['haproxy']}; Python {machine['python']}; {machine['tini']}; {machine['safe_reload']}"
+        f"{' (' + run['commit'] + ')' if run.get('commit') else ''}. "
         f"Load average before the run: {machine['load_average_before']:.1f}."
     )
 
@@ -374,7 +371,8 @@ def markdown(results: Results, pictures: dict[str, str]) -> str:
     if run["skipped"]:
         ways = "; ".join(f"{results['ways'][key]} ({why})" for key, why in run["skipped"].items())
         lines += ["", f"Not measured, because it is not here: {ways}."]
-    lines += ["", "## Goals", "", "What safe_reload wants to reach, of medians; a sum counts every run.", ""]
+    lines += ["", "## Goals", "", "What safe_reload wants to reach, of medians; a sum counts every run."]
+    lines += ["What another way is compared with is explained with the table of it.", ""]
     lines += [goals.table(results)]
     for section in SECTIONS:
         if not results["results"].get(section.measure):
@@ -384,6 +382,8 @@ def markdown(results: Results, pictures: dict[str, str]) -> str:
         lines += ["", section.remark] if section.remark else []
         if section.measure in pictures:
             lines += ["", f"![{section.title}]({pictures[section.measure]})"]
+    if results.get("images"):
+        lines += ["", *images_table(results)]
     if sizes:
         mib = {key: value / 1024 for key, value in sizes.items()}
         lines += [
@@ -401,6 +401,25 @@ def markdown(results: Results, pictures: dict[str, str]) -> str:
             "That is what Python costs; haproxy's own master adds nothing.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def images_table(results: Results) -> list[str]:
+    """Draw what each image costs."""
+    lines = [
+        "## What each image costs",
+        "",
+        (
+            "CPU from exec to the exec of the first haproxy, which is one that ends at once, beside that of a bare "
+            f"`python3 -I -S -c pass` in the same run; resident memory of PID 1 after {RELOADS} reloads."
+        ),
+        "",
+        "| | CPU of a start, ms | a bare Python, ms | resident, MiB |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for image, costs in results["images"].items():
+        cells = [cell(costs["safe_reload_cpu_ms"], 0), cell(costs["python_cpu_ms"], 0)]
+        lines.append(f"| {IMAGES[image]} | {' | '.join(cells)} | {costs['resident_kib'][0] / 1024:.1f} |")
+    return [*lines, "", "The differences are those of the Pythons: 3.14's interpreter alone is larger than 3.11's."]
 
 
 def picture(section: Section, results: Results, folder: Path) -> bool:
@@ -423,7 +442,10 @@ def picture(section: Section, results: Results, folder: Path) -> bool:
     for index, (axis, column, found) in enumerate(zip(axes[0], panels, everything_found, strict=True)):
         first = index // section.alike * section.alike
         top = max(tops[first : first + section.alike]) or 1
-        middle = [median(values) if values else 0 for values in found]
+        middle = [
+            column.middle(repetitions) if values and column.middle else median(values) if values else 0
+            for (_, _, repetitions), values in zip(rows, found, strict=True)
+        ]
         low = [m - min(values) if values else 0 for m, values in zip(middle, found, strict=True)]
         high = [max(values) - m if values else 0 for m, values in zip(middle, found, strict=True)]
         axis.barh(range(len(rows)), middle, color=colours, height=0.68)
@@ -443,7 +465,8 @@ def picture(section: Section, results: Results, folder: Path) -> bool:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_yticks(range(len(rows)), [title for _, title, _ in rows], fontsize=9)
     axes[0][0].invert_yaxis()
-    note = "median; whiskers: least and most" if spread else "one repetition"
+    middles = "all runs" if any(column.middle for column in panels) else "median"
+    note = f"{middles}; whiskers: least and most" if spread else "one repetition"
     figure.suptitle(f"{section.title.replace('`', '')}  ({note})", fontsize=10, x=0.01, ha="left")
     figure.savefig(folder / f"{section.measure}.svg", metadata={"Date": None})
     figure.savefig(folder / f"{section.measure}.png", dpi=130)
@@ -455,12 +478,11 @@ def everything(results: Results, out: Path) -> list[Path]:
     """Write the page, the numbers and the pictures; return what was written."""
     folder = out / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
-    complete = merged(results)
     page, numbers = out / "benchmarks.md", out / "benchmarks.json"
     numbers.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")  # first: it is what took so long
     try:
-        drawn = {s.measure: f"benchmarks/{s.measure}.svg" for s in SECTIONS if picture(s, complete, folder)}
+        drawn = {s.measure: f"benchmarks/{s.measure}.svg" for s in SECTIONS if picture(s, results, folder)}
     except ImportError:
         drawn = {}
-    page.write_text(markdown(complete, drawn), encoding="utf-8")
+    page.write_text(markdown(results, drawn), encoding="utf-8")
     return [page, numbers, *(out / name for name in drawn.values())]

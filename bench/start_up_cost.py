@@ -1,4 +1,4 @@
-"""Run inside the image: the CPU time of a start, in milliseconds, the least of many, as JSON on stdout.
+"""Run inside the image: the CPU time of many starts, in milliseconds each, as JSON on stdout.
 
 `safe_reload` is everything from its exec to the end of the first haproxy, here a program that ends at once.
 """
@@ -36,7 +36,7 @@ def main() -> None:
         for _ in range(RUNS):
             for name, words in programs.items():
                 costs[name].append(cpu(words))
-    json.dump({name: round(min(values), 1) for name, values in costs.items()}, sys.stdout)
+    json.dump(costs, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench.host import IMAGES
 from bench.measures import INTERVALS
-from bench.values import named
+from bench.values import cell, named
 
 Results = dict[str, Any]
 COLUMNS = {
@@ -15,7 +16,7 @@ COLUMNS = {
     "a": "`haproxy -D -sf`",
     "e": "an fd-passing parent, by hand",
 }
-BEGIN, END = "<!-- benchmarks -->\n", "<!-- end -->"
+END = "<!-- end -->"
 
 
 def _all(results: Results, measure: str, way: str, key: str) -> list[float]:
@@ -31,8 +32,7 @@ def _failed(results: Results, way: str) -> str:
 
 
 def _refused(results: Results, way: str) -> str:
-    refused, kills = (sum(_all(results, "crash", way, f"crash.{key}")) for key in ("refused", "kills"))
-    return f"{refused / kills:,.0f}"
+    return f"{median(one['crash.refused'] / one['crash.kills'] for one in results['results']['crash'][way]):,.0f}"
 
 
 def _medians(measure: str, *keys: str, unit: str) -> Callable[[Results, str], str]:
@@ -43,12 +43,14 @@ def _medians(measure: str, *keys: str, unit: str) -> Callable[[Results, str], st
 
 
 def _rate(results: Results, way: str) -> str:
-    return f"{median(one['5.rate'] / one['0.rate'] for one in results['results']['draining'][way]):.2f}"
+    return cell([one["5.rate"] / one["0.rate"] for one in results["results"]["draining"][way]], 2)
 
 
 def _memory(results: Results, way: str) -> str:
-    kib = median(_all(results, "idle", way, "supervisor.pss_kib"))
-    return f"{kib / 1024:.1f} MiB" if kib else "there is none"
+    alone, together = (
+        median(_all(results, "idle", way, f"{who}.pss_kib")) / 1024 for who in ("supervisor", "everything")
+    )
+    return f"{f'{alone:.1f}' if alone else 'none'}, {together:.1f} MiB"
 
 
 ROWS: dict[str, Callable[[Results, str], str]] = {
@@ -61,8 +63,9 @@ ROWS: dict[str, Callable[[Results, str], str]] = {
     "p99.9 under a reload every 300 ms, at 2,000 new connections a second": lambda results, way: (
         f"{median(_all(results, 'latency', way, 'reloads.p999_us')) / 1000:.1f} ms"
     ),
-    "memory of the supervisor (PSS)": _memory,
+    "memory (PSS) of the supervisor, and with haproxy": _memory,
     "from the start to the first answer": _medians("idle", "start.ms", unit="ms"),
+    "a reload with 4,096 VIPs": _medians("vips", "4096.reload_ms.", unit="ms"),
 }
 
 
@@ -73,7 +76,25 @@ def table(results: Results) -> str:
     return "\n".join(lines) + "\n"
 
 
+def images(results: Results) -> str:
+    """Draw what each image costs."""
+    lines = ["| | CPU from exec to that of the first haproxy; of a bare Python | resident memory of PID 1 |"]
+    lines.append("| --- | ---: | ---: |")
+    for image, costs in results["images"].items():
+        ours, python = (median(costs[key]) for key in ("safe_reload_cpu_ms", "python_cpu_ms"))
+        resident = costs["resident_kib"][0] / 1024
+        lines.append(f"| {IMAGES[image]} | {ours:.0f} ms; {python:.0f} ms | {resident:.1f} MiB |")
+    return "\n".join(lines) + "\n"
+
+
+TABLES = {"<!-- benchmarks -->\n": table, "<!-- images -->\n": images}
+"""The tables of the README, by what stands before them."""
+
+
 def write(results: Results, page: Path) -> None:
-    """Put it where the page has the last one."""
-    before, _, rest = page.read_text().partition(BEGIN)
-    page.write_text(before + BEGIN + table(results) + END + rest.partition(END)[2])
+    """Put them where the page has the last ones."""
+    text = page.read_text()
+    for begin, make in TABLES.items():
+        before, _, rest = text.partition(begin)
+        text = before + begin + make(results) + END + rest.partition(END)[2]
+    page.write_text(text)

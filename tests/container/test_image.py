@@ -10,6 +10,7 @@ import pytest
 from docker.models.containers import Container
 
 import docker
+from bench import start_up_cost
 from tests.container.conftest import NEWEST_STABLE, Balancer, Start, configuration
 from tests.waiting import eventually
 
@@ -263,12 +264,12 @@ def test_pid_1_is_small(lb: Balancer) -> None:
 
 def test_starting_haproxy_costs_a_few_times_what_starting_python_does(engine: docker.DockerClient) -> None:
     """From exec to haproxy's exec and its end: CPU time compared with a bare interpreter's in the same run."""
-    script = Path(__file__).with_name("start_up_cost.py")
+    script = Path(start_up_cost.__file__)
     volumes = {str(script): {"bind": "/cost.py", "mode": "ro"}}
     status, text = _run(engine, NEWEST_STABLE, "/cost.py", entrypoint="/usr/bin/python3", volumes=volumes)
 
     assert status == 0, text
-    cost = json.loads(text)
+    cost = {name: min(values) for name, values in json.loads(text).items()}
     assert cost["safe_reload"] < 6 * cost["python"], cost
 
 
