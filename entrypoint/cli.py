@@ -180,7 +180,7 @@ def _help() -> str:
         "Verbs, each with a --help; most of them ask the instance with this --name, or the only one:",
         *(f"  {verb.name:<24} {verb.summary}" for verb in VERBS),
         "",
-        "The exit status is haproxy's or the PROGRAM's; safe_reload(8) has all of them.",
+        "The exit status is 0 after a stop that was asked for, else haproxy's or the PROGRAM's: see safe_reload(8).",
     ]
     return "\n".join(lines)
 

@@ -380,7 +380,7 @@ def test_a_connection_goes_on_after_an_answer(serving: Master) -> None:
 
 
 def test_a_command_after_a_semicolon_needs_no_newline(serving: Master) -> None:
-    """`reload;quit` without a newline, as HAProxy's Go library and the ingress controllers with it send it, reloads."""
+    """`reload;quit` without a newline, as the Go library of the ingress controllers sends it, is done and answered."""
     serving.edit("two")
     (answer,) = serving.talk(("reload;quit", ""))
     assert answer.startswith("Success=1\n--\n")
