@@ -51,6 +51,7 @@ def main() -> None:
         results = json.loads(arguments.draw.read_text())
     else:
         start = time.monotonic()
+        commit = inside.first_line("git", "describe", "--always", "--dirty")
         words = [f"--seed={arguments.seed}", f"--measures={arguments.measures}", f"--ways={arguments.ways}"]
         words += ["--quick"] if arguments.quick else []
         words += [f"--limit={arguments.limit}"] if arguments.limit else []
@@ -70,7 +71,7 @@ def main() -> None:
             results["sizes"] = host.sizes()
             results["images"] = host.images()
         results["run"]["seconds"] = round(time.monotonic() - start)
-        results["run"]["commit"] = inside.first_line("git", "describe", "--always", "--dirty")
+        results["run"]["commit"] = commit
     for path in render.everything(results, arguments.out):
         inside.say(f"wrote {path}")
     if arguments.out == Path("docs"):

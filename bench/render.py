@@ -141,11 +141,10 @@ SECTIONS: tuple[Section, ...] = (
         "failed of 100,000 requests",
         alike=len(INTERVALS),
         remark=(
-            "How many requests a way serves beside its reloads depends on how many haproxys it starts: each costs CPU "
-            "that its clients then lack. Every 20 ms, which is about as often as a haproxy can start here, the parent "
-            "written by hand starts one for each request for a reload and serves the fewest clients; the others "
-            "coalesce, `-W` the most. An ordinary `bind` costs safe_reload more than `fd@` does: after each reload the "
-            "listeners are passed to it, and to the next haproxy from it."
+            "Every 20 ms, which is about as often as a haproxy can start here, it shows how many each way starts, and "
+            "what else a reload costs: CPU that clients then lack. safe_reload asks the new haproxy whether it serves, "
+            "and makes the old one let go of the sockets, which the parent written by hand does not. `-W` starts the "
+            "fewest, and serves the most of those that lose nothing."
         ),
     ),
     Section(
@@ -320,8 +319,7 @@ SECTIONS: tuple[Section, ...] = (
         [metric("", "container.ms")],
         "ms",
         remark=(
-            "The difference is the start of Python, which the parent written by hand pays, too, and of this program: "
-            "a tenth of what the engine takes."
+            "The difference is the start of Python, which the parent written by hand pays, too, and of this program."
         ),
     ),
 )
@@ -372,7 +370,7 @@ def markdown(results: Results, pictures: dict[str, str]) -> str:
         ways = "; ".join(f"{results['ways'][key]} ({why})" for key, why in run["skipped"].items())
         lines += ["", f"Not measured, because it is not here: {ways}."]
     lines += ["", "## Goals", "", "What safe_reload wants to reach, of medians; a sum counts every run."]
-    lines += ["What another way is compared with is explained with the table of it.", ""]
+    lines += ["Where another way is ahead, the paragraph below its table says why.", ""]
     lines += [goals.table(results)]
     for section in SECTIONS:
         if not results["results"].get(section.measure):
