@@ -63,6 +63,7 @@ NOT_RUN = {
     "pytest tests/container/test_masters.py --master haproxy": "bench/conformity.py does, for the page that says it",
     "pytest tests/system/test_generic.py --init PROGRAM": "bench/conformity.py does, for the page that says it",
     "bench/watching.py": "three minutes of measuring",
+    "--- a/src/sock_inet.c": "docs/upstream-epoll.md: a change to haproxy, which takes haproxy's source",
     "HAProxy version 3.2": "docs/upstream-epoll.md: what haproxy -vv said on the day on which the rest was measured",
     "BENCH_CLIENT=$PWD/bench-client python3 -m bench --here": "an hour of measuring; make bench does it in a container",
 }

@@ -125,12 +125,15 @@ def log(name: str) -> str:
 @pytest.fixture(scope="module", autouse=True)
 def image() -> Iterator[None]:
     """What the README's `docker build` builds; where no registry is, on the base image that is there instead."""
-    base = subprocess.run([ROOT / "docker/base-image", "trixie"], stdout=subprocess.PIPE, text=True, check=True)
-    Page("README.md", ROOT).run(
-        "docker build", **{"docker build": f"docker build --build-arg BASE={base.stdout.strip()}"}
-    )
+    build("README.md", "docker build -t haproxy-safe-reload:dev")
     yield
     subprocess.run(["docker", "rmi", IMAGE], capture_output=True, check=False)
+
+
+def build(page: str, beginning: str) -> None:
+    """Run the `docker build` of a page."""
+    base = subprocess.run([ROOT / "docker/base-image", "trixie"], stdout=subprocess.PIPE, text=True, check=True)
+    Page(page, ROOT).run(beginning, **{"docker build": f"docker build --build-arg BASE={base.stdout.strip()}"})
 
 
 @pytest.fixture
@@ -404,16 +407,32 @@ def test_the_control_socket_s_questions(start: Start, tmp_path: Path) -> None:
 
 
 def test_the_reproducer_for_haproxy(tmp_path: Path) -> None:
-    """It works with the haproxy of this host; with so few connections its numbers say nothing."""
-    printed = Page("docs/upstream-epoll.md", tmp_path).run(
-        "bench/epoll_reproducer", then="--requests 200", **{"bench/": f"{ROOT}/bench/"}
+    """It works with the haproxy of this host, and the page shows its configuration; its numbers say nothing here."""
+    page = Page("docs/upstream-epoll.md", tmp_path)
+    configuration = (
+        page.block("global\n    nbthread 2").text.replace("/tmp/cli", "{cli}").replace("fd@N", "fd@{listener}")
     )
-    assert len(re.findall(r"^  -db.* [0-9.]+ +[0-9.]+$", printed, re.MULTILINE)) == 3
+    assert configuration in (ROOT / "bench/epoll_reproducer").read_text()
+    printed = page.run("bench/epoll_reproducer", then="--requests 200 --repetitions 1", **{"bench/": f"{ROOT}/bench/"})
+    assert len(re.findall(r"^  -(?:W|db).* [0-9.]+ +[0-9.]+$", printed, re.MULTILINE)) == 4
 
 
 def test_kubernetes_s_check_in_ci() -> None:
     """The base's configuration is one that haproxy takes, with nothing but the image."""
     assert "ALERT" not in Page("docs/kubernetes.md", ROOT).run('docker run --rm -v "$PWD/k8s')
+
+
+def test_kubernetes_s_image() -> None:
+    """It is built under the name that the other commands of the page have, and is the same."""
+    page = Page("docs/kubernetes.md", ROOT)
+    name = page.block("docker build -t registry").text.split()[3]
+    build(page.name, "docker build -t registry")
+    try:
+        found = [page.shell(f"docker image inspect -f '{{{{.Id}}}}' {image}") for image in (name, IMAGE)]
+        assert found[0] == found[1]
+        assert page.text.count(name.replace(":1.2.3", "")) > 2
+    finally:
+        page.shell(f"docker rmi {name}")
 
 
 def sources() -> bytes:
@@ -464,6 +483,7 @@ def test_systemd_s_installation(engine: docker.DockerClient, tmp_path: Path) -> 
         assert f"safe_reload@lb.service: {exposure[1]} " in run("systemd-analyze security safe_reload@lb", "--no-pager")
         run("systemctl stop safe_reload@lb")
 
+        run("systemctl disable --now safe_reload@lb")
         host.put("/etc/default/safe_reload-lb", "")
         host.put("/etc/haproxy/lb.cfg", GOOD)
         run("cp /usr/local/share/doc/safe_reload/safe_reload@.socket")
