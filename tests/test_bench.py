@@ -10,7 +10,7 @@ from threading import Thread
 
 import pytest
 
-from bench import conformity, goals, render, summary
+from bench import conformity, goals, render, sections, summary
 from bench.measures import KINDS, MEASURES
 from bench.ways import WAYS
 
@@ -20,7 +20,7 @@ MACHINE = {"cpu": "x", "cpus": 2, "memory_mib": 1024, "kernel": "6", "system": "
 MACHINE |= {"python": "3", "tini": "tini", "safe_reload": "0", "load_average_before": 0.0}
 
 
-def results(**measures: object) -> render.Results:
+def results(**measures: object) -> sections.Results:
     """Make results of a run."""
     nothing_odd = {"skipped": {}, "left_out": 0, "errors": []}
     ways = {way.key: way.title for way in WAYS}
@@ -49,7 +49,7 @@ def test_one_failed_request_of_many_runs_is_not_lost_in_a_median() -> None:
     bad = {**run, "failed": 1.0, "reset": 1.0}
     trials = [{f"300.{key}": value for key, value in one.items()} for one in (run, run, bad)]
 
-    table = render.failures_table(results(failures={"f": trials}), 300)
+    table = sections.failures_table(results(failures={"f": trials}), 300)
 
     assert "| safe_reload, fd@ | 3,000 | 1 | 1 | reset before an answer 1 | 27 | 27 | 0 |" in table
 
@@ -75,7 +75,7 @@ def test_the_pages_have_the_numbers_of_the_last_run() -> None:
     for begin, make in summary.TABLES.items():
         assert text.partition(begin)[2].partition(summary.END)[0] == make(last)
 
-    pictures = {section.measure: f"benchmarks/{section.measure}.svg" for section in render.SECTIONS}
+    pictures = {section.measure: f"benchmarks/{section.measure}.svg" for section in sections.SECTIONS}
     assert (BENCH.parent / "docs/benchmarks.md").read_text() == render.markdown(last, pictures)
 
 
