@@ -138,7 +138,7 @@ def picture(section: Section, results: Results, folder: Path) -> bool:
             axis.errorbar(middle, at_rows, xerr=[low, high], fmt="none", ecolor="#333333", elinewidth=0.9, capsize=2)
         axis.set_xlim(0, top * 1.42)
         axis.locator_params(axis="x", nbins=4)
-        axis.xaxis.set_major_formatter(f"{{x:,.{0 if top >= 4 else 1}f}}")
+        axis.xaxis.set_major_formatter("{x:,g}")
         for at, (value, values) in enumerate(zip(middle, found, strict=True)):
             end = max(values) if values else 0
             text = number(value, column.digits) if values else "none"
