@@ -160,7 +160,7 @@ SECTIONS: tuple[Section, ...] = (
             )
         ],
         [
-            metric("failed requests for each kill", "crash.failed_per_kill", 0),
+            metric("failed requests for each kill", "crash.failed_per_kill", 1),
             metric("longest time without any answer, ms", "crash.longest_gap_us", 0, 1e-3),
         ],
         "",
@@ -189,8 +189,9 @@ SECTIONS: tuple[Section, ...] = (
         remark=(
             "What no way escapes: the new haproxy takes CPU while it starts, three times a second on two cores, and a "
             "thread of the old one that wakes up beside it may wait for the kernel's next tick (4 ms with "
-            "CONFIG_HZ=250). Starting the new one under SCHED_IDLE or nice 19 changed nothing in that. What a "
-            "supervisor adds is the difference to the parent written by hand, which does nothing but start haproxy."
+            "CONFIG_HZ=250). Starting the new one under SCHED_IDLE or nice 19 changed nothing in that, and no way "
+            "reaches 1.5. What a supervisor adds is the difference to the parent written by hand, which does nothing "
+            "but start haproxy; what is between the other ways is within their spread."
         ),
     ),
     Section(
@@ -223,7 +224,7 @@ SECTIONS: tuple[Section, ...] = (
         [metric(counted(count, "backend"), f"{count}.ms.", 0) for count in BACKENDS],
         "ms",
         remark=(
-            "The parent written by hand does nothing but start haproxy. Where it or `-D` is ahead, it is by this: "
+            "The parent written by hand does nothing but start haproxy. Where it is ahead, it is by this: "
             "before safe_reload starts a haproxy it reads every file that the configuration names, so that it can tell "
             "afterwards what has been started, and whether it was half of two versions. The goals beside `haproxy -W` "
             "assume a parent that takes 0.4 and 0.6 of `-W`'s time; nothing that starts a haproxy can be much faster "
@@ -278,7 +279,8 @@ SECTIONS: tuple[Section, ...] = (
             "The supervisor alone is smaller than haproxy's master, but with haproxy `-D` and `-W` need less: a "
             "haproxy that was forked after it had read its configuration maps only the pages that it has used since. "
             "The start takes longer than that of haproxy's own ways by Python's start and this program's; that "
-            "happens once in a container's life, and most of a container's start is the engine's: see below."
+            "happens once in a container's life, and most of a container's start is the engine's: see below. "
+            "tini wakes up once a second."
         ),
     ),
     Section(
@@ -301,8 +303,8 @@ SECTIONS: tuple[Section, ...] = (
         remark=(
             "Why a reload with 4,096 VIPs takes longer than the parent's: the new generation is asked on which of "
             "them it listens, a line each, before the old one is paused, which goes on answering until then; nobody "
-            "waits. They start as the parent's do, one socket after the other and a variable for each, which haproxy "
-            "itself does faster. The memory is Python's for what it knows of each VIP, and for that answer."
+            "waits. safe_reload starts as the parent does, one socket after the other and a variable for each, which "
+            "haproxy itself does faster. The memory is Python's for what it knows of each VIP, and for that answer."
         ),
     ),
     Section(

@@ -11,7 +11,7 @@ from bench.values import cell, named
 
 Results = dict[str, Any]
 COLUMNS = {
-    "f": "safe_reload",
+    "f": "safe_reload, `fd@`",
     "c": "`haproxy -W`",
     "a": "`haproxy -D -sf`",
     "e": "an fd-passing parent, by hand",
@@ -54,7 +54,7 @@ def _memory(results: Results, way: str) -> str:
 
 
 ROWS: dict[str, Callable[[Results, str], str]] = {
-    f"failed requests at saturation, a reload every {', '.join(map(str, INTERVALS))} ms": _failed,
+    f"failed requests at saturation, a reload every {', '.join(map(str, INTERVALS))} ms, in all": _failed,
     "connections refused for each SIGKILL of haproxy, at 2,000 new ones a second": _refused,
     "from the request for a reload to the first answer, with 1, 100, 10,000 backends": _medians(
         "reloads", "1.ms.", "100.ms.", "10000.ms.", unit="ms"
@@ -78,12 +78,12 @@ def table(results: Results) -> str:
 
 def images(results: Results) -> str:
     """Draw what each image costs."""
-    lines = ["| | CPU from exec to that of the first haproxy; of a bare Python | resident memory of PID 1 |"]
-    lines.append("| --- | ---: | ---: |")
+    lines = ["| | CPU of the start, up to haproxy's own | of that, a bare Python | resident memory of PID 1 |"]
+    lines.append("| --- | ---: | ---: | ---: |")
     for image, costs in results["images"].items():
         ours, python = (median(costs[key]) for key in ("safe_reload_cpu_ms", "python_cpu_ms"))
         resident = costs["resident_kib"][0] / 1024
-        lines.append(f"| {IMAGES[image]} | {ours:.0f} ms; {python:.0f} ms | {resident:.1f} MiB |")
+        lines.append(f"| {IMAGES[image]} | {ours:.0f} ms | {python:.0f} ms | {resident:.1f} MiB |")
     return "\n".join(lines) + "\n"
 
 

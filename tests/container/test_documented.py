@@ -165,6 +165,7 @@ def test_the_readme_s_first_minute(readme: Page) -> None:
     readme.run('docker run --rm -v "$PWD/lb')
     readme.run("docker stop -t 60", then=NAME)
     readme.run("docker run --stop-timeout 60", then=f"--rm {IMAGE} true")
+    readme.run("docker rm -f lb")
 
 
 def test_the_readme_s_container_without_root_or_anything_writable(readme: Page) -> None:
