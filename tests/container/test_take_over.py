@@ -12,13 +12,15 @@ PID_FILE = "/run/lb.pid"
 BEFORE = f"haproxy -D -p {PID_FILE} -f /etc/lb/before.cfg"
 AFTER = f"exec safe_reload --pid-file {PID_FILE} -f /etc/lb/haproxy.cfg"
 ADDRESS = "127.0.0.1:8080"
+MIGRATE = {"net.ipv4.tcp_migrate_req": "1"}
+"""What moves who waits in the old haproxy's own queue to our socket; without it the kernel resets them."""
 
 
 def begin(start: Start, image: str, before: str, prepare: str = ":") -> Balancer:
     """Start a shell as PID 1 that starts a haproxy, prepares, waits for a word, and becomes safe_reload."""
     script = f"mkfifo /tmp/go; cat > /etc/before.cfg <<E\n{before}\nE\n{BEFORE.replace('/etc/lb/', '/etc/')}\n"
     script += f"{prepare}\nread word < /tmp/go\n{AFTER}"
-    return start(image, entrypoint=["sh", "-c", script], operands=(), text=configuration("after"))
+    return start(image, entrypoint=["sh", "-c", script], operands=(), text=configuration("after"), sysctls=MIGRATE)
 
 
 def go(lb: Balancer) -> None:
