@@ -558,3 +558,44 @@ Supervisor._send = send
     eventually(lambda: "is current" in lb.log)
     lb.process.send_signal(signal.SIGUSR1)
     eventually(lambda: "Proxy web stopped" in lb.log)
+
+
+def test_a_life_that_takes_over_survives_what_it_cannot_watch(begin: Begin, tmp_path: Path) -> None:
+    """No exec can be taken back: an error at its beginning is logged like any other, and serving goes on."""
+    fault = """
+import os
+from entrypoint.haproxy_service import HaproxyService
+right = HaproxyService._watch
+faults = iter([bool(os.environ.get("SAFE_RELOAD_HEIR"))])
+def wrong(self):
+    if next(faults, False):
+        raise MemoryError("for this test")
+    right(self)
+HaproxyService._watch = wrong
+"""
+    lb = begin("--runtime-dir", str(tmp_path / "run"), code=fault)
+    assert eventually(lambda: lb.get() == "1")
+    eventually(lambda: "is current" in lb.log)
+    assert _ask(tmp_path / "run", "upgrade").returncode == 0
+
+    eventually(lambda: "MemoryError: for this test" in lb.log)
+    lb.process.send_signal(signal.SIGUSR1)
+    eventually(lambda: lb.get() == "2")
+
+
+def test_ordinary_listeners_that_are_yet_to_be_passed_are_asked_for_after_an_upgrade(
+    begin: Begin, tmp_path: Path
+) -> None:
+    """The next life does not know what was answered to the last one."""
+    silence = """
+import os
+from entrypoint.system.handover import Taking
+if not os.environ.get("SAFE_RELOAD_HEIR"):
+    Taking.read = lambda self: False
+"""
+    lb = begin("--runtime-dir", str(tmp_path / "run"), code=silence, ordinary=True)
+    assert eventually(lambda: lb.get() == "1")
+    eventually(lambda: "is current" in lb.log)
+    assert _ask(tmp_path / "run", "upgrade").returncode == 0
+
+    eventually(lambda: "holds the ordinary listeners" in lb.log.partition("has taken over")[2])
