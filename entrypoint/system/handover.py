@@ -13,8 +13,8 @@ over keeps its path as it is; one that is bound anew is bound as PATH.PID.tmp an
 
 A candidate that fails after it took them only closes its copies, and so does SIGUSR1. `disable frontend` and SIGTTOU
 disconnect a TCP socket for everybody who shares it; `set maxconn frontend NAME 0` only stops accepting. A socket that
-is not taken over, or of which a new configuration has fewer (`shards`), loses who waits in its queue, unless
-net.ipv4.tcp_migrate_req is 1.
+is not taken over, or of which a new configuration has fewer (`shards`), loses who waits in its queue. With
+net.ipv4.tcp_migrate_req=1 it loses only handshakes that end while it closes.
 
 The protocol (HAProxy's `src/cli.c:_getsocks` and `src/sock.c:sock_get_old_sockets`, the same from 2.3 to 3.2): the
 client sends `_getsocks`; the server a count, then batches of descriptors (SCM_RIGHTS of unix(7)); the client answers

@@ -114,12 +114,13 @@ class Balancer:
 
     def get(self, port: int | None = None) -> str:
         """Return what the VIP answers."""
-        with self.connect(port) as client:
-            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            answer = b""
-            while data := client.recv(65536):
-                answer += data
-        return answer.rpartition(b"\r\n\r\n")[2].decode()
+        return answer_to(self.connect(port))
+
+    def in_queues(self) -> int:
+        """Return how many connections wait to be accepted (rx_queue of a listening socket, proc_net_tcp(5))."""
+        tables = [Path(f"/proc/{self.pid}/net/{name}").read_text() for name in ("tcp", "tcp6")]
+        rows = (line.split() for table in tables for line in table.splitlines())
+        return sum(int(row[4].rpartition(":")[2], 16) for row in rows if row[3] == "0A")
 
     def serves(self, mark: str) -> None:
         """Wait until the VIP answers with this mark."""
@@ -146,6 +147,16 @@ class Balancer:
         """Return how many clock ticks of CPU a process has used."""
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return int(fields[11]) + int(fields[12])
+
+
+def answer_to(client: socket.socket) -> str:
+    """Return what a client that has connected is answered."""
+    with client:
+        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        answer = b""
+        while data := client.recv(65536):
+            answer += data
+    return answer.rpartition(b"\r\n\r\n")[2].decode()
 
 
 def result(client: subprocess.Popen[str]) -> Load:
