@@ -28,6 +28,9 @@ class Keeper(Protocol):
     def passed(self, taking: Taking) -> None:
         """A generation has passed its listeners, or has failed to."""
 
+    def unanswered(self, number: int) -> None:
+        """A generation that lives has said nothing, however often it was asked for its listeners."""
+
 
 class Adoption:
     """Owns the one question that is open: to the newest current generation, for what older ones hold is older."""
@@ -121,6 +124,8 @@ class Adoption:
         if self._tries < _MOST_TRIES:
             self._again = True
             self._sources.alarm(self, _AGAIN_AFTER, lambda: self.ask(self._number, self._tries + 1))
+        elif self._keeper:
+            self._keeper.unanswered(self._number)
 
     def _stop(self) -> None:
         self._sources.cancel(self)

@@ -245,6 +245,12 @@ class HaproxyService:
             self._drop_waiting()
         self.offered(open_offers=self._supervisor.offers_open)
 
+    def unanswered(self, number: int) -> None:
+        """Say that what a generation has bound itself is not known; what was kept before is still kept."""
+        if not self._closed:
+            what = f"generation {number} does not say which ordinary listeners it has: those it bound are not held"
+            self._supervisor.log(Log(Level.WARNING, "not_adopted", what))
+
     def offered(self, *, open_offers: bool) -> None:
         """Keep what was passed while a candidate was taking something."""
         if open_offers or self._waiting is None:

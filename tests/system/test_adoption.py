@@ -62,6 +62,7 @@ class Kept:
         """Begin with something of an older generation's, or nothing."""
         self.holds = holds
         self.takings: list[Taking] = []
+        self.silent: list[int] = []
 
     def binds_itself(self, number: int, answer: str) -> bool:  # noqa: ARG002
         """Never ask for more."""
@@ -70,6 +71,10 @@ class Kept:
     def passed(self, taking: Taking) -> None:
         """Count it."""
         self.takings.append(taking)
+
+    def unanswered(self, number: int) -> None:
+        """Note who it was."""
+        self.silent.append(number)
 
 
 def test_what_an_older_generation_says_late_is_not_kept() -> None:
@@ -133,3 +138,18 @@ def test_one_who_says_nothing_at_all_is_asked_again(monkeypatch: pytest.MonkeyPa
     asked.forget(1)
     assert asked.pending == 0
     line.theirs.pop().close()
+
+
+def test_one_who_never_answers_is_named_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is stopped, say: what it has bound dies with it, and somebody should know."""
+    monkeypatch.setattr(adoption, "_AGAIN_AFTER", 0.0)
+    monkeypatch.setattr(adoption, "_WITHIN", 0.0)
+    kept, line = Kept(), Line()
+    sources, asked = begun(kept, line)
+    until(sources, lambda: bool(kept.silent))
+    assert kept.silent == [1]
+    assert len(line.theirs) == 6
+    assert kept.takings == []
+    assert asked.pending == 0
+    for theirs in line.theirs:
+        theirs.close()
