@@ -11,7 +11,7 @@ FIRST_PAUSE = 0.001
 LONGEST_PAUSE = 0.05
 
 
-def eventually(condition: Callable[[], T], timeout: float = 20.0) -> T:
+def eventually(condition: Callable[[], T], timeout: float = 60.0) -> T:
     """Return the first truthy value of `condition`, asked for again and again.
 
     Raises:

@@ -253,7 +253,7 @@ class Pod:
             except (OSError, http.client.HTTPException):
                 return False
 
-        eventually(answers, timeout=60)
+        eventually(answers)
 
     def metric(self, name: str) -> float:
         """Return the sum of a metric's samples."""

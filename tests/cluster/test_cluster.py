@@ -92,8 +92,8 @@ def test_a_rotated_secret_is_served_by_the_next_handshake(cluster: Cluster, star
     cluster.apply(secret)
     cluster.nudge(pod.name)
 
-    eventually(lambda: pod.certificate() == second, timeout=60)
-    assert pod.metric("reloads_total") == 1
+    eventually(lambda: pod.certificate() == second)
+    eventually(lambda: pod.metric("reloads_total") == 1)
     assert pod.state["restartCount"] == 0
 
 
@@ -115,14 +115,14 @@ def test_a_deleted_pod_finishes_what_it_has(start: Start, load: StartLoad) -> No
     assert complete > 100
     assert failed == 0
 
-    eventually(lambda: refuses(pod), timeout=30)
+    eventually(lambda: refuses(pod))
     for client in flying:
         client.sendall(b"lf")
     for client in flying:
         with client:
             assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
 
-    terminated = eventually(lambda: pod.state["state"].get("terminated"), timeout=60)
+    terminated = eventually(lambda: pod.state["state"].get("terminated"))
     assert terminated["exitCode"] == 0
 
 
@@ -159,13 +159,13 @@ def test_a_container_that_restarts_while_the_configmap_is_bad_serves(start: Star
     pod = start()
     pod.edit(pod.marked("treasure"))
     pod.serves("treasure")
-    eventually(lambda: pod.shell("grep -rl treasure /var/lib/safe_reload || :"), timeout=60)
+    eventually(lambda: pod.shell("grep -rl treasure /var/lib/safe_reload || :"))
 
     pod.edit(pod.marked("bad") + "\nnonsense here\n")
     eventually(lambda: pod.metric("config_last_reload_successful") == 0)
     with contextlib.suppress(AssertionError):  # the shell dies with the container, and kubectl may say so
         pod.shell("kill -QUIT 1")
-    eventually(lambda: pod.state["restartCount"] == 1 and pod.state["ready"], timeout=60)
+    eventually(lambda: pod.state["restartCount"] == 1 and pod.state["ready"])
 
     assert pod.get() == (200, "treasure")
     assert pod.status["configuration"]["last_known_good"] is True

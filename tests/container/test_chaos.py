@@ -34,7 +34,7 @@ def _outcomes(lb: Balancer) -> int:
 
 
 def _wait_for_more(lb: Balancer, outcomes: int) -> None:
-    eventually(lambda: _outcomes(lb) > outcomes, timeout=60)
+    eventually(lambda: _outcomes(lb) > outcomes)
 
 
 @pytest.mark.timeout(SECONDS + 600)
@@ -43,8 +43,8 @@ def test_chaos(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         say(f"\nchaos: CHAOS_SEED={SEED} CHAOS_SECONDS={SECONDS:g}")
     options = ("--restart-limit", "100000", "--max-draining", "100", "--pid-file", f"{DISK}/lb.pid")
-    lb = start(NEWEST_STABLE, options=options, tmpfs={DISK: "size=64k,nr_inodes=32"})
-    lb.serves("one")
+    lb = start(NEWEST_STABLE, options=options, watch="auto", tmpfs={DISK: "size=64k,nr_inodes=32"})
+    lb.begins("one")
     ground = Ground(lb, lb.pid)
     for number in range(WARM_UP):
         ground.good(f"warm-up {number}")
@@ -58,7 +58,7 @@ def test_chaos(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
     ground.good("warm")
     lb.kill("USR1")
     lb.serves("warm")
-    eventually(lambda: is_alone(lb), timeout=60)
+    eventually(lambda: is_alone(lb))
     before = traces(lb)
     done: list[Step] = []
     try:
@@ -72,7 +72,7 @@ def test_chaos(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
 
         assert crowd.ends.refused == 0
         assert crowd.ends.unexplained(ground.deaths) == []
-        eventually(lambda: is_alone(lb), timeout=60)
+        eventually(lambda: is_alone(lb))
         assert lb.get() == "the end"
         assert "a bug in safe_reload" not in lb.log
         nothing_leaked(lb, before)

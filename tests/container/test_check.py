@@ -102,7 +102,7 @@ def test_the_line_of_the_kubernetes_page_checks_its_configuration(engine: docker
 def test_beside_an_instance_it_says_which_tags_that_one_would_refuse(start: Start) -> None:
     """Those of its VIPs need no word; one that it has not is named, and what else is wrong is found all the same."""
     lb = start(NEWEST_STABLE, vips="", options=("--vips", "127.0.0.1:8080:FD_WEB"))
-    lb.serves("one")
+    lb.begins("one")
 
     def checked() -> tuple[int, str]:
         done = lb.container.exec_run(["safe_reload", "check", "-f", "/etc/lb/haproxy.cfg"])

@@ -46,7 +46,7 @@ def test_a_death_excuses_only_what_was_there_when_it_came(failure: tuple[str, fl
 def test_when_safe_reload_itself_is_killed_its_clients_are_refused_and_counted(start: Start) -> None:
     """What the other tests promise not to happen is seen when it does."""
     lb = start(NEWEST_STABLE, entrypoint="sh", operands=("-c", "safe_reload -f /etc/lb/haproxy.cfg; sleep infinity"))
-    lb.serves("one")
+    lb.begins("one")
     with Crowd(lb, 500, 1) as crowd:
         crowd.goes_on_for(0.2)
         lb.container.exec_run(["sh", "-c", "kill -9 $(cat /proc/1/task/1/children)"])

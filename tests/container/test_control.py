@@ -53,8 +53,8 @@ def test_reload_returns_when_the_new_configuration_answers(start: Start, image: 
 
     The series that the exporter serves are as many after all these reloads as after the first.
     """
-    lb = start(image, options=("--exporter", "127.0.0.1:9101", "--watch", "off"))
-    lb.serves("one")
+    lb = start(image, options=("--exporter", "127.0.0.1:9101"))
+    lb.begins("one")
     eventually(lambda: code(lb, "/readyz") == 200)
     series_at_first = 0
     for number in range(RELOADS):
@@ -78,7 +78,7 @@ def test_reload_returns_when_the_new_configuration_answers(start: Start, image: 
 def test_the_processes_read_as_those_of_haproxys_master(start: Start, image: str, question: str) -> None:
     """One parser reads both, side by side."""
     lb = start(image)
-    lb.serves("one")
+    lb.begins("one")
     shown = []
     for one, path in ((lb, OURS), (haproxys_master(start, image), MASTERS)):
         lines = ask(one, path, question).splitlines()
@@ -115,7 +115,7 @@ def test_programs_that_ask_haproxys_master_hear_the_same_from_us(
     """Byte by byte, but for pids."""
     image = IMAGES[version]
     lb = start(image)
-    lb.serves("one")
+    lb.begins("one")
 
     assert talk(lb, OURS, *turns) == talk(haproxys_master(start, image), MASTERS, *turns)
 
@@ -125,7 +125,7 @@ def test_a_reload_reads_as_that_of_haproxys_master(start: Start, version: str) -
     """A status, two dashes, words with the alerts, an empty line, the end; the logs repeat the alerts."""
     image = IMAGES[version]
     lb = start(image)
-    lb.serves("one")
+    lb.begins("one")
     found = []
     for one, path in ((lb, OURS), (haproxys_master(start, image), MASTERS)):
         good = (one.folder / "haproxy.cfg").read_text()
@@ -146,8 +146,8 @@ def test_a_reload_reads_as_that_of_haproxys_master(start: Start, version: str) -
 @needs_promtool
 def test_the_exporter_follows_a_life(start: Start, image: str) -> None:
     """Live and ready while it serves, also after a failed reload and its own death; not ready while it is stopping."""
-    lb = start(image, options=("--exporter", "127.0.0.1:9101", "--stop-delay", "20", "--watch", "off"))
-    lb.serves("one")
+    lb = start(image, options=("--exporter", "127.0.0.1:9101", "--stop-delay", "20"))
+    lb.begins("one")
     eventually(lambda: code(lb, "/readyz") == 200)
     assert code(lb, "/livez") == 200
     before = http(lb, "/metrics")[1]

@@ -224,7 +224,7 @@ def test_the_tutorial_from_top_to_bottom(tmp_path: Path) -> None:
             for item in commands:
                 if "kill -KILL" in item.text:
                     # As a reader does, who does not type so fast: who has served for a second is replaced at once.
-                    eventually(lambda: ages(NAME)[-1] > 1)
+                    eventually(lambda: len(ages(NAME)) == 1 and ages(NAME)[0] > 1)
                 is_as_shown(terminal, item)
     finally:
         subprocess.run(["docker", "rm", "-f", NAME], capture_output=True, check=False)
@@ -339,7 +339,7 @@ def test_the_verbs_that_need_no_more_words(start: Start, tmp_path: Path) -> None
     page = Page("README.md", tmp_path)
     environment = {"SAFE_RELOAD_VIPS": "127.0.0.1:8080:FD_WEB"}
     lb = start(IMAGE)
-    lb.serves("one")
+    lb.begins("one")
     pid = lb.pid
     for text in ("safe_reload reload", "safe_reload upgrade", "safe_reload check"):
         words = page.block(text).text + (" -f /etc/lb/haproxy.cfg" if text.endswith("check") else "")
@@ -382,7 +382,7 @@ def test_monitoring_s_exporters(start: Start, tmp_path: Path) -> None:
 
     for beginning in ("safe_reload exporter --listen :9101", "safe_reload exporter --listen 127.0.0.1:9101"):
         lb = start(IMAGE, environment={"SAFE_RELOAD_NAME": "lb"})
-        lb.serves("one")
+        lb.begins("one")
         lb.container.exec_run(page.block(beginning).text, detach=True)
         eventually(partial(up, lb))
     command = page.block("safe_reload --exporter").text
@@ -395,7 +395,7 @@ def test_the_control_socket_s_questions(start: Start, tmp_path: Path) -> None:
     """As the page puts them, from this host, because the image has no socat: master, generation, session."""
     page = Page("docs/control-socket.md", tmp_path)
     lb = start(IMAGE)
-    lb.serves("one")
+    lb.begins("one")
     (pid,) = inside(lb, "cat /proc/1/task/1/children")[1].split()
     there = {"/run/safe_reload/": f"/proc/{lb.pid}/root/run/safe_reload/"}
 
@@ -526,7 +526,7 @@ class Failures:
         """Start a container with this configuration."""
         self.file.write_text(text)
         more = {"volumes": {str(self._folder): {"bind": "/usr/local/etc/haproxy", "mode": "ro"}}, **more}
-        return self._start(IMAGE, operands=words, vips=vips, **more)
+        return self._start(IMAGE, operands=words, vips=vips, watch="auto", **more)
 
     def are_shown(self, lb: Balancer, beginning: str) -> None:
         """Wait for what the page shows."""
@@ -545,8 +545,8 @@ def failures(start: Start, tmp_path: Path) -> Failures:
 
 def test_a_refused_reload_and_a_crash_after_it_look_as_shown(failures: Failures) -> None:
     """In the log, on the stderr of who has asked, in the status; then the last known good one, and the way back."""
-    lb = failures.begin(words=("--debounce", "1"))
-    lb.serves("one")
+    lb = failures.begin(words=("--debounce", "3"))
+    lb.begins("one")
     failures.file.write_text(BAD)
     lb.kill("USR1")
     failures.are_shown(lb, "[NOTICE]   (10) : ")

@@ -101,7 +101,7 @@ def test_web_sockets_and_a_download_survive_a_hundred_reloads(far: tuple[Balance
     assert alive > 50
     for one in (download, source, listener, *(one for pair in pairs for one in pair)):
         one.close()
-    eventually(lambda: is_alone(lb), timeout=60)
+    eventually(lambda: is_alone(lb))
 
 
 def _connections(lb: Balancer) -> list[tuple[str, int | None]]:
@@ -131,7 +131,7 @@ def test_idle_keep_alive_connections_get_one_more_answer_after_a_reload(lb: Bala
     lb.edit(configuration("two"))
     lb.kill("USR1")
     lb.serves("two")
-    eventually(lambda: "drains" in lb.log, timeout=60)
+    eventually(lambda: "Proxy web stopped" in lb.log)
     for client in clients:
         assert not select.select([client], [], [], 0)[0], "closed while it was idle"
         client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -140,7 +140,7 @@ def test_idle_keep_alive_connections_get_one_more_answer_after_a_reload(lb: Bala
         assert b"connection: close" in answer.lower()
         assert client.recv(1) == b""
         client.close()
-    eventually(lambda: is_alone(lb), timeout=60)
+    eventually(lambda: is_alone(lb))
 
 
 def _hold(lb: Balancer) -> socket.socket:
@@ -163,12 +163,12 @@ def test_hard_stop_after_ends_an_old_generation(lb: Balancer) -> None:
     limited = "global\n  hard-stop-after 1s\n"
     lb.edit(configuration("two", limited))
     reload(lb)
-    eventually(lambda: is_alone(lb), timeout=60)
+    eventually(lambda: is_alone(lb))
     with _hold(lb) as held:
         old = current(lb)
         lb.edit(configuration("three"))
         reload(lb)
-        eventually(lambda: old not in haproxies(lb), timeout=60)
+        eventually(lambda: old not in haproxies(lb))
 
         assert _hears_the_end(held)
     assert lb.get() == "three"
@@ -188,11 +188,11 @@ def _hears_the_end(client: socket.socket) -> bool:
 def test_drain_timeout_ends_an_old_generation(start: Start, image: str) -> None:
     """safe_reload's own limit for a drain."""
     lb = start(image, options=("--drain-timeout", "1"))
-    lb.serves("one")
+    lb.begins("one")
     with _hold(lb) as held:
         old = current(lb)
         reload(lb)
-        eventually(lambda: old not in haproxies(lb), timeout=60)
+        eventually(lambda: old not in haproxies(lb))
 
         assert _is_cut(held)
     assert "is ended: --drain-timeout" in lb.log
@@ -215,13 +215,13 @@ def test_without_a_limit_an_old_generation_drains_as_long_as_it_has_to(lb: Balan
 def test_beyond_max_draining_the_oldest_is_ended(start: Start) -> None:
     """Of four that are held two may drain; the younger ones keep their connections."""
     lb = start(NEWEST_STABLE, options=("--max-draining", "2"))
-    lb.serves("one")
+    lb.begins("one")
     held = []
     for _ in range(4):
         held.append(_hold(lb))
         old = current(lb)
         reload(lb)
-        eventually(lambda old=old: _drains(lb, old), timeout=60)  # type: ignore[misc]
+        eventually(lambda old=old: _drains(lb, old))  # type: ignore[misc]
     eventually(lambda: len(haproxies(lb)) == 3)
 
     assert _is_cut(held[0])

@@ -24,7 +24,7 @@ def run(lb: Balancer, *words: str, user: str = "root") -> tuple[int | None, str]
 def test_nothing_in_the_runtime_directory_is_for_others(start: Start, image: str) -> None:
     """Neither while it runs nor after reloads, good and bad; whatever the umask."""
     lb = start(image, entrypoint=["sh", "-c", "umask 0; exec safe_reload --pid-file /run/x/pid -f /etc/lb/haproxy.cfg"])
-    lb.serves("one")
+    lb.begins("one")
     lb.edit(configuration("two"))
     lb.kill("USR1")
     lb.serves("two")
@@ -42,7 +42,7 @@ def test_nothing_in_the_runtime_directory_is_for_others(start: Start, image: str
 def test_only_root_and_the_same_user_may_ask(start: Start, image: str) -> None:
     """Who else gets to the socket is told so, even if its mode is opened."""
     lb = start(image)
-    lb.serves("one")
+    lb.begins("one")
     assert run(lb, "safe_reload", "status")[0] == 0
     assert run(lb, "safe_reload", "stop", user="65534")[0] != 0
     run(lb, "chmod", "0777", "/run/safe_reload/haproxy.sock")
@@ -60,7 +60,7 @@ def test_a_link_in_our_place_is_replaced_and_not_followed(start: Start, image: s
     """What it points to stays as it is."""
     prepare = f"mkdir /run/safe_reload; echo precious > /root/it; ln -s /root/it /run/safe_reload/{kind}"
     lb = start(image, entrypoint=["sh", "-c", f"{prepare}; exec safe_reload -f /etc/lb/haproxy.cfg"])
-    lb.serves("one")
+    lb.begins("one")
 
     assert run(lb, "cat", "/root/it")[1] == "precious\n"
     assert run(lb, "test", "!", "-L", "/run/safe_reload/haproxy.sock")[0] == 0
@@ -70,7 +70,7 @@ def test_a_link_in_our_place_is_replaced_and_not_followed(start: Start, image: s
 def test_drop_caps_leaves_five_capabilities_and_no_new_privs_none_to_gain(start: Start, image: str) -> None:
     """To PID 1, and to haproxy, which has none left after it has switched its user."""
     lb = start(image, options=STRICT, text=configuration("one", IDENTITY))
-    lb.serves("one")
+    lb.begins("one")
     fields = {
         pid: dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         for pid in (lb.pid, lb.children()[0])
@@ -85,7 +85,7 @@ def test_drop_caps_leaves_five_capabilities_and_no_new_privs_none_to_gain(start:
 def test_with_drop_caps_a_unix_socket_has_a_mode_but_no_other_owner(start: Start, image: str) -> None:
     """CHOWN would give back every file of the container; haproxy says what is wrong, and a reload changes nothing."""
     lb = start(image, options=STRICT, text=configuration("one", f"{IDENTITY}{SOCKET} mode 666\n"))
-    lb.serves("one")
+    lb.begins("one")
     assert run(lb, "stat", "-c", "%a", "/run/admin.sock")[1] == "666\n"
     lb.edit(configuration("two", f"{IDENTITY}  stats socket /run/other.sock user haproxy\n"))
     code, words = run(lb, "safe_reload", "reload")

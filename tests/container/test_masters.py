@@ -160,7 +160,7 @@ def begin(start: Start, image: str, systemd: Recorder, pytestconfig: pytest.Conf
             "text": text_for(text or configuration("one"), ours=ours),
         }
         if ours:
-            return Master(start(image, options=("--watch", "off"), **more), ours=True)
+            return Master(start(image, **more), ours=True)
         words = ("-Ws", "-S", MASTERS, "-f", "/etc/lb/haproxy.cfg")
         return Master(start(image, entrypoint="haproxy", operands=words, vips="", **more), ours=False)
 

@@ -12,6 +12,7 @@ import pytest
 
 from tests.container.conftest import IMAGES, Balancer, Start, answer_to, every, result
 from tests.container.trouble import current, end, halt
+from tests.descriptors import sockets
 from tests.waiting import eventually
 
 HEAD = """\
@@ -72,15 +73,9 @@ def ports(lb: Balancer) -> set[int]:
     return {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A"}
 
 
-def held_by(pid: int) -> set[str]:
-    """Return the inodes of a process's sockets."""
-    links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
-    return {link.removeprefix("socket:[").rstrip("]") for link in links if link.startswith("socket:[")}
-
-
 def adopted(lb: Balancer) -> bool:
     """Tell whether PID 1 has every listening socket."""
-    return bool(listening(lb)) and listening(lb) <= held_by(lb.pid)
+    return bool(listening(lb)) and listening(lb) <= sockets(lb.pid)
 
 
 def reload(lb: Balancer) -> Callable[[], None]:
@@ -208,7 +203,7 @@ MIXED = ordinary("one", 'bind "fd@${FD_VIP}"\n    bind 127.0.0.1:8080')
 def test_a_vip_and_an_ordinary_bind_in_one_frontend(start: Start, image: str) -> None:
     """Both lose nothing under reloads and deaths, and both sockets stay the same."""
     lb = start(image, text=MIXED, vips="127.0.0.1:8090:FD_VIP", options=OFTEN)
-    lb.serves("one")
+    lb.begins("one")
     eventually(lambda: adopted(lb))
     before = listening(lb)
     for port in (8080, 8090):
@@ -236,7 +231,7 @@ def cost_of_draining(start: Start, image: str, kind: str) -> tuple[int, int]:
         new = current(lb)
         before = lb.cpu(old), lb.cpu(new)
         for port in (8080, 8090) if vips else (8080, 8080):
-            words = ("ab", "-q", "-c", "50", "-n", "10000", f"http://127.0.0.1:{port}/")
+            words = ("ab", "-q", "-s", "60", "-c", "50", "-n", "10000", f"http://127.0.0.1:{port}/")
             assert result(lb.inside(*words)).failed == 0
         return lb.cpu(old) - before[0], lb.cpu(new) - before[1]
 
@@ -247,8 +242,8 @@ def test_a_generation_that_drains_costs_nothing(start: Start, version: str, kind
     """Its successor's clients do not wake it up."""
     old, new = cost_of_draining(start, IMAGES[version], kind)
 
-    assert old <= 2
-    assert new > 2
+    assert new > 20
+    assert old <= max(2, 0.05 * new)
 
 
 @pytest.mark.parametrize("kind", KINDS)

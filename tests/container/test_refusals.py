@@ -1,5 +1,6 @@
 """What haproxy refuses changes nothing: its words are in the log, and the generation that serves was told nothing."""
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -34,7 +35,7 @@ def test_a_configuration_that_haproxy_refuses_changes_nothing(lb: Balancer, kind
         client = lb.load(100, 30_000)
         lb.edit(configuration("bad", more))
         lb.kill("USR1")
-        eventually(lambda: "has failed" in lb.log, timeout=60)
+        eventually(lambda: "has failed" in lb.log)
         load = result(client)
     finally:
         taken.kill()
@@ -60,12 +61,12 @@ listener.accept()
 
 def test_a_candidate_that_hangs_is_killed_and_changes_nothing(start: Start, image: str) -> None:
     """Contract 6.2: a configuration whose haproxy never gets ready fails after --ready-timeout."""
-    lb = start(image, options=("--ready-timeout", "1"))
-    lb.serves("one")
+    lb = start(image, options=("--ready-timeout", "5"))
+    lb.begins("one")
     (lb.folder / "hang.lua").write_text("while true do end")
     lb.edit(configuration("hangs", "global\n  lua-load /etc/lb/hang.lua\n"))
     lb.kill("USR1")
-    eventually(lambda: "has failed" in lb.log or "Lua" in lb.log, timeout=30)
+    eventually(lambda: "has failed" in lb.log or "Lua" in lb.log)
 
     eventually(lambda: len(lb.children()) == 1)
     assert "not ready within --ready-timeout: it is killed" in lb.log
@@ -92,8 +93,8 @@ def test_a_crash_keeps_the_vips_open_and_a_new_generation_serves(lb: Balancer) -
     refused = client.communicate(timeout=60)[0]
 
     assert refused == "0 refused\n"
+    eventually(lambda: "was killed by SIGKILL, unasked\n" in lb.log)
     assert lb.children() != [first]
-    assert "was killed by SIGKILL, unasked\n" in lb.log
 
 
 _ONE_AFTER_ANOTHER = """
@@ -120,8 +121,7 @@ def _kill(pid: int) -> None:
 
 def test_deaths_in_a_row_end_safe_reload_with_the_last_status(start: Start) -> None:
     """Contract 6.4: after --restart-limit deaths, 128 and the signal's number."""
-    # Without a look at the files, which may find them unserved between two starts and ask for one more.
-    lb = start("haproxy-safe-reload:dev", options=("--restart-limit", "3", "--watch", "off"))
+    lb = start("haproxy-safe-reload:dev", options=("--restart-limit", "3"))
     # One that dies before it is current is a start that has failed, even if it has answered a client.
     eventually(lambda: "is current" in lb.log)
     killed: set[int] = set()
@@ -130,12 +130,14 @@ def test_deaths_in_a_row_end_safe_reload_with_the_last_status(start: Start) -> N
         lb.container.reload()
         if lb.container.status == "exited":
             return True
-        for pid in set(lb.children()) - killed:
-            _kill(pid)
-            killed.add(pid)
+        # PID 1 may have ended by now, and the engine does not know yet.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for pid in set(lb.children()) - killed:
+                _kill(pid)
+                killed.add(pid)
         return False
 
-    eventually(all_killed, timeout=60)
+    eventually(all_killed)
 
     assert lb.container.wait(timeout=60)["StatusCode"] == 137
     assert len(killed) == 3

@@ -41,8 +41,8 @@ def _reload_under_load(lb: Balancer, requests: int, milliseconds: int, clients: 
     lb.kill("USR1")
     lb.serves("two")
     eventually(lambda: _alive(lb) == 1)
-    # A client that the machine forgets for 300 ms keeps its generation: no rule, and no reason to wait for it.
-    assert median(alive) <= 2, alive
+    # A candidate, the current one, one that drains. A client that is forgotten for a while keeps its generation.
+    assert median(alive) <= 3, alive
 
 
 def test_no_request_is_lost_under_a_reload_every_300_ms(lb: Balancer) -> None:
@@ -71,7 +71,7 @@ def _storm(lb: Balancer, seconds: float) -> None:
         assert (load.complete, load.failed) == (20_000, 0), load.text
 
     sys.stdout.write(f"{sent} reloads asked for, {lb.reloads} done\n")
-    eventually(lambda: _alive(lb) == 1, timeout=30)
+    eventually(lambda: _alive(lb) == 1)
     assert lb.get() == "one"
 
 
@@ -94,7 +94,7 @@ def test_a_draining_generation_costs_no_cpu(lb: Balancer) -> None:
         lb.edit(configuration("two"))
         lb.kill("USR1")
         lb.serves("two")
-        eventually(lambda: "drains" in lb.log or f"({old}) : Proxy web stopped" in lb.log or _is_told(lb))
+        eventually(lambda: "drains" in lb.log)
         new = next(pid for pid in lb.children() if pid != old)
         before = lb.cpu(old), lb.cpu(new)
         load = result(lb.load(50, 60_000))
@@ -109,15 +109,11 @@ def test_a_draining_generation_costs_no_cpu(lb: Balancer) -> None:
     eventually(lambda: _alive(lb) == 1)
 
 
-def _is_told(lb: Balancer) -> bool:
-    return "Proxy web stopped" in lb.log
-
-
 def test_keep_alive_clients_see_no_error(lb: Balancer) -> None:
     """With `option idle-close-on-response`, idle connections outlive reloads, too."""
 
     def load() -> subprocess.Popen[str]:
-        return lb.inside("wrk", "-t1", "-c50", "-d5s", f"http://127.0.0.1:{lb.port}/")
+        return lb.inside("wrk", "-t1", "-c50", "-d5s", "--timeout", "60s", f"http://127.0.0.1:{lb.port}/")
 
     for client in every(300, lambda: lb.kill("USR1"), load, lambda: lb.reloads > 5):
         text = client.communicate()[0]
@@ -128,7 +124,7 @@ def test_keep_alive_clients_see_no_error(lb: Balancer) -> None:
 def test_a_new_process_takes_over_with_a_new_pid_file(start: Start, image: str) -> None:
     """The pid file names the current haproxy, always."""
     lb = start(image, options=("--pid-file", "/run/safe_reload/lb.pid"))
-    lb.serves("one")
+    lb.begins("one")
 
     def named() -> str:
         text = lb.container.exec_run(["cat", "/run/safe_reload/lb.pid"]).output
@@ -141,4 +137,4 @@ def test_a_new_process_takes_over_with_a_new_pid_file(start: Start, image: str) 
     lb.serves("two")
 
     assert first.isdigit()
-    assert named() != first
+    eventually(lambda: named() != first)

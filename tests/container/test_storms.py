@@ -18,7 +18,7 @@ WARM_UP = 100
 def test_a_thousand_signals_in_a_second_are_a_few_reloads(start: Start, image: str) -> None:
     """1,000 USR1: they coalesce, no connection fails, and what serves was read after the last one."""
     lb = start(image)
-    lb.serves("one")
+    lb.begins("one")
     eventually(lambda: is_alone(lb))
     before = traces(lb)
     pid = lb.pid
@@ -46,15 +46,15 @@ def _in_a_row(lb: Balancer, count: int) -> None:
     for _ in range(count):
         old = pid_file.read_text()
         os.kill(pid, signal.SIGUSR1)
-        eventually(lambda old=old: pid_file.read_text() != old, timeout=60)  # type: ignore[misc]
+        eventually(lambda old=old: pid_file.read_text() != old)  # type: ignore[misc]
 
 
 def test_reloads_in_a_row_leak_nothing(start: Start, image: str) -> None:
     """A hundred, after a hundred."""
     lb = start(image, options=("--pid-file", "/run/lb.pid"))
-    lb.serves("one")
+    lb.begins("one")
     _in_a_row(lb, WARM_UP)
-    eventually(lambda: is_alone(lb), timeout=60)
+    eventually(lambda: is_alone(lb))
     before = traces(lb)
     _in_a_row(lb, 100)
 
@@ -66,9 +66,9 @@ def test_reloads_in_a_row_leak_nothing(start: Start, image: str) -> None:
 def test_ten_thousand_reloads_in_a_row_leak_nothing(start: Start) -> None:
     """10,000, or TEST_RELOADS of them, under a little load: descriptors, memory, processes, threads."""
     lb = start(NEWEST_STABLE, options=("--pid-file", "/run/lb.pid"))
-    lb.serves("one")
+    lb.begins("one")
     _in_a_row(lb, WARM_UP)
-    eventually(lambda: is_alone(lb), timeout=60)
+    eventually(lambda: is_alone(lb))
     before = traces(lb)
     with Crowd(lb, 100, 1) as crowd:
         _in_a_row(lb, IN_A_ROW)
@@ -83,9 +83,9 @@ def test_ten_thousand_reloads_in_a_row_leak_nothing(start: Start) -> None:
 def test_a_reload_every_50_ms_for_ten_minutes_leaks_nothing(start: Start) -> None:
     """Asked for whether or not the last one is done, for TEST_STORM_SECONDS: as at the start afterwards."""
     lb = start(NEWEST_STABLE, options=("--pid-file", "/run/lb.pid"))
-    lb.serves("one")
+    lb.begins("one")
     _in_a_row(lb, WARM_UP)
-    eventually(lambda: is_alone(lb), timeout=60)
+    eventually(lambda: is_alone(lb))
     before = traces(lb)
     pid = lb.pid
     with Crowd(lb, 500, 1) as crowd:

@@ -374,7 +374,7 @@ def test_a_bad_configuration_does_not_start(service: Service) -> None:
     service.drop_in("Restart=no\n")
     service.configure("", "nosuch keyword\n")
     assert service.systemctl("start")[0] != 0
-    assert "unknown keyword 'nosuch' out of section" in service.journal()
+    eventually(lambda: "unknown keyword 'nosuch' out of section" in service.journal())
     assert "unknown keyword 'nosuch' out of section" in service.show("StatusText")
 
 
@@ -444,14 +444,14 @@ def test_a_crash_of_haproxy_is_no_business_of_systemd(running: Service) -> None:
 
 def test_a_stop_waits_for_who_is_being_served(running: Service) -> None:
     """For longer than TimeoutStopSec=, because safe_reload asks for more time: nobody is killed."""
-    running.drop_in("TimeoutStopSec=1\n")
+    running.drop_in("TimeoutStopSec=3\n")
     with running.host.connect(8080) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n")
         eventually(lambda: "1 connection" in running.show("StatusText"))
         running.host.must("systemctl", "stop", "--no-block", running.unit)
         eventually(lambda: running.show("StatusText").startswith("stopping, 1 generation left"))
         began = time.monotonic()
-        eventually(lambda: time.monotonic() > began + 2)
+        eventually(lambda: time.monotonic() > began + 5)
         client.sendall(b"Connection: close\r\n\r\n")
         assert client.makefile().read().endswith("one")
     eventually(lambda: running.show("ActiveState") == "inactive")
@@ -554,18 +554,18 @@ def sockets(service: Service) -> set[str]:
 
 def test_one_that_hangs_is_replaced(service: Service) -> None:
     """A safe_reload that does not run any more is killed by the watchdog and started again, with the VIPs."""
-    service.drop_in("WatchdogSec=2\n")
+    service.drop_in("WatchdogSec=5\n")
     service.must("start")
     main = service.show("MainPID")
     service.host.kill_process("STOP", main)
-    eventually(lambda: service.show("NRestarts") == "1", timeout=60)
+    eventually(lambda: service.show("NRestarts") == "1")
     service.serves("one")
     assert "watchdog" in service.journal().lower()
 
 
 def test_one_that_runs_is_left_alone(service: Service) -> None:
     """An idle one says often enough that it lives."""
-    service.drop_in("WatchdogSec=1\n")
+    service.drop_in("WatchdogSec=5\n")
     service.must("start")
     main = service.show("MainPID")
 

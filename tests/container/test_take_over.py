@@ -44,8 +44,8 @@ def daemons(lb: Balancer) -> list[str]:
 
 def daemon(lb: Balancer) -> int:
     """Wait until the haproxy that the pid file names is on its own; return its pid."""
-    named = int(inside(lb, PID_FILE).read_text())
-    return eventually(lambda: next((pid for pid in haproxies(lb) if inner_pid(pid) == named), 0))
+    named = eventually(inside(lb, PID_FILE).read_text)
+    return eventually(lambda: next((pid for pid in haproxies(lb) if inner_pid(pid) == int(named)), 0))
 
 
 def test_it_is_told_to_leave_when_the_first_generation_serves(start: Start, image: str) -> None:

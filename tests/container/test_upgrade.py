@@ -4,13 +4,20 @@ import json
 import os
 import signal
 import subprocess
-from pathlib import Path
+from functools import partial
 
 import pytest
 
 from tests.container.conftest import NEWEST_STABLE, Balancer, Start, configuration, every, result
-from tests.container.trouble import is_alone
+from tests.container.trouble import inside, is_alone
+from tests.descriptors import sockets
 from tests.waiting import eventually
+
+
+@pytest.fixture
+def start(start: Start) -> Start:
+    """Start containers that watch their files: so does the next life."""
+    return partial(start, watch="auto")
 
 
 def _exec(lb: Balancer, *words: str) -> tuple[int, str]:
@@ -25,12 +32,6 @@ def _status(lb: Balancer) -> dict[str, object]:
     found = json.loads(text)
     assert isinstance(found, dict)
     return found
-
-
-def _inodes(pid: int) -> set[str]:
-    """Return the sockets that a process holds."""
-    links = (str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir())
-    return {link for link in links if link.startswith("socket:")}
 
 
 def test_an_upgrade_costs_no_request(lb: Balancer) -> None:
@@ -58,19 +59,19 @@ def test_everything_goes_on_after_an_upgrade(start: Start, image: str) -> None:
         options=("--pid-file", "/run/lb.pid"),
         text=configuration("one", "frontend more\n    bind 127.0.0.1:8081\n    http-request return status 200\n"),
     )
-    lb.serves("one")
+    lb.begins("one")
     eventually(lambda: "holds the ordinary listeners" in lb.log)
     idle = lb.connect()
     assert _exec(lb, "safe_reload", "reload")[0] == 0
     before = _status(lb)
-    sockets = _inodes(lb.pid)
+    inodes = sockets(lb.pid)
     _upgrade(lb)
     after = _status(lb)
 
     assert before["reloads"] == after["reloads"]
     assert before["adopted"] == after["adopted"] == ["127.0.0.1:8081"]
     assert after["last_reload"] is not None
-    shared = len(sockets & _inodes(lb.pid))
+    shared = len(inodes & sockets(lb.pid))
     assert shared >= 3
 
     with lb.connect() as held:
@@ -92,7 +93,7 @@ def test_an_upgrade_from_where_nothing_is_any_more_goes_on(start: Start) -> None
     """The working directory has been deleted, and -f is relative to it: nothing can be read, and everything serves."""
     script = "mkdir /gone && cd /gone && cp /etc/lb/haproxy.cfg . && exec safe_reload -f haproxy.cfg"
     lb = start(NEWEST_STABLE, entrypoint="sh", operands=("-c", script))
-    lb.serves("one")
+    lb.begins("one")
     before = (lb.pid, lb.children())
     assert _exec(lb, "rm", "-r", "/gone")[0] == 0
     _upgrade(lb)
@@ -106,7 +107,7 @@ def test_an_upgrade_from_where_nothing_is_any_more_goes_on(start: Start) -> None
 def test_a_program_that_cannot_go_on_is_not_started(start: Start, image: str, module: str) -> None:
     """Whoever asked gets its words, and the old one serves as before; also if it would have failed late."""
     lb = start(image)
-    lb.serves("one")
+    lb.begins("one")
     package = "/usr/lib/python3/dist-packages/entrypoint"
     broken = f"cp -a {package} /root/good && echo 'raise SystemExit(\"a broken release\")' > {package}/{module}.py"
     assert _exec(lb, "bash", "-c", broken)[0] == 0
@@ -127,15 +128,16 @@ def test_a_program_that_cannot_go_on_is_not_started(start: Start, image: str, mo
 def test_a_second_upgrade_does_not_disturb_the_first(start: Start) -> None:
     """It is refused at once, and each of them gets one answer."""
     lb = start(NEWEST_STABLE)
-    lb.serves("one")
+    lb.begins("one")
     package = "/usr/lib/python3/dist-packages/entrypoint"
-    slow = f"echo 'import time; time.sleep(3); raise SystemExit(\"a slow release\")' > {package}/serving.py"
+    slow = f'mkfifo /gate; echo \'open("/gate").read(); raise SystemExit("a slow release")\' > {package}/serving.py'
     assert _exec(lb, "bash", "-c", slow)[0] == 0
     first = subprocess.Popen(
         ["docker", "exec", str(lb.container.id), "safe_reload", "upgrade"], stderr=subprocess.PIPE, text=True
     )
     eventually(lambda: len(lb.children()) == 2)
     status, text = _exec(lb, "safe_reload", "upgrade")
+    os.close(os.open(inside(lb, "/gate"), os.O_WRONLY))
     _, words = first.communicate(timeout=60)
 
     assert (status, first.returncode) == (1, 1)
@@ -149,7 +151,7 @@ def test_a_second_upgrade_does_not_disturb_the_first(start: Start) -> None:
 def test_an_upgrade_that_could_not_keep_the_pid_file_is_refused(start: Start) -> None:
     """Once the new program has taken over it is too late to say so."""
     lb = start(NEWEST_STABLE, options=("--pid-file", "/small/lb.pid"), tmpfs={"/small": "size=64k,nr_inodes=4"})
-    lb.serves("one")
+    lb.begins("one")
     full = "while : > /small/full$((number++)); do :; done 2>/dev/null; true"
     assert _exec(lb, "bash", "-c", full)[0] == 0
     status, text = _exec(lb, "safe_reload", "upgrade")

@@ -84,11 +84,11 @@ def test_4096_vips_are_bound_reloaded_and_all_answer(start: Start) -> None:
     hard = min(65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     ulimits = [docker.types.Ulimit(name="nofile", soft=1024, hard=hard)]
     lb = start(NEWEST_STABLE, text=text, vips=vips, ulimits=ulimits)
-    eventually(lambda: "is current" in lb.log, timeout=60)
+    eventually(lambda: "is current" in lb.log)
     lb.edit(text.replace('"one"', '"two"'))
     lb.kill("USR1")
-    eventually(lambda: "is current; asked for by" in lb.log, timeout=60)
-    eventually(lambda: len(lb.children()) == 1, timeout=60)
+    eventually(lambda: "is current; asked for by" in lb.log)
+    eventually(lambda: len(lb.children()) == 1)
     with lb.network():
         client = lb.inside("python3", "-c", _ASK_ALL, str(count))
 
@@ -109,7 +109,7 @@ print(answers, "answers")
 def test_a_vip_that_no_bind_uses_is_named_and_refuses_until_one_does(start: Start, image: str) -> None:
     """Its clients do not hang, and a later configuration can use it."""
     lb = start(image, options=("--vips", "127.0.0.1:8080:FD_WEB,127.0.0.1:8081:FD_LATER"))
-    lb.serves("one")
+    lb.begins("one")
     refused = _refuses(lb, 8081)
     lb.edit(configuration("two", 'frontend later\n  bind "fd@${FD_LATER}"\n  http-request return status 200\n'))
     lb.kill("USR1")
@@ -127,7 +127,7 @@ def test_a_vip_that_no_bind_uses_is_named_and_refuses_until_one_does(start: Star
 def test_a_refused_candidate_leaves_an_unused_vip_refusing(start: Start, image: str) -> None:
     """haproxy listens on what it binds before it fails; nobody would ever accept there."""
     lb = start(image, vips="127.0.0.1:8080:FD_WEB,127.0.0.1:8081:FD_LATER")
-    lb.serves("one")
+    lb.begins("one")
     later = 'global\n  chroot /nowhere\nfrontend later\n  bind "fd@${FD_LATER}"\n  http-request return status 200\n'
     lb.edit(configuration("two", later))
     lb.kill("USR1")
@@ -155,7 +155,7 @@ def test_a_generation_lets_go_of_a_vip_that_is_not_on_the_loopback_interface(sta
     with held:
         held.sendall(b"GET / HTTP/1.0\r\n")
         _exec(lb, "kill -USR1 $(grep -ls '^safe_reload$' /proc/[0-9]*/comm | cut -d/ -f3)")
-        eventually(lambda: "drains" in _exec(lb, "cat /run/log"), timeout=30)
+        eventually(lambda: "drains" in _exec(lb, "cat /run/log"))
 
     assert "has not let go" not in _exec(lb, "cat /run/log")
 
@@ -192,7 +192,7 @@ def test_readme_s_recipe_adds_safe_reload_to_an_existing_haproxy_image(
     assert recipe
     image = _build(engine, tmp_path, recipe[1].replace("FROM haproxy:3.0", f"FROM {base}", 1))
     lb = start(image)
-    lb.serves("one")
+    lb.begins("one")
     lb.edit(configuration("two"))
     lb.kill("USR1")
     lb.serves("two")

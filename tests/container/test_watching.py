@@ -1,10 +1,12 @@
 """Files change as they do in practice: each change is one reload, and what is none is none."""
 
+import re
 import ssl
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from tests.container.trouble import Crowd, say, status
 from tests.container.volumes import UID, ConfigMap, no_inotify, replace
 from tests.waiting import eventually
 
-DEBOUNCE = 0.1
+DEBOUNCE = 0.2
 QUICK = ("--debounce", f"{DEBOUNCE}")
 A_WHILE = 10 * DEBOUNCE
 """After so long even what is never quiet has been looked at."""
@@ -37,10 +39,16 @@ def _is_done(lb: Balancer, count: int) -> None:
 
 
 @pytest.fixture
+def start(start: Start) -> Start:
+    """Start containers that watch their files."""
+    return partial(start, watch="auto")
+
+
+@pytest.fixture
 def watching(start: Start, image: str) -> Balancer:
     """A container that serves "one", and whose files need not be quiet for long."""
     lb = start(image, options=QUICK)
-    lb.serves(FIRST)
+    lb.begins(FIRST)
     return lb
 
 
@@ -67,7 +75,7 @@ def test_each_swap_of_a_configmap_is_one_reload(start: Start, image: str, older:
 
     options = {"user": f"{UID}:{UID}", "tmpfs": {"/run/safe_reload": "mode=1777"}}
     lb = start(image, options=QUICK, prepare=prepare, **options)
-    lb.serves(FIRST)
+    lb.begins(FIRST)
     with Crowd(lb, 300, 1) as crowd:
         for number in range(4):
             keys = {"haproxy.cfg": configuration(f"swap {number}")}
@@ -80,18 +88,21 @@ def test_each_swap_of_a_configmap_is_one_reload(start: Start, image: str, older:
     say(crowd.ends)
 
     assert crowd.ends.failures == []
-    assert reloads(lb) == done(4)
+    _is_done(lb, 4)
     assert status(lb)["watch"]["mode"] == "inotify"
     assert '"polling"' not in lb.log and "--poll" not in lb.log
 
 
 def test_files_that_are_swapped_as_a_set_are_never_mixed(start: Start, image: str) -> None:
-    """In a storm of swaps and reloads every answer is of one version of both files, and the last one wins."""
+    """In a storm of swaps and reloads whoever is current has read one version of both files, and the last one wins.
+
+    One that has read a mixture may answer until that is found out, a moment after it has begun to listen.
+    """
     files = ("10.cfg", "20.cfg")
     maps: list[ConfigMap] = []
 
     def version(number: int) -> dict[str, str]:
-        text = configuration(f"{number} ${{OTHER}}")
+        text = configuration(f"{number} ${{OTHER}} ${{SAFE_RELOAD_GENERATION}}")
         return {"10.cfg": f"global\n    setenv OTHER {number}\n", "20.cfg": text}
 
     def prepare(folder: Path) -> None:
@@ -100,26 +111,26 @@ def test_files_that_are_swapped_as_a_set_are_never_mixed(start: Start, image: st
 
     operands = tuple(word for name in files for word in ("-f", f"/etc/lb/{name}"))
     lb = start(image, options=("--debounce", "0.02"), operands=operands, prepare=prepare)
-    lb.serves("0 0")
+    lb.begins("0 0 1")
     answers: Counter[str] = Counter()
     number = 0
     end = time.monotonic() + 5
     with Crowd(lb, 100, 1) as crowd:
-        while time.monotonic() < end:
+        while time.monotonic() < end or len(answers) <= 3:
             number += 1
             maps[0].publish(version(number))
             lb.kill("USR1")
             soon = time.monotonic() + 0.05
             while time.monotonic() < soon:
                 answers[lb.get()] += 1
-        lb.serves(f"{number} {number}")
-    torn = lb.log.count("is not used: the files changed")
+        eventually(lambda: lb.get().startswith(f"{number} {number} "))
+    torn = {int(found) for found in re.findall(r"generation (\d+) \(pid \d+\) is not used: the files", lb.log)}
     served = lb.log.count(" is current")
-    say(f"{number} swaps, {served} generations, {torn} not used, {len(answers)} versions seen; {crowd.ends}")
+    say(f"{number} swaps, {served} generations, {len(torn)} not used, {len(answers)} versions seen; {crowd.ends}")
 
-    mixed = [answer for answer in answers if len(set(answer.split())) != 1]
-    assert mixed == []
-    assert len(answers) > 3
+    mixed = [(first, other, int(number)) for first, other, number in map(str.split, answers) if first != other]
+    # After three in a row the next one serves as it is.
+    assert [one for one in mixed if not {one[2]} <= torn and not {one[2] - back for back in (1, 2, 3)} <= torn] == []
     assert crowd.ends.failures == []
 
 
@@ -150,7 +161,7 @@ def test_each_way_of_writing_a_file_is_one_reload(watching: Balancer, crowd: Cro
         way(configuration(f"way {number}"))
         watching.serves(f"way {number}")
         crowd.goes_on_for(A_WHILE)
-        assert reloads(watching) == done(number + 1)
+        _is_done(watching, number + 1)
 
 
 def test_a_single_file_that_is_mounted_is_followed_as_long_as_it_can_be(
@@ -161,7 +172,7 @@ def test_a_single_file_that_is_mounted_is_followed_as_long_as_it_can_be(
     path.write_text(configuration(FIRST))
     single = {str(path): {"bind": "/single.cfg", "mode": "ro"}}
     lb = start(image, options=QUICK, operands=("-f", "/single.cfg"), volumes=single)
-    lb.serves(FIRST)
+    lb.begins(FIRST)
     assert status(lb)["watch"] == {"mode": "inotify", "stale_mounts": [], "files": 1}
 
     path.write_text(configuration(SECOND))
@@ -172,7 +183,7 @@ def test_a_single_file_that_is_mounted_is_followed_as_long_as_it_can_be(
     eventually(lambda: status(lb)["watch"]["stale_mounts"] == ["/single.cfg"])
     assert lb.log.count("/single.cfg can never change again") == 1
     assert lb.get() == SECOND
-    assert reloads(lb) == done(1)
+    _is_done(lb, 1)
 
     code, text = lb.container.exec_run(["safe_reload", "reload"])
     assert code == 0
@@ -221,7 +232,7 @@ def test_a_new_certificate_is_served_by_the_next_handshake(start: Start, image: 
 
     vips = f"127.0.0.1:8080:FD_WEB,127.0.0.1:{FILE}:FD_FILE,127.0.0.1:{FOLDER}:FD_FOLDER"
     lb = start(image, options=QUICK, vips=vips, prepare=prepare)
-    lb.serves(FIRST)
+    lb.begins(FIRST)
 
     def serves(port: int, name: str) -> None:
         eventually(lambda: _handshake(lb, port, name) == pairs[name][1])
@@ -240,7 +251,7 @@ def test_a_new_certificate_is_served_by_the_next_handshake(start: Start, image: 
     with Crowd(lb, 50, 1) as crowd:
         crowd.goes_on_for(A_WHILE)
 
-    assert reloads(lb) == done(3)
+    _is_done(lb, 3)
 
 
 def test_a_map_and_a_folder_of_configurations_are_followed(start: Start, image: str) -> None:
@@ -252,12 +263,12 @@ def test_a_map_and_a_folder_of_configurations_are_followed(start: Start, image: 
         (folder / "10.cfg").write_text(text)
 
     lb = start(image, options=QUICK, operands=("-f", "/etc/lb"), prepare=prepare)
-    lb.serves(FIRST)
+    lb.begins(FIRST)
     with Crowd(lb, 50, 1) as crowd:
         (lb.folder / "a.map").write_text("key two\n")
         lb.serves(SECOND)
         crowd.goes_on_for(A_WHILE)
-        assert reloads(lb) == done(1)
+        _is_done(lb, 1)
 
         answer = "    http-request return status 200 content-type text/plain string three\n"
         (lb.folder / "20.cfg").write_text(f"frontend more\n    bind 127.0.0.1:8081\n{answer}")
@@ -267,14 +278,14 @@ def test_a_map_and_a_folder_of_configurations_are_followed(start: Start, image: 
         (lb.folder / "20.cfg").unlink()
         eventually(lambda: reloads(lb) == done(3))
         crowd.goes_on_for(A_WHILE)
-        assert reloads(lb) == done(3)
+        _is_done(lb, 3)
 
 
 def test_more_paths_can_be_watched(start: Start, image: str) -> None:
     """`--watch PATH` adds a file that nothing names, and a folder that is not there yet, to what is named."""
     more = ("--watch", "/etc/lb/extra", "--watch", "/etc/lb/later")
     lb = start(image, options=(*QUICK, *more))
-    lb.serves(FIRST)
+    lb.begins(FIRST)
     (lb.folder / "some.map").write_text("a b\n")
     named = "backend b\n  http-request set-header x %[src,map(/etc/lb/some.map)]\n"
     lb.edit(configuration(FIRST, named))
@@ -290,7 +301,7 @@ def test_more_paths_can_be_watched(start: Start, image: str) -> None:
     lb.edit(configuration(SECOND))
     lb.serves(SECOND)
 
-    assert reloads(lb) == done(5)
+    _is_done(lb, 5)
 
 
 # ---- what is no reload ---------------------------------------------------------------------------------------------
@@ -318,7 +329,7 @@ def test_what_leaves_the_content_as_it_is_is_no_reload(watching: Balancer, crowd
 def test_nothing_is_watched_with_watch_off(start: Start, image: str) -> None:
     """An edit waits until somebody asks for it."""
     lb = start(image, options=(*QUICK, "--watch", "off"))
-    lb.serves(FIRST)
+    lb.begins(FIRST)
     with Crowd(lb, 50, 1) as crowd:
         lb.edit(configuration(SECOND))
         crowd.goes_on_for(A_WHILE)
@@ -327,7 +338,7 @@ def test_nothing_is_watched_with_watch_off(start: Start, image: str) -> None:
 
     lb.kill("USR1")
     lb.serves(SECOND)
-    assert reloads(lb) == {("SIGUSR1", "success"): 1}
+    eventually(lambda: reloads(lb) == {("SIGUSR1", "success"): 1})
 
 
 # ---- what is not right yet -----------------------------------------------------------------------------------------
@@ -352,7 +363,7 @@ def test_a_file_that_is_empty_or_gone_is_waited_for(watching: Balancer, crowd: C
     watching.serves(SECOND)
     crowd.goes_on_for(A_WHILE)
     assert unreadable() == ""
-    assert reloads(watching) == done(1)
+    _is_done(watching, 1)
 
 
 def _last_was_good(lb: Balancer) -> bool:
@@ -396,26 +407,29 @@ def test_a_failed_reload_waits_for_another_content(watching: Balancer, crowd: Cr
 
     path.write_text(configuration(SECOND))
     watching.serves(SECOND)
-    assert reloads(watching) == {**failed, **done(1)}
+    eventually(lambda: reloads(watching) == {**failed, **done(1)})
 
 
 def test_a_flood_of_writes_is_a_bounded_number_of_reloads(watching: Balancer, crowd: Crowd) -> None:
     """A file that is written every 20 ms for 5 s: at most one in ten debounces and one more, and the last one wins."""
     path = watching.folder / "haproxy.cfg"
-    began = time.monotonic()
-    number = 0
+    began = written = time.monotonic()
+    number = pauses = 0
     while time.monotonic() < began + 5:
         number += 1
         replace(path, configuration(f"flood {number}"))
+        # On a slow machine the flood has pauses, and each may be taken for its end.
+        pauses += time.monotonic() > written + DEBOUNCE / 2
+        written = time.monotonic()
         crowd.goes_on_for(0.02)
     lasted = time.monotonic() - began
     watching.serves(f"flood {number}")
     crowd.goes_on_for(A_WHILE)
 
     counts = reloads(watching)
-    say(f"{number} writes in {lasted:.1f} s, {counts}")
+    say(f"{number} writes in {lasted:.1f} s with {pauses} pauses, {counts}")
     assert set(counts) == {("files", "success")}
-    assert 1 < counts["files", "success"] <= lasted / (10 * DEBOUNCE) + 1
+    assert 1 < counts["files", "success"] <= lasted / (10 * DEBOUNCE) + 1 + pauses
 
 
 # ---- where the kernel does not tell --------------------------------------------------------------------------------
@@ -426,7 +440,7 @@ def test_without_inotify_the_poll_finds_the_change(start: Start, image: str) -> 
     options = {"user": f"{UID}:{UID}", "tmpfs": {"/run/safe_reload": "mode=1777"}}
     with no_inotify():
         lb = start(image, options=(*QUICK, "--poll", "0.5"), **options)
-        lb.serves(FIRST)
+        lb.begins(FIRST)
         assert status(lb)["watch"]["mode"] == "poll"
         assert "inotify" in lb.log and "--poll" in lb.log
         for number in range(2):
@@ -435,10 +449,10 @@ def test_without_inotify_the_poll_finds_the_change(start: Start, image: str) -> 
             _is_done(lb, number + 1)
         with Crowd(lb, 50, 1) as crowd:
             crowd.goes_on_for(A_WHILE)
-        assert reloads(lb) == done(2)
+        _is_done(lb, 2)
         assert status(lb)["watch"]["mode"] == "poll"
 
     eventually(lambda: status(lb)["watch"]["mode"] == "inotify")
     lb.edit(configuration(SECOND))
     lb.serves(SECOND)
-    assert reloads(lb) == done(3)
+    _is_done(lb, 3)

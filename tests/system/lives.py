@@ -94,11 +94,6 @@ def pending(pid: int) -> frozenset[int]:
     return signals_in(fields["SigPnd"]) | signals_in(fields["ShdPnd"])
 
 
-def descriptors(pid: int) -> dict[int, str]:
-    """Return the open descriptors of a process and what they are."""
-    return {int(number): os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")}
-
-
 # ------------------------------------------------------------------------------------------------ one life
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from entrypoint.exporter.server import MOST_CLIENTS, first_that_exists, wants_openmetrics
+from tests.descriptors import sockets
 from tests.promtool import needs_promtool, promtool
 from tests.system.lives import is_running, status_fields
 from tests.waiting import eventually
@@ -227,12 +228,6 @@ def spawn(*words: str, **variables: str) -> "subprocess.Popen[str]":
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def sockets(pid: int) -> int:
-    """Return how many sockets a process has."""
-    folder = f"/proc/{pid}/fd"
-    return sum(os.readlink(f"{folder}/{entry}").startswith("socket:") for entry in os.listdir(folder))
 
 
 def refusal(*words: str) -> str:
@@ -725,7 +720,7 @@ def test_it_dies_with_the_instance_that_started_it(folder: Path) -> None:
         exporter = int(parent.stdout.readline())
         assert parent.stdout.readline() == "asked\n"
         # Only the listening one is left, so that nothing but its parent's death can wake it.
-        eventually(lambda: sockets(exporter) == 1)
+        eventually(lambda: len(sockets(exporter)) == 1)
         parent.kill()
         eventually(lambda: not is_running(exporter))
 

@@ -49,6 +49,7 @@ from signal import (
 
 import pytest
 
+from tests.descriptors import descriptors
 from tests.system.lives import (
     CATCHABLE,
     EVERY_SIGNAL,
@@ -57,7 +58,6 @@ from tests.system.lives import (
     Upbringing,
     children,
     command_line,
-    descriptors,
     is_running,
     lives,
     signals_in,
@@ -222,7 +222,7 @@ def test_the_init_leaves_as_soon_as_the_program_has(start: Start) -> None:
         assert life.status() == 128 + SIGKILL
         return time.monotonic() - begin
 
-    assert min(delay() for _ in range(4)) < 0.25
+    assert min(delay() for _ in range(4)) < 0.9  # one of tini's ticks is 1 s
 
 
 @pytest.mark.parametrize("group", [(), ("-g",)], ids=["alone", "g"])
@@ -849,8 +849,11 @@ def test_orphans_are_reaped(start: Start, where: str, options: Sequence[str]) ->
     main = stat(children(life.init)[0]).group  # they all have its command line, and when pids wrap not the higher pids
     os.kill(main, SIGUSR1)
     eventually(lambda: children(life.init) == [main])
-    warnings = re.findall(r"(?i)\bwarn.*reaped zombie process with pid=(\d+)", life.errors())
-    assert len(warnings) == len(set(warnings)) == (ORPHANS if "-w" in options else 0)
+    expected = ORPHANS if "-w" in options else 0
+    warning = r"(?i)\bwarn.*reaped zombie process with pid=(\d+)"
+    eventually(lambda: len(re.findall(warning, life.errors())) >= expected)
+    warnings = re.findall(warning, life.errors())
+    assert len(warnings) == len(set(warnings)) == expected
     os.kill(main, SIGKILL)
     assert life.status() == 128 + SIGKILL
     assert len(re.findall(r"(?i)reaped zombie", life.errors())) == len(warnings)

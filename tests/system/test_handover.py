@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from entrypoint.core.runtime_api import pid
 from entrypoint.system.cli_channel import CliChannel
 from entrypoint.system.handover import Adopted, Offer, Passed, Taking
+from tests.descriptors import sockets
 from tests.waiting import eventually
 
 HAPROXY = shutil.which("haproxy", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
@@ -672,11 +673,7 @@ def take(channel: CliChannel) -> tuple[Passed, ...]:
 
 def inodes_of(process: int) -> set[int]:
     """Return the inodes of a process's sockets."""
-    links = []
-    for descriptor in os.listdir(f"/proc/{process}/fd"):
-        with suppress(FileNotFoundError):
-            links.append(os.readlink(f"/proc/{process}/fd/{descriptor}"))
-    return {int(link[len("socket:[") : -1]) for link in links if link.startswith("socket:[")}
+    return {int(inode) for inode in sockets(process)}
 
 
 @with_haproxy

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from entrypoint import held
 from entrypoint.held import HeldSessions
 from entrypoint.sources import Sources
 
@@ -67,8 +68,10 @@ def peer() -> Iterator[Peer]:
     made.theirs.close()
 
 
-def test_it_is_told_to_leave_once_the_session_is_accepted(peer: Peer) -> None:
+def test_it_is_told_to_leave_once_the_session_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before that its CLI would close with the session in the queue; the answer may come in pieces."""
+    monkeypatch.setattr(held, "_TOLD_WITHIN", 3600)
+    peer = Peer()
     assert peer.asked() == GREETING
     assert peer.told == 0
     answer = b"\n> \n> " + info(3)
@@ -78,6 +81,8 @@ def test_it_is_told_to_leave_once_the_session_is_accepted(peer: Peer) -> None:
     peer.theirs.send(answer[40:])
     peer.until(3)
     assert peer.told == 1
+    peer.held.close(1)
+    peer.theirs.close()
 
 
 def test_it_is_asked_until_nobody_is_left(peer: Peer) -> None:

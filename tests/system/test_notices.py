@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.descriptors import sockets
 from tests.waiting import eventually
 
 CONFIGURATION = """\
@@ -367,8 +368,7 @@ def test_the_vips_are_stored_once_it_is_ready(begin: Begin, systemd: Systemd) ->
     eventually(lambda: systemd.stored)
     (name,) = systemd.stored
     assert name.endswith("FD_WEB")
-    links = {os.readlink(entry) for entry in Path(f"/proc/{lb.process.pid}/fd").iterdir()}
-    assert f"socket:[{systemd.stored[name]}]" in links
+    assert str(systemd.stored[name]) in sockets(lb.process.pid)
     order = [name for message in systemd.messages for name in message if name in {"READY", "FDSTORE"}]
     assert order == ["READY", "FDSTORE"]
 

@@ -11,8 +11,9 @@ import pytest
 from entrypoint.core.events import Exited, Reaped
 from entrypoint.system.processes import Birth, Processes, find_program, raise_open_files
 from entrypoint.system.signals import become_subreaper
+from tests.descriptors import descriptors
 from tests.system.apart import apart
-from tests.system.lives import children, command_line, descriptors, stat, status_fields
+from tests.system.lives import children, command_line, stat, status_fields
 from tests.waiting import eventually
 
 PATH = os.environ.get("PATH", os.defpath)

@@ -58,9 +58,9 @@ import os, time
 from entrypoint.sources import Sources
 sources = Sources()
 sources.add(open(0, "rb", 0), lambda: print("news", flush=True))
-sources.alarm("a", 0.5, lambda: print("late", flush=True))
+sources.alarm("a", 2, lambda: print("late", flush=True))
 print("waits", flush=True)
-sources.wait(time.monotonic() + 0.5)
+sources.wait(time.monotonic() + 2)
 """
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin
@@ -73,7 +73,7 @@ sources.wait(time.monotonic() + 0.5)
         eventually(lambda: stat.read_text().split()[2] == "T")
         process.stdin.write(b"x")
         process.stdin.flush()
-        eventually(lambda: time.monotonic() > begun + 0.6)
+        eventually(lambda: time.monotonic() > begun + 2.2)
         process.send_signal(signal.SIGCONT)
         said = process.stdout.read()
 

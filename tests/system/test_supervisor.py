@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from entrypoint.core import lifecycle
+from tests.descriptors import descriptors
 from tests.waiting import eventually
 
 CONFIGURATION = """\
@@ -53,9 +54,9 @@ class Instance:
         return answer.rpartition(b"\r\n\r\n")[2].decode()
 
     def haproxy(self) -> int:
-        """Return the pid of the only child."""
-        pid = self.process.pid
-        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+        """Wait until there is one child; return its pid."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return eventually(lambda: int(children.read_text()) if len(children.read_text().split()) == 1 else 0)
 
 
 Begin = Callable[..., Instance]
@@ -167,7 +168,7 @@ HaproxyService._watch = wrong
 
     eventually(lambda: lb.log.count("is current") == 2)
     assert "MemoryError: for this test" in lb.log
-    assert lb.get() == "2"
+    assert eventually(lambda: lb.get() == "2")
 
 
 def test_a_candidate_that_has_died_by_the_time_it_would_serve_takes_nobody_s_place(begin: Begin) -> None:
@@ -318,14 +319,14 @@ def test_haproxy_inherits_the_vips_and_its_cli_and_nothing_else(begin: Begin) ->
     try:
         lb = begin(passed=(stray,))
         eventually(lambda: lb.get() == "1")
-        links = {fd.name: os.readlink(fd) for fd in Path(f"/proc/{lb.haproxy()}/fd").iterdir()}
+        links = descriptors(lb.haproxy())
     finally:
         os.close(stray)
-    ours = {os.readlink(fd) for fd in Path(f"/proc/{lb.process.pid}/fd").iterdir() if int(fd.name) > 2}
+    ours = {link for number, link in descriptors(lb.process.pid).items() if number > 2}
 
-    assert links["3"] in ours
+    assert links[3] in ours
     assert "/etc/hostname" not in links.values()
-    shared = {link for number, link in links.items() if int(number) > 2 and link in ours}
+    shared = {link for number, link in links.items() if number > 2 and link in ours}
     assert len({link for link in shared if link.startswith("socket:")}) == 2
     assert not {link for link in shared if link.startswith("pipe:")}
 
@@ -354,7 +355,7 @@ def test_a_pid_file_that_can_no_longer_be_written_is_a_log_line(begin: Begin, tm
     lb.process.send_signal(signal.SIGUSR1)
     eventually(lambda: lb.get() == "2")
 
-    assert "publish: " in lb.log
+    eventually(lambda: "publish: " in lb.log)
     assert "No such file or directory" in lb.log
 
 
