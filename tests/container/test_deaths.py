@@ -1,6 +1,5 @@
 """What haproxy can die of, and when: each death is named, and the VIPs stay open."""
 
-import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.container.conftest import NEWEST_STABLE, Balancer, Start, configuration
+from tests.container.gate import GATE, make_gate, open_gate, who_waits
 from tests.container.trouble import Crowd, current, end, haproxies, is_alone, reload, say
 from tests.waiting import eventually
 
@@ -73,43 +73,15 @@ def _hears_nothing(client: socket.socket) -> bool:
 # ---- during a reload -----------------------------------------------------------------------------------------------
 
 
-GATE = "global\n  lua-load /etc/lb/gate.lua\n"
-"""haproxy reads its configuration and waits until somebody opens the gate, a FIFO, for writing."""
-
-
 @contextmanager
 def _a_candidate_that_waits(lb: Balancer) -> Iterator[tuple[int, int]]:
     """Have a reload to configuration "two" that does not get ready; give the pids of the current and the candidate."""
     old = current(lb)
-    gate = lb.folder / "gate"
-    os.mkfifo(gate)
-    (lb.folder / "gate.lua").write_text('io.open("/etc/lb/gate"):close()\n')
+    make_gate(lb)
     lb.edit(configuration("two", GATE))
     lb.kill("USR1")
-    candidate = eventually(lambda: next((pid for pid in haproxies(lb) if pid != old and _waits(pid)), 0))
+    candidate = who_waits(lb)
     yield old, candidate
-
-
-def _waits(pid: int) -> bool:
-    """Tell whether a process has come to the gate: it sleeps in open(2) of a FIFO."""
-    try:
-        with open(f"/proc/{pid}/wchan", encoding="ascii") as file:
-            return file.read() == "wait_for_partner"
-    except OSError:
-        return False
-
-
-def _open_gate(lb: Balancer) -> None:
-    """Let pass whoever waits at the gate, or comes there before it is closed."""
-
-    def somebody_came() -> bool:
-        try:
-            os.close(os.open(lb.folder / "gate", os.O_WRONLY | os.O_NONBLOCK))
-        except OSError:
-            return False
-        return True
-
-    eventually(somebody_came)
 
 
 def test_the_candidate_dies_during_a_reload(lb: Balancer) -> None:
@@ -129,7 +101,7 @@ def test_the_current_one_dies_during_a_reload(lb: Balancer) -> None:
     with _a_candidate_that_waits(lb) as (old, _), Crowd(lb, 500, 1) as crowd:
         death = end(old)
         crowd.goes_on_for(0.2)
-        _open_gate(lb)
+        open_gate(lb)
         lb.serves("two")
     say(crowd.ends)
 

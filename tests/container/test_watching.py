@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.container.conftest import Balancer, Start, configuration
+from tests.container.gate import GATE, make_gate, open_gate, who_waits
 from tests.container.trouble import Crowd, say, status
 from tests.container.volumes import UID, ConfigMap, no_inotify, replace
 from tests.waiting import eventually
@@ -132,6 +133,35 @@ def test_files_that_are_swapped_as_a_set_are_never_mixed(start: Start, image: st
     # After three in a row the next one serves as it is.
     assert [one for one in mixed if not {one[2]} <= torn and not {one[2] - back for back in (1, 2, 3)} <= torn] == []
     assert crowd.ends.failures == []
+
+
+def test_one_that_has_read_a_mixture_is_not_used(start: Start, image: str) -> None:
+    """Two files change while a candidate is between them: another one takes its place, and only that one is current."""
+    text = configuration("%s").replace('string "%s"', 'lf-string "%s %%[str(x),map(/etc/lb/x.map)]"')
+
+    def prepare(folder: Path) -> None:
+        publish(folder, 1)
+
+    def publish(folder: Path, number: int, more: str = "") -> None:
+        replace(folder / "haproxy.cfg", more + text.replace("%s", str(number)).replace("%%", "%"))
+        replace(folder / "x.map", f"x {number}\n")
+
+    lb = start(image, watch="off", prepare=prepare)
+    lb.begins("1 1")
+    make_gate(lb)
+    publish(lb.folder, 2, GATE)
+    lb.kill("USR1")
+    who_waits(lb)
+    publish(lb.folder, 3)
+    open_gate(lb)
+    lb.serves("3 3")
+    eventually(lambda: "is current; asked for by SIGUSR1" in lb.log)
+
+    assert re.findall(r"generation (\d) \(pid \d+\) is (current|not used)", lb.log) == [
+        ("1", "current"),
+        ("2", "not used"),
+        ("3", "current"),
+    ]
 
 
 # ---- a folder, or a file, that is mounted --------------------------------------------------------------------------
