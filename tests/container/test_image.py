@@ -270,7 +270,7 @@ def test_starting_haproxy_costs_a_few_times_what_starting_python_does(engine: do
 
     assert status == 0, text
     cost = {name: min(values) for name, values in json.loads(text).items()}
-    assert cost["safe_reload"] < 8 * cost["python"], cost
+    assert cost["safe_reload"] < 6 * cost["python"], cost
 
 
 def test_it_is_found_by_its_name(lb: Balancer) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.container import client
 from tests.container.conftest import Balancer, Start, answer_to, configuration
 from tests.container.trouble import Crowd, halt, haproxies, inner_pid, inside
 from tests.waiting import eventually
@@ -49,7 +50,10 @@ def daemon(lb: Balancer) -> int:
 
 
 def test_it_is_told_to_leave_when_the_first_generation_serves(start: Start, image: str) -> None:
-    """Under load: nobody is refused, and the pid file is ours afterwards."""
+    """Under load: nobody is refused, late or cut off, and the pid file is ours afterwards.
+
+    Reset may be whose handshake ends while the old one closes; who waits is the next test's matter.
+    """
     lb = begin(start, image, before(ADDRESS))
     lb.serves("before")
     with Crowd(lb, 500, 1) as crowd:
@@ -58,7 +62,7 @@ def test_it_is_told_to_leave_when_the_first_generation_serves(start: Start, imag
         eventually(lambda: "is told to leave" in lb.log)
         eventually(lambda: len(lb.children()) == 1)
 
-    assert crowd.ends.refused == 0
+    assert {kind for kind, *_ in crowd.ends.failures} <= {client.RESET_UNSENT, client.RESET_SENT}
     assert lb.get() == "after"
     assert inside(lb, PID_FILE).read_text().strip().isdigit()
 
@@ -75,7 +79,7 @@ def test_who_waits_in_its_own_queue_is_answered_where_requests_migrate(start: St
     eventually(lambda: "is told to leave" in lb.log)
     os.kill(old, signal.SIGCONT)
 
-    assert {answer_to(client) for client in clients} <= {"before", "after"}
+    assert {answer_to(one) for one in clients} <= {"before", "after"}
 
 
 @pytest.mark.parametrize("bind", ["127.0.0.2:8080", "127.0.0.1:8081"], ids=["another address", "another port"])
