@@ -3,6 +3,9 @@
 # Debian's, not another one in PATH: docker/packages installs what builds python-prctl for this one.
 PYTHON ?= /usr/bin/python3
 BIN = .venv/bin
+# Two checkouts on one machine: IMAGE=another-name for one of them keeps their images, and their tests, apart.
+IMAGE ?= haproxy-safe-reload
+export TEST_IMAGE = $(IMAGE)
 
 .DEFAULT_GOAL = help
 .PHONY: bench bench-2017 bench-quick clean conformity diagram fuzz help image images lint run stop test test-chaos test-cluster test-container test-core test-long test-system types
@@ -51,11 +54,11 @@ fuzz: .venv/installed ## 10 minutes of anything at all at every door; longer wit
 
 image: ## haproxy-safe-reload:dev (Debian trixie, HAProxy 3.0)
 	@docker/engine
-	base=$$(docker/base-image trixie) && docker build --build-arg BASE=$$base -t haproxy-safe-reload:dev .
+	base=$$(docker/base-image trixie) && docker build --build-arg BASE=$$base -t $(IMAGE):dev .
 
 images: image ## also :dev-bookworm (HAProxy 2.6) and :dev-sid (HAProxy 3.2)
-	base=$$(docker/base-image bookworm) && docker build --build-arg BASE=$$base -t haproxy-safe-reload:dev-bookworm .
-	base=$$(docker/base-image sid) && docker build --build-arg BASE=$$base -t haproxy-safe-reload:dev-sid .
+	base=$$(docker/base-image bookworm) && docker build --build-arg BASE=$$base -t $(IMAGE):dev-bookworm .
+	base=$$(docker/base-image sid) && docker build --build-arg BASE=$$base -t $(IMAGE):dev-sid .
 
 bench: image .venv/bench ## safe_reload beside the other ways to reload: about an hour, into docs/benchmarks.md
 	$(BIN)/python -m bench $(ARGS)

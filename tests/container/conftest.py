@@ -18,12 +18,9 @@ from docker.models.containers import Container
 import docker
 from tests.waiting import eventually
 
-IMAGES = {
-    "2.6": "haproxy-safe-reload:dev-bookworm",
-    "3.0": "haproxy-safe-reload:dev",
-    "3.2": "haproxy-safe-reload:dev-sid",
-}
-NEWEST_STABLE = "haproxy-safe-reload:dev"
+_IMAGE = os.environ.get("TEST_IMAGE", "haproxy-safe-reload")
+IMAGES = {"2.6": f"{_IMAGE}:dev-bookworm", "3.0": f"{_IMAGE}:dev", "3.2": f"{_IMAGE}:dev-sid"}
+NEWEST_STABLE = IMAGES["3.0"]
 
 CONFIGURATION = """\
 global

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.container.conftest import Balancer, Start, configuration, result
+from tests.container.conftest import NEWEST_STABLE, Balancer, Start, configuration, result
 from tests.waiting import eventually
 
 BAD = {
@@ -121,7 +121,7 @@ def _kill(pid: int) -> None:
 
 def test_deaths_in_a_row_end_safe_reload_with_the_last_status(start: Start) -> None:
     """Contract 6.4: after --restart-limit deaths, 128 and the signal's number."""
-    lb = start("haproxy-safe-reload:dev", options=("--restart-limit", "3"))
+    lb = start(NEWEST_STABLE, options=("--restart-limit", "3"))
     # One that dies before it is current is a start that has failed, even if it has answered a client.
     eventually(lambda: "is current" in lb.log)
     killed: set[int] = set()

@@ -185,7 +185,7 @@ def test_readme_s_recipe_adds_safe_reload_to_an_existing_haproxy_image(
     base = _build(
         engine,
         tmp_path,
-        "FROM haproxy-safe-reload:dev\nENTRYPOINT []\nSTOPSIGNAL SIGUSR1\n"
+        f"FROM {NEWEST_STABLE}\nENTRYPOINT []\nSTOPSIGNAL SIGUSR1\n"
         "RUN rm -r /usr/local/bin/safe_reload /usr/local/lib/safe_reload /usr/lib/python3/dist-packages/entrypoint\n",
     )
     recipe = re.search(r"```dockerfile\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
