@@ -32,7 +32,8 @@ class CliChannel:
             return
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._ours.setblocking(False)
-        line = f'global\n  stats socket "sockpair@{self._theirs.fileno()}" level admin expose-fd listeners\n'
+        # On one thread: haproxy binds a listener in each thread group, and dies where that of a socket pair is twice.
+        line = f'global\n  stats socket "sockpair@{self._theirs.fileno()}" level admin expose-fd listeners thread 1/1\n'
         self._fragment = os.memfd_create("safe_reload", os.MFD_CLOEXEC)
         os.write(self._fragment, line.encode())
 

@@ -223,5 +223,8 @@ def test_the_configuration_can_be_read_again_and_again(channel: CliChannel) -> N
     theirs, *_ = channel.inherited
     for _ in range(2):
         with open(channel.configuration) as file:
-            assert file.read() == f'global\n  stats socket "sockpair@{theirs}" level admin expose-fd listeners\n'
+            assert (
+                file.read()
+                == f'global\n  stats socket "sockpair@{theirs}" level admin expose-fd listeners thread 1/1\n'
+            )
     channel.spawned()
