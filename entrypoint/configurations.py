@@ -173,7 +173,9 @@ def in_memory(files: Files) -> list[int]:
     descriptors: list[int] = []
     try:
         for path, content in files:
-            descriptor = os.memfd_create(os.path.basename(path)[:200] or "haproxy.cfg", os.MFD_CLOEXEC)
+            # The name is for who looks into /proc, and has at most 249 bytes (memfd_create(2)).
+            name = os.fsdecode(os.fsencode(os.path.basename(path))[:200]) or "haproxy.cfg"
+            descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
             descriptors.append(descriptor)
             with open(descriptor, "wb", closefd=False) as file:
                 file.write(content)

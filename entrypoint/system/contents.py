@@ -6,14 +6,9 @@ import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
+from entrypoint.core.hashing import sha256
 from entrypoint.core.named_files import Bases, Named, named_by, named_in_crt_list
 from entrypoint.core.records import dataclass, replace
-
-# The interpreter's own SHA-256, because hashlib brings OpenSSL and 5 MiB. Renamed in Python 3.12.
-try:
-    from _sha2 import sha256
-except ImportError:
-    from _sha256 import sha256
 
 _TRIES = 5
 """How often a set of files that changes while it is read is read again."""

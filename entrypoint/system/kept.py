@@ -4,16 +4,15 @@ import contextlib
 import os
 import stat
 
-try:
-    from _sha2 import sha256
-except ImportError:
-    from _sha256 import sha256
+from entrypoint.core.hashing import sha256
 
 Files = tuple[tuple[str, bytes], ...]
 
 _FORMAT = b"safe_reload last known good 1\n"
 _MOST = 64 * 1024 * 1024
 """Bytes; a file that is larger was not written by us."""
+_LONGEST_NAME = 200
+"""Bytes, so that what is added to an instance's name still fits into a file's name (NAME_MAX is 255)."""
 
 
 class DamagedError(Exception):
@@ -26,6 +25,7 @@ class StateFile:
     def __init__(self, folder: str, name: str) -> None:
         """Take the place; nothing is touched."""
         self._folder = folder
+        name = _short(name)
         self._path = os.path.join(folder, f"{name}.last-known-good")
         self._temporary = os.path.join(folder, f".{name}.{os.getpid()}")
 
@@ -85,6 +85,15 @@ class StateFile:
             with contextlib.suppress(OSError):
                 os.unlink(self._temporary)
             raise
+
+
+def _short(name: str) -> str:
+    """Return a name that a file can have: of one that is too long the beginning, and what tells it from others."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= _LONGEST_NAME:
+        return name
+    check: str = sha256(encoded).hexdigest()
+    return os.fsdecode(encoded[: _LONGEST_NAME - 65]) + f"-{check}"
 
 
 def _written(digest: str, files: Files) -> bytes:

@@ -41,6 +41,16 @@ def test_any_files_come_back(files: list[tuple[str, bytes]]) -> None:
     assert _parse(_written(DIGEST, tuple(files))) == (DIGEST, tuple(files))
 
 
+@pytest.mark.parametrize("name", ["lb" * 120, "lb" * 127, "\u00e4" * 127])
+def test_an_instance_may_have_any_name_that_a_file_can_have(tmp_path: Path, name: str) -> None:
+    """What is added to it never makes it too long, and two of them are not the same."""
+    others = [StateFile(str(tmp_path), name[:-1] + last) for last in "xy"]
+    for number, other in enumerate(others):
+        other.write(str(number), FILES)
+
+    assert [other.read() for other in others] == [("0", FILES), ("1", FILES)]
+
+
 def test_nothing_is_nothing(tmp_path: Path) -> None:
     """No file and no folder are no error."""
     assert read(tmp_path / "none" / "x") is None
