@@ -19,15 +19,20 @@ safe_reload check [--vips LIST] [HAPROXY] [HAPROXY-ARGS...]
 safe_reload reload | status | list | stop | metrics | upgrade | exporter [VERB-OPTIONS]"""
 
 _HAPROXY = "haproxy"
-_TAKES_A_VALUE = frozenset({"-f", "-C", "-L", "-m", "-n", "-N", "-S", "-cc"})
-"""haproxy's options that are followed by a value (haproxy(1)); the value is not looked at as an option."""
-_DOES_NOT_SERVE = frozenset({"-c", "-cc", "-v", "-vv", "-h", "--help"})
+_TAKES_A_VALUE = ("-f", "-C", "-L", "-m", "-n", "-N", "-S")
+"""haproxy's options that are followed by a value, which is not looked at as an option. By their beginnings, as
+everything below: haproxy itself looks at no more (init_args in its src/haproxy.c, from 2.6 to 3.5)."""
+_TAKES_NONE = ("-d", "-V", "-q", "-4", "-D", "-W")
+"""Those of one that serves. Any other one is answered by its usage, or a newer haproxy knows it."""
+_DOES_NOT_SERVE = ("-v", "-c", "-dC")
+"""-vq, -vqs and -vqb are from 2.9 on; -dC, which shows the configuration, is from 2.8 on."""
+_ANSWERED_BY_USAGE = frozenset({"-h", "--help", "--version"})
 _DROPPED = {
     "-D": "safe_reload keeps haproxy in the foreground",
     "-W": "safe_reload is the master",
     "-db": "it is implied",
 }
-"""By their beginnings, which is all that haproxy itself looks at: -Ws is a -W, and so is -Wx."""
+"""-Ws is a -W, and so is -Wx."""
 _REFUSED = {
     "-sf": "safe_reload itself tells old generations to leave, and only when the new one serves",
     "-st": "safe_reload itself tells old generations to leave, and only when the new one serves",
@@ -175,12 +180,9 @@ def without_configurations(arguments: Sequence[str]) -> tuple[str, ...]:
     for word in words:
         if word == "--":
             break
-        if word == "-f":
-            next(words, None)
-            continue
-        kept.append(word)
-        if word in _TAKES_A_VALUE:
-            kept += [value for value in (next(words, None),) if value is not None]
+        value = [text for text in (next(words, None),) if text is not None] if word.startswith(_TAKES_A_VALUE) else []
+        if not word.startswith("-f"):
+            kept += [word, *value]
     return tuple(kept)
 
 
@@ -188,10 +190,11 @@ def _haproxy(program: str, arguments: Sequence[str]) -> Serve | RunOnce:
     kept: list[str] = []
     configurations: list[str] = []
     warnings: list[str] = []
+    unknown = False
     folder = None
     words = iter(arguments)
     for word in words:
-        if word in _DOES_NOT_SERVE:
+        if _does_not_serve(word, kept):
             return RunOnce((program, *arguments))
         refused = next((why for option, why in _REFUSED.items() if word.startswith(option)), None)
         if refused:
@@ -205,15 +208,29 @@ def _haproxy(program: str, arguments: Sequence[str]) -> Serve | RunOnce:
             rest = list(words)
             kept += rest
             configurations += rest
-        elif word in _TAKES_A_VALUE:
+        elif word.startswith(_TAKES_A_VALUE):
             value = next(words, None)
             if value is None:
                 raise UsageError(f"haproxy's {word} needs a value after it")
             kept.append(value)
-            if word == "-f":
+            if word.startswith("-f"):
                 configurations.append(value)
-            elif word == "-C":
+            elif word.startswith("-C"):
                 folder = value
+        elif word.startswith("-") and not word.startswith(_TAKES_NONE):
+            unknown = True
+    if unknown and not configurations:
+        # Without one no haproxy serves: whatever it makes of that option is the answer.
+        return RunOnce((program, *arguments))
     if not configurations:
         raise UsageError(f"haproxy is given no configuration; add -f FILE, such as -f {DEFAULT_CONFIGURATION}")
     return Serve(program, tuple(kept), tuple(configurations), folder, warnings=tuple(warnings))
+
+
+def _does_not_serve(word: str, before: Sequence[str]) -> bool:
+    """Tell whether haproxy ends after it has answered this, whatever else it is told."""
+    if word.startswith("-dM"):
+        return "help" in word[3:].split(",")
+    if word == "-dthelp" or (word == "help" and before[-1:] == ["-dt"]):
+        return True
+    return word.startswith(_DOES_NOT_SERVE) or word in _ANSWERED_BY_USAGE

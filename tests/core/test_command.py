@@ -18,6 +18,7 @@ from entrypoint.core.command import (
     read_check,
     read_command,
     verb_of,
+    without_configurations,
 )
 from entrypoint.core.vips import VipError, parse_vips
 
@@ -156,13 +157,45 @@ def test_two_dashes_force_the_container_form() -> None:
         assert read(f"{verb} x", after_dashes=True) == Run((verb, "x"))
 
 
-@pytest.mark.parametrize("argument", ["-c", "-v", "-vv", "-h", "--help", "-cc"])
+DOES_NOT_SERVE = (
+    *("-c", "-cc", "-v", "-vv", "-vq", "-vqs", "-vqb", "-h", "--help", "--version"),
+    *("-dMhelp", "-dM0x50,no-merge,help", "-dC", "-dC42", "-dCkey,line", "-dthelp", "-dt help"),
+)
+"""What each haproxy from 2.6 to 3.5 answers and ends, if it knows it (init_args in its src/haproxy.c)."""
+
+
+@pytest.mark.parametrize("argument", DOES_NOT_SERVE)
 @pytest.mark.parametrize("program", ["haproxy", "/usr/sbin/haproxy"])
 def test_what_does_not_serve_is_run_once(program: str, argument: str) -> None:
     """A check, a version or a help text is run plainly, with all its words."""
-    line = f"{program} -f a.cfg {argument} x"
-    assert read(line) == RunOnce(tuple(line.split()))
-    assert read(f"{argument} x") == RunOnce(("haproxy", argument, "x"))
+    for rest in ("", " x", " -W -f a.cfg"):
+        line = f"{program} -f a.cfg {argument}{rest}"
+        assert read(line) == RunOnce(tuple(line.split()))
+        assert read(argument + rest) == RunOnce(("haproxy", *(argument + rest).split()))
+
+
+@pytest.mark.parametrize("argument", ["-y", "--no-such", "-", "-sx", "-U", "-Unit test", "-z 1"])
+def test_an_option_that_nobody_knows_is_answered_by_haproxy(argument: str) -> None:
+    """Without a configuration no haproxy serves; with one a newer haproxy may, so it is served."""
+    assert read(f"haproxy {argument}") == RunOnce(("haproxy", *argument.split()))
+    command = read(f"haproxy {argument} -f a.cfg")
+    assert isinstance(command, Serve)
+    assert command.arguments == (*argument.split(), "-f", "a.cfg")
+
+
+SERVES = (
+    *("-dM", "-dM0x50,uaf", "-dMhelpless", "-dt", "-dt h1:user", "-dth2", "-dKall", "-dKhelp", "-dL", "-dAx", "-dD"),
+    *("-dW", "-dr", "-d", "-V", "-q", "-4", "-dS", "-dG", "-dR", "-dF", "-dI", "-dZ", "-dV", "-de", "-dT", "-dc"),
+)
+
+
+@pytest.mark.parametrize("argument", SERVES)
+def test_what_serves_is_served(argument: str) -> None:
+    """haproxy goes on after these, as long as there is a configuration."""
+    command = read(f"haproxy {argument} -f a.cfg")
+    assert isinstance(command, Serve)
+    assert command.arguments == (*argument.split(), "-f", "a.cfg")
+    assert refusal(f"haproxy {argument}").startswith("haproxy is given no configuration; add -f FILE")
 
 
 def test_what_does_not_serve_may_be_told_anything() -> None:
@@ -290,7 +323,7 @@ def test_each_dropped_argument_is_told() -> None:
     assert [line.split()[1] for line in command.warnings] == ["-W", "-db", "-D"]
 
 
-@pytest.mark.parametrize("option", ["-f", "-C", "-L", "-m", "-n", "-N", "-S"])
+@pytest.mark.parametrize("option", ["-f", "-C", "-L", "-m", "-n", "-N", "-S", "-fx", "-f/b.cfg", "-Cx", "-Nx"])
 @pytest.mark.parametrize("value", ["-D", "-sf", "-c", "-x", "--"])
 def test_a_value_is_not_taken_for_an_argument(option: str, value: str) -> None:
     """The word after an option that takes a value is kept, whatever it looks like."""
@@ -298,6 +331,10 @@ def test_a_value_is_not_taken_for_an_argument(option: str, value: str) -> None:
     assert isinstance(command, Serve)
     assert command.arguments == (option, value, "-f", "a.cfg")
     assert command.warnings == ()
+    assert command.configurations == ((value, "a.cfg") if option.startswith("-f") else ("a.cfg",))
+    assert command.folder == (value if option.startswith("-C") else None)
+    rest = without_configurations(command.arguments)
+    assert rest == (() if option.startswith("-f") else (option, value))
 
 
 @pytest.mark.parametrize("option", ["-f", "-C", "-L", "-m", "-n", "-N", "-S"])
