@@ -26,8 +26,6 @@ _MOST_VISITS = 128
 """Beyond it the one that is missed least makes room."""
 _MOST_RELOADERS = 64
 """So many may wait for a reload; they never make room, and leave some for those who ask whether we live."""
-_LONGEST_COMMAND = 65536
-"""With its payload."""
 _ROOM = 65536
 _LOOK_AFTER = 1.0
 """Seconds after which it is looked whether somebody who waits for an answer is still there."""
@@ -83,10 +81,7 @@ class Visit:
         """What it awaits: reload, upgrade, status, or a generation; nothing while its next command can be taken."""
         self.session: socket.socket | None = None
         """The CLI of the generation whose answer is copied."""
-        self.payload: list[str] | None = None
-        """The lines of a command that is not whole yet."""
-        self.pattern = ""
-        """The line that ends it."""
+        self.reader = master_cli.CommandReader()
 
     @property
     def patience(self) -> int:
@@ -186,41 +181,18 @@ class Desk:
     # ---- commands --------------------------------------------------------------------------------------------------
 
     def _hear(self, visit: Visit) -> None:
-        lines = visit.client.receive()
-        if lines is None:
+        data = visit.client.receive()
+        if data is None:
             self._dismiss(visit)
             return
-        for line in lines:
-            if visit.ends:
-                break
-            self._take(visit, line)
-        if ";" in visit.client.begun and visit.payload is None and not visit.ends:
-            commands, rest = master_cli.split_begun(visit.client.begun)
-            visit.commands.extend(commands)
-            visit.client.keep(rest)
+        try:
+            for command in visit.reader.read(data):
+                visit.spoke = True
+                visit.commands.append(command)
+        except master_cli.TooLongError as error:
+            visit.ends = True
+            self._say(visit, f"{error}\n\n")
         self._go_on(visit)
-
-    def _take(self, visit: Visit, line: str) -> None:
-        """Take in a line: commands, or what belongs to the last of them."""
-        visit.spoke = True
-        if visit.payload is None:
-            commands, pattern = master_cli.split(line), None
-            if commands:
-                pattern = master_cli.payload_ends_with(commands[-1])
-            if pattern is None:
-                visit.commands.extend(commands)
-            else:
-                visit.commands.extend(commands[:-1])
-                visit.payload, visit.pattern = [commands[-1]], pattern
-                return
-            if not commands:
-                self._say(visit, "\n")
-        elif line != visit.pattern:
-            visit.payload.append(line)
-            visit.ends = sum(map(len, visit.payload)) > _LONGEST_COMMAND
-        else:
-            visit.commands.append("\n".join([*visit.payload, line]))
-            visit.payload = None
 
     def _serve(self, visit: Visit) -> None:
         """Carry out the next command."""
@@ -232,6 +204,9 @@ class Desk:
         self._go_on(visit)
 
     def _do(self, visit: Visit, command: str) -> None:
+        if not command:
+            self._say(visit, "\n")
+            return
         setting = master_cli.remembered(command)
         if setting:
             visit.settings[setting[0]] = setting[1]

@@ -1,6 +1,6 @@
 """The words of the control socket: a subset of the CLI of haproxy's master (management guide, section 9.4)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from entrypoint.core.records import dataclass
 from entrypoint.core.state import Candidate, Current, Generation, State
@@ -23,6 +23,11 @@ The following commands are valid here:
   quit                    : close the connection
 """
 
+LONGEST_LINE = 16384
+"""Bytes; as long as a line of haproxy's own CLI may be (tune.bufsize)."""
+LONGEST_COMMAND = 65536
+"""Bytes, with its payload and the ends of its lines."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pass:
@@ -33,33 +38,108 @@ class Pass:
     command: str
 
 
-def split(line: str) -> tuple[str, ...]:
-    """Return the commands of a line; a backslash takes the meaning from a semicolon."""
-    return tuple(command for piece in _pieces(line) if (command := piece.strip()))
+class TooLongError(ValueError):
+    """More than a command may have; its text is one line for who sends it."""
 
 
-def split_begun(line: str) -> tuple[tuple[str, ...], str]:
-    """Return the commands that are whole in a line that is not, and the rest of it.
+class CommandReader:
+    """Cuts what a client sends into commands, in whatever pieces it arrives.
 
-    A semicolon is enough for HAProxy up to 3.0, and its Go library ends `reload;quit` with nothing else.
+    A line is commands with a semicolon between them, unless a backslash takes its meaning; and a semicolon is enough
+    for HAProxy up to 3.0: its Go library ends `reload;quit` with nothing else. The last command of a line may have a
+    payload in the lines after it (management guide, section 9.3).
+
+    Each byte is looked at when it arrives and when its command is whole, so that a command costs what it is long; and
+    of one that is not whole no more is kept than `LONGEST_COMMAND`.
     """
-    *whole, rest = _pieces(line)
-    return tuple(command for piece in whole if (command := piece.strip())), rest
 
+    def __init__(self) -> None:
+        """Begin before the first command."""
+        self._begun = bytearray()
+        """What has come of a command, or of a line of its payload."""
+        self._length = 0
+        """Of the line that has begun, in bytes."""
+        self._escaped = False
+        """What comes next follows a backslash."""
+        self._any = False
+        """The line that has begun has had a command."""
+        self._payload: bytearray | None = None
+        """A command that is not whole yet, with the lines of its payload."""
+        self._pattern = b""
+        """The line that ends it."""
 
-def _pieces(line: str) -> list[str]:
-    pieces = []
-    begun = ""
-    letters = iter(line)
-    for letter in letters:
-        if letter == "\\":
-            begun += letter + next(letters, "")
-        elif letter == ";":
-            pieces.append(begun)
-            begun = ""
+    def read(self, data: bytes) -> Iterator[str]:
+        """Yield the commands that are whole now, and an empty one for each line without any.
+
+        Args:
+            data: what has arrived.
+
+        Raises:
+            TooLongError: a line, or a command with its payload, is too long; nothing more can be read.
+
+        """
+        *lines, rest = data.split(b"\n")
+        for line in lines:
+            yield from self._take(line)
+            yield from self._end_line()
+        yield from self._take(rest)
+
+    def _take(self, piece: bytes) -> Iterator[str]:
+        """Take in what has come of a line."""
+        self._length += len(piece)
+        if self._length > LONGEST_LINE:
+            raise TooLongError(f"a line of a command may have {LONGEST_LINE} bytes")
+        if self._payload is not None:
+            if len(self._payload) + self._length > LONGEST_COMMAND:
+                raise TooLongError(f"a command with its payload may have {LONGEST_COMMAND} bytes")
+            self._begun += piece
+            return
+        *whole, rest = piece.split(b";")
+        for begun in whole:
+            self._add(begun)
+            if self._escaped:
+                self._begun += b";"
+                self._escaped = False
+            else:
+                yield from self._command()
+        self._add(rest)
+
+    def _add(self, piece: bytes) -> None:
+        """Add what has no semicolon; of the backslashes at its end each second one is escaped itself."""
+        self._begun += piece
+        backslashes = len(piece) - len(piece.rstrip(b"\\"))
+        before = self._escaped and backslashes == len(piece)
+        self._escaped = (backslashes + before) % 2 == 1
+
+    def _command(self) -> Iterator[str]:
+        command = self._begun.decode(errors="surrogateescape").strip()
+        self._begun.clear()
+        if command:
+            self._any = True
+            yield command
+
+    def _end_line(self) -> Iterator[str]:
+        if self._begun.endswith(b"\r"):
+            del self._begun[-1:]
+        if self._payload is not None:
+            self._payload += b"\n" + self._begun
+            whole = self._begun == self._pattern
+            self._begun.clear()
+            if whole:
+                yield self._payload.decode(errors="surrogateescape")
+                self._payload = None
         else:
-            begun += letter
-    return [*pieces, begun]
+            for command in self._command():
+                pattern = payload_ends_with(command)
+                if pattern is None:
+                    yield command
+                else:
+                    self._payload = bytearray(command.encode(errors="surrogateescape"))
+                    self._pattern = pattern.encode(errors="surrogateescape")
+            if not self._any:
+                yield ""
+        self._length = 0
+        self._escaped = self._any = False
 
 
 def payload_ends_with(command: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The control socket: who may speak, one line in, an answer out, and no way to hold up PID 1.
+"""The control socket: who may speak, bytes in, bytes out, and no way to hold up PID 1.
 
 Owns the socket's file; a connection belongs to who accepted it.
 """
@@ -9,8 +9,8 @@ import select
 import socket
 import struct
 
-LONGEST_LINE = 16384
-"""As long as a line of haproxy's own CLI may be (tune.bufsize)."""
+_ROOM = 16384
+"""Bytes that are taken in a turn."""
 _BACKLOG = 128
 _PIECE = 65536
 _LONGEST_PATH = 107
@@ -24,39 +24,20 @@ class Client:
         """Take over a connection."""
         self.number = number
         self._connection = connection
-        self._received = bytearray()
         self._unsent = bytearray()
 
     def fileno(self) -> int:
         """Return the descriptor to wait for."""
         return self._connection.fileno()
 
-    def receive(self) -> list[str] | None:
-        """Return the whole lines that have come; None when no more will come, or one is too long."""
+    def receive(self) -> bytes | None:
+        """Return what has come, some of it at least; None when no more will come."""
         try:
-            data = self._connection.recv(LONGEST_LINE)
+            return self._connection.recv(_ROOM) or None
         except BlockingIOError:
-            return []
+            return b""
         except OSError:
             return None
-        if not data:
-            return None
-        self._received += data
-        *lines, rest = self._received.split(b"\n")
-        self._received = rest
-        if len(rest) > LONGEST_LINE or any(len(line) > LONGEST_LINE for line in lines):
-            return None
-        # What is passed on to haproxy stays as it is, whatever its encoding.
-        return [line.decode(errors="surrogateescape").removesuffix("\r") for line in lines]
-
-    @property
-    def begun(self) -> str:
-        """What has come of a line that is not whole."""
-        return self._received.decode(errors="surrogateescape")
-
-    def keep(self, rest: str) -> None:
-        """Take it that the beginning of that line has been dealt with, up to a rest."""
-        self._received = bytearray(rest.encode(errors="surrogateescape"))
 
     def send(self, data: bytes) -> bool:
         """Send, now or when the other side reads; False when it has gone."""

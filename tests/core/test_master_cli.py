@@ -1,11 +1,16 @@
 """The words of the control socket."""
 
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from entrypoint.core import master_cli
-from entrypoint.core.master_cli import Pass, Process
+from entrypoint.core.master_cli import LONGEST_COMMAND, LONGEST_LINE, CommandReader, Pass, Process, TooLongError
 from entrypoint.core.settings import read_settings
 from entrypoint.core.state import Candidate, Current, Draining, Generation, State
 
@@ -21,44 +26,123 @@ STATE = State(
 )
 
 
-@pytest.mark.parametrize(
-    ("line", "commands"),
-    [
-        ("", ()),
-        (" ; ;", ()),
-        ("reload", ("reload",)),
-        ("@1 set severity-output number;@1 show info;quit", ("@1 set severity-output number", "@1 show info", "quit")),
-        (r"@1 add map m k a\;b; quit", (r"@1 add map m k a\;b", "quit")),
-        ("a\\", ("a\\",)),
-    ],
-)
-def test_a_line_is_commands(line: str, commands: tuple[str, ...]) -> None:
-    """A semicolon separates, unless it is escaped; the escape is the generation's business."""
-    assert master_cli.split(line) == commands
+def read(*pieces: bytes) -> list[str]:
+    """Return the commands in what arrives in these pieces."""
+    reader = CommandReader()
+    return [command for piece in pieces for command in reader.read(piece)]
 
 
 @pytest.mark.parametrize(
-    ("line", "commands", "rest"),
+    ("data", "commands"),
     [
-        ("", (), ""),
-        ("reload", (), "reload"),
-        ("reload;quit", ("reload",), "quit"),
-        ("a ; b;;c d", ("a", "b"), "c d"),
-        (r"@1 add map m k a\;b", (), r"@1 add map m k a\;b"),
-        ("a;b\\", ("a",), "b\\"),
+        (b"", []),
+        (b"\n", [""]),
+        (b" ; ;\n", [""]),
+        (b"reload", []),
+        (b"reload\r\n", ["reload"]),
+        (b"@1 set severity-output number;@1 show info;quit", ["@1 set severity-output number", "@1 show info"]),
+        (b"@1 add map m k a\\;b; quit\n", [r"@1 add map m k a\;b", "quit"]),
+        (b"a\\\\;b\n", ["a\\\\", "b"]),
+        (b"a\\\nb;c\n", ["a\\", "b", "c"]),
+        (b"a;\n\nb\n", ["a", "", "b"]),
+        (b"a\xff\xc3\xb6\n", ["a\udcff\N{LATIN SMALL LETTER O WITH DIAERESIS}"]),
+        (b"a;@1 add map m <<\n k;v \r\n\\\n\nb\n", ["a", "@1 add map m <<\n k;v \n\\\n", "b"]),
+        (b"x <<E\n\nE \nE\ny;", ["x <<E\n\nE \nE", "y"]),
+        (b"x <<E;y\n", ["x <<E", "y"]),
     ],
 )
-def test_a_semicolon_is_enough(line: str, commands: tuple[str, ...], rest: str) -> None:
-    """What comes before it is whole, though the line is not."""
-    assert master_cli.split_begun(line) == (commands, rest)
+def test_a_client_sends_commands(data: bytes, commands: list[str]) -> None:
+    """A semicolon is enough, unless it is escaped; the escape, and the payload, are the generation's business."""
+    assert read(data) == commands
 
 
-@given(st.text(), st.text())
-def test_it_does_not_matter_in_how_many_pieces_a_line_comes(one: str, other: str) -> None:
+@given(
+    st.lists(st.sampled_from([b"a", b";", b"\\", b"\n", b"\r", b" ", b" <<\n", b"<<E\n", b"E\n"])).map(b"".join),
+    st.data(),
+)
+def test_it_does_not_matter_in_how_many_pieces_it_arrives(data: bytes, draw: st.DataObject) -> None:
     """The same commands in the same order."""
-    begun, rest = master_cli.split_begun(one)
+    cuts = sorted(draw.draw(st.lists(st.integers(0, len(data)))))
+    pieces = [data[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
 
-    assert begun + master_cli.split(rest + other) == master_cli.split(one + other)
+    assert read(*pieces) == read(data)
+
+
+ENDLESS = {
+    "a line": (b"a", LONGEST_LINE),
+    "an escaped semicolon": (rb"\;", LONGEST_LINE),
+    "backslashes": (b"\\", LONGEST_LINE),
+    "spaces": (b" ", LONGEST_LINE),
+    "a payload of empty lines": (b"\n", LONGEST_COMMAND),
+    "a payload of lines of one letter": (b"a\n", LONGEST_COMMAND),
+    "a payload of semicolons": (b";;;;;;;\n", LONGEST_COMMAND),
+    "a payload of what almost ends it": (b"EE\n", LONGEST_COMMAND),
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_what_never_ends_is_cut_off(kind: str) -> None:
+    """At the bound, or a line before it, whatever it is made of."""
+    piece, most = ENDLESS[kind]
+    reader = CommandReader()
+    if "payload" in kind:
+        assert list(reader.read(b"x <<E\n")) == []
+    taken = 0
+
+    def go_on() -> None:
+        nonlocal taken
+        while taken <= most:
+            assert list(reader.read(piece)) == []
+            taken += len(piece)
+
+    with pytest.raises(TooLongError, match=str(most)):
+        go_on()
+    assert most - 10 <= taken <= most
+
+
+def work(play: Callable[[], object]) -> int:
+    """Count what the interpreter does: its instructions, and the letters in what it calls methods of."""
+    done = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any]:
+        nonlocal done
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        done += event == "opcode"
+        return trace
+
+    def call(_: FrameType, event: str, function: Any) -> None:
+        nonlocal done
+        owner = getattr(function, "__self__", None)
+        if event == "c_call" and isinstance(owner, str | bytes | bytearray):
+            done += len(owner)
+
+    traced, profiled = sys.gettrace(), sys.getprofile()
+    sys.setprofile(call)
+    sys.settrace(trace)
+    try:
+        play()
+    finally:
+        sys.settrace(traced)
+        sys.setprofile(profiled)
+    return done
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_a_command_costs_what_it_is_long(kind: str) -> None:
+    """Twice as long, however it arrives, is twice the work: nothing is looked at again when more comes."""
+    piece, _ = ENDLESS[kind]
+    begin = [b"x <<E\n"] if "payload" in kind else []
+    once = work(lambda: read(*begin, *[piece] * 500))
+
+    assert work(lambda: read(*begin, *[piece] * 1000)) < 2.2 * once
+
+
+@pytest.mark.parametrize("line", [b"a;", b";", b"a;\\;", b"\n"])
+def test_many_commands_at_once_cost_what_they_are_long(line: bytes) -> None:
+    """Also those that arrive in one piece."""
+    once = work(lambda: read(line * 500))
+
+    assert work(lambda: read(line * 1000)) < 2.2 * once
 
 
 @pytest.mark.parametrize(
@@ -80,13 +164,11 @@ def test_some_commands_hold_for_those_after_them(command: str, wanted: tuple[str
     assert master_cli.remembered(command) == wanted
 
 
-@given(st.text())
-def test_any_line_can_be_split(line: str) -> None:
+@given(st.binary())
+def test_anything_can_be_read(data: bytes) -> None:
     """Nothing is lost but separators and spaces."""
-    commands = master_cli.split(line)
-
-    assert all(command == command.strip() != "" for command in commands)
-    for command in commands:
+    for command in read(data + b"\n"):
+        assert command.partition("\n")[0] == command.partition("\n")[0].strip()
         master_cli.passed(command)
         master_cli.payload_ends_with(command)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from entrypoint.system.control import LONGEST_LINE, Client, Control, listen
+from entrypoint.system.control import Client, Control, listen
 from tests.waiting import eventually
 
 
@@ -61,35 +61,15 @@ def test_what_cannot_be_had_leaves_nothing_behind(tmp_path: Path, name: str) -> 
     assert os.listdir(tmp_path) == ["folder.sock"]
 
 
-def test_lines_come_whole_and_bounded(tmp_path: Path) -> None:
-    """Half a line waits; one that is too long, or the end, is the end."""
+def test_what_comes_is_taken_as_it_is(tmp_path: Path) -> None:
+    """Nothing yet is told from the end."""
     control = listen(str(tmp_path), "lb")
     other, client = connected(control)
+    assert client.receive() == b""
     other.sendall(b"one\r\ntw\xff")
-    assert client.receive() == ["one"]
-    assert client.receive() == []
-    other.sendall(b"o\n")
-    assert client.receive() == ["tw\udcffo"]
-    other.sendall(b"x" * (LONGEST_LINE + 1))
-    client.receive()
+    assert client.receive() == b"one\r\ntw\xff"
+    other.close()
     assert client.receive() is None
-    other.close()
-    client.close()
-    control.close()
-
-
-def test_what_is_dealt_with_is_not_seen_again(tmp_path: Path) -> None:
-    """The beginning of a line can be taken before its end is there; no byte changes."""
-    control = listen(str(tmp_path), "lb")
-    other, client = connected(control)
-    other.sendall(b"one;tw\xc3")
-    assert client.receive() == []
-    assert client.begun == "one;tw\udcc3"
-    client.keep("tw\udcc3")
-    other.sendall(b"\xb6\n")
-    assert client.receive() == ["tw\N{LATIN SMALL LETTER O WITH DIAERESIS}"]
-    assert client.begun == ""
-    other.close()
     client.close()
     control.close()
 

@@ -361,6 +361,26 @@ def test_garbage_holds_up_nobody(lb: Instance, garbage: bytes) -> None:
     assert lb.get() == "1"
 
 
+@pytest.mark.parametrize(
+    ("endless", "why"),
+    [
+        (b"add map m <<EOF\n" + b"\n" * 16_000_000, "a command with its payload may have 65536 bytes"),
+        (b"add map m <<EOF\n" + b"k v\n" * 4_000_000, "a command with its payload may have 65536 bytes"),
+        (rb"\;" * 8_000_000, "a line of a command may have 16384 bytes"),
+    ],
+)
+def test_what_is_too_long_is_refused_with_a_line(lb: Instance, endless: bytes, why: str) -> None:
+    """16 MB: nobody waits for them, and they are not kept."""
+    memory = lb.memory()
+    with lb.connect() as client:
+        with pytest.raises(BrokenPipeError):
+            client.sendall(endless)
+
+        assert client.recv(65536).decode() == f"{why}\n\n"
+    assert lb.status()["stage"] == "serving"
+    assert lb.memory() < memory + 4096
+
+
 def test_hundreds_who_say_nothing_make_room(lb: Instance) -> None:
     """New ones are served, and the descriptors are bounded."""
     before = len(descriptors(lb.pid))
