@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 from entrypoint.configurations import Configurations, in_memory
 from entrypoint.core.command import Serve, without_configurations
@@ -156,6 +157,13 @@ def refuse_master_worker(path: str, text: bytes) -> None:
 def haproxy_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the variables for haproxy: all but what systemd means for us (sd_notify(3), sd_listen_fds(3))."""
     return {n: v for n, v in environment.items() if n not in _OURS and not n.startswith(_OURS_BY_PREFIX)}
+
+
+def variables_while_reading(command: Serve, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return haproxy's variables with what it sets itself before it reads a configuration (manual, section 2.3)."""
+    arguments = without_configurations(command.arguments)
+    given = [value for word, value in pairwise(arguments) if word == "-L"]
+    return {**haproxy_environment(environment), "HAPROXY_LOCALPEER": given[-1] if given else os.uname().nodename}
 
 
 def exporter_birth(

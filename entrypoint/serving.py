@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from entrypoint.births import HaproxyBirth, haproxy_environment
+from entrypoint.births import HaproxyBirth, variables_while_reading
 from entrypoint.configurations import Configurations
 from entrypoint.core import lifecycle, state
 from entrypoint.core.command import Serve
@@ -66,7 +66,8 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
         logger.write(Log(Level.WARNING, "no_cap_kill", what))
     listeners, adopted = Listeners(settings.backlog), Adopted()
     state_file = StateFile(settings.state_dir, setting.name) if settings.state_dir else None
-    configurations = Configurations(command, settings, haproxy_environment(environment), state_file, logger.write)
+    variables = variables_while_reading(command, environment)
+    configurations = Configurations(command, settings, variables, state_file, logger.write)
     begun = state.State(settings)
     predecessor = None
     if left:

@@ -1,25 +1,34 @@
 """The files that a haproxy configuration names and that haproxy reads when it starts.
 
 Not among them is what haproxy writes itself (server-state-file, stats-file, backing-file, an ACME account key: to
-watch those would be to reload because of a reload), what it only opens while it serves (external checks), and where it
-merely looks for something that is named elsewhere (lua-prepend-path).
+watch those would be to reload because of a reload), what it only opens while it serves (external checks), where it
+merely looks for something that is named elsewhere (lua-prepend-path), and what belongs to the system (name service,
+network namespaces, OpenSSL's own files and modules).
 
-Sources: configuration manual of 2.6 to 3.2, sections 2.2 (quoting), 2.3 (variables), 3.1, 3.12 (crt-store), 4.2, 5.1,
-5.2, 7.1 (-f) and 7.3.1 (map). Of conditional blocks (2.4) every branch counts: what decides between them may be known
-to haproxy only, and to watch a file too many costs less than to miss one.
+How the lists of keywords were made: every keyword with a file, path or folder in the configuration manuals of 2.6, 3.0,
+3.2 and 3.4 (and HAProxy's SPOE.txt), and every place where HAProxy 3.5's source opens or lists something; then haproxy
+was traced on configurations that name each keyword, and on HAProxy's own tests (tests/system/test_opened.py).
+
+Sources: sections 2.2 (quoting), 2.3 (variables), 3.1, 3.12 (crt-store), 4.2, 5.1, 5.2, 7.1 (-f), 7.3.1 (map). Of
+conditional blocks (2.4) every branch counts: what decides between them may be known to haproxy only, and to watch a
+file too many costs less than to miss one. For the same reason a file counts twice where haproxy's versions disagree
+about what a relative path is relative to.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
 from itertools import pairwise
 from posixpath import dirname, join
 
 from entrypoint.core.records import dataclass, replace
+from entrypoint.core.types import assert_never
 
 _SPACE = b" \t\v\f\r\n"
 _QUOTES = b"\"'\\"
 _PLAIN_IN_QUOTES = bytes(set(range(256)) - set(_QUOTES + b"$"))
 _PLAIN = bytes(set(_PLAIN_IN_QUOTES) - set(_SPACE + b"#"))
 _ESCAPED = {ord("t"): 9, ord("n"): 10, ord("r"): 13}
+_ESCAPED_IN_BRACKETS = {"\\": "\\", " ": " ", '"': '"', "'": "'", "r": "\r", "n": "\n", "t": "\t"}
 _NAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 
 _SECOND_WORD = frozenset(
@@ -30,6 +39,8 @@ _SECOND_WORD = frozenset(
         "ssl-dh-param-file",
         "h1-case-adjust-file",
         "httpclient.ssl.ca-file",
+        "eab-key-id",
+        "eab-mac-key",
         "deviceatlas-json-file",
         "51degrees-data-file",
         "wurfl-data-file",
@@ -37,6 +48,7 @@ _SECOND_WORD = frozenset(
 )
 _OPTIONS_FROM = {
     "bind": 2,
+    "ssl-f-use": 1,
     "server": 3,
     "server-template": 4,
     "peer": 3,
@@ -45,21 +57,24 @@ _OPTIONS_FROM = {
     "stats": 3,
 }
 """Lines that can have TLS options, and the number of the word at which options can begin."""
-_OPTIONS = frozenset(
-    {
-        "crt",
-        "default-crt",
-        "ca-file",
-        "ca-verify-file",
-        "crl-file",
-        "ca-sign-file",
-        "tls-ticket-keys",
-        "ech",
-        "crt-list",
-    },
-)
-"""TLS options with a file after them."""
-_PAYLOADS = frozenset({"file", "lf-file", "errorfile"})
+_OPTIONS = {
+    "crt": ("crt",),
+    "default-crt": ("crt",),
+    "ca-file": ("ca",),
+    "ca-verify-file": ("ca",),
+    "ca-sign-file": ("ca",),
+    "crl-file": ("ca",),
+    "crt-list": ("",),
+    "tls-ticket-keys": ("",),
+    "ech": ("",),
+}
+"""TLS options with a file after them, and the base that it is relative to."""
+_OF_A_STORE = {"crt": "crt", "key": "key", "ocsp": "crt", "issuer": "crt", "sctl": "crt"}
+"""What the load line of a crt-store names, and the base that it is relative to."""
+_OF_A_CERTIFICATE = {**_OPTIONS, **{option: ("", base) for option, base in _OF_A_STORE.items() if option != "crt"}}
+"""What ssl-f-use and the brackets of a crt-list may name. Here, up to 3.5, the files of a store have no base."""
+_PAYLOADS = frozenset({"file", "errorfile"})
+_LOG_FORMATS = frozenset({"lf-file"})
 _NOT_IN_FILES = ("@", "virt@")
 _PREFIXES = ("opt@", "file@")
 _SIGNS = (
@@ -74,9 +89,54 @@ _SIGNS = (
     b"config",
     b"keys",
     b"jwt",
-    b" ech ",
+    b"eab-",
+    b"localpeer",
+    *(blank + b"ech" for blank in (b" ", b"\t", b"\v", b"\f", b"\r")),
 )
 """A line that names a file, or changes the meaning of those that do, has one of these."""
+_SETTERS = frozenset(
+    {
+        "crt-store",
+        "crt-base",
+        "ca-base",
+        "key-base",
+        "default-path",
+        "localpeer",
+        "setenv",
+        "presetenv",
+        "unsetenv",
+        "resetenv",
+    },
+)
+"""Lines that change the meaning of others."""
+_SECTIONS = frozenset(
+    {
+        "acme",
+        "backend",
+        "cache",
+        "crt-store",
+        "defaults",
+        "fcgi-app",
+        "frontend",
+        "global",
+        "healthcheck",
+        "http-errors",
+        "listen",
+        "log-forward",
+        "log-profile",
+        "mailers",
+        "namespace_list",
+        "peers",
+        "program",
+        "resolvers",
+        "ring",
+        "traces",
+        "userlist",
+    },
+)
+_BLOCKS = (b".if", b".endif")
+_PSEUDO = (".FILE", ".LINE", ".SECTION")
+_MOST_WORLDS = 64
 _TAG = b'bind "fd@$'
 _SEVERAL_WORDS = b"[*]"
 """Behind a variable's name: its value is split."""
@@ -92,10 +152,35 @@ class Bases:
     key: str = ""
 
     def at(self, path: str, base: str = "") -> str:
-        """Return the path as haproxy would open it from the folder that it was started in."""
-        if base and not path.startswith("/"):
-            path = f"{base}/{path}"  # as haproxy does it, which tests for nothing but the slash
+        """Return the path as haproxy would open it from the folder that it was started in.
+
+        Args:
+            path: as it is named.
+            base: whose base it has: crt, ca, key, or nobody's.
+
+        """
+        before = {"crt": self.crt, "ca": self.ca, "key": self.key}.get(base, "")
+        if before and not path.startswith("/"):
+            path = f"{before}/{path}"  # as haproxy does it, which tests for nothing but the slash
         return join(self.folder, path)
+
+
+class Kind(StrEnum):
+    """What a file is that names files itself."""
+
+    CRT_LIST = "crt-list"
+    FILTER = "filter"
+    """The configuration of a filter, such as SPOE's: haproxy reads it as it reads its own."""
+    LOG_FORMAT = "log-format"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """How a file that names files itself is to be understood."""
+
+    kind: Kind
+    bases: Bases = Bases()
+    variables: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +190,8 @@ class Named:
     files: tuple[str, ...]
     """Files, and folders all of whose files count. Relative ones are relative to where haproxy is started."""
 
-    lists: tuple[tuple[str, Bases], ...]
-    """Those of the files that are crt-lists, with what `named_in_crt_list` has to know of them."""
+    naming: tuple[tuple[str, Context], ...]
+    """Those of the files that name files themselves, with what `named_in` has to know of them."""
 
 
 def named_files(text: bytes, variables: Mapping[str, str]) -> tuple[str, ...]:
@@ -114,121 +199,198 @@ def named_files(text: bytes, variables: Mapping[str, str]) -> tuple[str, ...]:
     return named_by([("", text)], variables).files
 
 
-def named_by(configurations: Iterable[tuple[str, bytes]], variables: Mapping[str, str]) -> Named:
+def named_by(configurations: Sequence[tuple[str, bytes]], variables: Mapping[str, str]) -> Named:
     """Return what these files name together: `crt-base`, `setenv` and `default-path` of one hold for the next.
 
     Args:
         configurations: path and content, in the order in which haproxy reads them.
-        variables: haproxy's environment.
+        variables: haproxy's environment, with those that haproxy sets itself before it reads.
 
     """
-    reader = _Reader(dict(variables))
+    reader = _Reader([_World(dict(variables))])
     for path, text in configurations:
         reader.read(path, text)
-    return Named(tuple(reader.files), tuple(reader.lists.items()))
+    ends = [_without_pseudo(world.variables) for world in reader.worlds]
+    if any(end != variables for end in ends):
+        # HAProxy 3.1 and later read the global sections twice: what is set at their end holds from the beginning.
+        reader.worlds = [_World(end) for end in ends]
+        for path, text in configurations:
+            reader.read(path, text)
+    return Named(tuple(reader.files), tuple(reader.naming))
 
 
-def named_in_crt_list(text: bytes, bases: Bases) -> tuple[str, ...]:
-    """Return the files that a crt-list names: certificates, and the CAs and revocation lists in its brackets."""
+def _without_pseudo(variables: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in variables.items() if name not in _PSEUDO}
+
+
+def named_in(text: bytes, context: Context) -> tuple[str, ...]:
+    """Return the files that a file names that a configuration names."""
+    match context.kind:
+        case Kind.CRT_LIST:
+            return _named_in_crt_list(text, context.bases)
+        case Kind.LOG_FORMAT:
+            found = _arguments(_text(text))
+            return tuple(context.bases.at(path) for path in map(_without_prefix, found) if _is_file(path))
+        case Kind.FILTER:
+            reader = _Reader([_World(dict(context.variables), context.bases)])
+            reader.read_filter(text)
+            return tuple(reader.files)
+        case _:
+            assert_never(context.kind)
+
+
+def _named_in_crt_list(text: bytes, bases: Bases) -> tuple[str, ...]:
+    """Return the files that a crt-list names: certificates, and what belongs to each, in its brackets."""
     found: dict[str, None] = {}
     for line in text.split(b"\n"):
-        # Brackets stand alone or touch what they enclose, and there is no quoting to speak of before 2.9.
-        words = _words(line.replace(b"[", b" [ ").replace(b"]", b" ] "), {})
-        if not words:
+        # No quotes, and a comment has its line. Brackets stand alone or touch what they enclose.
+        if line.startswith(b"#"):
             continue
-        if _is_file(words[0]):
-            found[bases.at(words[0], bases.crt)] = None
+        words = [_text(word) for word in line.replace(b"[", b" ").replace(b"]", b" ").split()]
+        if words and _is_file(words[0]):
+            found[bases.at(words[0], "crt")] = None
         for option, value in pairwise(words[1:]):
-            if option in {"ca-file", "ca-verify-file", "crl-file"} and _is_file(value):
-                found[bases.at(value, bases.ca)] = None
+            if _is_file(value):
+                found.update(dict.fromkeys(bases.at(value, base) for base in _OF_A_CERTIFICATE.get(option, ())))
     return tuple(found)
+
+
+@dataclass(slots=True)
+class _World:
+    """What the lines so far may have made of a line: one for each way through the conditional blocks."""
+
+    variables: dict[str, str]
+    bases: Bases = Bases()
+    policy: str = ""
+    """The last default-path that depends on where the configuration is."""
+    store: Bases | None = None
+    """Inside a crt-store: its own bases."""
 
 
 class _Reader:
     """A reading of configurations, line by line."""
 
-    def __init__(self, variables: dict[str, str]) -> None:
+    def __init__(self, worlds: list[_World]) -> None:
         self.files: dict[str, None] = {}
-        self.lists: dict[str, Bases] = {}
-        self._variables = variables
-        self._bases = Bases()
-        self._policy = ""  # the last default-path that depends on where the configuration is
-        self._store: Bases | None = None  # inside a crt-store: its own bases
+        self.naming: dict[tuple[str, Context], None] = {}
+        self.worlds = worlds
         self._path = ""
+        self._depth = 0
+        """Of conditional blocks."""
 
     def read(self, path: str, text: bytes) -> None:
-        self._path, self._store = path, None
-        self._variables[".FILE"] = path
-        if self._policy:
-            self._default_path([self._policy])
+        """Read a configuration, without the lines that cannot tell anything."""
+        self._path, self._depth = path, 0
+        for world in self.worlds:
+            world.store = None
+            world.variables.update({".FILE": path, ".SECTION": ""})
+            if world.policy:
+                self._default_path(world, [world.policy])
         lines = text.split(b"\n")
         # The lines of a crt-store are all read, whatever they say.
         read_from = 0
         for number in _telling(text):
-            while self._store is not None and read_from < number:
-                self._read_line(lines[read_from])
+            while read_from < number and any(world.store is not None for world in self.worlds):
+                self._read_line(lines[read_from], read_from + 1)
                 read_from += 1
-            self._read_line(lines[number])
+            self._read_line(lines[number], number + 1)
             read_from = number + 1
-        while self._store is not None and read_from < len(lines):
-            self._read_line(lines[read_from])
+        while read_from < len(lines) and any(world.store is not None for world in self.worlds):
+            self._read_line(lines[read_from], read_from + 1)
             read_from += 1
 
-    def _read_line(self, line: bytes) -> None:
-        words = _words(line, self._variables)
-        if words:
-            self._line(words)
+    def read_filter(self, text: bytes) -> None:
+        """Read the configuration of a filter, every line."""
+        for number, line in enumerate(text.split(b"\n"), start=1):
+            for world in self.worlds:
+                world.variables[".LINE"] = str(number)
+                words = _words(line, world.variables)
+                if words[:1] in (["config"], ["plugin"]):  # OpenTracing's
+                    self._add(world, *words[1:2])
+                self._expressions(world, words)
 
-    def _line(self, words: list[str]) -> None:
+    def _read_line(self, line: bytes, number: int) -> None:
+        words = _words(line, {})
+        if words[:1] == [".if"]:
+            self._depth += 1
+        elif words[:1] == [".endif"]:
+            self._depth -= 1
+        for world in tuple(self.worlds):
+            if b"$" in line:
+                world.variables[".LINE"] = str(number)
+                words = _words(line, world.variables)
+            if words:
+                self._line(world, words)
+
+    def _line(self, world: _World, words: list[str]) -> None:
         first, rest = words[0], words[1:]
-        if self._store is not None and first not in {"load", "crt-base", "key-base"}:
-            self._store = None
+        if first in _SECTIONS:
+            world.variables[".SECTION"] = rest[0] if rest else first
+        if world.store is not None and first not in {"load", "crt-base", "key-base"} and not first.startswith("."):
+            world.store = None
         if first in _SECOND_WORD:
-            self._add(*rest[:1])
+            self._add(world, *rest[:1])
         elif first in _OPTIONS_FROM:
-            self._options(words[_OPTIONS_FROM[first] :])
+            self._options(world, words[_OPTIONS_FROM[first] :], _OF_A_CERTIFICATE if first == "ssl-f-use" else _OPTIONS)
         elif first == "errorfile":
-            self._add(*rest[1:2])
+            self._add(world, *rest[1:2])
         elif first == "wurfl-patch-file":
-            self._add(*rest)
+            self._add(world, *rest)
         elif first == "filter":
-            self._add(*_after(rest, frozenset({"config"})))
+            for path in _after(rest, frozenset({"config"})):
+                self._add_naming(world, path, Kind.FILTER, tuple(sorted(world.variables.items())))
         elif first.startswith("http-"):
-            self._add(*_after(rest, _PAYLOADS))
-        elif first == "load" and self._store is not None:
-            self._load(rest, self._store)
-        else:
-            self._setting(first, rest)
-        if first == "acl" or "{" in words:
-            self._add(*_after(words, frozenset({"-f"})))
+            self._add(world, *_after(rest, _PAYLOADS))
+            for path in _after(rest, _LOG_FORMATS):
+                self._add_naming(world, path, Kind.LOG_FORMAT)
+        elif first == "load" and world.store is not None:
+            self._load(rest, world.store)
+        elif first in _SETTERS:
+            self._set(world, first, rest)
+        self._expressions(world, words)
+
+    def _expressions(self, world: _World, words: list[str]) -> None:
+        """Add what stands in conditions and converters, which may be anywhere."""
+        if words[:1] == ["acl"] or any(word.lstrip("!") == "{" for word in words):
+            self._add(world, *_after(words, frozenset({"-f"})))
         for word in words:
             if "(" in word and ("map" in word or "jwt" in word):
-                self._add(*_arguments(word))
+                self._add(world, *_arguments(word))
 
-    def _setting(self, first: str, rest: list[str]) -> None:
-        """Take note of what changes the meaning of later lines."""
+    def _set(self, world: _World, first: str, rest: list[str]) -> None:
+        """Take note of what changes the meaning of later lines; where haproxy may not read it, as well of that."""
+        before = replace(world, variables=dict(world.variables))
+        self._change(world, first, rest)
+        # With -L, haproxy ignores localpeer.
+        if (self._depth or first == "localpeer") and before not in self.worlds and len(self.worlds) < _MOST_WORLDS:
+            self.worlds.append(before)
+
+    def _change(self, world: _World, first: str, rest: list[str]) -> None:
         value = rest[0] if rest else ""
         if first == "crt-store":
-            self._store = replace(self._bases, crt="", key="")
+            world.store = world.bases
         elif first in {"crt-base", "ca-base", "key-base"}:
-            changed = replace(self._store or self._bases, **{first.removesuffix("-base"): value})
-            if self._store is None:
-                self._bases = changed
+            changed = replace(world.store or world.bases, **{first.removesuffix("-base"): value})
+            if world.store is None:
+                world.bases = changed
             else:
-                self._store = changed
+                world.store = changed
         elif first == "default-path":
-            self._default_path(rest)
-        elif first == "setenv" or (first == "presetenv" and value not in self._variables):
-            self._variables[value] = " ".join(rest[1:2])
+            self._default_path(world, rest)
+        elif first == "localpeer":
+            world.variables["HAPROXY_LOCALPEER"] = value
+        elif first == "setenv" or (first == "presetenv" and value not in world.variables):
+            world.variables[value] = " ".join(rest[1:2])
         elif first == "unsetenv":
             for name in rest:
-                self._variables.pop(name, None)
+                world.variables.pop(name, None)
         elif first == "resetenv":
-            self._variables = {name: text for name, text in self._variables.items() if name in (*rest, ".FILE")}
+            stays = {*rest, *_PSEUDO}
+            world.variables = {name: text for name, text in world.variables.items() if name in stays}
 
-    def _default_path(self, words: list[str]) -> None:
+    def _default_path(self, world: _World, words: list[str]) -> None:
         policy = words[0] if words else ""
-        self._policy = policy if policy in {"config", "parent"} else ""
+        world.policy = policy if policy in {"config", "parent"} else ""
         folder = ""
         if policy in {"config", "parent"}:
             folder = dirname(self._path)
@@ -236,37 +398,31 @@ class _Reader:
             folder = join(folder, "..")
         if policy == "origin":
             folder = words[1] if len(words) > 1 else ""
-        self._bases = replace(self._bases, folder=folder)
+        world.bases = replace(world.bases, folder=folder)
 
-    def _options(self, words: list[str]) -> None:
-        bases = self._bases
+    def _options(self, world: _World, words: list[str], options: Mapping[str, tuple[str, ...]]) -> None:
         for option, value in pairwise(words):
-            if option not in _OPTIONS:
-                continue
-            if option in {"crt", "default-crt"}:
-                self._add(value, base=bases.crt)
-            elif option in {"ca-file", "ca-verify-file", "crl-file"}:
-                self._add(value, base=bases.ca)
-            elif option in {"ca-sign-file", "tls-ticket-keys", "ech"}:
-                self._add(value)
-            elif option == "crt-list" and _is_file(value):
-                self._add(value)
-                self.lists[bases.at(value)] = bases
+            if option == "crt-list":
+                self._add_naming(world, value, Kind.CRT_LIST)
+            else:
+                for base in options.get(option, ()):
+                    self._add(world, value, base=base)
 
     def _load(self, words: list[str], store: Bases) -> None:
         for option, value in pairwise(words):
-            if option == "crt":
-                self._add(value, base=store.crt)
-            elif option == "key":
-                self._add(value, base=store.key)
-            elif option in {"ocsp", "issuer", "sctl"}:
-                self._add(value)
+            if option in _OF_A_STORE and _is_file(value):
+                self.files[store.at(value, _OF_A_STORE[option])] = None
 
-    def _add(self, *paths: str, base: str = "") -> None:
+    def _add(self, world: _World, *paths: str, base: str = "") -> None:
         for path in paths:
             bare = _without_prefix(path)
             if _is_file(bare):
-                self.files[self._bases.at(bare, base)] = None
+                self.files[world.bases.at(bare, base)] = None
+
+    def _add_naming(self, world: _World, path: str, kind: Kind, variables: tuple[tuple[str, str], ...] = ()) -> None:
+        if _is_file(path):
+            self._add(world, path)
+            self.naming[world.bases.at(path), Context(kind, world.bases, variables)] = None
 
 
 def _telling(text: bytes) -> list[int]:
@@ -279,6 +435,14 @@ def _telling(text: bytes) -> list[int]:
     bare = text.translate(None, _QUOTES)
     for sign in _SIGNS:
         found.update(_lines_with(sign, bare))
+    if b".if" in bare:
+        for sign in _BLOCKS:
+            found.update(_lines_with(sign, bare))
+    if b".SECTION" in bare:
+        for section in _SECTIONS:
+            found.update(_lines_with(section.encode(), bare))
+    # Letters can be written as bytes.
+    found.update(_lines_with(rb"\x", text))
     if len(bare) != len(text):
         # Inside quotes a variable can be any word; but not where it is a VIP's tag, of which there can be thousands.
         text = text if _SEVERAL_WORDS in text else text.replace(_TAG, _TAG[:-1])
@@ -315,26 +479,42 @@ def _after(words: list[str], keywords: frozenset[str]) -> list[str]:
     return [value for word, value in pairwise(words) if word in keywords]
 
 
-def _arguments(word: str) -> list[str]:
-    """Return the files in `map(FILE)`, `map_*(FILE,...)` and `jwt_verify(ALGORITHM,FILE)`, anywhere in a word."""
+def _arguments(text: str) -> list[str]:
+    """Return the files that converters in a word name, such as `map(FILE)` and `jwt_verify(ALGORITHM,FILE)`."""
     found = []
-    begin = word.find("(")
+    begin = text.find("(")
     while begin >= 0:
         # Backwards to where the name begins; set-map(...) is an action that reads nothing.
         start = begin
-        while start and (word[start - 1].isalnum() or word[start - 1] in "_-."):
+        while start and (text[start - 1].isalnum() or text[start - 1] in "_-."):
             start -= 1
-        name = word[start:begin]
-        if name == "map" or name.startswith("map_") or name == "jwt_verify":
-            arguments = word[begin + 1 : _closing(word, begin)].split(",")
-            found += [text.strip().strip("\"'") for text in (arguments[1:2] if name == "jwt_verify" else arguments[:1])]
-        begin = word.find("(", begin + 1)
+        name = text[start:begin]
+        if name == "jwt_verify":
+            found += _list_in_brackets(text, begin)[1:2]
+        elif name in {"map", "jwt_decrypt_cert"} or name.startswith("map_"):
+            found += _list_in_brackets(text, begin)[:1]
+        begin = text.find("(", begin + 1)
     return found
 
 
-def _closing(word: str, begin: int) -> int:
-    end = word.find(")", begin)
-    return len(word) if end < 0 else end
+def _list_in_brackets(text: str, begin: int) -> list[str]:
+    """Return the arguments in the brackets that begin here: they can be quoted once more (manual, section 2.2)."""
+    arguments = [""]
+    quote = ""
+    characters = iter(text[begin + 1 :])
+    for character in characters:
+        if character in "\"'" and quote in {"", character}:
+            quote = "" if quote else character
+        elif character == "\\" and quote != "'":
+            escaped = next(characters, "")
+            arguments[-1] += _ESCAPED_IN_BRACKETS.get(escaped, f"\\{escaped}")
+        elif not quote and character == ",":
+            arguments.append("")
+        elif not quote and character == ")":
+            break
+        else:
+            arguments[-1] += character
+    return arguments
 
 
 def _words(line: bytes, variables: Mapping[str, str]) -> list[str]:
@@ -441,4 +621,4 @@ def _variable(line: bytes, at: int, variables: Mapping[str, str]) -> tuple[int, 
     return end + 1, value, is_list
 
 
-__all__ = ["Bases", "Named", "named_by", "named_files", "named_in_crt_list"]
+__all__ = ["Bases", "Context", "Kind", "Named", "named_by", "named_files", "named_in"]

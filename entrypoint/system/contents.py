@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from entrypoint.core.hashing import sha256
-from entrypoint.core.named_files import Bases, Named, named_by, named_in_crt_list
+from entrypoint.core.named_files import Named, named_by, named_in
 from entrypoint.core.records import dataclass, replace
 
 _TRIES = 5
@@ -171,16 +171,15 @@ class Disk:
         """Yield the paths of what counts besides the configuration: what it names, and what was asked for."""
         if self._follow:
             named = self._named_by(configurations)
-            lists: dict[str, Bases] = dict(named.lists)
             entries: dict[object, tuple[str, ...]] = {}
             for name in named.files:
                 yield from self._with_companions(look, name)
-                if name in lists:
-                    content, _ = look.content_of(self._at(name))
-                    key = (sha256(content or b"").digest(), lists[name])
-                    entries[key] = self._entries.get(key) or named_in_crt_list(content or b"", lists[name])
-                    for entry in entries[key]:
-                        yield from self._with_companions(look, entry)
+            for name, context in named.naming:
+                content, _ = look.content_of(self._at(name))
+                key = (sha256(content or b"").digest(), context)
+                entries[key] = self._entries.get(key) or named_in(content or b"", context)
+                for entry in entries[key]:
+                    yield from self._with_companions(look, entry)
             self._entries = entries
         yield from map(self._at, self._extra)
 
@@ -194,7 +193,7 @@ class Disk:
         """
         key = tuple((name, digest) for name, digest, _ in configurations)
         if self._names[0] != key:
-            named = named_by(((name, content) for name, _, content in configurations), self._variables)
+            named = named_by([(name, content) for name, _, content in configurations], self._variables)
             self._names = (key, named)
         return self._names[1]
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entrypoint.core import named_files as core
-from entrypoint.core.named_files import Bases, named_by, named_files, named_in_crt_list
+from entrypoint.core.named_files import Bases, Context, Kind, named_by, named_files, named_in
 
 HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
 
@@ -26,6 +26,11 @@ HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/us
         ("bind :443 ssl crt /c/a ca-verify-file /c/v ca-sign-file /c/s", ["/c/a", "/c/v", "/c/s"]),
         ("bind :443 ssl crt /c/a tls-ticket-keys /c/keys", ["/c/a", "/c/keys"]),
         ("bind :443 ssl crt /c/a ech /c/ech", ["/c/a", "/c/ech"]),
+        ("bind :443 ssl crt /c/a ech\t/c/ech", ["/c/a", "/c/ech"]),
+        ("ssl-f-use crt /a key /k ca-file /ca", ["/a", "/k", "/ca"]),
+        ("ssl-f-use crt /a crl-file /crl ocsp /o issuer /i sctl /s", ["/a", "/crl", "/o", "/i", "/s"]),
+        ("eab-key-id /e", ["/e"]),
+        ("eab-mac-key /e", ["/e"]),
         ("server a 10.0.0.1:443 ssl verify required ca-file /c/ca crt /c/me.pem", ["/c/ca", "/c/me.pem"]),
         ("server a 10.0.0.1:443 ssl verify required ca-file @system-ca", []),
         ("server crt 10.0.0.1:443 check", []),
@@ -47,6 +52,8 @@ HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/us
         ("http-request set-map(/m/a.map) %[src] 1", []),
         ("http-request set-var(txn.a) hdr(x),jwt_verify(RS256,/c/pub.pem)", ["/c/pub.pem"]),
         ("http-request set-var(txn.a) hdr(map)", []),
+        ("http-request set-var(txn.a) path,map(\\'/m,1/a).map\\',x)", ["/m,1/a).map"]),
+        ("http-request set-var(txn.a) hdr(x),jwt_decrypt_cert(/c/a.pem)", ["/c/a.pem"]),
         # what is answered
         ("errorfile 503 /e/503.http", ["/e/503.http"]),
         ("errorfiles section 503", []),
@@ -95,6 +102,7 @@ def test_a_line_names_what_it_makes_haproxy_read(line: str, files: list[str]) ->
         (b"errorfile 503 '/e/a#b' # or /e/c", ["/e/a#b"]),
         (rb"errorfile 503 /e/\x41\\\q", ["/e/A\\\\q"]),
         (b"'error'\"file\" 503 /e/a", ["/e/a"]),
+        (rb"\x65rrorfile 503 /e/a", ["/e/a"]),
         (b"# errorfile 503 /e/a", []),
         (b'errorfile 503 ""', []),
         (b'errorfile 503 "$D/a"', ["/dir/a"]),
@@ -141,7 +149,7 @@ def test_a_base_applies_from_its_line_on() -> None:
 
 
 def test_a_store_has_bases_of_its_own() -> None:
-    """In a crt-store the global base does not hold, and the store's does not hold after it."""
+    """A crt-store begins with the global bases, and what it changes does not hold after it."""
     text = b"""
 global
     crt-base /global
@@ -155,7 +163,8 @@ frontend f
     bind :1 ssl crt c.pem crt @web/a.pem
     load crt not-here
 """
-    found = ("/web/a.pem", "/keys/a.key", "a.ocsp", "a.issuer", "a.sctl", "b.pem", "/global/c.pem")
+    store = ("/web/a.pem", "/keys/a.key", "/web/a.ocsp", "/web/a.issuer", "/web/a.sctl", "/global/b.pem")
+    found = (*store, "/global/c.pem")
     assert named_files(text, {}) == found
 
 
@@ -226,23 +235,97 @@ def test_a_crt_list_names_files_too() -> None:
     """Its certificates and what its brackets name, relative to the bases that held where it was named."""
     named = named_by([("", b"crt-base /c\nca-base /a\ndefault-path origin /o\nbind :1 ssl crt-list l\n")], {})
     assert named.files == ("/o/l",)
-    ((path, bases),) = named.lists
-    assert (path, bases) == ("/o/l", Bases(folder="/o", crt="/c", ca="/a"))
+    ((path, context),) = named.naming
+    assert (path, context) == ("/o/l", Context(Kind.CRT_LIST, Bases(folder="/o", crt="/c", ca="/a")))
     text = b"""
 # comment.pem
 one.pem !*
 /two.pem [alpn h2 ca-file ca.pem verify required] a.example b.example
-three.pem [ca-verify-file /v.pem crl-file crl.pem]
+three.pem[ca-verify-file /v.pem crl-file crl.pem]*.example
 @store/four.pem
+five#5.pem [key k.pem ocsp o issuer i sctl s]
 """
-    found = ("/c/one.pem", "/two.pem", "/a/ca.pem", "/c/three.pem", "/v.pem", "/a/crl.pem")
-    assert named_in_crt_list(text, bases) == found
+    assert named_in(text, context) == (
+        *("/c/one.pem", "/two.pem", "/a/ca.pem", "/c/three.pem", "/v.pem", "/a/crl.pem"),
+        *("/c/five#5.pem", "/o/k.pem", "/o/o", "/c/o", "/o/i", "/c/i", "/o/s", "/c/s"),
+    )
+
+
+def test_a_filters_configuration_names_files_too() -> None:
+    """It is read as haproxy's own is, with the variables that held where it was named."""
+    named = named_by([("", b"global\nsetenv L /l\nlisten l\nfilter spoe engine e config s\n")], {"M": "/m"})
+    ((path, context),) = named.naming
+    assert (path, context.kind) == ("s", Kind.FILTER)
+    text = b"""
+[e]
+spoe-message m
+    args a=src,map_ip(a.map)
+    acl x src -f "$L"
+    event on-client-session if x !{ src -f "${M}/b" }
+"""
+    assert named_in(text, context) == ("a.map", "/l", "/m/b")
+
+
+def test_a_log_format_names_files_too() -> None:
+    """Maps, relative to where haproxy would open them."""
+    named = named_by([("", b"default-path origin /o\nhttp-request return status 200 lf-file f\n")], {})
+    ((path, context),) = named.naming
+    assert (path, context.kind) == ("/o/f", Kind.LOG_FORMAT)
+    assert named_in(b"<b>%[src,map_ip(a.map)]%[path,\nmap(/b.map,c)]", context) == ("/o/a.map", "/b.map")
+
+
+@pytest.mark.parametrize("condition", ["{", "!{", "!!{", "! {", "'!{'", "a !{", "a or !{", "a || {"])
+@pytest.mark.parametrize("word", ["if", "unless"])
+@pytest.mark.parametrize(
+    "line", ["http-request deny", "use_backend b", "monitor fail", "stats admin", "tcp-request content reject", "x"]
+)
+def test_a_condition_may_stand_anywhere(line: str, word: str, condition: str) -> None:
+    """However often it is negated, and with or without a blank."""
+    assert named_files(f"{line} {word} {condition} src -f /a.lst }}".encode(), {}) == ("/a.lst",)
+
+
+def test_a_branch_may_not_be_taken() -> None:
+    """What is set in a conditional block may be set or not; all that follows is read both ways."""
+    text = b"""
+global
+.if defined(X)
+    setenv A /1
+    crt-base /c1
+.elif defined(Y)
+    setenv A /2
+.endif
+    lua-load "${A-/3}/a"
+listen l
+    bind :1 ssl crt x
+"""
+    assert set(named_files(text, {})) == {"/1/a", "/2/a", "/3/a", "x", "/c1/x"}
+
+
+def test_branches_without_end_are_bounded() -> None:
+    """Thirty blocks are a thousand million ways: some of them count."""
+    text = b"global\n" + b"".join(b".if a\nsetenv A%d x\n.endif\n" % number for number in range(30))
+    assert "x/x" in named_files(text + b'lua-load "$A0/$A29"\n', {})
+
+
+def test_what_haproxy_sets_itself() -> None:
+    """Pseudo-variables, and the name of the local peer, which -L keeps as it is."""
+    text = b"""
+global
+    localpeer p
+    lua-load "${HAPROXY_LOCALPEER}"
+frontend web
+    errorfile 503 "${.SECTION}/${.LINE}"
+defaults
+    errorfile 503 "${.SECTION}"
+"""
+    assert named_files(text, {"HAPROXY_LOCALPEER": "host"}) == ("p", "host", "web/6", "defaults")
 
 
 WORDS = st.sampled_from(
     (
         b"bind server crt crt-list ca-file -f acl { map( jwt_verify(a ) load default-path config parent crt-store "
-        b"setenv resetenv \" ' \\ \\x \\x00 ${ } $A $ [*] # \0 \xff errorfile filter http-request file [ ]"
+        b"setenv resetenv localpeer .if .endif .SECTION "
+        b"global ssl-f-use key ech \" ' \\ \\x \\x00 ${ } $A $ [*] # \0 \xff errorfile filter http-request file [ ]"
     ).split(),
 ) | st.sampled_from([b"\n", b" ", b'bind "fd@${A}"', b'bind "fd@${A[*]}"', b'bind "fd@$A" "${A[*]}"'])
 
@@ -250,7 +333,7 @@ WORDS = st.sampled_from(
 @given(st.lists(WORDS | st.binary(max_size=4), max_size=60).map(b" ".join) | st.binary())
 def test_no_text_is_too_odd(text: bytes) -> None:
     """Whatever the bytes, there is an answer, and each of it can be given to the kernel."""
-    for name in (*named_files(text, {"A": "b c"}), *named_in_crt_list(text, Bases())):
+    for name in (*named_files(text, {"A": "b c"}), *(name for kind in Kind for name in named_in(text, Context(kind)))):
         assert name
         assert "\0" not in name
         name.encode("utf-8", "surrogateescape")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from entrypoint.births import HaproxyBirth
+from entrypoint.births import HaproxyBirth, variables_while_reading
 from entrypoint.configurations import Configurations
 from entrypoint.core.command import Serve
 from entrypoint.system.handover import Adopted
@@ -37,3 +37,18 @@ def test_nothing_is_remembered_of_a_generation_that_could_not_be_made(tmp_path: 
         return bool(configurations.hand_down()["given"] == before and list(before) == [1])
 
     assert apart(work)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (("-f", "a"), os.uname().nodename),
+        (("-L", "b", "-f", "a"), "b"),
+        (("-L", "b", "-f", "-L", "-L", "c", "--", "-L", "d"), "c"),
+    ],
+)
+def test_the_local_peer_is_known_before_haproxy_reads(arguments: tuple[str, ...], name: str) -> None:
+    """It is the host, or what -L says (haproxy(1)); the rest of the environment is haproxy's."""
+    command = Serve("haproxy", arguments, ("a",), None)
+    variables = variables_while_reading(command, {"A": "b", "NOTIFY_SOCKET": "x"})
+    assert variables == {"A": "b", "HAPROXY_LOCALPEER": name}

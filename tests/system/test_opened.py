@@ -1,0 +1,79 @@
+"""Opened: what haproxy opens when it reads a configuration is watched, whatever names it.
+
+Longer, and on whole configurations of others: HAPROXY_CONFIGURATIONS is a folder of HAProxy's own tests (`reg-tests` in
+its source), HAPROXY the haproxy to ask. What stands in their `haproxy ... -conf {...}` is tried as it is.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.opened import CASES, HAPROXY, STRACE, Case, lay_out, opened, version, watched
+
+pytestmark = pytest.mark.skipif(not (HAPROXY and STRACE), reason="there is no haproxy or no strace here")
+
+_CONFIGURATIONS = os.environ.get("HAPROXY_CONFIGURATIONS", "")
+_WORDS = (os.environ.get("HAPROXY") or HAPROXY or "").split()
+
+
+@pytest.fixture(scope="module")
+def laid_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a file of every kind that a configuration may name."""
+    return lay_out(tmp_path_factory.mktemp("opened"))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_keyword_is_known(laid_out: Path, case: Case) -> None:
+    """haproxy opens nothing that is not watched; and what the case is about is opened."""
+    case.holds(laid_out, _WORDS)
+
+
+def _written_in(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the options and the text of each configuration in one of HAProxy's tests."""
+    for found in re.finditer(r"^[ \t]*haproxy\s+\S+([^{\n]*?)-conf(?:-OK|-BAD)?\s*\{", text, re.MULTILINE):
+        depth, at = 1, found.end()
+        while at < len(text) and depth:
+            depth += {"{": 1, "}": -1}.get(text[at], 0)
+            at += 2 if text[at] == "\\" else 1
+        yield found[1], text[found.end() : at - 1]
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not _CONFIGURATIONS, reason="HAPROXY_CONFIGURATIONS names no folder with HAProxy's own tests")
+def test_haproxys_own_tests(tmp_path: Path) -> None:
+    """On hundreds of configurations that were not written for this; but for a file that haproxy writes itself."""
+    tried = files = 0
+    missed: list[str] = []
+    for test in sorted(Path(_CONFIGURATIONS).rglob("*.vtc*")):
+        for options, text in _written_in(test.read_text("utf-8", "replace")):
+            folder = tmp_path / str(tried)
+            folder.mkdir()
+            for macro, value in (
+                (r"\$\{testdir\}", str(test.parent)),
+                (r"\$\{tmpdir\}", str(folder)),
+                (r"\$\{\w+_addr\}", "127.0.0.1"),
+                (r"\$\{\w+_port\}", "12345"),
+                (r"\$\{\w+_sock\}", "127.0.0.1:12345"),
+            ):
+                text = re.sub(macro, value, text)  # noqa: PLW2901  # step by step
+            (folder / "haproxy.cfg").write_text(text)
+            local = re.findall(r"-L (\w+)", options)
+            given = ["-f", "haproxy.cfg", *(("-L", local[0]) if local else ())]
+            read, _ = opened(given, folder, {}, _WORDS)
+            named = {Path(line.split()[1]) for line in text.splitlines() if line.split()[:1] == ["stats-file"]}
+            missed += map(str, read - watched(["haproxy.cfg"], folder, {}) - named)
+            tried, files = tried + 1, files + len(read)
+    what = f"haproxy {version(_WORDS)}: {tried} configurations, {files} files opened, {len(missed)} missed"
+    print(what)  # noqa: T201  # the numbers are the result, with pytest -s
+    assert tried > 100
+    assert not missed
+
+
+def test_a_keyword_that_is_not_known_shows(laid_out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without what is known of `errorfile`, the comparison fails: it is one."""
+    monkeypatch.setattr("entrypoint.core.named_files._Reader._line", lambda *_: None)
+    with pytest.raises(AssertionError, match=r"503\.http"):
+        next(case for case in CASES if case.name == "errorfile").holds(laid_out, _WORDS)
