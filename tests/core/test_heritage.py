@@ -12,6 +12,8 @@ from entrypoint.core.state import Current, Draining, Ended, Ending, Serving, Sta
 from tests.core.explorer import explore
 from tests.core.world import CLIENTS, settings
 
+pytestmark = pytest.mark.explores
+
 
 @pytest.fixture
 def states() -> set[State]:

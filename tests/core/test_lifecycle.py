@@ -53,6 +53,8 @@ from tests.core.explorer import Exploration, Transition, explore
 from tests.core.test_runtime_api import PIDS, answer
 from tests.core.world import CLIENTS, SMALL, VARIANTS, WATCHING, listening, pid_of
 
+pytestmark = pytest.mark.explores
+
 TELLS_TO_LEAVE = {signal.SIGUSR1, signal.SIGTERM, signal.SIGKILL}
 
 
