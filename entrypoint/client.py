@@ -9,7 +9,6 @@ import errno
 import importlib
 import json
 import os
-import pwd
 import select
 import signal
 import socket
@@ -23,6 +22,7 @@ from entrypoint.core import report
 from entrypoint.core.arguments import split
 from entrypoint.core.settings import Option, OptionError
 from entrypoint.core.verbs import SHORT, Question, help_text, read_question
+from entrypoint.system.instances import NoInstanceError, doubt, find, look, names, path_of, peer, who_may_ask
 from entrypoint.system.log import text_line, write_to_stderr
 
 _STDOUT, _STDERR = 1, 2
@@ -32,15 +32,10 @@ _LATE = 124
 """As timeout(1)."""
 _MOST = 16 * 1024 * 1024
 """Bytes of an answer: 4,096 VIPs and as many files are 1 MiB."""
-_SUFFIX = ".sock"
 _DENIED = b"Permission denied"
 """How an answer begins that is none (system/control.py)."""
 _PAUSE_MS = 20
 _GONE = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
-
-
-class NoInstanceError(Exception):
-    """Nobody answered; its text is one line for the user."""
 
 
 class DeniedError(NoInstanceError):
@@ -159,12 +154,12 @@ def _status(path: str, question: Question, deadline: Deadline, style: report.Sty
 
 def _list(question: Question, style: report.Style) -> int:
     found: list[tuple[str, report.Status | str]] = []
-    for name in _names(question.runtime_dir):
-        path = _path(question.runtime_dir, name)
+    for name in names(question.runtime_dir):
+        path = path_of(question.runtime_dir, name)
         try:
             found.append((name, _status_of(path, Deadline(question.timeout))))
         except NoInstanceError as error:
-            alive = _is_alive(path)
+            alive = look(path)[0]
             found.append((name, str(error).removeprefix(f"{path}: ") if alive else "dead: nobody listens"))
         except LateError:
             found.append((name, "it does not answer"))
@@ -179,7 +174,7 @@ def _list(question: Question, style: report.Style) -> int:
 def _stop(path: str, question: Question, deadline: Deadline) -> int:
     with _Connection(path, deadline) as connection:
         # Before it is told to end, so that this is it, and not another process that has got its number since.
-        life = _life(connection.peer)
+        life = _life(connection.pid)
         try:
             answer = connection.ask("stop now" if "now" in question.flags else "stop")
         except DeniedError:
@@ -266,49 +261,20 @@ def _again(given: Sequence[tuple[Option, str]]) -> list[str]:
 # ---- which instance ------------------------------------------------------------------------------------------------
 
 
-def _path(runtime_dir: str, name: str) -> str:
-    return os.path.join(runtime_dir, f"{name}{_SUFFIX}")
-
-
-def _names(runtime_dir: str) -> list[str]:
-    try:
-        return sorted(n.removesuffix(_SUFFIX) for n in os.listdir(runtime_dir) if n.endswith(_SUFFIX))
-    except PermissionError:
-        raise NoInstanceError(f"{runtime_dir}: permission denied; {_who(runtime_dir)}") from None
-    except OSError:
-        return []
-
-
 def _find(question: Question) -> str:
-    """Return the path of the control socket of the instance that is meant.
+    """Return the path of the control socket of the instance that is meant; strangers are named on stderr.
 
     Raises:
         NoInstanceError: none is, or several may be.
 
     """
-    folder = question.runtime_dir
-    if question.name:
-        return _path(folder, question.name)
-    names = _names(folder)
-    if len(names) > 1:
-        names = [name for name in names if _is_alive(_path(folder, name))]
-    if len(names) > 1:
-        raise NoInstanceError(f"several instances are in {folder}, --name says which one: {', '.join(names)}")
-    if not names:
-        raise NoInstanceError(f"{folder}: no instance answers there; is one running, with this --runtime-dir?")
-    return _path(folder, names[0])
+    return find(question.runtime_dir, question.name, lambda line: write_to_stderr(text_line("WARN", line)))
 
 
 def _is_alive(path: str) -> bool:
-    """Tell whether somebody listens, though he may not listen to us."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as client:
-        try:
-            client.connect(path)
-        except _GONE:
-            return False
-        except OSError:
-            return True
-    return True
+    """Tell whether the instance still listens, though it may not listen to us."""
+    alive, why = look(path)
+    return alive and not why
 
 
 # ---- asking --------------------------------------------------------------------------------------------------------
@@ -321,7 +287,7 @@ class _Connection:
         """Connect.
 
         Raises:
-            NoInstanceError: nobody is there, or nobody who speaks to us.
+            NoInstanceError: nobody is there, or nobody who speaks to us, or one who is not believed.
             LateError: nobody accepted in time.
 
         """
@@ -336,12 +302,15 @@ class _Connection:
             if isinstance(error, OSError):
                 self._raise(error)
             raise
+        why = doubt(self._socket, path)
+        if why:
+            self._socket.close()
+            raise DeniedError(why)
 
     @property
-    def peer(self) -> int:
+    def pid(self) -> int:
         """The pid of the process that listens, as this pid namespace numbers it; 0 where it cannot be seen."""
-        credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        return int(struct.unpack("3i", credentials)[0])
+        return peer(self._socket)[0]
 
     def __enter__(self) -> Self:
         return self
@@ -378,9 +347,9 @@ class _Connection:
             if not b"".join(pieces).startswith(_DENIED):
                 self._raise(error)
         if b"".join(pieces).startswith(_DENIED):
-            raise DeniedError(f"{self._path}: permission denied; {_who(self._path)}")
+            raise DeniedError(f"{self._path}: permission denied; {who_may_ask(self._path)}")
         if not length:
-            raise NoInstanceError(f"{self._path}: it hung up without an answer; {_who(self._path)}")
+            raise NoInstanceError(f"{self._path}: it hung up without an answer; {who_may_ask(self._path)}")
         return b"".join(pieces).decode(errors="replace")
 
     def _limit(self) -> None:
@@ -395,13 +364,13 @@ class _Connection:
         if error.errno == errno.EAGAIN:
             raise LateError from None
         if isinstance(error, PermissionError):
-            raise NoInstanceError(f"{self._path}: permission denied; {_who(self._path)}") from None
+            raise NoInstanceError(f"{self._path}: permission denied; {who_may_ask(self._path)}") from None
         if isinstance(error, _GONE):
             hint = f"no instance answers: {error.strerror}; is it running, with this --name and --runtime-dir?"
             raise NoInstanceError(f"{self._path}: {hint}") from None
         if error.errno is None:
             raise NoInstanceError(f"{self._path}: {error}; take a shorter --runtime-dir") from None
-        raise NoInstanceError(f"{self._path}: it hung up: {error.strerror}; {_who(self._path)}") from None
+        raise NoInstanceError(f"{self._path}: it hung up: {error.strerror}; {who_may_ask(self._path)}") from None
 
 
 def _ask(path: str, command: str, deadline: Deadline) -> str:
@@ -421,20 +390,6 @@ def _read_status(path: str, answer: str) -> report.Status:
     if not isinstance(status, dict):
         raise NoInstanceError(f"{path}: the answer is no status; this is no safe_reload, or it ended meanwhile")
     return status
-
-
-def _who(path: str) -> str:
-    """Say who may ask."""
-    try:
-        uid = os.stat(path).st_uid
-    except OSError:
-        return "it speaks to root and to the user that it runs as"
-    if uid == 0:
-        return "it speaks to root only"
-    try:
-        return f"it speaks to root and to {pwd.getpwuid(uid).pw_name} (uid {uid}) only"
-    except KeyError:
-        return f"it speaks to root and to uid {uid} only"
 
 
 def _pause(deadline: Deadline) -> None:

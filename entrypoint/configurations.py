@@ -10,6 +10,7 @@ from entrypoint.core.events import Level, Log
 from entrypoint.core.settings import Settings
 from entrypoint.core.types import Any
 from entrypoint.system.contents import Contents, Disk
+from entrypoint.system.files import make_folder
 from entrypoint.system.inotify import Inotify
 from entrypoint.system.kept import DamagedError, Files, StateFile
 
@@ -150,6 +151,7 @@ class Configurations:
             return
         self._kept = given
         if self._state_file:
+            make_folder(self._state_file.folder, 0o700)
             self._state_file.write(*given)
 
     @property

@@ -121,10 +121,23 @@ class Desk:
             self._sources.alarm(self._control, _REST, lambda: self._sources.add(self._control, self._accept))
             return
         if client:
-            if len(self._visits) >= _MOST_VISITS:
-                self._make_room()
-            visit = self._visits[client.number] = Visit(client)
-            self._go_on(visit)
+            self._let_in(client)
+
+    def _let_in(self, client: Client) -> None:
+        if len(self._visits) >= _MOST_VISITS:
+            self._make_room()
+        visit = self._visits[client.number] = Visit(client)
+        self._go_on(visit)
+
+    def move_to(self, control: Control) -> None:
+        """Serve at this socket from now on; those who wait at the old one are let in first."""
+        self._sources.remove(self._control)
+        self._sources.cancel(self._control)
+        with contextlib.suppress(OSError):
+            while client := self._control.accept():
+                self._let_in(client)
+        self._control.renew(control)
+        self._sources.add(self._control, self._accept)
 
     def _make_room(self) -> None:
         """Hang up on who is missed least, and has been there for longest."""

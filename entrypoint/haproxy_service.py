@@ -43,6 +43,8 @@ from entrypoint.system.signals import INHERITED_VARIABLE, Inherited, note
 if TYPE_CHECKING:
     from entrypoint.desk import Desk
     from entrypoint.notices import Notices
+    from entrypoint.presence import Presence
+    from entrypoint.system.control import Control
 
 _NO_DESCRIPTOR = "file descriptor ''"
 """What haproxy says of `fd@${TAG}` where there is no such variable, and all that it says of it."""
@@ -85,6 +87,7 @@ class HaproxyService:
         """What may have been wrong with the generation that failed last, where haproxy's own words do not tell."""
         self._desk: Desk | None = None
         self._notices: Notices | None = None
+        self._presence: Presence | None = None
         self._answers: list[tuple[int, str]] = []
         """For whom, and what, once the old generation accepts no more."""
 
@@ -101,7 +104,7 @@ class HaproxyService:
         """Begin to answer and to tell, once the first haproxy has been started: it need not wait for this."""
         from entrypoint.desk import Desk, House  # noqa: PLC0415  # see above
         from entrypoint.notices import Notices  # noqa: PLC0415
-        from entrypoint.system.control import inherit, listen  # noqa: PLC0415
+        from entrypoint.presence import Presence  # noqa: PLC0415
 
         parts, supervisor = self._parts, self._supervisor
         self._notices = Notices(parts.notifier, supervisor.sources, supervisor, supervisor.log)
@@ -118,15 +121,17 @@ class HaproxyService:
             ages=self._age,
             failures=lambda: self._history.failures,
         )
-        try:
-            left = parts.left and parts.left["control"]
-            control = inherit(*left[:2]) if left else listen(parts.settings.runtime_dir, parts.name)
-        except OSError as error:
-            reason = f"{error.strerror}: {parts.settings.runtime_dir}" if error.strerror else str(error)
-            what = f"no control socket, so no `safe_reload reload`, status or metrics (--runtime-dir): {reason}"
-            supervisor.log(Log(Level.WARNING, "no_control", what))
-            return
-        self._desk = Desk(control, supervisor.sources, house)
+
+        def opened(control: "Control") -> None:
+            if self._desk:
+                self._desk.move_to(control)
+            else:
+                self._desk = Desk(control, supervisor.sources, house)
+
+        left = parts.left and parts.left["control"]
+        settings = parts.settings
+        self._presence = Presence(settings.runtime_dir, parts.name, settings.poll, supervisor.sources, supervisor.log)
+        self._presence.begin(opened, left[:2] if left else None)
 
     def _go_on(self, left: dict[str, Any]) -> Event:
         """Take up what our last life has handed down; the files may have changed while nobody watched."""
@@ -344,6 +349,8 @@ class HaproxyService:
         """End: hang up on everybody who asks."""
         if self._notices:
             self._notices.update(self._state)
+        if self._presence:
+            self._presence.close()
         if self._desk:
             self._desk.close()
 

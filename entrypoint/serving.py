@@ -16,8 +16,7 @@ from entrypoint.core.vips import parse_vips
 from entrypoint.haproxy_service import HaproxyService, Parts
 from entrypoint.succession import rehearsed
 from entrypoint.supervisor import Supervisor, World
-from entrypoint.system import files, signals
-from entrypoint.system.control import is_taken
+from entrypoint.system import files, instances, signals
 from entrypoint.system.files import PidFile
 from entrypoint.system.handover import Adopted
 from entrypoint.system.kept import StateFile
@@ -74,7 +73,7 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
         begun = from_plain(settings, left["state"])
         _inherit(left, listeners, adopted, configurations)
     else:
-        if path and is_taken(settings.runtime_dir, setting.name):
+        if path and _is_taken(settings.runtime_dir, setting.name):
             what = f"the pid file {path}, or the name {setting.name}, belongs to a running instance: "
             raise ListenError(what + "stop that one, or give this one another pid file, or another --name")
         listeners.adopt(environment)
@@ -114,6 +113,12 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
     )
     machine = Machine(begun, lifecycle.step, state.timers)
     return settings.status(Supervisor(machine, world).run())
+
+
+def _is_taken(folder: str, name: str) -> bool:
+    """Tell whether a running instance has this name."""
+    alive, doubt = instances.look(instances.path_of(folder, name))
+    return alive and not doubt
 
 
 def _inherit(left: Mapping[str, Any], listeners: Listeners, adopted: Adopted, configurations: Configurations) -> None:

@@ -131,7 +131,7 @@ def rehearsed(left: Mapping[str, Any]) -> None:
     """
     try:
         # As late as in the life that is tried.
-        for name in ("entrypoint.desk", "entrypoint.notices", "entrypoint.system.control"):
+        for name in ("entrypoint.desk", "entrypoint.notices", "entrypoint.presence"):
             __import__(name)
         History.inherit(left["history"])
     except Exception as error:  # noqa: BLE001  # whatever it is, it would end PID 1

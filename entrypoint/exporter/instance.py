@@ -2,15 +2,13 @@
 
 import errno
 import json
-import os
 import socket
-import struct
 from collections.abc import Mapping
 from typing import Any
 
+from entrypoint.system.instances import NoInstanceError, doubt, find, peer
+
 RUNTIME_DIR = "/run/safe_reload"
-_SUFFIX = ".sock"
-_DEFAULT_NAME = "haproxy"
 
 _QUESTION = b"status\n"
 _MOST = 4 * 1024 * 1024
@@ -31,22 +29,9 @@ class Instance:
     def ask(self) -> "Question":
         """Begin a question."""
         try:
-            return Question(self._path())
-        except OSError as error:
+            return Question(find(self._runtime_dir, self._name))
+        except NoInstanceError as error:
             return Question(None, str(error))
-
-    def _path(self) -> str:
-        name = self._name
-        if name is None:
-            try:
-                found = sorted(entry for entry in os.listdir(self._runtime_dir) if entry.endswith(_SUFFIX))
-            except OSError:
-                found = []
-            if len(found) > 1:
-                names = ", ".join(entry.removesuffix(_SUFFIX) for entry in found[:10])
-                raise OSError(f"several instances are in {self._runtime_dir}, --name says which one is meant: {names}")
-            name = found[0].removesuffix(_SUFFIX) if found else _DEFAULT_NAME
-        return os.path.join(self._runtime_dir, f"{name}{_SUFFIX}")
 
 
 class Question:
@@ -79,13 +64,17 @@ class Question:
             connection.connect(self._path)
             # Eleven bytes into an empty buffer.
             connection.send(_QUESTION)
-            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            why = doubt(connection, self._path)
+            self.asked_of = peer(connection)[0]
         except OSError as error:
             connection.close()
             if error.errno != errno.EAGAIN:
                 self._end(f"no instance answers on {self._path}: {error.strerror or error}")
             return
-        self.asked_of = int(struct.unpack("3i", credentials)[0])
+        if why:
+            connection.close()
+            self._end(why)
+            return
         self._socket = connection
 
     @property

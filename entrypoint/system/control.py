@@ -11,7 +11,8 @@ import struct
 
 _ROOM = 16384
 """Bytes that are taken in a turn."""
-_BACKLOG = 128
+_BACKLOG = 65535
+"""The kernel's somaxconn is less. So many are asking at once: who finds no room and does not wait for it is refused."""
 _PIECE = 65536
 _LONGEST_PATH = 107
 """Bytes of a socket's path (unix(7))."""
@@ -80,7 +81,7 @@ class Control:
         """Own a socket that listens at a path; `listen` makes one."""
         self.path = path
         self._listener = listener
-        self._inode = os.stat(path).st_ino
+        self._file = _file(path)
         self._last = 0
 
     def take_in(self, descriptor: int) -> Client:
@@ -119,16 +120,26 @@ class Control:
         self._last += 1
         return Client(connection, self._last)
 
+    @property
+    def is_in_place(self) -> bool:
+        """Whether who looks for us at our path finds us."""
+        return self._file is not None and _file(self.path) == self._file
+
+    def renew(self, other: "Control") -> None:
+        """Go on with another one's socket and file instead of ours; who has connected to ours and waits is lost."""
+        self._listener.close()
+        self._listener, self._file = other._listener, other._file  # noqa: SLF001  # of our own class
+
     def close(self) -> None:
         """Stop listening, and remove the file unless it is somebody else's by now."""
         self._listener.close()
-        with contextlib.suppress(OSError):
-            if os.stat(self.path).st_ino == self._inode:
+        if self.is_in_place:
+            with contextlib.suppress(OSError):
                 os.unlink(self.path)
 
 
 def listen(folder: str, name: str) -> Control:
-    """Make the folder if need be, and listen; the place of a dead instance's socket is taken.
+    """Listen in a folder that is there; what has the socket's place loses it.
 
     Raises:
         OSError: it cannot be had; its text is one line for the user.
@@ -137,9 +148,6 @@ def listen(folder: str, name: str) -> Control:
     path = os.path.join(folder, f"{name}.sock")
     if len(os.fsencode(path)) > _LONGEST_PATH:
         raise OSError(f"{path} is longer than the {_LONGEST_PATH} bytes that a socket's path may have")
-    os.makedirs(folder, mode=0o755, exist_ok=True)
-    if _answers(path):
-        raise OSError(f"{path} belongs to a running instance: give this one another --name")
     # Several that share a folder may all be pid 1.
     temporary = os.path.join(folder, f".{name}.{os.getpid()}")
     if len(os.fsencode(temporary)) > _LONGEST_PATH:
@@ -164,16 +172,11 @@ def listen(folder: str, name: str) -> Control:
         raise
 
 
-def is_taken(folder: str, name: str) -> bool:
-    """Tell whether a running instance has this name."""
-    return _answers(os.path.join(folder, f"{name}.sock"))
-
-
 def inherit(path: str, descriptor: int) -> Control:
     """Go on with the socket that our last life has opened.
 
     Raises:
-        OSError: the descriptor or the file is not there.
+        OSError: the descriptor is not there.
 
     """
     listener = socket.socket(fileno=descriptor)
@@ -181,14 +184,10 @@ def inherit(path: str, descriptor: int) -> Control:
     return Control(path, listener)
 
 
-def _answers(path: str) -> bool:
-    """Tell whether somebody listens at a socket's path."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return True
+def _file(path: str) -> tuple[int, int] | None:
+    """Return what tells one file from another, or nothing where there is none."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -19,7 +19,7 @@ class PidFile:
         folder, name = os.path.split(path)
         self._temporary = os.path.join(folder, f".{name}.{os.getpid()}")
         self._content = ""
-        os.makedirs(folder or ".", exist_ok=True)
+        make_folder(folder or ".")
         self._write("")
         os.unlink(self._temporary)
         if os.path.isdir(path):
@@ -64,6 +64,22 @@ class PidFile:
                 ours = file.read() == self._content
             if ours:
                 os.unlink(self._path)
+
+
+def make_folder(path: str, mode: int = 0o755) -> None:
+    """Make a folder, and those above it, if need be: never writable for others, however open the umask is.
+
+    Raises:
+        OSError: it cannot be made.
+
+    """
+    before = os.umask(0o022)  # there is no other way to read it
+    try:
+        # A stricter umask is the user's wish.
+        os.umask(before | 0o022)
+        os.makedirs(path, mode=mode, exist_ok=True)
+    finally:
+        os.umask(before)
 
 
 def configuration_files(paths: Sequence[str], folder: str | None) -> Iterator[str]:

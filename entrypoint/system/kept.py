@@ -24,7 +24,8 @@ class StateFile:
 
     def __init__(self, folder: str, name: str) -> None:
         """Take the place; nothing is touched."""
-        self._folder = folder
+        self.folder = folder
+        """It has to be there before anything is written."""
         name = _short(name)
         self._path = os.path.join(folder, f"{name}.last-known-good")
         self._temporary = os.path.join(folder, f".{name}.{os.getpid()}")
@@ -72,7 +73,6 @@ class StateFile:
             OSError: it cannot be written; what was there stands.
 
         """
-        os.makedirs(self._folder, mode=0o700, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._temporary)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -17,6 +17,7 @@ import pytest
 
 from entrypoint.client import Deadline, LateError, _wait_for_end
 from tests.core.test_report import STATUS, WORDS
+from tests.system.strangers import STRANGER, folder_of, listening_as
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -310,6 +311,28 @@ def test_they_are_listed_for_scripts(run: Run, tmp_path: Path, peer: Callable[..
 def test_a_list_of_nobody_is_3(run: Run, words: tuple[str, ...]) -> None:
     """A script may ask whether there is any."""
     assert run(*words).returncode == 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_strangers_do_not_answer_for_an_instance(run: Run) -> None:
+    """Root's reload does not succeed because a stranger says so; beside an instance he is passed over, and named."""
+    says = "Success=1\n--\ngeneration 2 (pid 3) is current\n\n"
+    with folder_of(0, 0o1777) as folder, listening_as(STRANGER, folder / "evil.sock", says):
+        for verb in ("reload", "status", "stop", "upgrade", "metrics"):
+            for name in ([], ["--name", "evil"]):
+                done = run(verb, "--runtime-dir", str(folder), *name)
+                assert done.returncode == 3
+                assert f"evil.sock: not believed: uid {STRANGER} listens there, not root" in one_line(done)
+        with listening_as(0, folder / "lb.sock", ANSWER):
+            done = run("status", "--runtime-dir", str(folder))
+            assert done.returncode == 0
+            (warning,) = done.stderr.splitlines()
+            assert warning.startswith("[WARN")
+            assert f"evil.sock: not believed: uid {STRANGER}" in warning
+            listed = run("list", "--json", "--runtime-dir", str(folder))
+    first, second = json.loads(listed.stdout)
+    assert first["status"] is None and f"not believed: uid {STRANGER}" in first["error"]
+    assert second == {"name": "lb", "status": STATUS, "error": None}
 
 
 # ---- status --------------------------------------------------------------------------------------------------------

@@ -21,22 +21,53 @@ def connected(control: Control) -> tuple[socket.socket, Client]:
 
 def test_the_file_is_private_and_goes_with_us(tmp_path: Path) -> None:
     """Nothing else is in the folder, during or after."""
-    control = listen(str(tmp_path / "run"), "lb")
-    assert os.listdir(tmp_path / "run") == ["lb.sock"]
+    control = listen(str(tmp_path), "lb")
+    assert os.listdir(tmp_path) == ["lb.sock"]
     assert Path(control.path).stat().st_mode & 0o777 == 0o600
     control.close()
 
-    assert os.listdir(tmp_path / "run") == []
+    assert os.listdir(tmp_path) == []
 
 
-def test_a_dead_instances_place_is_taken_and_a_living_ones_is_not(tmp_path: Path) -> None:
-    """Two instances of one name would answer for each other."""
+@pytest.mark.parametrize("kind", ["socket", "file", "fifo", "link", "dangling"])
+def test_what_has_our_place_loses_it(tmp_path: Path, kind: str) -> None:
+    """A dead socket, a file, a FIFO without anybody at its other end, a link, which is not followed."""
+    place, other = tmp_path / "lb.sock", tmp_path / "other"
     with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(tmp_path / "lb.sock"))
+        match kind:
+            case "socket":
+                dead.bind(str(place))
+            case "file":
+                place.write_text("x")
+            case "fifo":
+                os.mkfifo(place)
+            case _:
+                place.symlink_to(other)
+    if kind == "link":
+        other.write_text("precious")
     control = listen(str(tmp_path), "lb")
-    with pytest.raises(OSError, match="give this one another --name"):
-        listen(str(tmp_path), "lb")
+    other_end, client = connected(control)
+    other_end.close()
+    client.close()
+    assert place.is_socket() and not place.is_symlink()
+    assert kind != "link" or other.read_text() == "precious"
     control.close()
+
+
+def test_a_file_that_has_gone_is_known_and_another_socket_can_take_its_place(tmp_path: Path) -> None:
+    """Who looks for us finds us again, and so does who comes back to the end of the old one."""
+    control = listen(str(tmp_path), "lb")
+    assert control.is_in_place
+    Path(control.path).unlink()
+    assert not control.is_in_place
+    control.renew(listen(str(tmp_path), "lb"))
+    assert control.is_in_place
+    other, client = connected(control)
+    assert client.number == 1
+    other.close()
+    client.close()
+    control.close()
+    assert not Path(control.path).exists()
 
 
 def test_somebody_elses_file_stays(tmp_path: Path) -> None:

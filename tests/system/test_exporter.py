@@ -22,6 +22,7 @@ from entrypoint.exporter.server import MOST_CLIENTS, first_that_exists, wants_op
 from tests.descriptors import sockets
 from tests.promtool import needs_promtool, promtool
 from tests.system.lives import is_running, status_fields
+from tests.system.strangers import STRANGER, folder_of, listening_as
 from tests.waiting import eventually
 
 REPOSITORY = Path(__file__).parents[2]
@@ -334,12 +335,33 @@ def test_of_several_instances_one_has_to_be_named(folder: Path, peer: Peer, star
     """Without a name the answer says which there are; --name and --pid-file choose."""
     other = Peer(folder / "other.sock")
     try:
-        assert b"--name says which one is meant: lb, other\n" in start().get("/readyz").body
+        assert b"--name says which one: lb, other\n" in start().get("/readyz").body
         assert start("--name", "lb").get("/readyz").status == 200
         assert start("--pid-file", "/run/other.pid").get("/readyz").status == 200
         assert other.asked
     finally:
         other.close()
+
+
+def test_the_only_instance_is_found_beside_a_dead_socket(folder: Path, peer: Peer, start: Start) -> None:
+    """As `status` finds it."""
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(folder / "dead.sock"))
+    assert start().get("/readyz").status == 200
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_stranger_does_not_say_how_it_is(start: Start) -> None:
+    """In a folder where anybody may write, who listens may be anybody; beside him the instance is found."""
+    says = line(STATUS).decode()
+    with folder_of(0, 0o1777) as open_folder, listening_as(STRANGER, open_folder / "evil.sock", says):
+        exporter = start("--runtime-dir", str(open_folder))
+        answer = exporter.get("/livez")
+        assert answer.status == 503
+        assert b"evil.sock: not believed: uid %d listens there" % STRANGER in answer.body
+        assert exporter.samples() == {"safe_reload_up": 0}
+        with listening_as(0, open_folder / "lb.sock", says):
+            assert exporter.get("/readyz").status == 200
 
 
 # ---- metrics -------------------------------------------------------------------------------------------------------
