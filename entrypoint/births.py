@@ -20,6 +20,7 @@ from entrypoint.system.words import Words
 GENERATION_VARIABLE = "SAFE_RELOAD_GENERATION"
 """Tells each haproxy its generation's number."""
 
+IS_MASTER = "safe_reload is the master already"
 _OURS = ("NOTIFY_SOCKET", "FDSTORE", INHERITED_VARIABLE, "SAFE_RELOAD_HEIR", "SAFE_RELOAD_REHEARSAL")
 _OURS_BY_PREFIX = ("WATCHDOG_", "LISTEN_")
 
@@ -151,7 +152,7 @@ def refuse_master_worker(path: str, text: bytes) -> None:
     """
     line = line_of_master_worker(text)
     if line:
-        raise RefusedError(f"{path}:{line}: remove `master-worker`: safe_reload is the master already")
+        raise RefusedError(f"{path}:{line}: remove `master-worker`: {IS_MASTER}")
 
 
 def haproxy_environment(environment: Mapping[str, str]) -> dict[str, str]:

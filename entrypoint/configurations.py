@@ -1,11 +1,11 @@
 """The configurations: the one on disk, which is watched, those that generations were given, and the last known good."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from entrypoint.core import events
 from entrypoint.core.command import Serve
-from entrypoint.core.configuration import tags
+from entrypoint.core.configuration import line_of_master_worker, tags
 from entrypoint.core.events import Level, Log
 from entrypoint.core.settings import Settings
 from entrypoint.core.types import Any
@@ -28,6 +28,7 @@ class Configurations:
         variables: Mapping[str, str],
         state_file: StateFile | None,
         log: Callable[[Log], None],
+        ours: Collection[str] = (),
     ) -> None:
         """Take what to read; nothing is touched yet.
 
@@ -37,12 +38,13 @@ class Configurations:
             variables: haproxy's environment.
             state_file: where the last known good one survives us; None for nowhere.
             log: writes a line.
+            ours: files that we write ourselves.
 
         """
         self._log = log
         self._watching = settings.watch != (_OFF,)
         extra = tuple(os.path.abspath(path) for path in settings.watch if path not in {_AUTO, _OFF})
-        self._disk = Disk(command.configurations, command.folder, extra, variables, follow=self._watching)
+        self._disk = Disk(command.configurations, command.folder, extra, variables, follow=self._watching, ours=ours)
         self._state_file = state_file
         self._inotify: Inotify | None = None
         self._given: dict[int, tuple[str, Files]] = {}
@@ -71,7 +73,7 @@ class Configurations:
         self.files = contents.files
         self._tell_stale(contents.stale)
         digest = "" if unreadable else contents.digest
-        return contents, events.Disk(digest, unreadable, contents.polled or self._polled)
+        return contents, events.Disk(digest, unreadable, contents.polled or self._polled, contents.incomplete)
 
     def _tell_stale(self, stale: tuple[str, ...]) -> None:
         for path in stale:
@@ -88,6 +90,12 @@ class Configurations:
         """Return the tags that the files given with -f name, as they were when they were read last."""
         files = self._latest.kept if self._latest else ()
         return tuple(dict.fromkeys(tag for _, text in files for tag in tags(text)))
+
+    def conditional_master_worker(self) -> str:
+        """Return FILE:LINE of a `master-worker` in a conditional block, as it was when the files were read last."""
+        files = self._latest.kept if self._latest else ()
+        lines = ((path, line_of_master_worker(text, in_block=True)) for path, text in files)
+        return next((f"{path}:{line}" for path, line in lines if line), "")
 
     def watch(self) -> bool:
         """Watch what was read last; tell whether something may have changed between reading and watching."""

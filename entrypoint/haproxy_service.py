@@ -5,9 +5,9 @@ import time
 from collections.abc import Mapping
 
 from entrypoint import __version__, upgrade
-from entrypoint.births import exporter_birth
+from entrypoint.births import IS_MASTER, exporter_birth
 from entrypoint.configurations import Configurations
-from entrypoint.core import runtime_api
+from entrypoint.core import runtime_api, watching
 from entrypoint.core.events import (
     Began,
     CloseVips,
@@ -27,6 +27,7 @@ from entrypoint.core.events import (
 )
 from entrypoint.core.heritage import to_plain
 from entrypoint.core.history import BUCKETS, History
+from entrypoint.core.lifecycle import NOT_ITS_OWN
 from entrypoint.core.records import dataclass, replace
 from entrypoint.core.settings import Settings
 from entrypoint.core.state import BackingOff, Candidate, Current, Lingering, State, Stopping
@@ -192,9 +193,13 @@ class HaproxyService:
     def said(self, line: Log, words: str) -> None:
         """Note what was logged, for status, metrics and systemd."""
         if line.event in {"reload_failed", "start_failed"}:
-            self._hint = self._missing_vips() if _NO_DESCRIPTOR in words else ""
+            self._hint, event = "", "missing_vips"
+            if _NO_DESCRIPTOR in words:
+                self._hint = self._missing_vips()
+            elif NOT_ITS_OWN in line.message:
+                self._hint, event = self._master_worker(), "master_worker"
             if self._hint:
-                self._supervisor.log(Log(Level.ERROR, "missing_vips", self._hint))
+                self._supervisor.log(Log(Level.ERROR, event, self._hint))
                 line = replace(line, message=f"{line.message}: {self._hint}")
         self._history.note(line, time.time(), time.monotonic())
         if self._notices:
@@ -220,6 +225,11 @@ class HaproxyService:
         more = f" and {len(missing) - _MOST_TOLD} more" if len(missing) > _MOST_TOLD else ""
         names = f"{', '.join(missing[:_MOST_TOLD])}{more}"
         return f"not in --vips: {names}; correct the `bind`, or give the VIP, such as --vips '*:80:{missing[0]}'"
+
+    def _master_worker(self) -> str:
+        """Say that a `master-worker` must be what made haproxy fork, if there is one."""
+        where = self._parts.configurations.conditional_master_worker()
+        return f"{where}: remove `master-worker`, whose condition holds: {IS_MASTER}" if where else ""
 
     def answered(self, number: int, text: str) -> None:
         """Note the version of a haproxy that has answered."""
@@ -424,8 +434,9 @@ class HaproxyService:
                 "pending": bool(current and disk.digest and disk.digest != current.digest),
                 "last_known_good": bool(current and current.kept),
                 "files": parts.configurations.files,
-                "failed_sha256": state.failed or None,
+                "failed_sha256": state.failed or state.retried or None,
                 "unreadable": disk.unreadable or None,
+                "incomplete": watching.unfinished(state),
             },
             "last_reload": last
             and {

@@ -66,7 +66,8 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
     listeners, adopted = Listeners(settings.backlog), Adopted()
     state_file = StateFile(settings.state_dir, setting.name) if settings.state_dir else None
     variables = variables_while_reading(command, environment)
-    configurations = Configurations(command, settings, variables, state_file, logger.write)
+    ours = (path,) if path else ()
+    configurations = Configurations(command, settings, variables, state_file, logger.write, ours)
     begun = state.State(settings)
     predecessor = None
     if left:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 
 from entrypoint.adoption import Adoption, Keeper
 from entrypoint.births import Newborn, RefusedError
+from entrypoint.core.endings import is_transient
 from entrypoint.core.events import (
     EXPORTER,
     Adopt,
@@ -47,7 +48,7 @@ from entrypoint.core.events import (
     Upgrade,
 )
 from entrypoint.core.machine import Machine
-from entrypoint.core.records import dataclass
+from entrypoint.core.records import dataclass, replace
 from entrypoint.core.types import Any, Protocol, assert_never
 from entrypoint.held import HeldSessions
 from entrypoint.sources import Sources
@@ -233,6 +234,8 @@ class Supervisor:
                 continue
             if isinstance(death, Exited):
                 self._forget(death.number)
+                words = self._last_words.get(death.number, "")
+                death = replace(death, transient=is_transient(death.status, words))  # noqa: PLW2901  # with more of it
             self._events.append(death)
 
     def _forget(self, number: int) -> None:

@@ -3,17 +3,28 @@
 _QUOTES = b"\"'\\"
 
 
-def line_of_master_worker(text: bytes) -> int | None:
+def line_of_master_worker(text: bytes, *, in_block: bool = False) -> int | None:
     """Return the number of the line that says `master-worker`, if one does.
 
     It would make haproxy a master that forks behind our back, even with -db (up to HAProxy 3.4). haproxy takes quotes
     and backslashes out of a word before it looks at it (configuration manual, section 2.2), and so does this.
+
+    Args:
+        text: the configuration.
+        in_block: look for one in a conditional block (section 2.4), of which only haproxy knows whether it holds; else
+            for one outside of all.
+
     """
-    if b"master" not in text:
+    bare = text.translate(None, _QUOTES)
+    if b"master-worker" not in bare:
         return None
-    for number, line in enumerate(text.splitlines(), start=1):
-        bare = line.translate(None, _QUOTES).partition(b"#")[0]
-        if bare.split()[:1] == [b"master-worker"]:
+    depth = 0
+    for number, line in enumerate(bare.splitlines(), start=1):
+        if b"master" not in line and b"if" not in line:
+            continue
+        first = line.partition(b"#")[0].split()[:1]
+        depth += {b".if": 1, b".endif": -1}.get(first[0] if first else b"", 0)
+        if first == [b"master-worker"] and (depth > 0) == in_block:
             return number
     return None
 

@@ -16,3 +16,37 @@ def how_it_died(status: int) -> str:
 def shell_status(status: int) -> int:
     """Turn a process's end into an exit status as shells and tini do: 128 and the signal's number."""
     return 128 - status if status < 0 else status
+
+
+_BY_ITSELF = frozenset({"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP"})
+_PASSES = (
+    "could not resolve address",
+    "cannot allocate memory",
+    "not enough memory",
+    "out of memory",
+    "too many open files",
+    "resource temporarily unavailable",
+    "address already in use",
+    "cannot assign requested address",
+)
+"""What haproxy complains of that is not of its configuration, in small letters."""
+
+
+def is_transient(status: int, words: str) -> bool:
+    """Tell whether a haproxy that was not ready yet may have ended for a reason other than its configuration.
+
+    Then the same configuration may do another time: somebody has killed it, the kernel was short of something, a name
+    did not resolve. haproxy says of each error of a configuration where it has found it, as `parsing [FILE:LINE]`.
+
+    Args:
+        status: as `os.waitstatus_to_exitcode` gives it.
+        words: what it has written to its stderr.
+
+    """
+    if status < 0:
+        return not any(status == -signal.Signals[name] for name in _BY_ITSELF)
+    if status == 0:
+        return True
+    alerts = [line.lower() for line in words.splitlines() if "[ALERT]" in line]
+    passing = [line for line in alerts if any(complaint in line for complaint in _PASSES)]
+    return bool(passing) and not any("parsing [" in line for line in alerts if line not in passing)

@@ -92,6 +92,8 @@ class Disk:
     """Why not, in one line."""
     polled: bool = False
     """The kernel does not tell of every change of these files."""
+    incomplete: tuple[str, ...] = ()
+    """What of it looks as if somebody were still writing it, a line each: haproxy may take it all the same."""
 
 
 class Why(StrEnum):
@@ -155,6 +157,8 @@ class Exited:
 
     number: int
     status: int
+    transient: bool = False
+    """It may go otherwise when it is tried again with the same configuration (`core.endings.is_transient`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +237,10 @@ class Clock(StrEnum):
     """Files that never are quiet are looked at after this long all the same."""
     POLL = "poll"
     """`--poll`."""
+    INCOMPLETE = "incomplete"
+    """Files that look incomplete are taken as they are after this long."""
+    RETRY = "retry"
+    """The delay before a reload is tried again that has failed for a reason other than the configuration."""
     EXPORTER = "exporter"
     """The delay before a dead exporter is started again."""
     EXPORTS = "exports"

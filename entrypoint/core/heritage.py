@@ -34,6 +34,7 @@ def to_plain(state: State) -> dict[str, Any]:
                 "binds": [[bind.descriptor, bind.frontend, bind.mixed] for bind in one.binds],
                 "digest": one.digest,
                 "kept": one.kept,
+                "incomplete": list(one.incomplete),
             }
             for one in state.generations
         ],
@@ -42,6 +43,8 @@ def to_plain(state: State) -> dict[str, Any]:
         "deaths": state.deaths,
         "kept": state.kept,
         "failed": state.failed,
+        "retried": state.retried,
+        "retries": state.retries,
         "exporter": state.exporter,
         "exporters": state.exporters,
     }
@@ -65,6 +68,8 @@ def from_plain(settings: Settings, plain: Plain) -> State:
             deaths=int(plain["deaths"]),
             kept=str(plain["kept"]),
             failed=str(plain["failed"]),
+            retried=str(plain.get("retried", "")),
+            retries=int(plain.get("retries", 0)),
             exporter=bool(plain["exporter"]),
             exporters=int(plain["exporters"]),
         )
@@ -88,4 +93,5 @@ def _generation(plain: Plain) -> Generation:
         tuple(Bind(int(descriptor), str(frontend), bool(mixed)) for descriptor, frontend, mixed in plain["binds"]),
         str(plain["digest"]),
         bool(plain["kept"]),
+        tuple(map(str, plain.get("incomplete", ()))),
     )

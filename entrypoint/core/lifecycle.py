@@ -60,6 +60,8 @@ from entrypoint.core.records import replace
 from entrypoint.core.settings import Restart
 from entrypoint.core.state import (
     FIRST_EXPORTER_DELAY,
+    FIRST_RETRY_DELAY,
+    MOST_RETRIES,
     BackingOff,
     Candidate,
     Current,
@@ -82,6 +84,9 @@ from entrypoint.core.types import assert_never
 
 RELOAD_SIGNALS = frozenset({signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP})
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
+NOT_ITS_OWN = "not its own"
+NOT_READY = "is not ready within --ready-timeout"
+"""Of all reasons for which a candidate is killed the one that is not of the configuration."""
 MOST_TRIES = 3
 """After so many candidates that found the files changed under them, the next one is taken as it is."""
 
@@ -132,7 +137,7 @@ def _decide(state: State, event: Event) -> Step:
         case NotSpawned(number=number, reason=reason):
             return _exporter_gone(state, reason) if number == EXPORTER else _not_spawned(state, event)
         case Exited(number=number, status=status):
-            return _exporter_gone(state, how_it_died(status)) if number == EXPORTER else _exited(state, number, status)
+            return _exporter_gone(state, how_it_died(status)) if number == EXPORTER else _exited(state, event)
         case Reaped(pid=pid):
             level = Level.WARNING if state.settings.warn_reaped else Level.DEBUG
             return state, (Log(level, "reaped", f"Reaped zombie process with pid={pid}"),)
@@ -215,7 +220,8 @@ def _spawned(state: State, event: Spawned) -> Step:
         state = replace(state, disk=event.disk)
     if not generation:
         return state, ()
-    generation = replace(generation, pid=event.pid, digest=event.digest, kept=event.kept)
+    incomplete = event.disk.incomplete if event.disk and not event.kept else ()
+    generation = replace(generation, pid=event.pid, digest=event.digest, kept=event.kept, incomplete=incomplete)
     state = replace(state.update(generation), shortages=0)
     return state, (Ask(event.number, runtime_api.OF_A_CANDIDATE),)
 
@@ -228,7 +234,8 @@ def _not_spawned(state: State, event: NotSpawned) -> Step:
     if not event.refused and not state.current:
         state = replace(state, shortages=state.shortages + 1)
     if isinstance(generation.phase, Candidate):
-        return _candidate_gone(state, generation, event.reason, event.status, blamed=event.refused)
+        transient = not event.refused
+        return _candidate_gone(state, generation, event.reason, event.status, blamed=not transient, transient=transient)
     return state, ()
 
 
@@ -262,7 +269,7 @@ def _candidate_answered(state: State, candidate: Generation, text: str) -> Step:
         # It hung up before the end, as who dies does.
         return _unanswered(state, candidate.number)
     if pid != candidate.pid:
-        return _give_up(state, candidate, f"answered with the pid {pid}, not its own")
+        return _give_up(state, candidate, f"answered with the pid {pid}, {NOT_ITS_OWN}")
     if runtime_api.serves_nobody(text):
         return _give_up(state, candidate, "listens on nothing: the configuration has no `bind` line")
     candidate = replace(candidate, phase=replace(candidate.phase, answer=text))
@@ -344,7 +351,7 @@ def _promote(state: State, candidate: Generation) -> Step:
     effects += (Reply(r.client, True, message, candidate.number) for r in phase.asked_by if r.client)
     state = replace(state.update(replace(candidate, phase=Current(), binds=binds)), held=(), started=True)
     if not candidate.kept:
-        state = replace(state, failed="")
+        state = replace(state, failed="", retried="", retries=0)
         if not state.kept and candidate.digest == state.disk.digest:
             state, later = _keep(state, candidate)
             effects += later
@@ -374,7 +381,9 @@ def _give_up(state: State, candidate: Generation, what: str) -> Step:
     )
 
 
-def _candidate_gone(state: State, candidate: Generation, what: str, status: int, *, blamed: bool = True) -> Step:
+def _candidate_gone(
+    state: State, candidate: Generation, what: str, status: int, *, blamed: bool = True, transient: bool = False
+) -> Step:
     """Go on without a candidate: the state has lost it already.
 
     Args:
@@ -383,18 +392,23 @@ def _candidate_gone(state: State, candidate: Generation, what: str, status: int,
         what: became of it.
         status: its exit status, as a shell would say it.
         blamed: the configuration may be why; else there was no process at all.
+        transient: with the same configuration it may go otherwise when it is tried again.
 
     """
     phase = candidate.phase
     assert isinstance(phase, Candidate)
     # One that was refused before it had a process is of what the disk held when it was last looked at.
     digest = candidate.digest or state.disk.digest
-    if blamed and not candidate.kept and digest:
-        state = replace(state, failed=digest)
+    if transient and not candidate.kept:
+        state = replace(state, retried=digest, retries=min(state.retries + 1, MOST_RETRIES))
+    elif blamed and not candidate.kept:
+        state = replace(state, failed=digest or state.failed, retried="", retries=0)
     effects: list[Effect] = []
     if phase.asked_by:
         triggers = stopping.triggers(phase.asked_by)
         goes_on = f", generation {state.current.number} (pid {state.current.pid}) goes on" if state.current else ""
+        again = restart_delay(state.retries, FIRST_RETRY_DELAY) if state.current and state.retries else 0.0
+        goes_on += f"; it is tried again in {again:g} s" if again else ""
         failed = f"{what}; the reload asked for by {triggers} has failed{goes_on}"
         line = say(candidate, "reload_failed", failed, Level.ERROR, trigger=triggers)
         effects = [line, *(Reply(r.client, False, line.message, candidate.number) for r in phase.asked_by if r.client)]
@@ -416,7 +430,8 @@ def _candidate_gone(state: State, candidate: Generation, what: str, status: int,
 # ---- deaths --------------------------------------------------------------------------------------------------------
 
 
-def _exited(state: State, number: int, status: int) -> Step:
+def _exited(state: State, event: Exited) -> Step:
+    number, status = event.number, event.status
     generation = state.find(number)
     if not generation:
         return state, ()
@@ -425,7 +440,8 @@ def _exited(state: State, number: int, status: int) -> Step:
     match generation.phase:
         case Candidate(given_up=why):
             what = f"{why}: it was killed" if why else f"{how} before it was ready"
-            return _candidate_gone(state, generation, what, shell_status(status))
+            transient = why == NOT_READY if why else event.transient
+            return _candidate_gone(state, generation, what, shell_status(status), transient=transient)
         case Current(served=served, proven=proven) if not isinstance(state.stage, Stopping):
             line = say(generation, "died", f"{how}, unasked", Level.ERROR, status=shell_status(status), how=how)
             ran = generation.digest
@@ -510,12 +526,16 @@ def _elapsed(state: State, timer: Timer) -> Step:
             return watching.quiet(state)
         case Clock.POLL, _:
             return watching.poll(state)
+        case Clock.INCOMPLETE, _:
+            return watching.waited(state)
+        case Clock.RETRY, _:
+            return _reload(state, watching.RETRY)
         case Clock.EXPORTER, _:
             return state, (SpawnExporter(),)
         case Clock.EXPORTS, _:
             return replace(state, exporters=0), ()
         case Clock.READY, Generation():
-            return _give_up(state, generation, "is not ready within --ready-timeout")
+            return _give_up(state, generation, NOT_READY)
         case Clock.SERVED, Generation(phase=Current() as phase):
             return state.update(replace(generation, phase=replace(phase, served=True))), ()
         case Clock.PROVEN, Generation(phase=Current() as phase):

@@ -193,6 +193,9 @@ class Named:
     naming: tuple[tuple[str, Context], ...]
     """Those of the files that name files themselves, with what `named_in` has to know of them."""
 
+    pairs: tuple[tuple[str, str], ...] = ()
+    """Certificates and the keys that are named for them."""
+
 
 def named_files(text: bytes, variables: Mapping[str, str]) -> tuple[str, ...]:
     """Return the files that this one configuration names."""
@@ -216,32 +219,33 @@ def named_by(configurations: Sequence[tuple[str, bytes]], variables: Mapping[str
         reader.worlds = [_World(end) for end in ends]
         for path, text in configurations:
             reader.read(path, text)
-    return Named(tuple(reader.files), tuple(reader.naming))
+    return Named(tuple(reader.files), tuple(reader.naming), tuple(reader.pairs))
 
 
 def _without_pseudo(variables: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in variables.items() if name not in _PSEUDO}
 
 
-def named_in(text: bytes, context: Context) -> tuple[str, ...]:
-    """Return the files that a file names that a configuration names."""
+def named_in(text: bytes, context: Context) -> Named:
+    """Return the files that a file names that a configuration names; those name nothing further."""
     match context.kind:
         case Kind.CRT_LIST:
             return _named_in_crt_list(text, context.bases)
         case Kind.LOG_FORMAT:
             found = _arguments(_text(text))
-            return tuple(context.bases.at(path) for path in map(_without_prefix, found) if _is_file(path))
+            return Named(tuple(context.bases.at(path) for path in map(_without_prefix, found) if _is_file(path)), ())
         case Kind.FILTER:
             reader = _Reader([_World(dict(context.variables), context.bases)])
             reader.read_filter(text)
-            return tuple(reader.files)
+            return Named(tuple(reader.files), ())
         case _:
             assert_never(context.kind)
 
 
-def _named_in_crt_list(text: bytes, bases: Bases) -> tuple[str, ...]:
+def _named_in_crt_list(text: bytes, bases: Bases) -> Named:
     """Return the files that a crt-list names: certificates, and what belongs to each, in its brackets."""
     found: dict[str, None] = {}
+    pairs: dict[tuple[str, str], None] = {}
     for line in text.split(b"\n"):
         # No quotes, and a comment has its line. Brackets stand alone or touch what they enclose.
         if line.startswith(b"#"):
@@ -252,7 +256,9 @@ def _named_in_crt_list(text: bytes, bases: Bases) -> tuple[str, ...]:
         for option, value in pairwise(words[1:]):
             if _is_file(value):
                 found.update(dict.fromkeys(bases.at(value, base) for base in _OF_A_CERTIFICATE.get(option, ())))
-    return tuple(found)
+                if option == "key" and _is_file(words[0]):
+                    pairs[bases.at(words[0], "crt"), bases.at(value)] = None
+    return Named(tuple(found), (), tuple(pairs))
 
 
 @dataclass(slots=True)
@@ -273,6 +279,7 @@ class _Reader:
     def __init__(self, worlds: list[_World]) -> None:
         self.files: dict[str, None] = {}
         self.naming: dict[tuple[str, Context], None] = {}
+        self.pairs: dict[tuple[str, str], None] = {}
         self.worlds = worlds
         self._path = ""
         self._depth = 0
@@ -407,11 +414,20 @@ class _Reader:
             else:
                 for base in options.get(option, ()):
                     self._add(world, value, base=base)
+        if options is _OF_A_CERTIFICATE:
+            self._add_pair(words, world.bases, "")
 
     def _load(self, words: list[str], store: Bases) -> None:
         for option, value in pairwise(words):
             if option in _OF_A_STORE and _is_file(value):
                 self.files[store.at(value, _OF_A_STORE[option])] = None
+        self._add_pair(words, store, "key")
+
+    def _add_pair(self, words: list[str], bases: Bases, base_of_key: str) -> None:
+        given = dict(pairwise(words))
+        certificate, key = given.get("crt", ""), given.get("key", "")
+        if _is_file(certificate) and _is_file(key):
+            self.pairs[bases.at(certificate, "crt"), bases.at(key, base_of_key)] = None
 
     def _add(self, world: _World, *paths: str, base: str = "") -> None:
         for path in paths:

@@ -109,6 +109,9 @@ def _configuration(status: Status, style: Style) -> Iterator[tuple[str, str]]:
         yield "configuration", style(what, f"{_BOLD};{_RED}")
     if configuration.get("unreadable"):
         yield "configuration", style(f"{running}; the disk: {printable(configuration['unreadable'])}", _RED)
+    elif _sequence(configuration.get("incomplete")):
+        what = "; ".join(map(printable, _sequence(configuration["incomplete"])))
+        yield "configuration", style(f"{running}; the disk: {what}; waited for", _YELLOW)
     elif configuration.get("pending") is True:
         disk = _short(configuration.get("disk_sha256"))
         failed = configuration.get("failed_sha256")

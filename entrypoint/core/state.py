@@ -21,6 +21,11 @@ ASK_CANDIDATE_AGAIN_AFTER = 1.0
 RETIRE_WITHIN = 5.0
 KILL_AFTER = 5.0
 FIRST_EXPORTER_DELAY = 1.0
+FIRST_RETRY_DELAY = 1.0
+MOST_RETRIES = 6
+"""After so many failures the delay is the longest one; more are not counted."""
+INCOMPLETE_WITHIN = 10.0
+"""Whoever writes a configuration, or a certificate and its key, has done so by then."""
 MOST_DEBOUNCES = 10
 """Files that never are quiet are looked at after so many times --debounce."""
 
@@ -94,6 +99,8 @@ class Generation:
     """Of the configuration that it was given; empty where it could not be read."""
     kept: bool = False
     """That is the last known good one."""
+    incomplete: tuple[str, ...] = ()
+    """What of it looked incomplete: since it was started with that, it is not waited for."""
 
 
 # ---- the stages of safe_reload -------------------------------------------------------------------------------------
@@ -162,6 +169,14 @@ class State:
     """What the disk held when it was last looked at."""
     failed: str = ""
     """The digest of the configuration on disk that has failed: not tried again unasked."""
+    retried: str = ""
+    """The digest of one whose reload failed for another reason: tried again, later and later."""
+    retries: int = 0
+    """How often in a row."""
+    patient: bool = False
+    """Files look incomplete, and are waited for."""
+    overdue: str = ""
+    """The digest of those that have been waited for long enough."""
     torn: int = 0
     """How many candidates in a row were ready and passed over, because the files had changed while they read them."""
     settling: int = 0
@@ -238,6 +253,8 @@ def timers(state: State) -> dict[Timer, float]:
     running = dict(_stage_timers(state))
     if isinstance(state.stage, Serving | BackingOff):
         running.update(_watch_timers(state))
+    if isinstance(state.stage, Serving) and state.retries and state.current and not (state.candidate or state.waiting):
+        running[Timer(Clock.RETRY, 0, state.retries)] = restart_delay(state.retries, FIRST_RETRY_DELAY)
     if state.settings.exporter and not isinstance(state.stage, Stopping | Ended):
         running.update(_exporter_timers(state))
     for generation in state.generations:
@@ -263,6 +280,8 @@ def _stage_timers(state: State) -> Iterator[tuple[Timer, float]]:
 def _watch_timers(state: State) -> Iterator[tuple[Timer, float]]:
     if not state.watches:
         return
+    if state.patient:
+        yield Timer(Clock.INCOMPLETE), INCOMPLETE_WITHIN
     if state.settling:
         yield Timer(Clock.QUIET, 0, state.settling), state.settings.debounce
         yield Timer(Clock.SETTLE), MOST_DEBOUNCES * state.settings.debounce

@@ -1,15 +1,18 @@
 """What a changed file means: when it is looked at, and whether it is a reload.
 
-Content decides, and settled content only. A digest that has failed is not tried again until it is another one, and
-one that goes back to what runs clears the failure.
+Content decides, and settled content only. A digest that haproxy has refused is not tried again until it is another one;
+one that has failed for another reason is, later and later. One that goes back to what runs clears the failure of
+another one. What looks incomplete and is not what the current generation was started with is waited for, for a while.
 """
 
 from entrypoint.core.events import Disk, Effect, Level, Log, Look, Request, Why
 from entrypoint.core.records import replace
-from entrypoint.core.state import BackingOff, Candidate, Lingering, Serving, State, Step
+from entrypoint.core.state import INCOMPLETE_WITHIN, BackingOff, Candidate, Lingering, Serving, State, Step
 
 FILES = Request("files")
 """What asks for a reload when files have changed."""
+RETRY = Request("retry")
+"""What asks for one that has failed for a reason other than the configuration."""
 
 
 def stirred(state: State) -> Step:
@@ -42,18 +45,46 @@ def seen(state: State, why: Why, disk: Disk) -> Step:
     state = replace(state, disk=disk)
     if why is not Why.SETTLED or disk.unreadable:
         return state, tuple(effects)
+    if state.overdue != disk.digest:
+        state = replace(state, overdue="")
     current = state.current
-    if current and disk.digest == current.digest and (state.failed or current.kept):
+    failed = state.failed or state.retried
+    if current and disk.digest == current.digest and (failed not in {"", disk.digest} or current.kept):
         what = "the files are again what the current generation runs: the failure is over"
         line = Log(Level.INFO, "back", what, {"generation": current.number})
         state = state.update(replace(current, kept=False))
-        return replace(state, failed="", waiting=_others(state.waiting)), (*effects, line)
-    return follow_up(state), tuple(effects)
+        state = replace(state, failed="", retried="", retries=0, patient=False, waiting=_others(state.waiting))
+        return state, (*effects, line)
+    was_patient, state = state.patient, follow_up(state)
+    if state.patient and not was_patient:
+        what = f"{'; '.join(unfinished(state))}: waited for, for up to {INCOMPLETE_WITHIN:g} s"
+        effects.append(Log(Level.WARNING, "incomplete", what))
+    return state, tuple(effects)
+
+
+def unfinished(state: State) -> tuple[str, ...]:
+    """Return what looks incomplete and is not what the current generation was started with, a line each."""
+    if not state.current or state.overdue == state.disk.digest:
+        return ()
+    return tuple(line for line in state.disk.incomplete if line not in state.current.incomplete)
+
+
+def waited(state: State) -> Step:
+    """Take files as they are that have looked incomplete for too long."""
+    state = replace(state, patient=False, overdue=state.disk.digest)
+    what = f"after {INCOMPLETE_WITHIN:g} s the files are taken as they are: {'; '.join(state.disk.incomplete)}"
+    return follow_up(state), (Log(Level.WARNING, "incomplete", what),)
 
 
 def follow_up(state: State) -> State:
-    """Ask for a reload if the disk holds what nobody has tried."""
-    if is_news(state) and FILES not in state.waiting and isinstance(state.stage, Serving | BackingOff):
+    """Ask for a reload if the disk holds what nobody has tried, or wait for the rest of it."""
+    state = replace(state, patient=bool(is_news(state) and unfinished(state)))
+    if (
+        is_news(state)
+        and not state.patient
+        and FILES not in state.waiting
+        and isinstance(state.stage, Serving | BackingOff)
+    ):
         return replace(state, waiting=(*state.waiting, FILES))
     return state
 
@@ -65,12 +96,12 @@ def is_news(state: State) -> bool:
         tried.add(state.current.digest)
     if isinstance(state.stage, BackingOff):
         tried.add(state.stage.digest)
-    return state.disk.digest not in {"", state.failed, *tried}
+    return state.disk.digest not in {"", state.failed, state.retried, *tried}
 
 
 def still_wanted(state: State) -> tuple[Request, ...]:
     """Return those waiting requests that still have a reason; files may have changed back, or been read meanwhile."""
-    return state.waiting if is_news(state) else _others(state.waiting)
+    return state.waiting if is_news(state) and not state.patient else _others(state.waiting)
 
 
 def _others(requests: tuple[Request, ...]) -> tuple[Request, ...]:

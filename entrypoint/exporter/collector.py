@@ -101,6 +101,11 @@ def _configuration(status: Mapping[str, Any]) -> "Iterator[Metric]":
         "config_pending", "Whether the configuration on disk differs from the running one.", about.get("pending")
     )
     yield _gauge(
+        "config_unreadable",
+        "Whether what is on disk cannot be read, is gone, or looks incomplete, and is waited for.",
+        bool(about.get("unreadable") or about.get("incomplete")),
+    )
+    yield _gauge(
         "last_known_good_active",
         "Whether the last known good configuration runs, instead of the one on disk.",
         about.get("last_known_good"),

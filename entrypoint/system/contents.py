@@ -4,9 +4,10 @@ import contextlib
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from entrypoint.core.hashing import sha256
+from entrypoint.core.key_pairs import fits
 from entrypoint.core.named_files import Named, named_by, named_in
 from entrypoint.core.records import dataclass, replace
 
@@ -24,6 +25,8 @@ _COMPANIONS_OF_KINDS = tuple(kind + extra for kind in (".rsa", ".dsa", ".ecdsa")
 _REPORTING = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "tmpfs", "ramfs", "overlay"})
 """Where every change is made by this kernel, which can report it. Not so on what is shared with other hosts."""
 _DELETED = "//deleted"
+STATE_SUFFIX = ".last-known-good"
+"""What the files of a state directory (`system.kept`) end with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +47,16 @@ class Contents:
     """All files that are part of the digest, as named, those of folders included."""
 
     unreadable: str | None
-    """One line: what of the -f arguments is missing, empty or not readable, so that it is too early to act."""
+    """One line: what of the -f arguments is missing or not readable, so that it is too early to act."""
 
     stale: tuple[str, ...]
     """Files whose mount can never change again, because what was mounted has been replaced where it came from."""
 
     polled: bool
     """Whether some of it is where the kernel does not report every change."""
+
+    incomplete: tuple[str, ...] = ()
+    """What looks as if somebody were still writing it, a line each: haproxy may take it all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,7 @@ class Disk:
         variables: Mapping[str, str],
         *,
         follow: bool = True,
+        ours: Collection[str] = (),
     ) -> None:
         """Take what to read. Nothing is touched yet.
 
@@ -81,6 +88,7 @@ class Disk:
             extra: more files, and folders all of whose files count: one level, names with a leading dot excepted.
             variables: haproxy's environment.
             follow: whether the files that the configuration names count.
+            ours: files that we write ourselves, and that never count.
 
         """
         self._configurations = tuple(configurations)
@@ -88,10 +96,12 @@ class Disk:
         self._extra = tuple(extra)
         self._variables = variables
         self._follow = follow
+        self._ours = tuple(ours)
         self._seen: dict[str, _Seen] = {}
         self._mounts = _Mounts()
         self._names: tuple[object, Named] = (None, Named((), ()))
-        self._entries: dict[object, tuple[str, ...]] = {}
+        self._entries: dict[object, Named] = {}
+        self._fitting: dict[object, bool] = {}
 
     def read(self) -> Contents:
         """Return what is there now, all of it as it was between two points in time at which no link had changed.
@@ -120,6 +130,7 @@ class Disk:
         files: dict[str, None] = {}
         kept: list[tuple[str, bytes]] = []
         problems: list[str] = []
+        incomplete: list[str] = []
         given: list[tuple[str, bytes, bytes]] = []
         for name in self._configuration_files(look):
             path = self._at(name)
@@ -130,20 +141,25 @@ class Disk:
             if content is None:
                 counted.append(_counted(path, problem.encode()))
                 continue
+            if not content:
+                incomplete.append(f"{path} is empty")
             digest = sha256(content).digest()
             kept.append((path, content))
             given.append((name, digest, content))
             counted.append(_counted(path, digest))
         if not files:
             problems.append(f"no *.cfg file in {', '.join(self._configurations) or 'nothing'}")
-        for path in self._others(look, given):
+        ours = {os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path)) for path in self._ours}
+        pairs: dict[tuple[str, str], None] = {}
+        for path in self._others(look, given, pairs):
             for file in look.files_at(path):
-                if file in files:
+                if file in files or look.leads_to(file, ours):
                     continue
                 found = look.digest_of(file)
                 if found is not None:
                     files[file] = None
                     counted.append(_counted(file, found))
+        incomplete += self._not_fitting(look, pairs)
         stale = tuple(file for file in files if look.is_stale(file))
         return Contents(
             tuple(kept),
@@ -153,6 +169,7 @@ class Disk:
             problems[0] if problems else None,
             stale,
             look.is_polled(),
+            tuple(incomplete),
         )
 
     def _at(self, name: str) -> str:
@@ -167,18 +184,45 @@ class Disk:
             else:
                 yield from (os.path.join(name, n) for n in names if n.endswith(".cfg") and not n.startswith("."))
 
-    def _others(self, look: "_Look", configurations: Sequence[tuple[str, bytes, bytes]]) -> Iterator[str]:
-        """Yield the paths of what counts besides the configuration: what it names, and what was asked for."""
+    def _not_fitting(self, look: "_Look", pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
+        """Yield a line for each key that is named for a certificate and does not fit it."""
+        fitting: dict[object, bool] = {}
+        for certificate, key in pairs:
+            known = look.digest_of(certificate), look.digest_of(key)
+            if known not in fitting:
+                fitting[known] = self._fitting.get(known) or fits(
+                    look.content_of(certificate)[0] or b"", look.content_of(key)[0] or b""
+                )
+            if not fitting[known]:
+                yield f"{key} does not fit {certificate}"
+        self._fitting = fitting
+
+    def _others(
+        self,
+        look: "_Look",
+        configurations: Sequence[tuple[str, bytes, bytes]],
+        pairs: dict[tuple[str, str], None],
+    ) -> Iterator[str]:
+        """Yield the paths of what counts besides the configuration: what it names, and what was asked for.
+
+        Args:
+            look: this look.
+            configurations: as for `_named_by`.
+            pairs: gets the certificates and the keys that are named for them.
+
+        """
         if self._follow:
             named = self._named_by(configurations)
-            entries: dict[object, tuple[str, ...]] = {}
+            entries: dict[object, Named] = {}
+            pairs.update(((self._at(certificate), self._at(key)), None) for certificate, key in named.pairs)
             for name in named.files:
                 yield from self._with_companions(look, name)
             for name, context in named.naming:
                 content, _ = look.content_of(self._at(name))
                 key = (sha256(content or b"").digest(), context)
                 entries[key] = self._entries.get(key) or named_in(content or b"", context)
-                for entry in entries[key]:
+                pairs.update(((self._at(one), self._at(other)), None) for one, other in entries[key].pairs)
+                for entry in entries[key].files:
                     yield from self._with_companions(look, entry)
             self._entries = entries
         yield from map(self._at, self._extra)
@@ -214,6 +258,7 @@ class _Look:
         self._members: dict[str, frozenset[str]] = {}
         self._mounts = mounts
         self._now = time.time_ns()
+        self._output = _output()
 
     def still_holds(self) -> bool:
         """Tell whether every link that was followed still says what it said."""
@@ -283,7 +328,12 @@ class _Look:
                 content = file.read()
         except OSError as error:
             return None, f"cannot be read: {error.strerror}"
-        return content, "" if content else "is empty"
+        return content, ""
+
+    def leads_to(self, path: str, files: Collection[str]) -> bool:
+        """Tell whether a path leads to one of these files; or to what a state directory keeps, whosever it is."""
+        real = self._real(path)
+        return real in files or real.endswith(STATE_SUFFIX)
 
     def digest_of(self, path: str) -> bytes | None:
         """Return the digest of a regular file; None if there is no such file.
@@ -295,7 +345,7 @@ class _Look:
             status = os.stat(real)
         except OSError as error:
             return None if isinstance(error, FileNotFoundError | NotADirectoryError) else _reason(error)
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(status.st_mode) or (status.st_dev, status.st_ino) in self._output:
             return None
         self._watch_file(path, status)
         seen = self._seen_before.get(path)
@@ -464,6 +514,16 @@ def _open(path: str) -> int | None:
         return descriptor
     os.close(descriptor)
     return None
+
+
+def _output() -> set[tuple[int, int]]:
+    """Return the files that our own output goes to: each line that we write about a change would be another one."""
+    found = set()
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):
+            status = os.fstat(descriptor)
+            found.add((status.st_dev, status.st_ino))
+    return found
 
 
 def _mark(status: os.stat_result) -> tuple[int, ...]:

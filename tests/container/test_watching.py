@@ -382,10 +382,10 @@ def test_a_file_that_is_empty_or_gone_is_waited_for(watching: Balancer, crowd: C
         return str(status(watching)["configuration"]["unreadable"] or "")
 
     path.write_text("")
-    eventually(lambda: unreadable() == "/etc/lb/haproxy.cfg is empty")
+    eventually(lambda: status(watching)["configuration"]["incomplete"] == ["/etc/lb/haproxy.cfg is empty"])
     path.unlink()
     eventually(lambda: unreadable() == "/etc/lb/haproxy.cfg cannot be read: No such file or directory")
-    assert watching.log.count("is waited for") == 2
+    assert watching.log.count("waited for") == 2
     assert watching.get() == FIRST
     assert reloads(watching) == {}
 

@@ -32,7 +32,7 @@ from entrypoint.core.events import (
 from entrypoint.core.settings import OPTIONS, Option, Settings
 from entrypoint.core.state import Candidate, State
 from entrypoint.core.verbs import VERBS, help_line
-from tests.core.world import SMALL, begin, canonical, possible
+from tests.core.world import RETRYING, SMALL, begin, canonical, possible
 
 MOST_GENERATIONS = 3
 """Generations that will not die could pile up for ever; three show everything that more would."""
@@ -71,7 +71,7 @@ def explore(settings: Settings) -> Exploration:
     most_generations = MOST_GENERATIONS if settings == SMALL else FEWER_GENERATIONS
     with (
         mock.patch.multiple(retiring, MOST_ROUNDS=FEW_ROUNDS, ROUNDS_FOR_CLIENTS=1),
-        mock.patch.object(lifecycle, "MOST_TRIES", 1),
+        mock.patch.multiple(lifecycle, MOST_TRIES=1, MOST_RETRIES=int(settings == RETRYING)),
     ):
         first = begin(settings)
         found.states.add(first)

@@ -22,6 +22,15 @@ def test_the_line_that_says_master_worker_is_named(text: bytes, line: int) -> No
     assert line_of_master_worker(text) == line
 
 
+def test_what_stands_in_a_conditional_block_is_for_haproxy_to_judge() -> None:
+    """Its line can be asked for, to be named when it has turned out to hold."""
+    text = b'global\n.if defined(X)\n  .if 1\n  .endif\n  "master"-worker\n.endif\n'
+    assert line_of_master_worker(text) is None
+    assert line_of_master_worker(text, in_block=True) == 5
+    assert line_of_master_worker(text + b"global\nmaster-worker\n") == 8
+    assert line_of_master_worker(b"global\n'master'-worker\n", in_block=True) is None
+
+
 @pytest.mark.parametrize("text", [b"master-worker#c", b'"master-worker"', b"'master-worker'", b'master"-"worker'])
 def test_it_is_found_however_haproxy_lets_it_be_written(text: bytes) -> None:
     """What haproxy takes for the keyword is taken for it here: a comment may touch it, and it may be quoted."""

@@ -245,7 +245,7 @@ three.pem[ca-verify-file /v.pem crl-file crl.pem]*.example
 @store/four.pem
 five#5.pem [key k.pem ocsp o issuer i sctl s]
 """
-    assert named_in(text, context) == (
+    assert named_in(text, context).files == (
         *("/c/one.pem", "/two.pem", "/a/ca.pem", "/c/three.pem", "/v.pem", "/a/crl.pem"),
         *("/c/five#5.pem", "/o/k.pem", "/o/o", "/c/o", "/o/i", "/c/i", "/o/s", "/c/s"),
     )
@@ -263,7 +263,7 @@ spoe-message m
     acl x src -f "$L"
     event on-client-session if x !{ src -f "${M}/b" }
 """
-    assert named_in(text, context) == ("a.map", "/l", "/m/b")
+    assert named_in(text, context).files == ("a.map", "/l", "/m/b")
 
 
 def test_a_log_format_names_files_too() -> None:
@@ -271,7 +271,7 @@ def test_a_log_format_names_files_too() -> None:
     named = named_by([("", b"default-path origin /o\nhttp-request return status 200 lf-file f\n")], {})
     ((path, context),) = named.naming
     assert (path, context.kind) == ("/o/f", Kind.LOG_FORMAT)
-    assert named_in(b"<b>%[src,map_ip(a.map)]%[path,\nmap(/b.map,c)]", context) == ("/o/a.map", "/b.map")
+    assert named_in(b"<b>%[src,map_ip(a.map)]%[path,\nmap(/b.map,c)]", context).files == ("/o/a.map", "/b.map")
 
 
 @pytest.mark.parametrize("condition", ["{", "!{", "!!{", "! {", "'!{'", "a !{", "a or !{", "a || {"])
@@ -333,7 +333,10 @@ WORDS = st.sampled_from(
 @given(st.lists(WORDS | st.binary(max_size=4), max_size=60).map(b" ".join) | st.binary())
 def test_no_text_is_too_odd(text: bytes) -> None:
     """Whatever the bytes, there is an answer, and each of it can be given to the kernel."""
-    for name in (*named_files(text, {"A": "b c"}), *(name for kind in Kind for name in named_in(text, Context(kind)))):
+    for name in (
+        *named_files(text, {"A": "b c"}),
+        *(name for kind in Kind for name in named_in(text, Context(kind)).files),
+    ):
         assert name
         assert "\0" not in name
         name.encode("utf-8", "surrogateescape")

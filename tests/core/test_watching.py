@@ -31,7 +31,16 @@ from entrypoint.core.events import (
 )
 from entrypoint.core.lifecycle import MOST_TRIES
 from entrypoint.core.settings import Settings
-from entrypoint.core.state import MOST_DEBOUNCES, Candidate, Current, Draining, Retiring, State, timers
+from entrypoint.core.state import (
+    INCOMPLETE_WITHIN,
+    MOST_DEBOUNCES,
+    Candidate,
+    Current,
+    Draining,
+    Retiring,
+    State,
+    timers,
+)
 from tests.core.world import OFF, begin, listening, pid_of, settings
 
 DEBOUNCE = 0.5
@@ -90,16 +99,16 @@ class Story:
         (number,) = [one.number for one in self.state.generations if isinstance(one.phase, Retiring)]
         self.happens(Answered(number, listening(pid_of(number), polled=False)))
 
-    def dies(self) -> None:
+    def dies(self, *, transient: bool = False) -> None:
         """Have the candidate end before it was ready."""
-        self.happens(Exited(self.number(), 1))
+        self.happens(Exited(self.number(), 1, transient))
 
-    def settles(self, digest: str = "", unreadable: str = "") -> None:
+    def settles(self, digest: str = "", unreadable: str = "", incomplete: tuple[str, ...] = ()) -> None:
         """Change the files to this, and let them be quiet."""
         self.happens(Stirred())
         self.happens(Elapsed(self.quiet))
         assert Look(Why.SETTLED) in self.effects
-        self.happens(Seen(Why.SETTLED, Disk(digest, unreadable)))
+        self.happens(Seen(Why.SETTLED, Disk(digest, unreadable, incomplete=incomplete)))
 
     @property
     def quiet(self) -> Timer:
@@ -109,7 +118,7 @@ class Story:
     @property
     def clocks(self) -> dict[Clock, float]:
         """What runs for the sake of the files, and for how long."""
-        of_files = {Clock.QUIET, Clock.SETTLE, Clock.POLL}
+        of_files = {Clock.QUIET, Clock.SETTLE, Clock.POLL, Clock.INCOMPLETE, Clock.RETRY}
         return {timer.clock: length for timer, length in timers(self.state).items() if timer.clock in of_files}
 
     @property
@@ -248,6 +257,70 @@ def test_what_cannot_be_read_is_said_once_and_waited_for(story: Story) -> None:
     assert story.clocks == {}
 
 
+# ---- what looks incomplete -----------------------------------------------------------------------------------------
+
+EMPTY = ("x is empty",)
+
+
+def test_what_looks_incomplete_is_waited_for_but_not_for_ever(story: Story) -> None:
+    """It is said once in one line; after a while it counts as it is, which is said as well."""
+    story.settles("b", incomplete=EMPTY)
+    assert story.said == ["incomplete"]
+    assert not story.spawned
+    assert story.clocks == {Clock.INCOMPLETE: INCOMPLETE_WITHIN}
+    story.settles("c", incomplete=EMPTY)
+    assert story.said == []
+    assert Clock.INCOMPLETE in story.clocks
+    story.happens(Elapsed(Timer(Clock.INCOMPLETE)))
+    assert story.said[0] == "incomplete"
+    assert story.spawned
+    number = story.number()
+    story.happens(Spawned(number, pid_of(number), "c", disk=Disk("c", incomplete=EMPTY)))
+    story.serves("c")
+    assert story.runs == "c"
+
+    # Now that it runs with that, nothing is waited for because of it.
+    story.settles("d", incomplete=EMPTY)
+    assert story.spawned
+
+
+def test_what_becomes_complete_in_time_is_one_reload(story: Story) -> None:
+    """It is not waited for any longer; nor is what goes back."""
+    story.settles("b", incomplete=EMPTY)
+    story.settles("c")
+    assert story.spawned
+    assert story.clocks == {}
+    story.starts("c")
+    story.serves("c")
+    story.settles("b", incomplete=EMPTY)
+    story.settles("c")
+    assert not story.spawned
+    assert story.clocks == {}
+
+
+def test_a_generation_that_was_started_with_it_is_no_reason_to_wait() -> None:
+    """An empty file among those that the first one was given: every later change is a reload."""
+    state = begin(WATCHING)
+    disk = Disk("a", incomplete=EMPTY)
+    for event in (
+        Spawned(1, pid_of(1), "a", disk=disk),
+        Answered(1, listening(pid_of(1))),
+        Seen(Why.CANDIDATE, disk, 1),
+        Stirred(),
+        Seen(Why.SETTLED, Disk("b", incomplete=EMPTY)),
+    ):
+        state, effects = lifecycle.step(state, event)
+    assert any(isinstance(effect, Spawn) for effect in effects)
+    assert not state.patient
+
+
+def test_whoever_asks_need_not_wait(story: Story) -> None:
+    """Nor does the next generation after a death: anything is better than nobody."""
+    story.settles("b", incomplete=EMPTY)
+    story.happens(ReloadAsked(Request("a client", 7)))
+    assert story.spawned
+
+
 # ---- failures ------------------------------------------------------------------------------------------------------
 
 
@@ -292,6 +365,98 @@ def test_the_way_back_to_what_runs_clears_the_failure(story: Story) -> None:
     assert not story.spawned
     assert story.state.failed == ""
     story.settles("bad")
+    assert story.spawned
+
+
+def test_a_failed_reload_of_what_runs_is_not_over_because_of_a_neighbour(story: Story) -> None:
+    """haproxy has refused what is still there: nothing that is looked at makes that good."""
+    story.happens(ReloadAsked(Request("a client", 7)))
+    story.starts("a")
+    story.dies()
+    assert "reload_failed" in story.said
+    story.settles("a")
+    assert story.said == []
+    assert story.state.failed == "a"
+    # The next one that succeeds does.
+    story.happens(ReloadAsked(Request("a client", 7)))
+    story.starts("a")
+    story.serves("a")
+    assert story.state.failed == ""
+
+
+def _retry(story: Story) -> float:
+    (timer,) = [timer for timer in timers(story.state) if timer.clock is Clock.RETRY]
+    length = timers(story.state)[timer]
+    story.happens(Elapsed(timer))
+    assert story.spawned
+    return length
+
+
+def test_what_failed_for_another_reason_is_tried_again_later_and_later(story: Story) -> None:
+    """Until it succeeds; a touched neighbour is no reason to try at once, and what succeeds ends it."""
+    story.settles("b")
+    delays = []
+    for _ in range(8):
+        story.starts("b")
+        story.dies(transient=True)
+        assert not story.spawned
+        story.settles("b")
+        assert not story.spawned
+        delays.append(_retry(story))
+    assert delays == [1, 2, 4, 8, 16, 30, 30, 30]
+    story.starts("b")
+    story.serves("b")
+    assert story.runs == "b"
+    assert story.clocks == {}
+    assert story.state.retries == 0
+
+
+@pytest.mark.parametrize("end", ["not spawned", "killed", "not ready"])
+def test_every_other_reason_is_one(story: Story, end: str) -> None:
+    """No process, killed from outside, --ready-timeout; of what haproxy refused there is no other try."""
+    story.settles("b")
+    if end == "not spawned":
+        story.happens(NotSpawned(story.number(), "was not started: Cannot allocate memory", 1))
+    elif end == "killed":
+        story.starts("b")
+        story.happens(Exited(story.number(), -9, transient=True))
+    else:
+        story.starts("b")
+        story.happens(Elapsed(Timer(Clock.READY, story.number())), Exited(story.number(), -9))
+    assert "reload_failed" in story.said
+    assert _retry(story) == 1
+    story.starts("b")
+    story.dies()
+    assert story.clocks == {}
+    assert story.state.failed == "b"
+
+
+def test_a_reload_that_somebody_asked_for_is_tried_again_too(story: Story) -> None:
+    """Also of what runs already; whoever asked has been answered."""
+    story.happens(ReloadAsked(Request("a client", 7)))
+    story.starts("a")
+    story.dies(transient=True)
+    assert [effect.success for effect in story.effects if isinstance(effect, Reply)] == [False]
+    story.settles("a")
+    assert story.said == []
+    _retry(story)
+    story.starts("a")
+    story.serves("a")
+    assert story.clocks == {}
+
+
+def test_what_is_gone_from_the_disk_is_not_tried_again(story: Story) -> None:
+    """The way back ends it, and something else is tried at once."""
+    story.settles("b")
+    story.starts("b")
+    story.dies(transient=True)
+    story.settles("a")
+    assert story.said == ["back"]
+    assert story.clocks == {}
+    story.settles("b")
+    story.starts("b")
+    story.dies(transient=True)
+    story.settles("c")
     assert story.spawned
 
 

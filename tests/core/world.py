@@ -44,6 +44,8 @@ SMALL = settings(watch=OFF, max_draining=1, drain_timeout=1.0, restart_limit=2, 
 """Every timer runs, and every limit is near."""
 WATCHING = settings(max_draining=1, restart_limit=1)
 """Files change."""
+RETRYING = settings(watch=OFF, max_draining=1, restart_limit=1, drain_timeout=1.0)
+"""Reloads fail for other reasons than the configuration, and are tried again."""
 CLIENTS = settings(watch=OFF, max_draining=1, restart_limit=1, exporter=":9101")
 """Somebody waits for answers, and there is an exporter."""
 VARIANTS = {
@@ -51,6 +53,7 @@ VARIANTS = {
     "no delay, no limits": settings(watch=OFF, max_draining=1, restart_limit=2),
     "no restart": settings(watch=OFF, max_draining=1, restart=Restart.NO, stop_delay=1.0),
     "files change": WATCHING,
+    "other reasons to fail": RETRYING,
     "clients and an exporter": CLIENTS,
 }
 LEAVING = (Retiring, Draining, Ending)
@@ -103,8 +106,10 @@ def possible(state: State) -> Iterator[Event]:
             yield Seen(Why.SETTLED, Disk(digest))
     for generation in state.generations:
         yield from _possible_for(generation, watching=watching, kept=bool(state.kept))
+    if state.settings == RETRYING and state.candidate and state.candidate.pid:
+        yield Exited(state.candidate.number, 1, transient=True)
     for timer in timers(state):
-        if not (watching and timer.clock is Clock.SERVED):
+        if not (watching and timer.clock in {Clock.SERVED, Clock.READY}):
             yield Elapsed(timer)
 
 
@@ -115,8 +120,9 @@ def _possible_for(generation: Generation, *, watching: bool, kept: bool) -> Iter
             yield Spawned(number, pid_of(number), digest, disk=Disk(digest))
         if watching and kept:
             yield Spawned(number, pid_of(number), "a", kept=True, disk=Disk("b"))
-        yield NotSpawned(number, "was not started: no", 1)
-        if watching:
+        if not watching:
+            yield NotSpawned(number, "was not started: no", 1)
+        else:
             yield NotSpawned(number, "was not started: master-worker", 1, refused=True)
         return
     yield Exited(number, 0)

@@ -218,10 +218,100 @@ def test_it_is_too_early_for_what_is_missing_or_empty(tmp_path: Path) -> None:
     missing = reader.read()
     assert missing.unreadable == f"{path} cannot be read: No such file or directory"
     assert str(tmp_path) in missing.watched
-    path.write_text("")
-    assert reader.read().unreadable == f"{path} is empty"
     path.write_text("global\n")
     assert reader.read().unreadable is None
+
+
+def test_an_empty_configuration_is_one_that_looks_incomplete(etc: Path) -> None:
+    """haproxy takes it: it has a digest, is kept, and all that the others name is watched; and somebody is told."""
+    (etc / "90-local.cfg").write_text("")
+    reader = disk(etc / "haproxy.cfg", etc / "90-local.cfg")
+    empty = reader.read()
+    assert empty.unreadable is None
+    assert empty.digest
+    assert [content for _, content in empty.kept] == [(etc / "haproxy.cfg").read_bytes(), b""]
+    assert empty.incomplete == (f"{etc}/90-local.cfg is empty",)
+    assert str(etc / "503.http") in empty.files
+    (etc / "90-local.cfg").write_text("global\n")
+    full = reader.read()
+    assert full.incomplete == ()
+    assert full.digest != empty.digest
+    (etc / "haproxy.cfg").write_text("")
+    assert reader.read().incomplete == (f"{etc}/haproxy.cfg is empty",)
+
+
+def test_a_key_that_does_not_fit_its_certificate_is_told(tmp_path: Path) -> None:
+    """Wherever a `key` names it, until both fit; what haproxy finds by itself it judges itself."""
+    made = {name: _certificate(tmp_path, name) for name in ("old", "new")}
+
+    def put(certificate: str, key: str) -> tuple[str, ...]:
+        (tmp_path / "site.crt").write_text(made[certificate][0])
+        (tmp_path / "site.key").write_text(made[key][1])
+        return reader.read().incomplete
+
+    (tmp_path / "list").write_text("site.crt [key site.key]\n")
+    for text in (
+        "crt-store\n load crt site.crt key site.key\n",
+        "frontend f\n bind :1 ssl\n ssl-f-use crt site.crt key site.key\n",
+        "frontend f\n bind :1 ssl crt-list list\n",
+    ):
+        (tmp_path / "haproxy.cfg").write_text(f"global\n default-path origin {tmp_path}\n{text}")
+        reader = disk(tmp_path / "haproxy.cfg")
+        assert put("old", "old") == ()
+        assert put("new", "old") == (f"{tmp_path}/site.key does not fit {tmp_path}/site.crt",)
+        assert put("new", "new") == ()
+        assert put("old", "new") == (f"{tmp_path}/site.key does not fit {tmp_path}/site.crt",)
+        (tmp_path / "site.key").unlink()
+        assert reader.read().incomplete == ()
+    (tmp_path / "haproxy.cfg").write_text(f"frontend f\n bind :1 ssl crt {tmp_path}/site.crt\n")
+    assert put("old", "new") == ()
+
+
+def test_our_own_output_never_counts(tmp_path: Path) -> None:
+    """A log in a watched folder: each line about a change would be a change."""
+    log = tmp_path / "log"
+    code = (
+        "import sys; from entrypoint.system.contents import Disk; disk = Disk([], None, [sys.argv[1]], {});"
+        "before = disk.read().digest; print('a line', file=sys.stderr, flush=True); assert disk.read().digest == before"
+    )
+    (tmp_path / "other").write_text("x")
+    with log.open("w") as stderr:
+        subprocess.run([sys.executable, "-c", code, tmp_path], stderr=stderr, check=True)
+    assert log.read_text() == "a line\n"
+
+
+def _certificate(folder: Path, name: str) -> tuple[str, str]:
+    make = (
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-subj",
+        "/CN=a",
+    )
+    files = ("-keyout", folder / f"{name}.key", "-out", folder / f"{name}.crt")
+    subprocess.run([*make, *files], check=True, capture_output=True)
+    return (folder / f"{name}.crt").read_text(), (folder / f"{name}.key").read_text()
+
+
+def test_what_we_write_ourselves_never_counts(tmp_path: Path) -> None:
+    """The pid file and the last known good configuration, through whatever link the folder is watched."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "link").symlink_to("etc")
+    (tmp_path / "etc" / "haproxy.cfg").write_text("global\n")
+    (tmp_path / "etc" / "other").write_text("x")
+    extra = [str(tmp_path / "link"), str(tmp_path / "etc" / "x.pid")]
+    reader = Disk([str(tmp_path / "etc/haproxy.cfg")], None, extra, {}, ours=[str(tmp_path / "link" / "x.pid")])
+    before = reader.read()
+    for content in ("1", "2"):
+        (tmp_path / "etc" / "x.pid").write_text(content)
+        (tmp_path / "etc" / "safe_reload.last-known-good").write_text(content)
+        assert reader.read().digest == before.digest
+    assert names(reader.read(), tmp_path) == ["etc/haproxy.cfg", "link/haproxy.cfg", "link/other"]
 
 
 def test_a_folder_without_configurations_is_too_early(tmp_path: Path) -> None:
