@@ -45,7 +45,7 @@ class Newborn:
 
     def spawned(self) -> None:
         """Let go of everything that is the new process's alone."""
-        for line in (self.channel, self.words, self.offer):
+        for line in (self.channel, self.offer):
             if line:
                 line.spawned()
         for descriptor in self.passed:

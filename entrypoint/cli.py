@@ -132,7 +132,7 @@ def _fatal(given: Sequence[tuple[Option, str]], environment: Mapping[str, str]) 
     if (asked or [environment.get(f"{ENVIRONMENT_PREFIX}LOG_FORMAT", "")])[-1] != LogFormat.JSON:
         return _text_fatal
     logger = Logger(Level.ERROR, LogFormat.JSON)
-    return lambda line: logger.write(Log(Level.ERROR, "fatal", line))
+    return lambda line: write_to_stderr(logger.line(Log(Level.ERROR, "fatal", line)))
 
 
 # ---- texts ---------------------------------------------------------------------------------------------------------

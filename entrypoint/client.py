@@ -20,6 +20,7 @@ from typing import Any, Self
 from entrypoint import __version__
 from entrypoint.core import report
 from entrypoint.core.arguments import split
+from entrypoint.core.json_text import json_text
 from entrypoint.core.settings import Option, OptionError
 from entrypoint.core.verbs import SHORT, Question, help_text, read_question
 from entrypoint.system.instances import NoInstanceError, doubt, find, look, names, path_of, peer, who_may_ask
@@ -166,7 +167,7 @@ def _list(question: Question, style: report.Style) -> int:
     if not found:
         raise NoInstanceError(f"{question.runtime_dir}: no instance has its control socket there (--runtime-dir)")
     as_json = "json" in question.flags
-    lines = [json.dumps(report.records(found))] if as_json else report.instances(found, time.time(), style)
+    lines = [json_text(report.records(found))] if as_json else report.instances(found, time.time(), style)
     _write(_STDOUT, "\n".join(lines))
     return 0 if any(not isinstance(status, str) for _, status in found) else _NO_INSTANCE
 

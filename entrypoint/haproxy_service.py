@@ -28,6 +28,7 @@ from entrypoint.core.events import (
 from entrypoint.core.heritage import to_plain
 from entrypoint.core.history import BUCKETS, History
 from entrypoint.core.lifecycle import NOT_ITS_OWN
+from entrypoint.core.one_line import one_line
 from entrypoint.core.records import dataclass, replace
 from entrypoint.core.settings import Settings
 from entrypoint.core.state import BackingOff, Candidate, Current, Lingering, State, Stopping
@@ -328,10 +329,9 @@ class HaproxyService:
             case Reply(client=client, success=success, message=message, number=number):
                 if self._desk:
                     words = self._supervisor.words_of(number)
-                    words += "\n" if words and not words.endswith("\n") else ""
                     hints = (self._hint,) if self._hint and number and not success else ()
-                    notes = "".join(f"{note}\n" for note in (*hints, *parts.configurations.notes))
-                    self._answers.append((client, f"Success={int(success)}\n--\n{words}{notes}{message}\n\n"))
+                    lines = "".join(f"{one_line(line)}\n" for line in (*hints, *parts.configurations.notes, message))
+                    self._answers.append((client, f"Success={int(success)}\n--\n{words}{lines}\n"))
             case TakeOver():
                 if parts.predecessor:
                     parts.predecessor.retire()
@@ -459,6 +459,7 @@ class HaproxyService:
                 "limit": parts.settings.restart_limit,
                 "by_reason": history.restarts,
             },
+            "log": {"lines_lost": self._supervisor.lines_lost},
             "reloads": [
                 {"trigger": trigger, "result": result, "count": count}
                 for (trigger, result), count in history.reloads.items()

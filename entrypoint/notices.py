@@ -271,7 +271,7 @@ def _reload_of(state: State) -> int:
 
 def _first_alert(words: str) -> str:
     """Return the first line in which haproxy says what is wrong, without its mark."""
-    for line in words.splitlines():
+    for line in words.split("\n"):
         if line.startswith("[ALERT]"):
             return line.partition(" : ")[2].strip()
     return ""

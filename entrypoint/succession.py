@@ -90,7 +90,7 @@ class Succession:
             def ended(status: int) -> None:
                 self._rehearses = False
                 loop.sources.cancel(_ALARM)
-                said = b" ".join(words.drain()).decode(errors="replace").strip()
+                said = words.drain().decode(errors="replace").replace("\n", " ").strip()
                 words.close()
                 failure = "" if status == 0 else f"the new program {how_it_died(status)}: {said or 'it says nothing'}"
                 loop.submit(Rehearsed(client, failure))
@@ -100,7 +100,6 @@ class Succession:
             on_failure.pop_all()
         self._rehearses = True
         os.close(heir)
-        words.spawned()
         loop.sources.alarm(_ALARM, upgrade.REHEARSE_WITHIN, lambda: loop.kill(upgrade.REHEARSAL))
 
     def take_place(self, client: int) -> None:

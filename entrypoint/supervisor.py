@@ -141,6 +141,7 @@ class Supervisor:
         self._last_words: dict[int, str] = {}
         self._helpers: dict[int, Callable[[int], None]] = {}
         self.sources.add(world.arrivals, self._signals_arrived)
+        world.logger.open()
 
     def run(self) -> int:
         """Serve until the end; return the exit status."""
@@ -159,6 +160,7 @@ class Supervisor:
             service.close()
         if self._world.pid_file:
             self._world.pid_file.remove()
+        self._world.logger.close()
         return status
 
     def unexpected(self) -> None:
@@ -213,6 +215,8 @@ class Supervisor:
 
     def _wait(self) -> None:
         """Wait for the world or for the next timer, and note what happened."""
+        if self._world.logger.waits:
+            self.sources.pause(self._world.logger, self._flush_log)
         self.sources.wait(min(self._deadlines.values(), default=math.inf))
         now = time.monotonic()
         for timer, due in self._deadlines.items():
@@ -245,7 +249,8 @@ class Supervisor:
         words = self._words.pop(number, None)
         if words:
             self.sources.remove(words)
-            self._pass_on(number, words.drain())
+            self.sources.cancel(words)
+            self._world.logger.pass_on(words.drain(), number)
             self._last_words[number] = words.text
             words.close()
         self._end_offer(number)
@@ -376,6 +381,7 @@ class Supervisor:
             "channels": {number: channel.fileno() for number, channel in self._channels.items()},
             "words": {number: (words.fileno(), words.text) for number, words in self._words.items()},
             "adopts": self._adoption.pending,
+            "log": self._world.logger.hand_down(),
         }
 
     def inherit(self, left: Mapping[str, Any]) -> None:
@@ -390,6 +396,8 @@ class Supervisor:
             self._channels[number] = CliChannel(descriptor)
         for number, (descriptor, text) in left["words"].items():
             self._listen_to_words(number, Words(descriptor, text))
+        if left.get("log"):
+            self._world.logger.inherit(left["log"])
         if left.get("adopts"):
             self._adoption.ask(left["adopts"])
 
@@ -438,6 +446,10 @@ class Supervisor:
         if goes_on:
             self._listen_to(number, conversation)
         elif conversation.answer:
+            # Now it listens, so it may have clients.
+            words = self._words.get(number)
+            if words:
+                words.started()
             if self._world.service:
                 self._world.service.answered(number, conversation.answer)
             self._events.append(Answered(number, conversation.answer))
@@ -457,23 +469,44 @@ class Supervisor:
         self.sources.add(words, lambda: self._overhear(number, words))
 
     def _overhear(self, number: int, words: Words) -> None:
-        lines, goes_on = words.read()
-        self._pass_on(number, lines)
-        if not goes_on:
-            self.sources.remove(words)
+        """Pass on what a generation has said, and then let some more come.
 
-    def _pass_on(self, number: int, lines: list[bytes]) -> None:
-        if lines:
-            self._world.logger.pass_on(lines, generation=number)
+        Lines come one by one, such as those of an access log: waking up for each would cost more than they do.
+        """
+        logger, began = self._world.logger, time.monotonic()
+        self._pass_on(number, words, words.share(full=logger.waits))
+        self.sources.remove(words)
+        if not words.ended:
+            # One that never stops has half of our time at most.
+            pause = words.pause if logger.waits or not words.unread else time.monotonic() - began
+            self.sources.alarm(words, pause, lambda: self._listen_to_words(number, words))
+
+    def _pass_on(self, number: int, words: Words, most: int) -> None:
+        overrun = words.overrun
+        self._world.logger.pass_on(words.read(most), number)
+        if words.overrun and not overrun:
+            what = f"generation {number} may have lost lines: it has written to its stderr faster than they were read"
+            self._world.logger.write(Log(Level.WARNING, "stderr_overrun", what, {"generation": number}), kept=True)
+
+    def _flush_log(self) -> None:
+        logger = self._world.logger
+        logger.flush()
+        if not logger.waits:
+            self.sources.remove(logger)
+
+    @property
+    def lines_lost(self) -> int:
+        """How many lines of the log nobody can read any more."""
+        return self._world.logger.lines_lost
 
     def words_of(self, number: object) -> str:
-        """Return what a generation has said first, also when it has just died."""
+        """Return what is remembered of what a generation has said, also when it has just died."""
         if not isinstance(number, int):
             return ""
         words = self._words.get(number)
         if words:
             # What it said before it answered may still be in the pipe.
-            self._overhear(number, words)
+            self._pass_on(number, words, words.unread)
             return words.text
         return self._last_words.get(number, "")
 

@@ -3,11 +3,13 @@
 from _json import encode_basestring_ascii
 from collections.abc import Mapping
 
+from entrypoint.core.one_line import valid
+
 Json = None | bool | int | float | str | list["Json"] | tuple["Json", ...] | Mapping[str, "Json"]
 
 
 def json_text(value: object) -> str:
-    """Write a value on one line (RFC 8259).
+    """Write a value on one line (RFC 8259), what is no UTF-8 in it as text.
 
     Raises:
         TypeError: it is none that JSON knows.
@@ -19,7 +21,7 @@ def json_text(value: object) -> str:
         case bool():
             return "true" if value else "false"
         case str():
-            return str(encode_basestring_ascii(value))
+            return str(encode_basestring_ascii(valid(value)))
         case int():
             return str(int(value))
         case float():

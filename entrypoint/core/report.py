@@ -5,8 +5,10 @@ and what a terminal would take for a command is taken out.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
+
+from entrypoint.core.one_line import one_line
 
 Status = Mapping[str, Any]
 
@@ -15,13 +17,13 @@ _MOST = 20
 _LARGEST = 1e300
 _HASH = 12
 """Letters of a sha256 that tell two apart."""
-_PLACE = re.compile(r"\[(?![0-9a-fA-F.:*]+\])([^\[\]\s]+):(\d+)\]")
+_ALERT = "[ALERT]"
+_PLACE = re.compile(r"(?<!for )\[(?![0-9a-fA-F.:*]+\])([^\[\]]+):(\d+)\]")
 """Where haproxy says what it does not like: `config : parsing [/etc/lb/haproxy.cfg:14] : unknown keyword ...`.
 
-An address that cannot be bound, `[127.0.0.1:80]`, looks much the same.
+An address that cannot be bound, `for [127.0.0.1:80]`, looks much the same.
 """
 _SERVES = re.compile(r"generation (\d+) \(pid (\d+)\) (?:is current|serves)")
-_CONTROLS = {code: "?" for code in (*range(32), *range(127, 160)) if code not in {9, 10}}
 
 _RED, _YELLOW, _GREEN, _BOLD = "31", "33", "32", "1"
 
@@ -62,6 +64,7 @@ def report(status: Status, now: float, style: Style) -> list[str]:
         *_watch(status, style),
         *_restarts(status, style),
         *(("adopted", printable(text)) for text in _several(_sequence(status.get("adopted")), 5)),
+        *_log(status, style),
     ]
     width = max((len(name) for name, _ in facts), default=0)
     lines = [_head(status, style), "", *_generations(status, style), ""]
@@ -136,8 +139,8 @@ def _last_reload(status: Status, now: float, style: Style) -> Iterator[tuple[str
     if not failed:
         return
     if last.get("message"):
-        yield "", printable(last["message"]).replace("\n", " ")
-    words = printable(last.get("words") or "")
+        yield "", printable(last["message"])
+    words = "\n".join(map(printable, str(last.get("words") or "").split("\n")))
     error = last_error(words)
     if error:
         yield "", style(error, _RED)
@@ -177,6 +180,13 @@ def _restarts(status: Status, style: Style) -> Iterator[tuple[str, str]]:
     if _is_number(in_a_row) and in_a_row:
         told += style(f"; {printable(in_a_row)} in a row, the limit is {printable(restarts.get('limit'))}", _RED)
     yield "restarts", told
+
+
+def _log(status: Status, style: Style) -> Iterator[tuple[str, str]]:
+    lost = _record(status.get("log")).get("lines_lost")
+    if _is_number(lost) and lost:
+        lines = "1 line is" if lost == 1 else f"{printable(lost)} lines are"
+        yield "log", style(f"{lines} lost: stderr was full, and nobody read it", _YELLOW)
 
 
 def _vips(status: Status, style: Style) -> Iterator[str]:
@@ -253,7 +263,7 @@ def read_reload(answer: str) -> tuple[bool | None, str, list[str]]:
         and every other line, haproxy's own words among them.
 
     """
-    head, *rest = answer.splitlines() or [""]
+    head, *rest = answer.split("\n")
     results = {"Success=1": True, "Success=0": False}
     lines = rest[1:] if rest[:1] == ["--"] else rest
     found = ""
@@ -281,21 +291,27 @@ def current(status: Status) -> str:
 def last_error(words: str) -> str:
     """Return the line that says what haproxy did not like: of its alerts the first, which the others follow from."""
     lines = [line.strip() for line in words.splitlines() if line.strip()]
-    alerts = [line for line in lines if "[ALERT]" in line]
-    return (alerts or lines[-1:] or [""])[0]
+    return next(iter(_alerts(lines)), lines[-1] if lines else "")
 
 
 def place_of(words: str) -> tuple[str, int] | None:
-    """Return the file and the line that haproxy's first alert names, if it does."""
-    found = _PLACE.search(last_error(words)) or _PLACE.search(words)
-    return (found[1], int(found[2])) if found else None
+    """Return the file and the line that haproxy's first alert with any names: what a warning names is not why."""
+    for alert in _alerts(words.split("\n")):
+        found = _PLACE.search(alert)
+        if found:
+            return found[1], int(found[2])
+    return None
+
+
+def _alerts(lines: Iterable[str]) -> list[str]:
+    return [line for line in lines if line.startswith(_ALERT)]
 
 
 def printable(value: object) -> str:
-    """Return a value as text that no terminal takes for a command; `-` for what is not there."""
+    """Return a value as text on one line, which no terminal takes for a command; `-` for what is not there."""
     if value is None or isinstance(value, dict | list):
         return "-"
-    return str(value).translate(_CONTROLS)
+    return one_line(str(value))
 
 
 def duration(seconds: object) -> str:

@@ -81,7 +81,7 @@ class _Status:
         """Yield every family."""
         yield _gauge("up", "Whether PID 1 answers on its control socket.", self._status is not None)
         if self._status is not None:
-            for families in (_configuration, _reloads, _generations, _watch):
+            for families in (_configuration, _reloads, _generations, _watch, _log):
                 yield from families(self._status)
 
 
@@ -195,6 +195,11 @@ def _watch(status: Mapping[str, Any]) -> "Iterator[Metric]":
         "Watched mounts that can never change again, such as a subPath.",
         len(stale) if isinstance(stale, list) else 0,
     )
+
+
+def _log(status: Mapping[str, Any]) -> "Iterator[Metric]":
+    lost = _number(_table(status.get("log")).get("lines_lost"))
+    yield _counter("log_lines_lost", "Lines that stderr had no room for, haproxy's included.", (), {(): lost})
 
 
 # ---- samples -------------------------------------------------------------------------------------------------------

@@ -1,22 +1,95 @@
-"""The log: one event, one line, on stderr."""
+"""The log: one event, one line, on stderr, which PID 1 never waits for.
 
+What stderr has no room for waits, within a bound, and of more a count is written as soon as there is room. For errors,
+and for the alerts of a haproxy, room is kept: they say why a start or a reload has failed.
+"""
+
+import contextlib
 import os
 import select
+import socket
+import stat
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Mapping
 
 from entrypoint.core.events import Level, Log
 from entrypoint.core.json_text import json_text
+from entrypoint.core.one_line import one_line, valid
 from entrypoint.core.settings import LogFormat
+from entrypoint.core.types import Any
 
 _STDERR = 2
 _NAMES = {Level.ERROR: "ERROR", Level.WARNING: "WARN ", Level.INFO: "INFO ", Level.DEBUG: "DEBUG"}
-_MARKS = {"[ALERT]": Level.ERROR, "[WARNING]": Level.WARNING, "[DIAG]": Level.WARNING}
+_MARKS = {b"[ALERT]": Level.ERROR, b"[WARNING]": Level.WARNING, b"[DIAG]": Level.WARNING}
 """How haproxy begins a line that matters."""
-_LEAST = 100
-"""Letters of a message that always fit, whatever they are."""
-_FRAME = 512
-"""Bytes that are not of the message, more or less."""
+_ALERT = b"[ALERT]"
+_WAITING = 262144
+"""Bytes of lines that may wait for room."""
+_RESERVED = 65536
+"""Bytes more for those that say why something has failed."""
+_ALERTS = 16384
+"""Bytes of them that the alerts of one generation may take, of the first ones."""
+_PATIENCE = 5.0
+"""Seconds that the last lines of a process wait for room."""
+
+
+class Stderr:
+    """Our stderr, written without waiting, and without changing it for the processes that share it."""
+
+    def __init__(self, *, own: bool) -> None:
+        """Begin.
+
+        Args:
+            own: take a description of its own, which is made non-blocking, where there can be one; else a line may
+                have to wait for a process that writes to the same pipe at the same time.
+
+        """
+        self._descriptor = _STDERR
+        self._socket: socket.socket | None = None
+        self._polled = True
+        """It is asked for room before each write: one that has some takes PIPE_BUF bytes, if it is a pipe (pipe(7))."""
+        with contextlib.suppress(OSError):
+            kind = os.fstat(_STDERR).st_mode
+            if own and stat.S_ISSOCK(kind):
+                self._socket = socket.socket(fileno=os.dup(_STDERR))
+            elif own and (stat.S_ISFIFO(kind) or os.isatty(_STDERR)):
+                flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+                self._descriptor = os.open(f"/proc/self/fd/{_STDERR}", flags)
+                self._polled = False
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait for."""
+        return self._descriptor
+
+    def write(self, data: bytes) -> int:
+        """Return how many bytes were taken; 0 while there is no room.
+
+        Raises:
+            OSError: stderr is closed, or nobody reads it any more, or its disk is full.
+
+        """
+        try:
+            if self._socket:
+                return self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            if self._polled and not self.wait(0):
+                return 0
+            return os.write(self._descriptor, data[: select.PIPE_BUF] if self._polled else data)
+        except BlockingIOError:
+            return 0
+
+    def close(self) -> None:
+        """Let go of what it has of its own."""
+        if self._socket:
+            self._socket.close()
+        if self._descriptor != _STDERR:
+            os.close(self._descriptor)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for room; return whether there is any, or none will ever be."""
+        poller = select.poll()
+        poller.register(self._descriptor, select.POLLOUT)
+        return bool(poller.poll(max(0.0, seconds) * 1000))
 
 
 class Logger:
@@ -34,66 +107,237 @@ class Logger:
         self._level = level
         self._style = style
         self._name = name
+        self._stderr = Stderr(own=False)
+        self._rest = b""
+        """Of what stderr has taken a part of."""
+        self._waiting: deque[tuple[int, bytes, bool]] = deque()
+        """Lines, each with the number of those that are lost before it, and whether it is one that room is kept for."""
+        self._sizes = [0, 0]
+        """Bytes that wait: of other lines, and of those."""
+        self._lost = 0
+        """Lines after the last one that waits."""
+        self._broken = False
+        """Writing has failed: nobody reads any more, the disk is full; the next line is tried all the same."""
+        self._speaker: object = None
+        self._spoken = 0
+        """Bytes of alerts of this generation that have waited."""
+        self._in_alert = False
+        self.lines_lost = 0
+        """So many in all."""
 
-    def write(self, line: Log) -> None:
-        """Write a line, in one system call, so that lines of several processes do not mix."""
-        if line.level > self._level:
-            return
-        text = self._json(line) if self._style is LogFormat.JSON else text_line(_NAMES[line.level], line.message)
-        write_to_stderr(text)
+    def open(self) -> None:
+        """Begin to write without ever waiting; takes a descriptor, so after those that must have low numbers."""
+        self._stderr = Stderr(own=True)
 
-    def pass_on(self, lines: Iterable[bytes], **fields: object) -> None:
-        """Pass on what a haproxy wrote to its stderr: unchanged, or as one object a line."""
-        for line in lines:
-            if self._style is LogFormat.JSON:
-                text = line.decode(errors="replace")
-                level = next((level for mark, level in _MARKS.items() if text.startswith(mark)), Level.INFO)
-                write_to_stderr(self._json(Log(level, "haproxy", text, fields)))
-            else:
-                write_to_stderr(line)
+    def fileno(self) -> int:
+        """Return the descriptor to wait for while something waits for room."""
+        return self._stderr.fileno()
 
-    def _json(self, line: Log) -> str:
+    @property
+    def waits(self) -> bool:
+        """Whether something waits for room."""
+        return bool(self._rest or self._waiting or self._lost) and not self._broken
+
+    # ---- lines -----------------------------------------------------------------------------------------------------
+
+    def write(self, line: Log, *, kept: bool = False) -> None:
+        """Write a line; room is kept for errors, and for those that are to be kept."""
+        if line.level <= self._level:
+            said = self.line(line) + b"\n"
+            self._put(said, said, important=kept or line.level is Level.ERROR)
+
+    def pass_on(self, said: bytes, generation: int) -> None:
+        """Pass on what a haproxy wrote to its stderr, whole lines: unchanged, or as one object a line."""
+        lines = self._wrapped(said, generation) if self._style is LogFormat.JSON else said
+        self._put(lines, said, generation=generation)
+
+    def line(self, line: Log) -> bytes:
+        """Return a line as it is written, without its end."""
+        if self._style is LogFormat.TEXT:
+            return text_line(_NAMES[line.level], line.message).encode()
+        record = {**self._head(line.level, line.event), "msg": line.message, "instance": self._name, **line.fields}
+        return _object(record)
+
+    def _head(self, level: Level, event: str) -> dict[str, object]:
         now = time.time()
-        record = {
+        return {
             "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03d}Z",
-            "level": line.level.name.lower(),
-            "event": line.event,
-            "msg": line.message,
-            "instance": self._name,
-            **line.fields,
+            "level": level.name.lower(),
+            "event": event,
         }
-        return _fitting({key: value for key, value in record.items() if value is not None})
+
+    def _wrapped(self, said: bytes, generation: int) -> bytes:
+        rest = _object({"instance": self._name, "generation": generation})[1:] + b"\n"
+        heads = {level: json_text(self._head(level, "haproxy"))[:-1] for level in Level}
+        objects = []
+        for line in said.split(b"\n")[:-1]:
+            level = next((level for mark, level in _MARKS.items() if line.startswith(mark)), Level.INFO)
+            objects.append(
+                f'{heads[level]}, "msg": {json_text(line.decode(errors="backslashreplace"))}, '.encode() + rest
+            )
+        return b"".join(objects)
+
+    # ---- room for them ---------------------------------------------------------------------------------------------
+
+    def _put(self, lines: bytes, said: bytes, *, important: bool = False, generation: object = None) -> None:
+        """Write lines, or have them wait, or count them.
+
+        Args:
+            lines: as they are to be written.
+            said: as they were said, line by line the same ones.
+            important: room is kept for them.
+            generation: who has said them; None for us.
+
+        """
+        self.flush()
+        begin = 0 if self.waits else self._emit(lines)
+        if begin == len(lines):
+            return
+        unwritten = lines[begin:].split(b"\n")[:-1]
+        if self._broken:
+            self._lose(len(unwritten))
+            return
+        for line, original in zip(unwritten, said.split(b"\n")[-1 - len(unwritten) : -1], strict=True):
+            self._keep(line + b"\n", important or self._is_alert(original, generation))
+
+    def flush(self) -> None:
+        """Write what there is room for of what waits."""
+        self._broken = False
+        self._finish()
+        while self._waiting and not self._rest and not self._broken:
+            lost, line, important = self._waiting[0]
+            both = self._lines_lost(lost) + line
+            taken = self._emit(both)
+            if taken < len(both):
+                self._waiting[0] = (0 if taken else lost, line, important)
+                break
+            self._waiting.popleft()
+            self._sizes[important] -= len(line)
+        if not self._waiting and self._emit(self._lines_lost(self._lost)):
+            self._lost = 0
+        if self._broken:
+            self._lose(len(self._waiting))
+            self._lost += sum(lost for lost, _, _ in self._waiting)
+            self._waiting.clear()
+            self._sizes = [0, 0]
+
+    def close(self) -> None:
+        """Write what waits, for which there is some time now, but not for ever."""
+        end = time.monotonic() + _PATIENCE
+        self.flush()
+        while self.waits and time.monotonic() < end:
+            self._stderr.wait(end - time.monotonic())
+            self.flush()
+        self._stderr.close()
+        self._stderr = Stderr(own=False)
+
+    def _emit(self, lines: bytes) -> int:
+        """Write as many of these lines as there is room for; return where the rest begins.
+
+        Whole ones, and as many at a time as a pipe takes without another process's line between them (pipe(7)).
+        """
+        begin = 0
+        while begin < len(lines) and not self._rest and not self._broken:
+            end = lines.rfind(b"\n", begin, begin + select.PIPE_BUF) + 1 or lines.index(b"\n", begin) + 1
+            taken = self._take(lines[begin:end])
+            if not taken:
+                break
+            self._rest = lines[begin + taken : end]
+            begin = end
+            self._finish()
+        return begin
+
+    def _finish(self) -> None:
+        """Write the rest of what stderr has taken a part of."""
+        while self._rest:
+            taken = self._take(self._rest)
+            if not taken:
+                break
+            self._rest = self._rest[taken:]
+        if self._broken:
+            self._lose(self._rest.count(b"\n"))
+            self._rest = b""
+
+    def _take(self, data: bytes) -> int:
+        try:
+            return self._stderr.write(data)
+        except OSError:
+            self._broken = True
+            return 0
+
+    def _lines_lost(self, count: int) -> bytes:
+        """Return the line that says how many are missing where it stands; nothing where none is."""
+        if not count:
+            return b""
+        what = f"{count} line{'' if count == 1 else 's'} lost here: stderr was full, and nobody read it"
+        return self.line(Log(Level.WARNING, "lines_lost", what, {"lines": count})) + b"\n"
+
+    def _lose(self, count: int) -> None:
+        self._lost += count
+        self.lines_lost += count
+
+    def _is_alert(self, line: bytes, generation: object) -> bool:
+        """Tell whether room is kept for a line of haproxy's; a few of each generation say what is wrong."""
+        if generation is None:
+            return False
+        if generation != self._speaker:
+            self._speaker, self._spoken, self._in_alert = generation, 0, False
+        self._in_alert = line.startswith(_ALERT) or (self._in_alert and line[:1] in {b" ", b"\t"})
+        self._spoken += self._in_alert and len(line)
+        return self._in_alert and self._spoken <= _ALERTS
+
+    def _keep(self, line: bytes, important: bool) -> None:
+        """Have a line wait, if there is room for it; of those that room is kept for the oldest are lost first."""
+        if important and self._sizes[True] + len(line) > _RESERVED:
+            self._drop_oldest()
+        if not important and self._sizes[False] >= _WAITING:
+            self._lose(1)
+            return
+        self._waiting.append((self._lost, line, important))
+        self._sizes[important] += len(line)
+        self._lost = 0
+
+    def _drop_oldest(self) -> None:
+        """Lose the oldest quarter of the lines that room is kept for."""
+        waiting, self._waiting = self._waiting, deque()
+        lost, end = self._lost, self._sizes[True] - _RESERVED * 3 // 4
+        self._lost = 0
+        for before, line, important in waiting:
+            self._lost += before
+            if important and end > 0:
+                end -= len(line)
+                self._sizes[True] -= len(line)
+                self._lose(1)
+            else:
+                self._waiting.append((self._lost, line, important))
+                self._lost = 0
+        self._lost += lost
+
+    # ---- another program takes our place ---------------------------------------------------------------------------
+
+    def hand_down(self) -> dict[str, Any]:
+        """Return what waits, and what is lost, as plain values."""
+        unwritten = [self._rest, *(self._lines_lost(lost) + line for lost, line, _ in self._waiting)]
+        return {"unwritten": b"".join(unwritten), "lost": self._lost, "lines_lost": self.lines_lost}
+
+    def inherit(self, left: Mapping[str, Any]) -> None:
+        """Go on with what waited in our last life."""
+        self._rest, self._lost, self.lines_lost = left["unwritten"], left["lost"], left["lines_lost"]
 
 
-def _fitting(record: dict[str, object]) -> str:
-    """Write an object that is one write(2) to a pipe: of a longer one the end of the message is left out, first."""
-    text = json_text(record)
-    while len(text) >= select.PIPE_BUF:
-        message = str(record["msg"])
-        if len(message) > _LEAST:
-            share = (select.PIPE_BUF - _FRAME) / len(text)
-            record = {**record, "msg": message[: max(_LEAST, min(len(message) - 1, int(len(message) * share)))]}
-        else:
-            record = {key: record[key] for key in ("time", "level", "event", "msg")}
-        text = json_text({**record, "cut": True})
-    return text
+def _object(record: Mapping[str, object]) -> bytes:
+    return json_text({key: value for key, value in record.items() if value is not None}).encode()
 
 
 def text_line(name: str, message: str) -> str:
     """Write a line as tini does, which is what users of container inits know; one line, whatever the message."""
-    return f"[{name} safe_reload ({os.getpid()})] {message}".replace("\n", "\\n")
+    return f"[{name} safe_reload ({os.getpid()})] {one_line(message)}"
 
 
-def write_to_stderr(text: str | bytes) -> None:
-    """Write a line, or lose it where stderr is closed, or is a pipe that nobody reads.
-
-    A pipe that polls writable takes PIPE_BUF bytes (pipe(7)). It is not made non-blocking, because haproxy shares it.
-    """
-    poller = select.poll()
-    poller.register(_STDERR, select.POLLOUT)
-    try:
-        if poller.poll(0):
-            line = text if isinstance(text, bytes) else text.encode(errors="replace")
-            os.write(_STDERR, line[1 - select.PIPE_BUF :] + b"\n")
-    except OSError:
-        return
+def write_to_stderr(line: str | bytes) -> None:
+    """Write the last line of a process, which can wait for room, or lose it where there is none, or no stderr."""
+    data = (line if isinstance(line, bytes) else valid(line).encode()) + b"\n"
+    stderr, end = Stderr(own=False), time.monotonic() + _PATIENCE
+    with contextlib.suppress(OSError):
+        while data and stderr.wait(end - time.monotonic()):
+            data = data[stderr.write(data) :]

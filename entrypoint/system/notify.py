@@ -11,6 +11,8 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 
+from entrypoint.core.one_line import one_line
+
 _LONGEST_ADDRESS = 107
 """sun_path of unix(7), less one for the end of a path or the beginning of an abstract name."""
 _LONGEST_VALUE = 2048
@@ -163,8 +165,8 @@ def _is_name(name: str) -> bool:
 
 def _one_line(value: object) -> bytes:
     """Write a value so that it cannot end its line and begin another, in UTF-8, and short enough."""
-    text = "".join(letter if letter.isprintable() else " " for letter in str(value)[:_LONGEST_VALUE])
-    return text.encode(errors="replace")[:_LONGEST_VALUE].decode(errors="ignore").encode()
+    text = one_line(str(value)[:_LONGEST_VALUE])
+    return text.encode()[:_LONGEST_VALUE].decode(errors="ignore").encode()
 
 
 def _rights(descriptor: int) -> tuple[int, int, bytes]:

@@ -29,7 +29,7 @@ def test_it_is_read_back(value: object) -> None:
 @given(st.characters(categories=["Cs"]))
 def test_what_is_no_text_is_escaped(surrogate: str) -> None:
     """A file's name may be any bytes."""
-    assert json.loads(json_text(surrogate)) == surrogate
+    assert json.loads(json_text(surrogate)).encode().startswith(b"\\")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
