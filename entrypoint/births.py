@@ -9,7 +9,7 @@ from entrypoint.core.command import Serve, without_configurations
 from entrypoint.core.configuration import line_of_master_worker
 from entrypoint.core.events import Disk
 from entrypoint.core.records import dataclass
-from entrypoint.core.settings import ENVIRONMENT_PREFIX, Settings
+from entrypoint.core.settings import Settings
 from entrypoint.system.cli_channel import CliChannel
 from entrypoint.system.handover import Adopted, Offer
 from entrypoint.system.listeners import Listeners
@@ -23,6 +23,10 @@ GENERATION_VARIABLE = "SAFE_RELOAD_GENERATION"
 IS_MASTER = "safe_reload is the master already"
 _OURS = ("NOTIFY_SOCKET", "FDSTORE", INHERITED_VARIABLE, "SAFE_RELOAD_HEIR", "SAFE_RELOAD_REHEARSAL")
 _OURS_BY_PREFIX = ("WATCHDOG_", "LISTEN_")
+
+_EXPORTER_NEEDS = ("PATH", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH")
+_EXPORTER_NEEDS_BY_PREFIX = ("LC_", "PYTHON")
+"""For Python to be found and to begin; it reads no other."""
 
 
 class RefusedError(Exception):
@@ -170,10 +174,10 @@ def variables_while_reading(command: Serve, environment: Mapping[str, str]) -> d
 def exporter_birth(
     settings: Settings, name: str, environment: Mapping[str, str], launcher: Callable[[], tuple[str, ...]]
 ) -> Birth:
-    """Return how the exporter is started: with what it needs to find us, and none of our own options."""
+    """Return how the exporter is started: with what it needs to find us, and no variable that may be a secret."""
     words = (*launcher(), "exporter", "--listen", settings.exporter or "", "--name", name)
     variables = {
-        n: v for n, v in haproxy_environment(environment).items() if not n.startswith((ENVIRONMENT_PREFIX, "TINI_"))
+        n: v for n, v in environment.items() if n in _EXPORTER_NEEDS or n.startswith(_EXPORTER_NEEDS_BY_PREFIX)
     }
     log_format = ("--log-format", str(settings.log_format))
     return Birth((*words, "--runtime-dir", settings.runtime_dir, *log_format), variables)

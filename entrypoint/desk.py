@@ -33,7 +33,7 @@ _REST = 0.1
 """Seconds without new connections, when there are no descriptors left."""
 _THIS_CONNECTION = (["prompt"], ["quit"], ["exit"])
 """What is about the connection itself, whomever the rest is for; as with haproxy's master."""
-_TRIGGER = "the control socket"
+TRIGGER = "the control socket"
 _MASTER = "master"
 """What the prompt calls us; programs that drive haproxy's master wait for `master> `."""
 _DRAINS = "generation {} (pid {}) drains, and haproxy has closed its CLI: status says how many connections it has\n\n"
@@ -264,13 +264,13 @@ class Desk:
                     return
                 visit.waits_for = "reload"
                 visit.ends = not visit.prompt
-                house.submit(ReloadAsked(Request(_TRIGGER, visit.client.number)))
+                house.submit(ReloadAsked(Request(TRIGGER, visit.client.number)))
             case ["upgrade"]:
                 visit.waits_for = "upgrade"
                 visit.ends = not visit.prompt
                 house.submit(UpgradeAsked(visit.client.number))
             case ["stop", *how] if how in ([], ["now"]):
-                house.submit(StopAsked(_TRIGGER, quick=bool(how)))
+                house.submit(StopAsked(TRIGGER, quick=bool(how)))
                 visit.ends = not visit.prompt
                 self._say(visit, "stopping\n\n")
             case ["status"]:

@@ -50,6 +50,12 @@ if TYPE_CHECKING:
 
 _NO_DESCRIPTOR = "file descriptor ''"
 """What haproxy says of `fd@${TAG}` where there is no such variable, and all that it says of it."""
+_ABOUT_PROGRAMS = ("'program' section", "unknown keyword 'program'")
+"""What haproxy says of one up to 3.2, and from 3.3 on."""
+_PROGRAMS = (
+    "a `program` section is for haproxy's own master, and gone from HAProxy 3.3 on: take it out, and run its command as"
+    " a service, or a container, of its own"
+)
 _MOST_TOLD = 10
 _STAGES = {BackingOff: "backing_off", Lingering: "lingering", Stopping: "stopping"}
 
@@ -199,6 +205,8 @@ class HaproxyService:
                 self._hint = self._missing_vips()
             elif NOT_ITS_OWN in line.message:
                 self._hint, event = self._master_worker(), "master_worker"
+            elif any(complaint in words for complaint in _ABOUT_PROGRAMS):
+                self._hint, event = _PROGRAMS, "program_section"
             if self._hint:
                 self._supervisor.log(Log(Level.ERROR, event, self._hint))
                 line = replace(line, message=f"{line.message}: {self._hint}")

@@ -162,6 +162,9 @@ class Notices:
             self._unsent.popleft()
 
     def _send_status(self) -> None:
+        if not (self._ready or self._stopping):
+            # READY=1 is the first thing that is said: there are who read one message and no more.
+            return
         words = self._words()
         if words != self._status and not self._unsent:
             self._tell(self._notifier.send(STATUS=words))

@@ -6,7 +6,8 @@ happens to live in the same package, so the import budget of PID 1 is not its ow
 **Privileges.** The control socket speaks to root and to the uid of the instance only, and it is asked once per request:
 a process that changed its uid could not ask any more. So the uid stays, and everything else goes once the port is
 bound: no_new_privs, every capability, and the bounding set. What is left to a root that has no capabilities is what
-files owned by root allow their owner; a container that runs as another user leaves not even that.
+files owned by root allow their owner; a container that runs as another user leaves not even that. It cannot be traced
+by others of its uid, and PID 1 gives it none of its own variables but those that Python needs.
 
 **Lifetime.** Whoever listens on the control socket and is our parent supervises us: then its death is ours
 (PR_SET_PDEATHSIG). An exporter that was started by anything else stays, and says that nobody answers.
@@ -102,6 +103,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _drop_privileges(logger: Logger) -> None:
     try:
+        signals.forbid_tracing()
         signals.forbid_new_privileges()
         signals.keep_capabilities()
     except signals.PrctlError as error:

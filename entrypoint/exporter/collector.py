@@ -34,6 +34,10 @@ _MODES = ("inotify", "poll", "off")
 _REASONS = ("SIGKILL", "SIGSEGV", "SIGABRT", "status 1")
 """What haproxy usually dies of; each has a series before it happens, because increase() does not see a first sample."""
 
+_TRIGGERS = ("files", "retry", "the control socket", "SIGHUP", "SIGUSR1", "SIGUSR2")
+_RESULTS = ("success", "failure")
+"""The same holds for reloads: all that can be expected begin at 0, as Prometheus wants it of labels that are known."""
+
 
 class MissingError(ImportError):
     """prometheus_client is not installed; its text is one line for the user."""
@@ -124,7 +128,7 @@ def _reloads(status: Mapping[str, Any]) -> "Iterator[Metric]":
     if status.get("last_success_at") is not None:
         moment.add_metric((), _number(status["last_success_at"]))
     yield moment
-    counts: dict[tuple[str, ...], float] = {}
+    counts: dict[tuple[str, ...], float] = {(trigger, result): 0 for trigger in _TRIGGERS for result in _RESULTS}
     for row in _tables(status.get("reloads")):
         labels = (_word(row.get("trigger")), _word(row.get("result")))
         counts[labels] = counts.get(labels, 0) + _number(row.get("count"))

@@ -173,12 +173,19 @@ def _read_request(client: _Client) -> bool:
     client.head_only = words[0] == "HEAD"
     if words[0] not in {"GET", "HEAD"}:
         raise _RefusedError(405, "only GET and HEAD are served")
-    client.path = words[1].partition("?")[0]
+    client.path = _path(words[1])
     values = [field.partition(":") for field in fields]
     client.accept = ",".join(value for name, _, value in values if name.strip().lower() == "accept")
     if client.path not in {"/livez", "/readyz", "/metrics"}:
         raise _RefusedError(200 if client.path == "/" else 404, _INDEX)
     return True
+
+
+def _path(target: str) -> str:
+    """Return the path of a request's target, which may be a whole URL: a proxy sends it so (RFC 9112, 3.2.2)."""
+    if target[:7].lower() == "http://" or target[:8].lower() == "https://":
+        target = "/" + target.partition("//")[2].partition("?")[0].partition("/")[2]
+    return target.partition("?")[0]
 
 
 def wants_openmetrics(accept: str) -> bool:

@@ -171,6 +171,11 @@ def forbid_new_privileges() -> None:
     _require().set_no_new_privs(True)
 
 
+def forbid_tracing() -> None:
+    """Let nobody but root trace this process or read its memory, nor the kernel dump it: PR_SET_DUMPABLE."""
+    _require().set_dumpable(False)
+
+
 def keep_capabilities(*names: str) -> None:
     """Drop every other capability, here and in every child, for ever (capabilities(7)).
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from entrypoint.births import HaproxyBirth, variables_while_reading
+from entrypoint.births import HaproxyBirth, exporter_birth, variables_while_reading
 from entrypoint.configurations import Configurations
 from entrypoint.core.command import Serve
 from entrypoint.system.handover import Adopted
@@ -52,3 +52,14 @@ def test_the_local_peer_is_known_before_haproxy_reads(arguments: tuple[str, ...]
     command = Serve("haproxy", arguments, ("a",), None)
     variables = variables_while_reading(command, {"A": "b", "NOTIFY_SOCKET": "x"})
     assert variables == {"A": "b", "HAPROXY_LOCALPEER": name}
+
+
+def test_the_exporter_is_given_no_secret() -> None:
+    """What Python needs to begin, and nothing else of what PID 1 was given."""
+    needed = {"PATH": "/bin", "LANG": "C.UTF-8", "LC_ALL": "C", "PYTHONPATH": "/lib", "TZ": "UTC"}
+    others = ("DB_PASSWORD", "SAFE_RELOAD_VIPS", "SAFE_RELOAD_INHERITED", "TINI_SUBREAPER", "NOTIFY_SOCKET", "HOME")
+    birth = exporter_birth(
+        settings(exporter=":9101"), "lb", {**needed, **dict.fromkeys(others, "secret")}, lambda: ("safe_reload",)
+    )
+    assert birth.environment == needed
+    assert birth.words[:6] == ("safe_reload", "exporter", "--listen", ":9101", "--name", "lb")

@@ -180,6 +180,16 @@ def test_a_refused_reload_is_answered_with_haproxys_words(lb: Instance) -> None:
     assert lb.status()["configuration"]["failed_sha256"] == lb.status()["configuration"]["disk_sha256"]
 
 
+def test_a_program_section_is_answered_by_what_would_be_right(lb: Instance) -> None:
+    """haproxy says that it needs its master; that there is none here, and what to do, we say."""
+    lb.edit(CONFIGURATION + "program api\n  command sleep 9\n")
+    answer = lb.ask(b"reload\n")
+    assert answer.startswith("Success=0\n--\n")
+    assert "'program' section" in answer
+    assert "take it out, and run its command as a service, or a container, of its own" in answer
+    assert "take it out, and run" in lb.log
+
+
 def test_fifty_at_once_share_two_reloads_and_each_gets_one_answer(lb: Instance) -> None:
     """One runs, one waits, whoever asks."""
     clients = [lb.connect() for _ in range(50)]

@@ -18,11 +18,15 @@ from typing import Any
 
 import pytest
 
+from entrypoint.core.lifecycle import RELOAD_SIGNALS
+from entrypoint.core.watching import FILES, RETRY
+from entrypoint.desk import TRIGGER as DESK
+from entrypoint.exporter import main
 from entrypoint.exporter.server import MOST_CLIENTS, first_that_exists, wants_openmetrics
 from tests.descriptors import sockets
 from tests.promtool import needs_promtool, promtool
 from tests.system.lives import is_running, status_fields
-from tests.system.strangers import STRANGER, folder_of, listening_as
+from tests.system.strangers import OURS, STRANGER, as_user, folder_of, listening_as
 from tests.waiting import eventually
 
 REPOSITORY = Path(__file__).parents[2]
@@ -429,6 +433,19 @@ def test_before_anything_happened(peer: Peer, exporter: Exporter) -> None:
     assert not any(name.startswith("safe_reload_config_info") for name in samples)
 
 
+def test_what_may_happen_is_there_before_it_happens(peer: Peer, exporter: Exporter) -> None:
+    """increase() does not see a first sample that is not 0; what asks for reloads is known."""
+    triggers = {signal.Signals(signum).name for signum in RELOAD_SIGNALS} | {FILES.trigger, RETRY.trigger, DESK}
+    peer.answer = line({**STATUS, "reloads": []})
+    samples = exporter.samples()
+    found = {name: value for name, value in samples.items() if name.startswith("safe_reload_reloads_total")}
+    assert found == {
+        f'safe_reload_reloads_total{{result="{result}",trigger="{trigger}"}}': 0
+        for result in ("success", "failure")
+        for trigger in triggers
+    }
+
+
 def test_series_that_are_over_disappear(peer: Peer, exporter: Exporter) -> None:
     """A hundred configurations later there is one hash, and as many series as before."""
     before = len(exporter.samples())
@@ -566,6 +583,14 @@ def test_a_client_that_never_reads_is_hung_up_on(peer: Peer, exporter: Exporter)
         (b"GET /etc/passwd HTTP/1.1\r\n\r\n", b"404"),
         (b"GET /livez?verbose=1 HTTP/1.1\r\n\r\n", b"200"),
         (b"GET / HTTP/1.0\r\n\r\n", b"200"),
+        (b"GET http://lb:9101/livez HTTP/1.1\r\nHost: lb:9101\r\n\r\n", b"200"),
+        (b"GET HTTP://lb/metrics?name=up HTTP/1.1\r\nHost: lb\r\n\r\n", b"200"),
+        (b"GET https://[::1]:9101/readyz HTTP/1.1\r\nHost: lb\r\n\r\n", b"200"),
+        (b"GET http://lb HTTP/1.1\r\nHost: lb\r\n\r\n", b"200"),
+        (b"GET http://lb?/livez HTTP/1.1\r\nHost: lb\r\n\r\n", b"200"),
+        (b"GET http://livez HTTP/1.1\r\nHost: livez\r\n\r\n", b"200"),
+        (b"GET http://lb/other/livez HTTP/1.1\r\nHost: lb\r\n\r\n", b"404"),
+        (b"GET ftp://lb/livez HTTP/1.1\r\nHost: lb\r\n\r\n", b"404"),
     ],
 )
 def test_whatever_is_asked_is_answered(exporter: Exporter, request_bytes: bytes, status: bytes) -> None:
@@ -717,6 +742,34 @@ def test_it_has_no_privileges(exporter: Exporter) -> None:
     for name in ("CapPrm", "CapEff", "CapAmb", *(("CapBnd",) if os.geteuid() == 0 else ())):
         assert int(fields[name], 16) == 0, name
     assert fields["NoNewPrivs"] == "1"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_nobody_of_its_own_uid_can_trace_it() -> None:
+    """Nor read its variables or its memory: haproxy often has the same uid."""
+    prctl = pytest.importorskip("prctl")
+
+    def serve_and_look() -> None:
+        # Who has changed its uid cannot be traced until it executes something.
+        prctl.set_dumpable(True)
+        pid = os.fork()
+        if not pid:
+            main(["--listen", "127.0.0.1:0", "--runtime-dir", "/nowhere"], {})
+            os._exit(0)
+
+        def is_readable() -> bool:
+            with suppress(PermissionError):
+                return Path(f"/proc/{pid}/environ").read_bytes() is not None
+            return False
+
+        try:
+            eventually(lambda: not is_readable())
+            assert is_running(pid)
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+    as_user(OURS, serve_and_look)
 
 
 def test_it_dies_with_the_instance_that_started_it(folder: Path) -> None:

@@ -148,13 +148,13 @@ def hangs(folder: Path) -> str:
 
 
 def test_ready_is_said_when_the_first_generation_serves(begin: Begin, systemd: Systemd) -> None:
-    """READY comes with the generation and its pid, and not before."""
+    """READY comes with the generation and its pid, not before, and first of all: some read one message and no more."""
     lb = begin()
     eventually(lambda: systemd.said() == ["READY"])
     (haproxy,) = lb.children()
     (ready,) = [message["STATUS"] for message in systemd.messages if "READY" in message]
     assert ready == f"generation 1 (pid {haproxy})"
-    assert systemd.messages[0] == {"STATUS": "not ready yet, generation 1 is starting"}
+    assert "READY" in systemd.messages[0]
 
 
 def test_a_start_that_fails_says_why(begin: Begin, systemd: Systemd) -> None:
@@ -234,8 +234,9 @@ def test_a_reload_that_is_never_ready_says_so(begin: Begin, systemd: Systemd, tm
     eventually(lambda: systemd.said() == ["READY"])
     lb.configuration.write_text(hangs(tmp_path))
     lb.kill(signal.SIGUSR1)
-    eventually(lambda: systemd.how_often("EXTEND_TIMEOUT_USEC") >= 2)
-    assert systemd.said() == ["READY", "RELOADING"]
+    eventually(lambda: systemd.said() == ["READY", "RELOADING"])
+    before = systemd.how_often("EXTEND_TIMEOUT_USEC")
+    eventually(lambda: systemd.how_often("EXTEND_TIMEOUT_USEC") >= before + 2)
     eventually(lambda: systemd.said() == ["READY", "RELOADING", "READY"])
     assert "is not ready within --ready-timeout" in systemd.statuses()[-1]
 
