@@ -22,10 +22,12 @@ from entrypoint.sources import Sources
 from entrypoint.survey import Generations, Survey
 from entrypoint.system.control import Client, Control
 
-_MOST_VISITS = 128
-"""Beyond it the one that is missed least makes room."""
-_MOST_RELOADERS = 64
+_MOST_VISITS = 1280
+"""Each costs a descriptor and some KiB. Beyond it who is missed least makes room, or all wait in the kernel."""
+_MOST_RELOADERS = 1024
 """So many may wait for a reload; they never make room, and leave some for those who ask whether we live."""
+_GRACE = 1.0
+"""Seconds within which nobody is hung up on: who has just connected is about to ask, who has just asked to read."""
 _ROOM = 65536
 _LOOK_AFTER = 1.0
 """Seconds after which it is looked whether somebody who waits for an answer is still there."""
@@ -82,6 +84,8 @@ class Visit:
         self.session: socket.socket | None = None
         """The CLI of the generation whose answer is copied."""
         self.reader = master_cli.CommandReader()
+        self.stirred_at = time.monotonic()
+        """When it last said something, or was given something."""
 
     @property
     def patience(self) -> int:
@@ -105,6 +109,8 @@ class Desk:
         self._house = house
         self._visits: dict[int, Visit] = {}
         """By the client's number, oldest first."""
+        self._reloaders: set[int] = set()
+        """The numbers of those who wait for a reload."""
         self._asked: list[Visit] = []
         """Those who wait for the survey that runs."""
         self._survey: Survey | None = None
@@ -114,18 +120,18 @@ class Desk:
 
     def _accept(self) -> None:
         try:
-            client = self._control.accept()
+            room = len(self._visits) < _MOST_VISITS or self._make_room()
+            client = self._control.accept() if room else None
         except OSError:
             self._make_room()
-            self._sources.remove(self._control)
-            self._sources.alarm(self._control, _REST, lambda: self._sources.add(self._control, self._accept))
-            return
+            room, client = False, None
         if client:
             self._let_in(client)
+        elif not room:
+            self._sources.remove(self._control)
+            self._sources.alarm(self._control, _REST, lambda: self._sources.add(self._control, self._accept))
 
     def _let_in(self, client: Client) -> None:
-        if len(self._visits) >= _MOST_VISITS:
-            self._make_room()
         visit = self._visits[client.number] = Visit(client)
         self._go_on(visit)
 
@@ -139,15 +145,19 @@ class Desk:
         self._control.renew(control)
         self._sources.add(self._control, self._accept)
 
-    def _make_room(self) -> None:
-        """Hang up on who is missed least, and has been there for longest."""
-        visit = min(self._visits.values(), key=lambda one: one.patience, default=None)
-        if visit and visit.patience < 3:
+    def _make_room(self) -> bool:
+        """Hang up on who is missed least, and has been there for longest; tell whether there is one."""
+        now = time.monotonic()
+        quiet = [one for one in self._visits.values() if one.patience < 3 and now - one.stirred_at >= _GRACE]
+        visit = min(quiet, key=lambda one: one.patience, default=None)
+        if visit:
             self._dismiss(visit)
+        return visit is not None
 
     def _dismiss(self, visit: Visit) -> None:
         client = visit.client
         self._visits.pop(client.number, None)
+        self._reloaders.discard(client.number)
         if visit in self._asked:
             self._asked.remove(visit)
         self._end_session(visit)
@@ -166,7 +176,8 @@ class Desk:
             return
         if visit.waits_for:
             self._sources.remove(client)
-            self._sources.alarm(client, _LOOK_AFTER, lambda: self._look(visit))
+            if visit.patience < 3:
+                self._sources.alarm(client, _LOOK_AFTER, lambda: self._look(visit))
         elif visit.commands:
             self._sources.remove(client)
             self._sources.alarm(client, 0.0, lambda: self._serve(visit))
@@ -186,7 +197,7 @@ class Desk:
 
     def _look(self, visit: Visit) -> None:
         """Let go of a client that has not waited for its answer; who asked for a reload counts until it is over."""
-        if visit.patience < 3 and visit.client.has_gone():
+        if visit.client.has_gone():
             self._dismiss(visit)
         else:
             self._go_on(visit)
@@ -198,6 +209,7 @@ class Desk:
         if data is None:
             self._dismiss(visit)
             return
+        visit.stirred_at = time.monotonic()
         try:
             for command in visit.reader.read(data):
                 visit.spoke = True
@@ -257,12 +269,13 @@ class Desk:
         house = self._house
         match command.split():
             case ["reload"]:
-                if sum(one.waits_for == "reload" for one in self._visits.values()) >= _MOST_RELOADERS:
+                if len(self._reloaders) >= _MOST_RELOADERS:
                     visit.ends = not visit.prompt
                     why = f"{_MOST_RELOADERS} wait for a reload already: try again later"
                     self._say(visit, f"Success=0\n--\n{why}\n\n")
                     return
                 visit.waits_for = "reload"
+                self._reloaders.add(visit.client.number)
                 visit.ends = not visit.prompt
                 house.submit(ReloadAsked(Request(TRIGGER, visit.client.number)))
             case ["upgrade"]:
@@ -298,6 +311,7 @@ class Desk:
                 self._say(visit, f"Unknown command: '{command[:80]}', try 'help'\n\n")
 
     def _say(self, visit: Visit, text: str) -> None:
+        visit.stirred_at = time.monotonic()
         prompt = f"{visit.target[1:] or _MASTER}> " if visit.prompt else ""
         if not visit.client.send((text + prompt).encode(errors="replace")):
             self._dismiss(visit)
@@ -305,6 +319,7 @@ class Desk:
     def _finish(self, visit: Visit, text: str) -> None:
         """Give the answer that a client has waited for, and go on with its next command."""
         visit.waits_for = ""
+        self._reloaders.discard(visit.client.number)
         self._say(visit, text)
         self._go_on(visit)
 
@@ -385,6 +400,7 @@ class Desk:
             data = data[1:]
         if data:
             visit.empty_lines = 0
+        visit.stirred_at = time.monotonic()
         if not visit.client.send(data):
             self._dismiss(visit)
         elif visit.client.waits:

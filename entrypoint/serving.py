@@ -27,8 +27,8 @@ from entrypoint.system.predecessor import find
 from entrypoint.system.processes import Processes, raise_open_files
 from entrypoint.upgrade import REHEARSAL_VARIABLE, unwrap
 
-SPARE_DESCRIPTORS = 512
-"""Room for what is not a VIP: some for each generation and each client, and our own few."""
+SPARE_DESCRIPTORS = 1792
+"""Room for what is not a VIP: some for each generation, one for each client (see `desk`), and our own few."""
 _KEPT_CAPABILITIES = ("net_bind_service", "setuid", "setgid", "sys_chroot", "kill")
 """What haproxy needs to bind and to switch user and root, and what we need to signal it afterwards."""
 _MOST_TOLD = 10
