@@ -34,6 +34,7 @@ from entrypoint.core.events import (
     Look,
     NotSpawned,
     Poke,
+    Poked,
     Publish,
     Rehearse,
     Reply,
@@ -282,9 +283,9 @@ class Supervisor:
             case Send(number=number, signum=signum):
                 self._send(number, signum)
             case Poke(tags=tags):
-                world.listeners.poke(tags)
-            case Listen(tags=tags):
-                world.listeners.listen(tags)
+                self._events.append(Poked(world.listeners.poke(tags)))
+            case Listen(tags=tags, doubtful=doubtful):
+                world.listeners.listen(tags, doubtful)
             case Publish(pid=pid):
                 if world.pid_file:
                     world.pid_file.write(pid)

@@ -184,6 +184,14 @@ class Unanswered:
 
 
 @dataclass(frozen=True, slots=True)
+class Poked:
+    """We have tried to connect to VIPs."""
+
+    missed: tuple[str, ...]
+    """The tags of those to which nothing got through: the address is not on this host, a firewall, a key."""
+
+
+@dataclass(frozen=True, slots=True)
 class Elapsed:
     """A timer of the state ran out."""
 
@@ -205,6 +213,7 @@ Event = (
     | Reaped
     | Answered
     | Unanswered
+    | Poked
     | Elapsed
 )
 
@@ -357,7 +366,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Poke:
-    """Connect to these VIPs and close at once."""
+    """Connect to these VIPs and close at once. Answered by Poked."""
 
     tags: tuple[str, ...]
 
@@ -367,6 +376,8 @@ class Listen:
     """Let these VIPs accept, and no other one: a VIP that no `bind` uses refuses."""
 
     tags: tuple[str, ...]
+    doubtful: tuple[str, ...] = ()
+    """Let these accept as well: whether a `bind` uses them is not known."""
 
 
 @dataclass(frozen=True, slots=True)

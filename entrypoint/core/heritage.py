@@ -32,6 +32,7 @@ def to_plain(state: State) -> dict[str, Any]:
                 "phase": type(one.phase).__name__,
                 "proven": isinstance(one.phase, Current) and one.phase.proven,
                 "binds": [[bind.descriptor, bind.frontend, bind.mixed] for bind in one.binds],
+                "doubt": one.doubt,
                 "digest": one.digest,
                 "kept": one.kept,
                 "incomplete": list(one.incomplete),
@@ -90,7 +91,12 @@ def _generation(plain: Plain) -> Generation:
         int(plain["number"]),
         phases[plain["phase"]],
         int(plain["pid"]),
-        tuple(Bind(int(descriptor), str(frontend), bool(mixed)) for descriptor, frontend, mixed in plain["binds"]),
+        tuple(
+            # 0.1.0 did not know every ordinary listener for one.
+            Bind(int(descriptor), str(frontend), bool(mixed) or "doubt" not in plain)
+            for descriptor, frontend, mixed in plain["binds"]
+        ),
+        str(plain.get("doubt", "")),
         str(plain["digest"]),
         bool(plain["kept"]),
         tuple(map(str, plain.get("incomplete", ()))),

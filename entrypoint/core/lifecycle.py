@@ -34,6 +34,7 @@ from entrypoint.core.events import (
     Log,
     Look,
     NotSpawned,
+    Poked,
     Publish,
     Reaped,
     Rehearse,
@@ -145,6 +146,8 @@ def _decide(state: State, event: Event) -> Step:
             return _answered(state, number, text)
         case Unanswered(number=number):
             return _unanswered(state, number)
+        case Poked(missed=missed):
+            return retiring.poked(state, missed)
         case Elapsed(timer=timer):
             return _elapsed(state, timer) if timer in timers(state) else (state, ())
         case _:
@@ -302,7 +305,7 @@ def _pass_over(state: State, candidate: Generation) -> Step:
     phase = candidate.phase
     assert isinstance(phase, Candidate)
     line = say(candidate, "torn", "is not used: the files changed while it read them; another one follows")
-    passed_over = replace(candidate, binds=_binds(state, phase.answer))
+    passed_over = _with_binds(state, candidate, phase.answer)
     leave = retiring.drain_as_it_is if state.retiring else retiring.retire
     state, effects = leave(state, passed_over)
     asked_by, tries = (*phase.asked_by, *state.waiting), phase.tries + 1
@@ -311,17 +314,19 @@ def _pass_over(state: State, candidate: Generation) -> Step:
     return state, (line, *effects, *stopping.refuse(asked_by))
 
 
-def _binds(state: State, answer: str) -> tuple[runtime_api.Bind, ...]:
-    return runtime_api.binds_on(answer, (descriptor for _, descriptor in state.vips))
+def _with_binds(state: State, candidate: Generation, answer: str) -> Generation:
+    vips = [descriptor for _, descriptor in state.vips]
+    return replace(candidate, binds=runtime_api.binds_on(answer, vips), doubt=runtime_api.doubt(answer, vips))
 
 
 def _promote(state: State, candidate: Generation) -> Step:
     phase = candidate.phase
+    pid = candidate.pid
     assert isinstance(phase, Candidate)
-    assert candidate.pid is not None
-    binds = _binds(state, phase.answer)
-    bound = {bind.descriptor for bind in binds}
-    unused = [tag for tag, descriptor in state.vips if descriptor not in bound]
+    assert pid is not None
+    candidate = _with_binds(state, candidate, phase.answer)
+    bound = {bind.descriptor for bind in candidate.binds}
+    unused = dict.fromkeys(tag for tag, descriptor in state.vips if descriptor not in bound)
     old = state.current
     asked_by = stopping.triggers(phase.asked_by)
     what = f"is current{f'; asked for by {asked_by}' if asked_by else ''}"
@@ -336,7 +341,7 @@ def _promote(state: State, candidate: Generation) -> Step:
             sha256=candidate.digest or None,
             last_known_good=candidate.kept or None,
         ),
-        Publish(candidate.pid),
+        Publish(pid),
         *(Send(candidate.number, signum) for signum in state.held),
     ]
     if not state.started:
@@ -344,12 +349,17 @@ def _promote(state: State, candidate: Generation) -> Step:
     if candidate.kept:
         what = "runs the LAST KNOWN GOOD configuration: the one on disk is bad; correct it and reload"
         effects.append(say(candidate, "last_known_good", what, Level.WARNING))
-    if unused:
+    if unused and candidate.doubt:
+        what = (
+            f"{candidate.doubt}: whether it binds the VIPs {', '.join(unused)} is not known, and they go on listening"
+        )
+        effects.append(say(candidate, "doubtful_vips", what, Level.WARNING))
+    elif unused:
         what = f'has no bind "fd@${{TAG}}" for the VIPs {", ".join(unused)}: their clients are refused'
         effects.append(say(candidate, "unused_vips", what, Level.WARNING))
     message = f"generation {candidate.number} (pid {candidate.pid}) serves"
     effects += (Reply(r.client, True, message, candidate.number) for r in phase.asked_by if r.client)
-    state = replace(state.update(replace(candidate, phase=Current(), binds=binds)), held=(), started=True)
+    state = replace(state.update(replace(candidate, phase=Current())), held=(), started=True)
     if not candidate.kept:
         state = replace(state, failed="", retried="", retries=0)
         if not state.kept and candidate.digest == state.disk.digest:

@@ -196,8 +196,12 @@ def _vips(status: Status, style: Style) -> Iterator[str]:
         return
     rows = [["VIP", "address", ""]]
     for vip in vips[:_MOST]:
-        accepts = vip.get("accepts") is True
-        state = "accepts" if accepts else style("refuses: no bind of the current generation uses it", _YELLOW)
+        accepts = vip.get("accepts")
+        state = "accepts"
+        if accepts is None:
+            state = style("listens; haproxy does not say whether a bind uses it", _YELLOW)
+        elif accepts is not True:
+            state = style("refuses: no bind of the current generation uses it", _YELLOW)
         rows.append([printable(vip.get("tag")), printable(vip.get("address")), state])
     lines = table(rows)
     yield style(lines[0], _BOLD)

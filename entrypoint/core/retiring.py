@@ -17,41 +17,62 @@ ROUNDS_FOR_CLIENTS = 3
 """So many looks at a retiring generation before we connect ourselves: under load the clients do it."""
 MOST_ROUNDS = 200
 """After so many looks a generation is told to leave as it is; all it costs is CPU."""
+MOST_ROUNDS_OUT_OF_REACH = 20
+"""The same where only clients can help, because no connection of ours gets through."""
 
 
 def retire(state: State, old: Generation) -> Step:
     """Have a generation let go of the VIPs, then leave."""
-    if not old.binds:
+    binds = tuple(bind for bind in old.binds if runtime_api.can_pause(bind))
+    if not binds:
         return drain(state, old)
     return (
-        state.update(replace(old, phase=Retiring())),
-        (Ask(old.number, (*runtime_api.pause(old.binds), *runtime_api.look(old.binds))),),
+        state.update(replace(old, phase=Retiring(), binds=binds)),
+        (Ask(old.number, (*runtime_api.pause(binds), *runtime_api.look(binds))),),
     )
 
 
 def answered(state: State, old: Generation, text: str) -> Step:
     """Follow what a retiring generation says of itself."""
     assert isinstance(old.phase, Retiring)
-    polled = runtime_api.still_polled(text)
     # Idle, it is gone in a moment, and what its pollers hold with it.
-    if not polled or runtime_api.is_idle(text):
+    if runtime_api.is_idle(text):
         return drain(state, old)
+    holding = runtime_api.holding(text, old.binds)
+    # To those that were not paused each connection is one more client, not one fewer that polls.
+    hopeless = runtime_api.not_paused(text, holding)
+    waits_for = tuple(bind for bind in holding if bind not in hopeless)
+    if not waits_for or runtime_api.never_says(text, waits_for):
+        return drain_as_it_is(state, old) if holding else drain(state, old)
+    tags = _tags(state, old, waits_for)
     rounds = old.phase.rounds + 1
-    if rounds > MOST_ROUNDS:
+    if rounds > (MOST_ROUNDS_OUT_OF_REACH if old.phase.out_of_reach.issuperset(tags) else MOST_ROUNDS):
         return drain_as_it_is(state, old)
-    state = state.update(replace(old, phase=Retiring(rounds, asked=False)))
-    if rounds <= ROUNDS_FOR_CLIENTS:
+    state = state.update(replace(old, phase=replace(old.phase, rounds=rounds, asked=False)))
+    return state, (Poke(tags),) if rounds > ROUNDS_FOR_CLIENTS else ()
+
+
+def _tags(state: State, old: Generation, binds: tuple[runtime_api.Bind, ...]) -> tuple[str, ...]:
+    """Return the tags of the VIPs whose sockets these listeners share; of a copy those of its whole frontend."""
+    vips = {descriptor for _, descriptor in state.vips}
+    copied = {bind.frontend for bind in binds if bind.descriptor not in vips}
+    shared = {bind.descriptor for bind in old.binds if bind in binds or bind.frontend in copied}
+    return tuple(dict.fromkeys(tag for tag, descriptor in state.vips if descriptor in shared))
+
+
+def poked(state: State, missed: tuple[str, ...]) -> Step:
+    """Note which VIPs no connection of ours can reach."""
+    old = state.retiring
+    if not old:
         return state, ()
-    ours = {descriptor: tag for tag, descriptor in state.vips}
-    frontends = {bind.frontend for bind in old.binds if bind.descriptor in polled}
-    tags = (ours[bind.descriptor] for bind in old.binds if bind.frontend in frontends and bind.descriptor in ours)
-    return state, (Poke(tuple(tags)),)
+    assert isinstance(old.phase, Retiring)
+    return state.update(replace(old, phase=replace(old.phase, out_of_reach=frozenset(missed)))), ()
 
 
 def ask_again(state: State, old: Generation) -> Step:
     """Look again at whether a retiring generation has let go."""
     assert isinstance(old.phase, Retiring)
-    state = state.update(replace(old, phase=Retiring(old.phase.rounds)))
+    state = state.update(replace(old, phase=replace(old.phase, asked=True)))
     return state, (Ask(old.number, runtime_api.look(old.binds)),)
 
 
@@ -81,8 +102,11 @@ def end(state: State, generation: Generation, signum: int) -> Step:
 
 
 def follow(state: State) -> tuple[Listen, ...]:
-    """Have those VIPs accept that the current generation binds, and no other."""
-    if not state.current:
+    """Have those VIPs accept that the current generation binds, and no other, unless it may bind them unknown to us."""
+    current = state.current
+    if not current:
         return ()
-    bound = {bind.descriptor for bind in state.current.binds}
-    return (Listen(tuple(tag for tag, descriptor in state.vips if descriptor in bound)),)
+    bound = {bind.descriptor for bind in current.binds}
+    tags = dict.fromkeys(tag for tag, descriptor in state.vips if descriptor in bound)
+    others = dict.fromkeys(tag for tag, _ in state.vips if tag not in tags) if current.doubt else ()
+    return (Listen(tuple(tags), tuple(others)),)

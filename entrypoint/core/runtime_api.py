@@ -1,7 +1,7 @@
 """What a generation's CLI says of itself: the questions, and the meaning of the answers.
 
 HAProxy's management guide, section 9.3, documents `show info`, `disable frontend` and `show fd`; the fields of
-`show fd` are its source's (`cli_io_handler_show_fd`) and the same from HAProxy 2.6 to 3.2.
+`show fd` are its source's (`cli_io_handler_show_fd`) and the same from HAProxy 2.6 to 3.5.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,6 +15,14 @@ OF_A_CANDIDATE = (DESCRIPTORS, WHO)
 
 Of half an answer it would look as if no `bind` used a VIP, and the VIP would be closed.
 """
+
+
+_EXPORTED = 1 << 20
+"""FD_EXPORTED of haproxy's fd-t.h, the same bit from 2.6 to 3.5: what it has bound, and not what it has inherited."""
+_CLI = "GLOBAL"
+"""The frontend of every `stats socket`."""
+_DATAGRAMS = "(syslog_fd_handler"
+"""What handles a `dgram-bind`; `show fd` does not call it a listener, and `show info` counts it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,21 +84,63 @@ def binds_on(answer: str, vips: Iterable[int]) -> tuple[Bind, ...]:
         answer: what `show fd` printed.
         vips: the VIPs' descriptors, which have the same numbers in the process as here.
 
-    A `bind` with `shards`, or a second one on the same tag, listens on a copy that HAProxy made of the descriptor:
-    it is known by its frontend and port.
+    A `bind` with `shards`, a second one on the same tag, and one in several thread groups listen on copies that HAProxy
+    made of the descriptor: what is inherited is known by not being exported, the copy by its frontend and port.
 
     """
-    wanted = frozenset(vips)
     listeners = tuple(_listeners(answer))
-    shared = {one[1:3] for one in listeners if one[0] in wanted and one[2]}
-    ours = [one for one in listeners if one[0] in wanted or one[1:3] in shared]
-    mixed = {one[1] for one in set(listeners).difference(ours)}
-    return tuple(Bind(number, frontend, frontend in mixed) for number, frontend, _, _ in ours)
+    ours = _on_vips(listeners, frozenset(vips))
+    mixed = {one.frontend for one in set(listeners).difference(ours)}
+    return tuple(Bind(one.descriptor, one.frontend, one.frontend in mixed) for one in ours)
 
 
-def still_polled(answer: str) -> frozenset[int]:
-    """Return the listeners' descriptors that at least one thread's poller still holds, from `show fd`."""
-    return frozenset(number for number, _, _, pollers in _listeners(answer) if int(pollers, 16))
+def doubt(answer: str, vips: Iterable[int]) -> str:
+    """Tell why a VIP may have a `bind` although binds_on() has none for it, from `show fd` and `show info`.
+
+    `show fd` is made for debugging, and what it prints differs between versions. So it counts only where another answer
+    agrees: the number of listeners, and that each of them is known as a VIP's, an ordinary one, or our own line.
+
+    Returns:
+        A clause without a subject; empty where both agree.
+
+    """
+    listeners = tuple(_listeners(answer))
+    count = _number(answer, "Listeners")
+    if len(listeners) != count:
+        return f"names {len(listeners)} of {'an unknown number of' if count is None else count} listeners (`show fd`)"
+    known = {*_on_vips(listeners, frozenset(vips)), *(one for one in listeners if one.exported or one.frontend == _CLI)}
+    # In several thread groups HAProxy 3.0 copies a unix socket that it has bound, and does not export the copy.
+    copied = {one.place for one in listeners if one.exported and not one.port}
+    unknown = [one for one in listeners if one not in known and one.place not in copied]
+    return f"has descriptor {unknown[0].descriptor} from somebody else (`show fd`)" if unknown else ""
+
+
+def holding(answer: str, binds: Iterable[Bind]) -> tuple[Bind, ...]:
+    """Return those of these listeners of which the answer does not say that no thread's poller holds them."""
+    free = {one.descriptor for one in _listeners(answer) if one.pollers == 0}
+    return tuple(bind for bind in binds if bind.descriptor not in free)
+
+
+def never_says(answer: str, binds: Iterable[Bind]) -> bool:
+    """Tell whether the answer has one of these listeners, but not who polls it, as in HAProxy 2.6.0."""
+    asked = {bind.descriptor for bind in binds}
+    return any(one.descriptor in asked and one.pollers is None for one in _listeners(answer))
+
+
+def not_paused(answer: str, binds: Iterable[Bind]) -> tuple[Bind, ...]:
+    """Return those of these listeners that go on although pause() was asked for, from a look() at them.
+
+    A `peers` section has a name in `show fd`, and is no frontend to the commands; HAProxy 2.6.0 cannot pause what is
+    inherited. Where only the number of connections is limited, that shows no earlier than with the next one.
+    """
+    ready = {one.descriptor for one in _listeners(answer) if one.ready}
+    return tuple(bind for bind in binds if bind.descriptor in ready and not bind.mixed)
+
+
+def _on_vips(listeners: Iterable["_Listener"], vips: frozenset[int]) -> tuple["_Listener", ...]:
+    listeners = tuple(listeners)
+    shared = {one.place for one in listeners if one.descriptor in vips}
+    return tuple(one for one in listeners if one.descriptor in vips or (one.exported is False and one.place in shared))
 
 
 def _number(answer: str, name: str) -> int | None:
@@ -102,17 +152,51 @@ def _number(answer: str, name: str) -> int | None:
     return None
 
 
-def _listeners(answer: str) -> Iterator[tuple[int, str, str, str]]:
-    """Yield of each descriptor that is a listener its number, its frontend, its port or "", and who polls it, a mask.
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    """A line of `show fd` that is about a listener."""
 
-    There can be thousands, of 30 words a line: only the three are looked at.
-    """
+    descriptor: int
+    frontend: str
+    """Empty for one that takes datagrams of a `log-forward`: it is not said."""
+    port: str
+    """Empty for one that has none."""
+    ready: bool
+    """It accepts."""
+    exported: bool | None
+    """haproxy has bound it itself, and would pass it on; None where it is not said."""
+    pollers: int | None
+    """A mask of the threads whose pollers hold it; None where it is not said."""
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """Where it listens, the same for its copies; of the CLI's without a port nothing tells one from another."""
+        return (self.frontend, self.port) if self.port or self.frontend not in {"", _CLI} else (str(self.descriptor),)
+
+
+def _listeners(answer: str) -> Iterator[_Listener]:
+    """Yield each descriptor that is a listener. There can be thousands, of 30 words a line: few are looked at."""
     for line in answer.splitlines():
         number, colon, rest = line.partition(" : ")
-        if colon and " l.st=" in rest and number.strip().isdigit():
-            frontend, port, pollers = (_word(rest, name) for name in (" fe=", " lport=", " prmsk="))
-            if frontend and pollers:
-                yield int(number), frontend, port, pollers
+        if not colon or (" l.st=" not in rest and _DATAGRAMS not in rest) or not number.strip().isdigit():
+            continue
+        flags = _hexadecimal(rest.partition("(")[0], "st=")
+        yield _Listener(
+            int(number),
+            _word(rest, " fe="),
+            _word(rest, " lport="),
+            _word(rest, " l.st=") == "RDY",
+            None if flags is None else bool(flags & _EXPORTED),
+            _hexadecimal(rest, " prmsk="),
+        )
+
+
+def _hexadecimal(line: str, name: str) -> int | None:
+    """Return the value of a word NAME0xVALUE, if there is one."""
+    try:
+        return int(_word(line, name), 16)
+    except ValueError:
+        return None
 
 
 def _word(line: str, name: str) -> str:
@@ -124,6 +208,11 @@ def _word(line: str, name: str) -> str:
 def look(binds: Iterable[Bind]) -> tuple[str, ...]:
     """Ask how many connections there are, and who polls these listeners."""
     return (WHO, *(f"{DESCRIPTORS} {bind.descriptor}" for bind in binds))
+
+
+def can_pause(bind: Bind) -> bool:
+    """Tell whether there is a command that stops this listener: none for the CLI's, none where no frontend is named."""
+    return bind.frontend not in {"", _CLI}
 
 
 def pause(binds: Iterable[Bind]) -> tuple[str, ...]:

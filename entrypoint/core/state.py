@@ -67,6 +67,8 @@ class Retiring:
     """How often it has been looked at in vain."""
     asked: bool = True
     """It was asked, and its answer is awaited."""
+    out_of_reach: frozenset[str] = frozenset()
+    """The tags of VIPs to which no connection of ours got through when we last tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,8 @@ class Generation:
     """None until its process exists."""
     binds: tuple[runtime_api.Bind, ...] = ()
     """Its listeners on our VIPs, known once it is ready."""
+    doubt: str = ""
+    """Why it may have others as well; empty where it has none."""
     digest: str = ""
     """Of the configuration that it was given; empty where it could not be read."""
     kept: bool = False

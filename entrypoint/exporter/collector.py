@@ -176,11 +176,11 @@ def _generations(status: Mapping[str, Any]) -> "Iterator[Metric]":
         "vips",
         "VIPs, by whether the current generation accepts connections on them.",
         "accepts",
-        {word: sum(bool(vip.get("accepts")) is accepts for vip in vips) for word, accepts in _BOOLEANS},
+        {word: sum(vip.get("accepts") is accepts for vip in vips) for word, accepts in _ACCEPTS},
     )
 
 
-_BOOLEANS = (("true", True), ("false", False))
+_ACCEPTS = (("true", True), ("false", False), ("unknown", None))
 
 
 def _watch(status: Mapping[str, Any]) -> "Iterator[Metric]":

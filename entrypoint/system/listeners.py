@@ -9,7 +9,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from entrypoint.core.records import dataclass
 from entrypoint.core.types import Any
@@ -26,6 +26,8 @@ _FIRST_PASSED = 3
 _MOST_DIGITS = 9
 """int() raises ValueError for thousands of them."""
 _RESET_ON_CLOSE = bytes((1, 0, 0, 0, 0, 0, 0, 0))
+_NO_PACKET = b"\0"
+"""Too short for any of QUIC's, so nobody answers it (RFC 9000, section 14)."""
 _HINTS = {
     errno.EADDRNOTAVAIL: "the address is not on this host; --freebind binds it before it is",
     errno.EADDRINUSE: "another process holds it without SO_REUSEPORT",
@@ -67,6 +69,7 @@ class Listeners:
         self._listeners: list[Listener] = []
         self._returned: dict[str, list[socket.socket]] = {}
         self._forgotten: list[str] = []
+        self._doubtful: frozenset[str] = frozenset()
 
     def adopt(self, environment: Mapping[str, str]) -> None:
         """Take over the sockets that systemd or podman passed (sd_listen_fds(3)).
@@ -194,27 +197,34 @@ class Listeners:
         return frozenset(os.fstat(listener.socket.fileno()).st_ino for listener in self._listeners)
 
     def status(self) -> list[dict[str, object]]:
-        """Return each VIP with its address, and whether it accepts."""
+        """Return each VIP with its address, and whether it accepts: None where nobody knows whether it is used."""
         return [
-            {
-                "tag": listener.tag,
-                "address": _shown(listener.socket),
-                "accepts": bool(listener.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)),
-            }
+            {"tag": listener.tag, "address": _shown(listener.socket), "accepts": self._accepts(listener)}
             for listener in self._listeners
         ]
 
-    def listen(self, tags: Collection[str]) -> None:
+    def _accepts(self, listener: Listener) -> bool | None:
+        if listener.tag in self._doubtful:
+            return None
+        return bool(listener.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+    def listen(self, tags: Collection[str], doubtful: Collection[str] = ()) -> None:
         """Let these VIPs accept connections, and none other of ours.
+
+        Args:
+            tags: of those that somebody uses.
+            doubtful: those that somebody may use: they accept as well.
 
         Raises:
             OSError: the kernel refuses.
 
         """
+        self._doubtful = frozenset(doubtful)
+        wanted = {*tags, *doubtful}
         failure = None
         for listener in self._listeners:
             try:
-                self._let(listener, accept=listener.tag in tags)
+                self._let(listener, accept=listener.tag in wanted)
             except OSError as error:
                 failure = error
         if failure:
@@ -227,17 +237,15 @@ class Listeners:
             # On a listening socket this ends the listening and keeps the address (tcp(7), inet_shutdown).
             listener.socket.shutdown(socket.SHUT_RD)
 
-    def poke(self, tags: Collection[str]) -> None:
-        """Connect to those of these VIPs that are on this host and close at once; a failure is not reported."""
-        for listener in self._listeners:
-            if listener.tag in tags and listener.socket.family != socket.AF_UNIX:
-                family, address = _loopback(listener.socket)
-                if not _is_here(family, address):
-                    continue
-                with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as client:
-                    client.setblocking(False)
-                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-                    client.connect(address)
+    def poke(self, tags: Collection[str]) -> tuple[str, ...]:
+        """Connect to these VIPs and close at once.
+
+        Returns:
+            The tags of those to which nothing got through, which is no error: their clients may.
+
+        """
+        wanted = [listener for listener in self._listeners if listener.tag in tags]
+        return tuple(listener.tag for listener in wanted if not _poke(listener.socket))
 
     def close(self) -> None:
         """Let go of every VIP."""
@@ -297,7 +305,50 @@ def _reason(error: OSError | TypeError) -> str:
     return f"{error.strerror or error}{f': {hint}' if hint else ''}"
 
 
-def _loopback(listener: socket.socket) -> tuple[int, tuple[Any, ...]]:
+def _poke(listener: socket.socket) -> bool:
+    """Connect to a listener from this host and close at once; tell whether it got through."""
+    family, address = _from_here(listener)
+    try:
+        with socket.socket(family, listener.type) as client:
+            client.setblocking(False)
+            if family == socket.AF_UNIX:
+                client.connect(address)
+            elif not _is_here(family, address):
+                return False
+            elif listener.type == socket.SOCK_DGRAM:
+                client.sendto(_NO_PACKET, address)
+            else:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+                with _accepting_at_once(listener), contextlib.suppress(BlockingIOError):
+                    client.connect(address)
+                # Over loopback the handshake is over by now; who was not answered has no peer (getpeername(2)).
+                client.getpeername()
+    except BlockingIOError:
+        # The queue is full (unix(7)): whoever polls it has seen that there is something.
+        return True
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _accepting_at_once(listener: socket.socket) -> Iterator[None]:
+    """Have a listener accept who sends nothing, although its `bind` says defer-accept.
+
+    Not data instead: in `mode tcp` haproxy would pass it on to a server.
+    """
+    seconds = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT)
+    if not seconds:
+        yield
+        return
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 0)
+    try:
+        yield
+    finally:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, seconds)
+
+
+def _from_here(listener: socket.socket) -> tuple[int, Any]:
     """Return the family and address by which a listener is reached from this host."""
     address = listener.getsockname()
     if address[0] == "0.0.0.0":

@@ -70,7 +70,7 @@ def explore(settings: Settings) -> Exploration:
     found = Exploration()
     most_generations = MOST_GENERATIONS if settings == SMALL else FEWER_GENERATIONS
     with (
-        mock.patch.multiple(retiring, MOST_ROUNDS=FEW_ROUNDS, ROUNDS_FOR_CLIENTS=1),
+        mock.patch.multiple(retiring, MOST_ROUNDS=FEW_ROUNDS, MOST_ROUNDS_OUT_OF_REACH=1, ROUNDS_FOR_CLIENTS=1),
         mock.patch.multiple(lifecycle, MOST_TRIES=1, MOST_RETRIES=int(settings == RETRYING)),
     ):
         first = begin(settings)

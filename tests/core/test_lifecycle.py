@@ -1,11 +1,11 @@
 """The state machine: every state that can be reached is visited, and the promises hold in each."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 
-from entrypoint.core import lifecycle, runtime_api
+from entrypoint.core import lifecycle, retiring, runtime_api
 from entrypoint.core.events import (
     EXPORTER,
     Adopt,
@@ -15,12 +15,15 @@ from entrypoint.core.events import (
     Clock,
     CloseVips,
     Disk,
+    Effect,
     Elapsed,
     Exited,
     Keep,
     Listen,
     Log,
     NotSpawned,
+    Poke,
+    Poked,
     Publish,
     Reply,
     Seen,
@@ -33,6 +36,7 @@ from entrypoint.core.events import (
     Unanswered,
     Why,
 )
+from entrypoint.core.heritage import from_plain, to_plain
 from entrypoint.core.state import (
     FIRST_RESTART_DELAY,
     BackingOff,
@@ -51,7 +55,7 @@ from entrypoint.core.state import (
 )
 from tests.core.explorer import Exploration, Transition, explore
 from tests.core.test_runtime_api import PIDS, answer
-from tests.core.world import CLIENTS, SMALL, VARIANTS, WATCHING, listening, pid_of
+from tests.core.world import CLIENTS, SMALL, VARIANTS, VIPS, WATCHING, listening, pid_of
 
 pytestmark = pytest.mark.explores
 
@@ -429,8 +433,93 @@ def test_half_an_answer_closes_no_vip(version: str) -> None:
         state, _ = lifecycle.step(state, Answered(1, whole[:length]))
         state, effects = lifecycle.step(state, Seen(Why.CANDIDATE, Disk(""), 1))
         seen |= {effect for effect in effects if isinstance(effect, Listen)}
-        assert seen <= {Listen(tuple(f"FD_{number}" for number in range(3, 9)))}, whole[:length]
-    assert seen
+        used = tuple(f"FD_{number}" for number in range(3, 9))
+        assert seen <= {Listen(used), Listen(used, ("FD_9",))}, whole[:length]
+    assert Listen(used) in seen
+
+
+def _current(more: str = "", listeners: int = 0) -> tuple[State, list[Effect]]:
+    """Return the state in which the first generation has become current with VIP 3, and what followed from that."""
+    state, _ = lifecycle.step(State(SMALL), Began(VIPS))
+    state, _ = lifecycle.step(state, Spawned(1, pid_of(1)))
+    text = listening(pid_of(1), bound=(3,), others=listeners)
+    state, _ = lifecycle.step(state, Answered(1, more + text))
+    state, effects = lifecycle.step(state, Seen(Why.CANDIDATE, Disk(""), 1))
+    return state, list(effects)
+
+
+def _retiring() -> tuple[State, str]:
+    """Return the state in which the second generation has become current, and what the first was asked."""
+    state, _ = lifecycle.step(_current()[0], Signalled(signal.SIGUSR1))
+    state, _ = lifecycle.step(state, Spawned(2, pid_of(2)))
+    state, _ = lifecycle.step(state, Answered(2, listening(pid_of(2))))
+    state, effects = lifecycle.step(state, Seen(Why.CANDIDATE, Disk(""), 2))
+    return state, next(";".join(effect.commands) for effect in effects if isinstance(effect, Ask))
+
+
+def _events(effects: Iterable[Effect]) -> list[str]:
+    return [effect.event for effect in effects if isinstance(effect, Log)]
+
+
+def test_a_vip_that_no_bind_uses_stops_listening_where_both_answers_agree() -> None:
+    """What `show fd` lists is as much as `show info` counts."""
+    _, effects = _current(listeners=2)
+    assert Listen(("FD_A",)) in effects
+    assert "unused_vips" in _events(effects)
+
+
+SOMEBODY_ELSES = "     20 : st=0x000023( prmsk=0x1 l.st=RDY fe=x lport=1\nListeners: 3\n"
+
+
+@pytest.mark.parametrize("more", ["Listeners: 9\n", SOMEBODY_ELSES], ids=["not listed", "not known"])
+def test_a_vip_that_may_be_used_goes_on_listening(more: str) -> None:
+    """Where one answer does not account for the other, nothing is closed, and a warning says so."""
+    state, effects = _current(more)
+    assert Listen(("FD_A",), ("FD_B",)) in effects
+    assert _events(effects).count("doubtful_vips") == 1
+    assert "unused_vips" not in _events(effects)
+    (line,) = [effect.message for effect in effects if isinstance(effect, Log) and effect.event == "doubtful_vips"]
+    assert "FD_B" in line
+    assert "FD_A" not in line
+    assert retiring.follow(from_plain(SMALL, to_plain(state))) == (Listen(("FD_A",), ("FD_B",)),)
+
+
+def test_one_that_was_asked_in_vain_is_asked_again() -> None:
+    """That a command line is too long, or any other error, is not that nobody polls."""
+    state, asked = _retiring()
+    assert asked == "disable frontend f3;show info;show fd 3"
+    for text in ("The command line is too big for the buffer size.\n", "Unknown command: 'show fd'\n", "\n"):
+        after, effects = lifecycle.step(state, Answered(1, text))
+        assert after.retiring
+        assert effects == ()
+        after, effects = lifecycle.step(after, Elapsed(Timer(Clock.ASK_AGAIN, 1, 1)))
+        assert effects == (Ask(1, ("show info", "show fd 3")),)
+
+
+def test_one_that_cannot_be_paused_is_not_waited_for() -> None:
+    """It goes on accepting until it is told to leave, which it is at once, and a warning says what that costs."""
+    state, effects = lifecycle.step(_retiring()[0], Answered(1, listening(pid_of(1))))
+    assert not state.retiring
+    assert Send(1, signal.SIGUSR1) in effects
+    assert "still_polling" in _events(effects)
+
+
+def test_a_vip_out_of_our_reach_is_soon_left_to_its_clients() -> None:
+    """Where no connection of ours gets through only clients could help: that is waited for, but not 200 times."""
+    rounds = {}
+    for missed in (("FD_A",), ("FD_B",), ()):
+        state, _ = _retiring()
+        rounds[missed] = 0
+        while state.retiring:
+            rounds[missed] += 1
+            state, effects = lifecycle.step(state, Answered(1, listening(pid_of(1), paused=True)))
+            if Poke(("FD_A",)) in effects:
+                state, _ = lifecycle.step(state, Poked(missed))
+            if not state.retiring:
+                assert "still_polling" in _events(effects)
+                break
+            state, _ = lifecycle.step(state, Elapsed(Timer(Clock.ASK_AGAIN, 1, rounds[missed])))
+    assert rounds == {("FD_A",): 21, ("FD_B",): 201, (): 201}
 
 
 def test_nothing_happens_after_the_end(transitions: list[Transition]) -> None:

@@ -137,6 +137,7 @@ def test_what_serves_is_not_said_to_be_as_before_when_it_is_the_last_known_good(
         ({"stage": "stopping"}, "lb  pid 1  stopping  up"),
         ({"generations": []}, "lb  pid 1  no generation is current  up"),
         ({"vips": [{"tag": "FD_X", "address": "[::1]:1", "accepts": False}]}, "refuses: no bind of the current"),
+        ({"vips": [{"tag": "FD_X", "address": "[::1]:1", "accepts": None}]}, "listens; haproxy does not say whether"),
     ],
 )
 def test_what_is_not_as_it_should_be_is_told(changes: dict[str, object], told: str) -> None:

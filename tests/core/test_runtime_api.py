@@ -10,7 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from entrypoint.core.runtime_api import Bind, binds_on, is_idle, look, pause, pid, serves_nobody, still_polled
+from entrypoint.core.runtime_api import (
+    Bind,
+    binds_on,
+    can_pause,
+    doubt,
+    holding,
+    is_idle,
+    look,
+    never_says,
+    not_paused,
+    pause,
+    pid,
+    serves_nobody,
+)
 
 VERSIONS = ("2.6", "3.0", "3.2")
 VIPS = range(3, 10)
@@ -59,7 +72,8 @@ def test_what_is_no_answer_has_no_pid(text: str) -> None:
     assert pid(text) is None
     assert not is_idle(text)
     assert binds_on(text, VIPS) == ()
-    assert still_polled(text) == frozenset()
+    assert doubt(text, VIPS)
+    assert holding(text, [Bind(3, "plain")]) == (Bind(3, "plain"),)
 
 
 @each_version
@@ -108,36 +122,135 @@ def test_the_binds_are_found_while_paused(version: str) -> None:
     assert binds_on(answer(version, "look-when-paused"), VIPS) == binds_on(answer(version, "show-fd"), VIPS)
 
 
+ORDINARY = (
+    "     20 : st=0x100023(cl heopi W:sRa R:sRA) ref=0 gid=1 tmask=0x3 umask=0x0 prmsk=0x3 pwmsk=0x0 owner=0x55 "
+    "iocb=0x55(sock_accept_iocb) l.st=RDY fe=plain fam=ipv4 lport=18080\n"
+)
+"""An ordinary listener of the frontend and the port of VIP 3."""
+QUIC = ORDINARY.replace("20 :", "21 :").replace("sock_accept_iocb", "quic_lstnr_sock_fd_iocb")
+DATAGRAMS = ORDINARY.replace("20 :", "22 :").partition(" l.st=")[0].replace("sock_accept", "syslog_fd_handler") + "\n"
+
+
+@each_version
+@pytest.mark.parametrize("line", [ORDINARY, QUIC], ids=["tcp", "quic"])
+def test_an_ordinary_listener_on_a_vip_s_port_is_none(version: str, line: str) -> None:
+    """It is known by being exported, and its frontend is not to be disabled: that would disconnect it."""
+    text = answer(version, "show-fd")
+    assert set(binds_on(text + line, VIPS)) == {
+        bind if bind.frontend != "plain" else Bind(3, "plain", mixed=True) for bind in binds_on(text, VIPS)
+    }
+
+
+@each_version
+def test_a_copy_of_a_passed_unix_socket_is_found(version: str) -> None:
+    """It has no port, and is known by its frontend; another passed one, in another frontend, is none."""
+    text = answer(version, "show-fd")
+    for number, frontend in ((30, "six"), (31, "six"), (32, "plain")):
+        text += (
+            ORDINARY.replace("20 :", f"{number} :")
+            .replace("0x1", "0x0")
+            .replace("fe=plain fam=ipv4 lport=18080", f"fe={frontend} fam=unix")
+        )
+    assert [bind.descriptor for bind in binds_on(text, [30])] == [30, 31]
+
+
+# ---- whether that is all -------------------------------------------------------------------------------------------
+
+
+def whole(version: str, *, more: str = "", listeners: int = 0) -> str:
+    """Return what `show fd` and `show info` answered, with more lines, and as many more listeners as counted."""
+    info = re.sub(
+        r"^Listeners: (\d+)",
+        lambda found: f"Listeners: {int(found[1]) + listeners}",
+        answer(version, "show-info"),
+        flags=re.MULTILINE,
+    )
+    return answer(version, "show-fd") + more + info
+
+
+@each_version
+def test_both_answers_agree_about_what_listens(version: str) -> None:
+    """VIPs, their copies, ordinary ones of any kind, the user's CLI and our own line are all accounted for."""
+    assert doubt(whole(version), VIPS) == ""
+    assert doubt(whole(version, more=ORDINARY + QUIC, listeners=2), VIPS) == ""
+    assert doubt(whole(version, more=DATAGRAMS, listeners=1), VIPS) == ""
+
+
+@each_version
+def test_a_listener_that_is_not_listed_is_a_doubt(version: str) -> None:
+    """So is one too many, a line that has changed beyond recognition, or an answer without the number."""
+    assert "listeners (`show fd`)" in doubt(whole(version, listeners=1), VIPS)
+    assert "listeners (`show fd`)" in doubt(whole(version, more=ORDINARY), VIPS)
+    assert "names 0 of " in doubt(whole(version).replace(" l.st=", " state="), VIPS)
+    assert "names 0 of " in doubt(whole(version).replace(" : st", " st"), VIPS)
+    assert "an unknown number" in doubt(whole(version).replace("Listeners: ", "Binds: "), VIPS)
+
+
+@each_version
+def test_a_listener_of_unknown_origin_is_a_doubt(version: str) -> None:
+    """It may be a VIP under a number that haproxy has given it; so may all where it does not say whence they are."""
+    inherited = ORDINARY.replace("st=0x1", "st=0x0").replace("lport=18080", "lport=19999")
+    assert (
+        doubt(whole(version, more=inherited, listeners=1), VIPS) == "has descriptor 20 from somebody else (`show fd`)"
+    )
+    assert "from somebody else" in doubt(whole(version).replace(" st=0x", " st=0y"), VIPS)
+
+
+def test_a_copy_of_an_ordinary_unix_socket_is_no_doubt() -> None:
+    """HAProxy 3.0 makes one for each thread group, which it does not export."""
+    copy = ORDINARY.replace("st=0x1", "st=0x0").replace("fe=plain fam=ipv4 lport=18080", "fe=twice fam=unix")
+    assert doubt(whole("3.0", more=copy, listeners=1), VIPS) == ""
+
+
+# ---- whether it has let go -----------------------------------------------------------------------------------------
+
+
 @each_version
 def test_who_still_polls_is_seen(version: str) -> None:
     """Before the pause every VIP is polled; after it only the one that saw no connection."""
-    before = still_polled(answer(version, "show-fd"))
-    after = still_polled(answer(version, "look-when-paused"))
-    assert before >= {3, 4, 5, 6, 7, 8, *COPIES[version]}
-    assert after & {*VIPS, *COPIES[version]} == {8}
+    binds = binds_on(answer(version, "show-fd"), VIPS)
+    assert holding(answer(version, "show-fd"), binds) == binds
+    assert holding(answer(version, "look-when-paused"), binds) == (Bind(8, "six"),)
 
 
 @each_version
-def test_only_listeners_count_as_polled(version: str) -> None:
-    """Connections, timers and pipes, which are polled as well, are none of the descriptors that are reported."""
-    listeners = {
-        int(line.split(":", 1)[0]) for line in answer(version, "look-when-paused").splitlines() if " l.st=" in line
-    }
-    polled = {
-        int(line.split(":", 1)[0])
-        for line in answer(version, "look-when-paused").splitlines()
-        if " prmsk=" in line and " prmsk=0x0 " not in line
-    }
-    assert polled - listeners
-    assert still_polled(answer(version, "look-when-paused")) == polled & listeners
+def test_one_that_is_not_in_the_answer_may_be_polled(version: str) -> None:
+    """Whatever the answer is instead of a line about each."""
+    binds = binds_on(answer(version, "show-fd"), VIPS)
+    some = "".join(line for line in answer(version, "look-when-paused").splitlines(True) if " fe=plain " not in line)
+    assert holding(some, binds) == (Bind(3, "plain"), Bind(8, "six"))
+    for text in ("", "\n", "The command line is too big for the buffer size.\n", "Unknown command: 'show'\n"):
+        assert holding(text, binds) == binds
+        assert not never_says(text, binds)
 
 
 def test_any_thread_that_polls_is_seen() -> None:
     """A mask with only its highest of 64 threads set is polled all the same."""
     lines = answer("3.2", "look-when-paused").splitlines()
     (paused,) = [line for line in lines if " l.st=PAU fe=plain " in line]
-    assert still_polled(paused) == frozenset()
-    assert still_polled(paused.replace("prmsk=0x0", "prmsk=0x8000000000000000")) == {3}
+    assert holding(paused, [Bind(3, "plain")]) == ()
+    assert holding(paused.replace("prmsk=0x0", "prmsk=0x8000000000000000"), [Bind(3, "plain")]) == (Bind(3, "plain"),)
+
+
+def test_a_version_that_never_says_who_polls_is_not_waited_for() -> None:
+    """2.6.0 has no such word: that is no reason to look 200 times, and none to believe that nobody does."""
+    text = re.sub(r" prmsk=\S+", "", answer("2.6", "look-when-paused"))
+    assert holding(text, [Bind(3, "plain")]) == (Bind(3, "plain"),)
+    assert never_says(text, [Bind(3, "plain")])
+    assert not never_says(answer("2.6", "look-when-paused"), [Bind(3, "plain")])
+
+
+@each_version
+def test_what_goes_on_after_the_pause_is_seen(version: str) -> None:
+    """One that still accepts was not paused; where only connections are limited that does not show."""
+    binds = (Bind(3, "plain"), Bind(8, "six"), Bind(7, "twice", mixed=True))
+    assert not_paused(answer(version, "look-when-paused"), binds) == ()
+    assert not_paused(answer(version, "show-fd"), binds) == (Bind(3, "plain"), Bind(8, "six"))
+
+
+def test_a_listener_for_which_there_is_no_command_is_not_paused() -> None:
+    """That of a `stats socket`, and that of a `dgram-bind`, whose frontend is not said."""
+    assert [can_pause(Bind(3, name)) for name in ("web", "GLOBAL", "")] == [True, False, False]
 
 
 def test_a_look_asks_for_the_connections_and_for_each_listener() -> None:

@@ -14,6 +14,7 @@ from entrypoint.core.events import (
     Event,
     Exited,
     NotSpawned,
+    Poked,
     Reaped,
     ReloadAsked,
     Request,
@@ -67,16 +68,27 @@ def pid_of(number: int) -> int:
 
 
 def listening(
-    pid: int, *, bound: tuple[int, ...] = (3,), others: int = 0, polled: bool = True, connections: int = 1
+    pid: int,
+    *,
+    bound: tuple[int, ...] = (3,),
+    others: int = 0,
+    polled: bool = True,
+    paused: bool = False,
+    connections: int = 1,
 ) -> str:
     """Write what a haproxy would answer to `show fd;show info`; `others` are listeners that are no VIPs."""
+    state = "PAU" if paused else "RDY"
     mask = "0x3" if polled else "0x0"
     fds = "".join(
-        f"      {fd} : st=0x000023(cl heopi W:sRa R:sRA) ref=0 gid=1 tmask=0x3 umask=0x0 prmsk={mask} pwmsk=0x0 "
-        f"owner=0x55 iocb=0x55(sock_accept_iocb) l.st=RDY fe=f{fd} fam=ipv4 lport=80{fd}\n"
-        for fd in bound
+        f"      {fd} : st=0x{flags}(cl heopi W:sRa R:sRA) ref=0 gid=1 tmask=0x3 umask=0x0 prmsk={mask} pwmsk=0x0 "
+        f"owner=0x55 iocb=0x55(sock_accept_iocb) l.st={state} fe={frontend} fam=ipv4{port}\n"
+        for fd, flags, frontend, port in (
+            *((fd, "000023", f"f{fd}", f" lport=80{fd}") for fd in bound),
+            *((fd, "100023", "other", f" lport=90{fd}") for fd in range(20, 20 + others)),
+            (9, "000121", "GLOBAL", ""),
+        )
     )
-    listeners = len(bound) + others + 1  # its CLI's
+    listeners = len(bound) + others + 1  # its line to us
     jobs = listeners + connections + 2  # this conversation
     return (
         f"{fds}\nName: HAProxy\nVersion: 3.0.11\nPid: {pid}\nJobs: {jobs}\nListeners: {listeners}\n"
@@ -94,6 +106,8 @@ def possible(state: State) -> Iterator[Event]:
         yield ReloadAsked(Request("a client", 7))
         yield StopAsked("a client")
         yield UpgradeAsked(7)
+        if state.retiring:
+            yield from (Poked(()), Poked(("FD_A",)))
     elif not watching:
         yield Signalled(signal.SIGQUIT)
         yield Signalled(signal.SIGWINCH)
@@ -142,9 +156,10 @@ def _possible_for(generation: Generation, *, watching: bool, kept: bool) -> Iter
                 yield Answered(number, listening(generation.pid).partition("Name: ")[0])
         case Retiring(asked=True):
             if not watching:
-                yield Answered(number, listening(generation.pid))
-                yield Answered(number, listening(generation.pid, connections=0))
-            yield Answered(number, listening(generation.pid, polled=False))
+                yield Answered(number, listening(generation.pid, paused=True))
+                yield Answered(number, listening(generation.pid, paused=True, connections=0))
+                yield Answered(number, "The command line is too big for the buffer size.\n")
+            yield Answered(number, listening(generation.pid, paused=True, polled=False))
         case _:
             yield Answered(number, "late")
 

@@ -401,6 +401,7 @@ def test_the_metrics_are_the_status(exporter: Exporter) -> None:
         "last_known_good_active": 0,
         'vips{accepts="true"}': 1,
         'vips{accepts="false"}': 1,
+        'vips{accepts="unknown"}': 0,
         "uptime_seconds": 12.5,
     }
     assert {name: samples.get(f"safe_reload_{name}") for name in expected} == expected

@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -620,6 +621,51 @@ def test_a_poke_is_seen_where_ipv6_is_switched_off() -> None:
         return accepted(listeners.tags()["A"])
 
     assert apart(work) == 1
+
+
+def test_a_poke_is_accepted_where_only_data_would_be(listeners: Listeners, port: int) -> None:
+    """With defer-accept as well: the option is as it was afterwards, and no data has been sent to anybody."""
+    listeners.bind([Vip("127.0.0.1", port, "A")], freebind=False)
+    listeners.listen(["A"])
+    with socket.socket(fileno=os.dup(listeners.tags()["A"])) as vip:
+        vip.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 60)
+        before = vip.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT)
+        assert listeners.poke(["A"]) == ()
+        assert vip.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT) == before
+        client, _ = vip.accept()
+        with client:
+            assert _ends_without_data(client)
+
+
+def _ends_without_data(client: socket.socket) -> bool:
+    try:
+        return client.recv(10) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_a_poke_of_a_passed_unix_or_udp_socket_arrives() -> None:
+    """By path or by name; of one whose path is gone it is said that nothing gets through."""
+
+    def work() -> tuple[tuple[str, ...], list[bool], tuple[str, ...]]:
+        own_network()
+        path = tempfile.mktemp()
+        sockets = [socket.socket(socket.AF_UNIX) for _ in range(2)]
+        sockets[0].bind(path)
+        sockets[1].bind("\0poked")
+        for one in sockets:
+            one.listen()
+        sockets.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        sockets[2].bind(("127.0.0.1", 1025))
+        listeners = Listeners()
+        listeners.inherit([(f"T{number}", one.detach(), False, "", False) for number, one in enumerate(sockets)])
+        tags = listeners.tags()
+        missed = listeners.poke(tuple(tags))
+        readable = select.select(tags.values(), [], [], 0)[0]
+        os.unlink(path)
+        return missed, [tags[f"T{number}"] in readable for number in range(3)], listeners.poke(tuple(tags))
+
+    assert apart(work) == ((), [True] * 3, ("T0",))
 
 
 def test_only_the_named_vips_are_poked(listeners: Listeners, port: int) -> None:
