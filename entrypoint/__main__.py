@@ -12,6 +12,7 @@ import os  # noqa: E402
 import sys  # noqa: E402
 
 from entrypoint.core.command import is_question  # noqa: E402
+from entrypoint.core.inheritance import VARIABLE, parse_inheritance  # noqa: E402
 
 
 def main() -> None:
@@ -33,16 +34,40 @@ def _tags_of_instance(runtime_dir: str, name: str | None) -> frozenset[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Return the variables as our parent left them: CPython adds LC_CTYPE where no locale is set (PEP 538)."""
-    environment = dict(os.environ)
+    """Take back what CPython and the launcher have changed; return the variables as our parent left them.
+
+    The process's own are so too, afterwards, for what we execute with them: but for the launcher's.
+    """
+    inheritance = parse_inheritance(os.environ.get(VARIABLE, ""))
+    if inheritance and inheritance.standard:
+        lc_ctype = inheritance.lc_ctype
+        for standard, now in enumerate(inheritance.standard):
+            if now != standard:
+                os.dup2(now, standard)
+                os.close(now)
+    else:
+        lc_ctype = _lc_ctype()
+    # CPython has set it where the locale is C (PEP 538).
+    if lc_ctype is None:
+        os.environ.pop("LC_CTYPE", None)
+    elif os.environ.get("LC_CTYPE") != lc_ctype:
+        os.environ["LC_CTYPE"] = lc_ctype
+    # Without the one that has no name, which cannot be given to execve(2) from here.
+    environment = {name: value for name, value in os.environ.items() if name}
+    os.environ.pop(VARIABLE, None)
+    return environment
+
+
+def _lc_ctype() -> str | None:
+    """Return what the variable was when this process began; as it is where there is no /proc."""
     try:
         with open("/proc/self/environ", "rb") as file:
-            ours = not any(entry.startswith(b"LC_CTYPE=") for entry in file.read().split(b"\0"))
+            entries = file.read().split(b"\0")
     except OSError:
-        ours = False
-    if ours:
-        environment.pop("LC_CTYPE", None)
-    return environment
+        return os.environ.get("LC_CTYPE")
+    found = (entry.removeprefix(b"LC_CTYPE=") for entry in entries if entry.startswith(b"LC_CTYPE="))
+    first = next(found, None)
+    return None if first is None else os.fsdecode(first)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ from entrypoint.configurations import Configurations, in_memory
 from entrypoint.core.command import Serve, without_configurations
 from entrypoint.core.configuration import line_of_master_worker
 from entrypoint.core.events import Disk
+from entrypoint.core.inheritance import VARIABLE as INHERITED_VARIABLE
 from entrypoint.core.records import dataclass
 from entrypoint.core.settings import Settings
 from entrypoint.system.cli_channel import CliChannel
 from entrypoint.system.handover import Adopted, Offer
 from entrypoint.system.listeners import Listeners
 from entrypoint.system.processes import Birth
-from entrypoint.system.signals import INHERITED_VARIABLE
 from entrypoint.system.words import Words
 
 GENERATION_VARIABLE = "SAFE_RELOAD_GENERATION"
@@ -67,13 +67,13 @@ class ProgramBirth:
     """How any program that is not haproxy is started: with everything we have ourselves."""
 
     words: tuple[str, ...]
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] | None = None
+    """None for our own."""
     descriptors: tuple[int, ...] = ()
 
     def of(self, _number: int, *, kept: bool, bad: str) -> Newborn:  # noqa: ARG002  # it has no configuration
         """Return what to start."""
-        environment = {name: value for name, value in self.environment.items() if name != INHERITED_VARIABLE}
-        return Newborn(Birth(self.words, environment, self.descriptors, foreground=True))
+        return Newborn(Birth(self.words, self.environment, self.descriptors, foreground=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The command line: arguments and environment in, an exit status out."""
 
-import os
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
 from entrypoint import __version__
@@ -29,6 +29,8 @@ from entrypoint.core.command import (
 from entrypoint.core.configuration import tags
 from entrypoint.core.events import Level, Log
 from entrypoint.core.heritage import HeritageError
+from entrypoint.core.inheritance import VARIABLE as INHERITED_VARIABLE
+from entrypoint.core.inheritance import parse_inheritance
 from entrypoint.core.machine import Machine
 from entrypoint.core.settings import (
     ENVIRONMENT_PREFIX,
@@ -45,7 +47,7 @@ from entrypoint.serving import SPARE_DESCRIPTORS, Setting, serve
 from entrypoint.supervisor import Supervisor, World
 from entrypoint.system import files, signals
 from entrypoint.system.listeners import ListenError, Listeners
-from entrypoint.system.log import Logger, text_line, write_to_stderr
+from entrypoint.system.log import Logger, text_line, write, write_to_stderr
 from entrypoint.system.processes import Processes, find_program, raise_open_files
 
 _STDOUT = 1
@@ -91,8 +93,7 @@ def run(
         words = split(arguments)
         fatal = _fatal(words.given, environment)
         if words.text:
-            os.write(_STDOUT, f"{_text(words.text)}\n".encode())
-            return 0
+            return _tell(_text(words.text), fatal)
 
         def is_program(name: str) -> bool:
             return bool(find_program(name, environment))
@@ -102,8 +103,7 @@ def run(
             manual = "safe_reload check --help"
             rest = split(words.operands[1:])
             if rest.text:
-                os.write(_STDOUT, f"{_check_text(rest.text)}\n".encode())
-                return 0
+                return _tell(_check_text(rest.text), fatal)
             settings, warnings = read_settings((*words.given, *rest.given), environment)
             command, more = read_check(rest.operands, is_program=is_program)
             return _start(command, settings, (*warnings, *more), environment, mask, fatal, tags_of_instance)
@@ -120,6 +120,15 @@ def run(
         # The interpreter gives signals their default actions back when it ends: a late one must not change the status.
         signals.block_all()
     return _FAILED
+
+
+def _tell(text: str, fatal: Callable[[str], None]) -> int:
+    try:
+        write(_STDOUT, text)
+    except OSError as error:
+        fatal(f"stdout: {error.strerror}")
+        return _FAILED
+    return 0
 
 
 def _text_fatal(line: str) -> None:
@@ -204,7 +213,7 @@ def _start(
     logger = Logger(_level(settings, serves=serves), settings.log_format, name)
     for warning in (*warnings, *(command.warnings if isinstance(command, Serve) else ())):
         logger.write(Log(Level.WARNING, "configuration", warning))
-    inherited = signals.inherited(environment, mask)
+    inherited = signals.inherited(parse_inheritance(environment.get(INHERITED_VARIABLE, "")), mask)
     if settings.parent_death_signal:
         signals.set_parent_death_signal(settings.parent_death_signal)
     _become_reaper(logger, serves=serves or isinstance(command, Check), asked=settings.subreaper)
@@ -224,7 +233,7 @@ def _start(
             if settings.vips:
                 what = f"--vips does nothing: {words[0]} is not called haproxy, so it is run as any other program"
                 logger.write(Log(Level.WARNING, "configuration", what))
-            births = ProgramBirth(words, environment)
+            births = ProgramBirth(words)
         case RunOnce(words=words):
             raise_open_files(len(settings.vips) + SPARE_DESCRIPTORS)
             listeners.stand_in(settings.vips)
@@ -289,9 +298,14 @@ def _check_birth(
 def _become_reaper(logger: Logger, *, serves: bool, asked: bool) -> None:
     if signals.is_reaper():
         return
-    if serves or asked:
+    if asked:
         signals.become_subreaper()
         return
+    if serves:
+        # It may be denied (seccomp): nobody has asked for it, and haproxy's children are few.
+        with contextlib.suppress(PermissionError):
+            signals.become_subreaper()
+            return
     for line in _NOT_A_REAPER:
         logger.write(Log(Level.WARNING, "not_a_reaper", line))
 

@@ -23,8 +23,9 @@ from entrypoint.core.arguments import split
 from entrypoint.core.json_text import json_text
 from entrypoint.core.settings import Option, OptionError
 from entrypoint.core.verbs import SHORT, Question, help_text, read_question
+from entrypoint.system import files
 from entrypoint.system.instances import NoInstanceError, doubt, find, look, names, path_of, peer, who_may_ask
-from entrypoint.system.log import text_line, write_to_stderr
+from entrypoint.system.log import text_line, write, write_to_stderr
 
 _STDOUT, _STDERR = 1, 2
 _FAILED = 1
@@ -41,6 +42,10 @@ _GONE = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
 
 class DeniedError(NoInstanceError):
     """There is one, and it does not answer us."""
+
+
+class UnwrittenError(Exception):
+    """The answer could not be written; its text is one line for the user."""
 
 
 class LateError(Exception):
@@ -82,21 +87,23 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         words = split(arguments)
         if words.operands[0] == "exporter":
             return _exporter((*_again(words.given), *words.operands[1:]), environment)
-        # The door has blocked every signal, for PID 1's sake.
+        # Before a socket gets the number of a stdout that is closed.
+        files.fill_standard_descriptors(inheritable=False)
+        # The door has blocked every signal, for PID 1's sake. SIGPIPE stays ignored: that nobody reads what a reload
+        # has to say does not change what became of it.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         question = read_question(words.given, words.operands, environment)
         if question.text:
             help_wanted = question.text == "help"
-            _write(_STDOUT, help_text(question.verb) if help_wanted else f"safe_reload {__version__}")
+            _answer_with(help_text(question.verb) if help_wanted else f"safe_reload {__version__}")
             return 0
         return _answer(question, report.Style(colour=_wants_colour(environment)))
     except OptionError as error:
         return _fail(f"{error}; see safe_reload {words.operands[0]} --help", _FAILED)
     except NoInstanceError as error:
         return _fail(str(error), _NO_INSTANCE)
-    except ImportError as error:
+    except (ImportError, UnwrittenError) as error:
         return _fail(f"{error}", _FAILED)
 
 
@@ -136,12 +143,12 @@ def _answer(question: Question, style: report.Style) -> int:
 def _reload(path: str, _: Question, deadline: Deadline) -> int:
     success, serves, words = report.read_reload(_ask(path, "reload", deadline))
     if words:
-        _write(_STDERR, "\n".join(words))
+        _say(_STDERR, "\n".join(words))
     if success is None:
         return _fail(f"{path} does not know how to reload: its answer does not begin with Success=", _FAILED)
     if not success:
         return _FAILED
-    _write(_STDOUT, serves or report.current(_status_of(path, deadline)))
+    _say(_STDOUT, serves or report.current(_status_of(path, deadline)))
     return 0
 
 
@@ -149,7 +156,7 @@ def _status(path: str, question: Question, deadline: Deadline, style: report.Sty
     line = _ask(path, "status", deadline)
     status = _read_status(path, line)
     lines = [line.rstrip("\n")] if "json" in question.flags else report.report(status, time.time(), style)
-    _write(_STDOUT, "\n".join(lines))
+    _answer_with("\n".join(lines))
     return 0 if report.serves(status) else _FAILED
 
 
@@ -168,7 +175,7 @@ def _list(question: Question, style: report.Style) -> int:
         raise NoInstanceError(f"{question.runtime_dir}: no instance has its control socket there (--runtime-dir)")
     as_json = "json" in question.flags
     lines = [json_text(report.records(found))] if as_json else report.instances(found, time.time(), style)
-    _write(_STDOUT, "\n".join(lines))
+    _answer_with("\n".join(lines))
     return 0 if any(not isinstance(status, str) for _, status in found) else _NO_INSTANCE
 
 
@@ -233,13 +240,13 @@ def _upgrade(path: str, _: Question, deadline: Deadline) -> int:
             _pause(deadline)
         else:
             version, pid = (report.printable(status.get(name)) for name in ("version", "pid"))
-            _write(_STDOUT, f"safe_reload {version} (pid {pid}) runs")
+            _say(_STDOUT, f"safe_reload {version} (pid {pid}) runs")
             return 0
 
 
 def _metrics(path: str, _: Question, deadline: Deadline) -> int:
     status = _status_of(path, deadline)
-    _write_bytes(_STDOUT, _exporter_package().render(status))
+    _answer_with(_exporter_package().render(status).decode().rstrip("\n"))
     return 0
 
 
@@ -410,10 +417,20 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
-def _write(descriptor: int, text: str) -> None:
-    _write_bytes(descriptor, f"{text}\n".encode(errors="replace"))
+def _say(descriptor: int, text: str) -> None:
+    """Tell how it went, as the exit status does: without the words it went the same way."""
+    with contextlib.suppress(OSError):
+        write(descriptor, text)
 
 
-def _write_bytes(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
+def _answer_with(text: str) -> None:
+    """Write what was asked for.
+
+    Raises:
+        UnwrittenError: it cannot be written, so the question is not answered.
+
+    """
+    try:
+        write(_STDOUT, text)
+    except OSError as error:
+        raise UnwrittenError(f"stdout: {error.strerror}") from None

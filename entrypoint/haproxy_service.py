@@ -27,6 +27,8 @@ from entrypoint.core.events import (
 )
 from entrypoint.core.heritage import to_plain
 from entrypoint.core.history import BUCKETS, History
+from entrypoint.core.inheritance import VARIABLE as INHERITED_VARIABLE
+from entrypoint.core.inheritance import Inheritance, format_inheritance
 from entrypoint.core.lifecycle import NOT_ITS_OWN
 from entrypoint.core.one_line import one_line
 from entrypoint.core.records import dataclass, replace
@@ -40,7 +42,7 @@ from entrypoint.system.listeners import Listeners
 from entrypoint.system.notify import Notifier
 from entrypoint.system.predecessor import Predecessor
 from entrypoint.system.processes import Birth
-from entrypoint.system.signals import INHERITED_VARIABLE, Inherited, note
+from entrypoint.system.signals import Inherited, bits_of
 
 if TYPE_CHECKING:
     from entrypoint.desk import Desk
@@ -405,7 +407,9 @@ class HaproxyService:
         environment = dict(self._parts.environment)
         for name in (upgrade.HEIR_VARIABLE, upgrade.REHEARSAL_VARIABLE):
             environment.pop(name, None)
-        return {**environment, INHERITED_VARIABLE: note(self._parts.inherited)}
+        blocked, ignored = bits_of(self._parts.inherited.blocked), bits_of(self._parts.inherited.ignored)
+        inheritance = Inheritance(blocked, ignored, (0, 1, 2), environment.get("LC_CTYPE"))
+        return {**environment, INHERITED_VARIABLE: format_inheritance(inheritance)}
 
     # ---- the status ------------------------------------------------------------------------------------------------
 

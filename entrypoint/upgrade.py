@@ -100,9 +100,10 @@ def execute(
     try:
         for descriptor in (heir, *descriptors):
             os.set_inheritable(descriptor, True)
-        # Blocked they stay pending through the exec. A death that was noted and not reaped is asked for again.
+        # Blocked they stay pending through the exec. A death that was noted and not reaped is asked for again. Not by
+        # kill(2): that is how a signal looks that the kernel sends for a write of ours.
         for signum in {*resend(), signal.SIGCHLD}:
-            os.kill(os.getpid(), signum)
+            signal.raise_signal(signum)
         os.execve(program, words, {**environment, HEIR_VARIABLE: str(heir)})
     finally:
         for descriptor in (heir, *descriptors):

@@ -25,10 +25,11 @@ from entrypoint.exporter.collector import MissingError, render, require
 from entrypoint.exporter.instance import RUNTIME_DIR, Instance
 from entrypoint.exporter.server import AddressError, Server, listen
 from entrypoint.system import signals
-from entrypoint.system.log import Logger, text_line, write_to_stderr
+from entrypoint.system.log import Logger, text_line, write, write_to_stderr
 
 __all__ = ["MissingError", "main", "render"]
 
+_STDOUT = 1
 _NAME = "reload_exporter"
 """For ps(1), at most 15 bytes; not safe_reload, so that `pgrep safe_reload` goes on to mean PID 1."""
 
@@ -42,6 +43,10 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise _UsageError(f"{message}; see safe_reload exporter --help")
+
+    def print_help(self, file: object = None) -> None:
+        del file
+        write(_STDOUT, self.format_help().rstrip("\n"))
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:

@@ -2,7 +2,11 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+import resource
+from collections.abc import Iterable, Iterator, Sequence
+
+_MOST_DESCRIPTORS = 65536
+"""What is gone through where there is no /proc: 10 ms."""
 
 
 class PidFile:
@@ -124,14 +128,24 @@ def fill_standard_descriptors(*, inheritable: bool) -> None:
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+            except OSError:
+                # It holds the number, and to read and to write it is an error as before (open(2)).
+                os.open("/", os.O_PATH | os.O_CLOEXEC)
             os.set_inheritable(descriptor, inheritable)
 
 
 def keep_from_children() -> None:
     """Mark every descriptor from 3 up close-on-exec: what our parent left open is not haproxy's business."""
-    for name in os.listdir("/proc/self/fd"):
-        descriptor = int(name)
+    for descriptor in _open_descriptors():
         if descriptor > 2:
             with contextlib.suppress(OSError):
                 os.set_inheritable(descriptor, False)
+
+
+def _open_descriptors() -> Iterable[int]:
+    try:
+        return map(int, os.listdir("/proc/self/fd"))
+    except OSError:
+        return range(min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], _MOST_DESCRIPTORS))

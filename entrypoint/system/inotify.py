@@ -3,7 +3,9 @@
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+
+from entrypoint.libc import libc_functions
 
 _NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
 _MODIFY, _ATTRIB, _CLOSE_WRITE = 0x2, 0x4, 0x8
@@ -30,7 +32,10 @@ class Inotify:
                 of a uid together, or ENOSYS. The poll has to do.
 
         """
-        self._add, self._remove, self._errno, init = _functions()
+        # Only now: nobody pays for it who has switched watching off.
+        self._add, self._remove, init, self._errno = libc_functions(
+            "inotify_add_watch", "inotify_rm_watch", "inotify_init1"
+        )
         self._descriptor = init(_NONBLOCK_CLOEXEC)
         self._watches: set[int] = set()
         self._missing: set[str] = set()
@@ -104,32 +109,3 @@ class Inotify:
 
 def _field(events: bytes, at: int) -> int:
     return int.from_bytes(events[at : at + 4], sys.byteorder)
-
-
-def _functions() -> tuple[Callable[..., int], Callable[..., int], Callable[[], int], Callable[..., int]]:
-    """Return inotify_add_watch, inotify_rm_watch, what reads errno after them, and inotify_init1.
-
-    By `_ctypes` and not `ctypes`, which costs twice as much, and only now: a tenth of PID 1's memory that nobody pays
-    for who has switched watching off.
-
-    Raises:
-        OSError: there is no _ctypes, or no inotify in the C library.
-
-    """
-    try:
-        import _ctypes  # noqa: PLC0415  # see above
-    except ImportError as error:
-        raise OSError(errno.ENOSYS, f"inotify: {error}") from error
-
-    class Int(_ctypes._SimpleCData):  # type: ignore[type-arg]  # noqa: SLF001  # as in ctypes, and generic only there
-        _type_ = "i"
-
-    class Function(_ctypes.CFuncPtr):
-        _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
-        _restype_ = Int
-
-    library = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # the program itself
-    add, remove, init = (
-        Function(_ctypes.dlsym(library, name)) for name in ("inotify_add_watch", "inotify_rm_watch", "inotify_init1")
-    )
-    return add, remove, _ctypes.get_errno, init

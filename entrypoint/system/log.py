@@ -5,6 +5,7 @@ and for the alerts of a haproxy, room is kept: they say why a start or a reload 
 """
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -20,6 +21,7 @@ from entrypoint.core.settings import LogFormat
 from entrypoint.core.types import Any
 
 _STDERR = 2
+_NOBODY_READS = (errno.EPIPE, errno.EBADF)
 _NAMES = {Level.ERROR: "ERROR", Level.WARNING: "WARN ", Level.INFO: "INFO ", Level.DEBUG: "DEBUG"}
 _MARKS = {b"[ALERT]": Level.ERROR, b"[WARNING]": Level.WARNING, b"[DIAG]": Level.WARNING}
 """How haproxy begins a line that matters."""
@@ -341,3 +343,19 @@ def write_to_stderr(line: str | bytes) -> None:
     with contextlib.suppress(OSError):
         while data and stderr.wait(end - time.monotonic()):
             data = data[stderr.write(data) :]
+
+
+def write(descriptor: int, text: str) -> None:
+    """Write a text for somebody who asked for it, unless nobody reads it any more, or the descriptor is closed.
+
+    Raises:
+        OSError: it cannot be written: the disk is full.
+
+    """
+    data = f"{valid(text)}\n".encode()
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+    except OSError as error:
+        if error.errno not in _NOBODY_READS:
+            raise

@@ -25,7 +25,8 @@ class Birth:
     """Everything about a new process but its signals."""
 
     words: Sequence[str]
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] | None
+    """None for our own, to the letter: what is no NAME=VALUE and what is there twice, too."""
     descriptors: Sequence[int] = ()
     """Those of ours that it inherits, under the same numbers."""
     foreground: bool = False
@@ -80,8 +81,10 @@ class Processes:
         of CPU, as much as half of haproxy's own start, and taken from the haproxy that serves. But a child of ours can
         take the terminal, ignore what we catch, and say in our words why something cannot be executed.
         """
+        if birth.foreground or self._owed is None or birth.environment is None:
+            return None
         program = find_program(birth.words[0], birth.environment) if birth.words else None
-        if birth.foreground or self._owed is None or not program:
+        if not program:
             return None
         # dup2 of a descriptor to itself has it inherited: glibc 2.29, musl 1.1.24, POSIX 2024.
         moves = [(os.POSIX_SPAWN_DUP2, one, one) for one in birth.descriptors]
@@ -159,12 +162,17 @@ class Processes:
             self._prepare()
             _execute(birth.words, birth.environment)
         except ValueError as error:
-            self._complain(f"exec {birth.words[0]} failed: {error}")
+            self._fail(birth, str(error))
         except OSError as error:
-            self._complain(f"exec {birth.words[0]} failed: {error.strerror}")
+            self._fail(birth, error.strerror)
             status = {errno.ENOENT: _NOT_FOUND, errno.EACCES: _NOT_EXECUTABLE}.get(error.errno or 0, 1)
         finally:
             os._exit(status)
+
+    def _fail(self, birth: Birth, why: str | None) -> None:
+        # Whoever read our stderr may have gone, and the status has to be another one than SIGPIPE's.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        self._complain(f"exec {birth.words[0]} failed: {why}")
 
 
 def _take_terminal() -> None:
@@ -175,7 +183,7 @@ def _take_terminal() -> None:
             raise
 
 
-def _execute(words: Sequence[str], environment: Mapping[str, str]) -> None:
+def _execute(words: Sequence[str], environment: Mapping[str, str] | None) -> None:
     """Do what execvp(3) does, a script without an interpreter line included.
 
     Not `os.execvpe`, which imports a module on its way and so needs a descriptor that a child may no longer have.
@@ -185,20 +193,27 @@ def _execute(words: Sequence[str], environment: Mapping[str, str]) -> None:
 
     """
     failure: OSError = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-    for path in _candidates(words[0], environment):
+    for path in _candidates(words[0], os.environ if environment is None else environment):
         try:
             try:
-                os.execve(path, list(words), environment)
+                _exec(path, list(words), environment)
             except OSError as error:
                 if error.errno != errno.ENOEXEC:
                     raise
-                os.execve("/bin/sh", ["sh", path, *words[1:]], environment)
+                _exec("/bin/sh", ["sh", path, *words[1:]], environment)
         except (FileNotFoundError, NotADirectoryError) as error:
             if "/" in words[0]:
                 failure = error
         except PermissionError as error:
             failure = error
     raise failure
+
+
+def _exec(path: str, words: list[str], environment: Mapping[str, str] | None) -> None:
+    if environment is None:
+        os.execv(path, words)
+    else:
+        os.execve(path, words, environment)
 
 
 def _candidates(name: str, environment: Mapping[str, str]) -> list[str]:

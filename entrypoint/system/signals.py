@@ -1,14 +1,20 @@
 """Signals: what was inherited, what arrives, and what prctl(2) arranges around them.
 
-Owns the process's signal mask and dispositions, and the pipe through which arrivals reach the loop.
+Owns the process's signal mask and dispositions, and the descriptor through which arrivals reach the loop.
 """
 
+import contextlib
 import os
+import select
 import signal
-from collections.abc import Iterator, Mapping
+import struct
+import sys
+from collections.abc import Iterable, Iterator
 
+from entrypoint.core.inheritance import Inheritance
 from entrypoint.core.records import dataclass
 from entrypoint.core.types import Any
+from entrypoint.libc import libc_functions
 
 try:
     import prctl
@@ -32,11 +38,29 @@ SYNCHRONOUS = frozenset(
 )
 """What the kernel sends when we err; forwarding it would make our fault the child's (tini does the same)."""
 TERMINAL = frozenset({signal.SIGTTIN, signal.SIGTTOU})
-"""Ignored, so that a terminal with `tostop` cannot stop us when we write to it (tini does the same)."""
-CAUGHT = CATCHABLE - SYNCHRONOUS - TERMINAL
+"""Blocked, so that a terminal with `tostop` cannot stop us when we write to it, and dropped (tini ignores them)."""
+OWN_DOING = frozenset(
+    {
+        signal.SIGPIPE,
+        signal.SIGXFSZ,
+        signal.SIGXCPU,
+        signal.SIGVTALRM,
+        signal.SIGPROF,
+        signal.SIGIO,
+        signal.SIGURG,
+    }
+)
+"""What the kernel may send for something that we did: wrote, used the CPU, had descriptors. Not SIGALRM, which is from
+somebody who wants the program ended by then (`perl -e 'alarm 9; exec @ARGV'`), nor what a terminal sends to all."""
+CAUGHT = CATCHABLE - SYNCHRONOUS - TERMINAL - OWN_DOING
 
-INHERITED_VARIABLE = "SAFE_RELOAD_INHERITED"
-"""Set by the launcher: SigBlk and SigIgn of /proc/self/status (proc(5)) before Python started, with a colon between."""
+_SI_USER = 0
+_HIDDEN = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
+_SIGINFO = "IiiI"
+_SIGINFO_BYTES = 128  # struct signalfd_siginfo: uint32_t signo; int32_t errno, code; uint32_t pid; and more
+_MOST_AT_ONCE = 64 * _SIGINFO_BYTES
+_SIGSET_BYTES = 128
+_NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class PrctlError(OSError):
@@ -51,62 +75,98 @@ class Inherited:
     ignored: frozenset[int]
 
 
-def inherited(environment: Mapping[str, str], mask: frozenset[int]) -> Inherited:
+def inherited(inheritance: Inheritance | None, mask: frozenset[int]) -> Inherited:
     """Find out what was inherited.
 
     Args:
-        environment: all variables; the launcher's note in it is believed.
+        inheritance: what the launcher told, which is believed.
         mask: the mask as it was before Python code changed it.
 
     CPython has ignored SIGPIPE and SIGXFSZ before the first line of Python runs (Python/pylifecycle.c,
-    `signal_install_handlers`): what they were is known from the note alone, and without it they count as not ignored.
-    All other dispositions are still there to be seen, but for those of TERMINAL after an upgrade: they are our last
-    life's, and the note says what they were before.
+    `signal_install_handlers`): without the launcher they count as not ignored.
 
     """
-    hidden = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
-    ignored = frozenset(signum for signum in CATCHABLE - hidden if signal.getsignal(signum) is signal.SIG_IGN)
-    try:
-        blocked, noted = (_signals_of(int(part, 16)) for part in environment.get(INHERITED_VARIABLE, "").split(":"))
-    except ValueError:
-        return Inherited(mask, ignored)
-    return Inherited(blocked, (ignored - TERMINAL) | (noted & (hidden | TERMINAL)))
+    if inheritance:
+        return Inherited(_signals_of(inheritance.blocked), _signals_of(inheritance.ignored))
+    ignored = (signum for signum in CATCHABLE - _HIDDEN if signal.getsignal(signum) is signal.SIG_IGN)
+    return Inherited(mask, frozenset(ignored))
 
 
 def _signals_of(bits: int) -> frozenset[int]:
     return frozenset(signum for signum in CATCHABLE if bits >> (signum - 1) & 1)
 
 
+def bits_of(signums: Iterable[int]) -> int:
+    """Return these signals as a mask of proc(5)."""
+    return sum(1 << (signum - 1) for signum in signums)
+
+
 class Arrivals:
     """The signals that arrive, as a readable descriptor.
 
-    A pipe and not a socket pair: one byte a signal fits 65,536 times into a pipe, and some 280 times into a socket.
+    Most have a handler that does nothing: the interpreter has written their number into a pipe by then, so that a
+    second TERM counts also while the loop is busy. A pipe and not a socket pair: one byte a signal fits 65,536 times
+    into a pipe, and some 280 times into a socket. Those of OWN_DOING stay blocked and are read from a signalfd(2),
+    which alone tells who has sent them.
     """
 
     def __init__(self) -> None:
-        """Catch everything catchable, then let through what has been blocked since the start."""
-        self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        """Catch everything catchable, then let through what has been blocked since the start.
+
+        Raises:
+            OSError: there is no signalfd.
+
+        """
+        self._reader, writer = os.pipe2(_NONBLOCK_CLOEXEC)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         for signum in CAUGHT:
             signal.signal(signum, _nothing)
-        for signum in TERMINAL:
-            signal.signal(signum, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        blocked = OWN_DOING | TERMINAL
+        signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, CATCHABLE - blocked)
+        self._signalfd = _signalfd(blocked)
+        self._pid = os.getpid()
+        # Readable when one of them is.
+        self._both = select.epoll()
+        for descriptor in (self._reader, self._signalfd):
+            self._both.register(descriptor, select.EPOLLIN)
 
     def fileno(self) -> int:
         """Return the descriptor to wait for."""
-        return self._reader
+        return self._both.fileno()
 
     def read(self) -> Iterator[int]:
-        """Yield the signals that have arrived, in order."""
-        try:
-            yield from os.read(self._reader, 4096)
-        except BlockingIOError:
-            return
+        """Yield the signals that have arrived, in order, but for the kernel's answers to what we did."""
+        yield from _read(self._reader, 4096)
+        infos = _read(self._signalfd, _MOST_AT_ONCE)
+        for start in range(0, len(infos), _SIGINFO_BYTES):
+            signum, _, code, pid = struct.unpack_from(_SIGINFO, infos, start)
+            # SI_KERNEL, or the number of an event of a descriptor. And for a write of ours that failed a signal comes
+            # as if we had sent it to ourselves.
+            own_doing = code > 0 or (code == _SI_USER and pid == self._pid)
+            if signum not in TERMINAL and not own_doing:
+                yield signum
 
 
 def _nothing(_signum: int, _frame: object) -> None:
     """Handle a signal: the interpreter has written its number to the pipe already."""
+
+
+def _signalfd(signums: Iterable[int]) -> int:
+    signalfd, errno = libc_functions("signalfd")
+    mask = bits_of(signums).to_bytes(8, sys.byteorder).ljust(_SIGSET_BYTES, b"\0")
+    descriptor = signalfd(-1, mask, _NONBLOCK_CLOEXEC)
+    if descriptor < 0:
+        code = errno()
+        raise OSError(code, f"signalfd: {os.strerror(code)}")
+    return descriptor
+
+
+def _read(descriptor: int, most: int) -> bytes:
+    try:
+        return os.read(descriptor, most)
+    except BlockingIOError:
+        return b""
 
 
 def block_all() -> None:
@@ -115,32 +175,30 @@ def block_all() -> None:
 
 
 def let_through() -> None:
-    """Let every signal through."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-def note(inherited_ones: Inherited) -> str:
-    """Write what was inherited as the launcher does, for a program that takes our place."""
-    blocked, ignored = (
-        sum(1 << (signum - 1) for signum in signums) for signums in (inherited_ones.blocked, inherited_ones.ignored)
-    )
-    return f"{blocked:016x}:{ignored:016x}"
+    """Let every signal through that has a handler here."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, CAUGHT | SYNCHRONOUS)
 
 
 def restore(wanted: Inherited) -> None:
-    """Give this process, a child about to exec, the dispositions and then the mask that were inherited."""
+    """Give this process, a child about to exec, the dispositions and then the mask that were inherited.
+
+    Not SIG_SETMASK: the C library would take its own two signals out of the mask, which are as they were inherited.
+    """
     for signum in CATCHABLE:
         signal.signal(signum, signal.SIG_IGN if signum in wanted.ignored else signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, wanted.blocked)
+    signal.pthread_sigmask(signal.SIG_BLOCK, wanted.blocked)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, CATCHABLE - wanted.blocked)
 
 
 def owed(wanted: Inherited) -> tuple[frozenset[int], frozenset[int]] | None:
     """Return what posix_spawn(3) has to do instead of `restore`: the mask, and what to reset; None where it cannot.
 
-    exec(2) resets what is caught, and leaves ignored what is ignored: of what Arrivals catches a child can ignore
-    nothing.
+    exec(2) resets what is caught, and leaves ignored what is ignored: what Arrivals catches, or an older version has
+    caught before an upgrade, a child cannot ignore.
     """
-    return None if wanted.ignored - TERMINAL else (wanted.blocked, TERMINAL - wanted.ignored)
+    if any(signum in CAUGHT or signal.getsignal(signum) is not signal.SIG_IGN for signum in wanted.ignored):
+        return None
+    return wanted.blocked, _HIDDEN - wanted.ignored
 
 
 # ---- prctl(2) ------------------------------------------------------------------------------------------------------
@@ -157,8 +215,11 @@ def can_signal_others() -> bool:
 
 
 def is_reaper() -> bool:
-    """Tell whether orphans come to us."""
-    return os.getpid() == 1 or bool(prctl and prctl.get_child_subreaper())
+    """Tell whether orphans come to us, as far as we are allowed to ask."""
+    try:
+        return os.getpid() == 1 or bool(prctl and prctl.get_child_subreaper())
+    except OSError:
+        return False
 
 
 def set_parent_death_signal(signum: int) -> None:
@@ -197,7 +258,9 @@ def set_name(name: str) -> None:
     Not python-prctl's `set_proctitle` as well: it dies of SIGSEGV where the arguments are longer than some 8 kB.
     """
     if prctl:
-        prctl.set_name(name)
+        # A seccomp filter may deny it.
+        with contextlib.suppress(OSError):
+            prctl.set_name(name)
 
 
 def _require() -> Any:  # python-prctl has no type information

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from tests.system.launcher import launcher
 from tests.waiting import eventually
 
 REPOSITORY = Path(__file__).parents[2]
@@ -121,7 +122,7 @@ class Upbringing:
     limits: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     blocked: frozenset[int] = frozenset()
     ignored: frozenset[int] = frozenset()
-    launched: bool = False  # by a launcher that tells ours, in SAFE_RELOAD_INHERITED, what CPython cannot know
+    launched: bool = False  # ours by its launcher, as in the image
     subreaper: bool = False
     stdin: int = subprocess.DEVNULL
     stderr: int | None = None
@@ -142,7 +143,7 @@ class Life:
         self._has_parent = up.as_pid1 or bool(up.under)
         self.environment = _environment(program, up)
         self.popen = subprocess.Popen(  # pytest has one thread
-            [*_parent(up), *program.words, *arguments],
+            [*_parent(up), *_init(program, up), *arguments],
             stdin=up.stdin,
             stdout=self._stdout,
             stderr=self._stderr if up.stderr is None else up.stderr,
@@ -284,15 +285,14 @@ def _parent(up: Upbringing) -> list[str]:
 
 def _environment(program: Program, up: Upbringing) -> dict[str, str | bytes]:
     environment: dict[str, str | bytes] = {} if up.bare_environment else {"PATH": os.environ.get("PATH", os.defpath)}
-    if program.is_ours:
+    if program.is_ours and not up.launched:
         environment["PYTHONPATH"] = str(REPOSITORY)
-        if up.launched:
-            environment["SAFE_RELOAD_INHERITED"] = f"{_mask(up.blocked)}:{_mask(up.ignored)}"
     return environment | dict(up.environment)
 
 
-def _mask(numbers: Iterable[int]) -> str:
-    return f"{sum(1 << (number - 1) for number in numbers):016x}"
+def _init(program: Program, up: Upbringing) -> Sequence[str]:
+    """Return the words that start the init itself."""
+    return (str(launcher()),) if program.is_ours and up.launched else program.words
 
 
 def _bring_up(up: Upbringing) -> None:
