@@ -12,9 +12,9 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="launcher.")  # as long as this pro
 
 
 @functools.cache
-def launcher() -> Path:
-    """Build it, once, as the Dockerfile does; return the program."""
-    folder = Path(_FOLDER.name)
+def launcher(python: str = sys.executable) -> Path:
+    """Build it, once, as the Dockerfile does, for this interpreter; return the program."""
+    folder = Path(tempfile.mkdtemp(dir=_FOLDER.name))
     start = folder / "lib" / "safe_reload"
     start.parent.mkdir()
     text = (_ROOT / "docker" / "start.py").read_text()
@@ -22,10 +22,11 @@ def launcher() -> Path:
         text = text.replace("sys.path.append(", f"sys.path.append({path!r})\nsys.path.append(", 1)
     start.write_text(text)
     program = folder / "safe_reload"
-    words = [sys.executable, "-I", "-S", "-X", "utf8", str(start)]
+    words = [python, "-I", "-S", "-X", "utf8", str(start)]
     command = "-DCOMMAND=" + ", ".join(f'"{word}"' for word in words)
     source = _ROOT / "docker" / "launcher.c"
     warnings = ("-Wall", "-Wextra", "-Werror")
     subprocess.run(["musl-gcc", "-static", "-O2", *warnings, command, "-o", program, source], check=True)
-    folder.chmod(0o755)
+    for readable in (Path(_FOLDER.name), folder):
+        readable.chmod(0o755)
     return program

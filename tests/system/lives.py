@@ -118,7 +118,9 @@ class Upbringing:
     environment: Mapping[str, str | bytes] = field(default_factory=dict)
     bare_environment: bool = False  # nothing but `environment`
     directory: Path = Path("/")
+    directory_is_gone: bool = False  # it is one in `directory`
     umask: int = 0o022
+    nice: int = 0
     limits: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     blocked: frozenset[int] = frozenset()
     ignored: frozenset[int] = frozenset()
@@ -127,6 +129,7 @@ class Upbringing:
     stdin: int = subprocess.DEVNULL
     stderr: int | None = None
     controlling_terminal: bool = False  # stdin becomes it
+    standard: Mapping[int, int] = field(default_factory=dict)  # which descriptor takes the place of which of the three
     closed: Collection[int] = ()
     passed: Collection[int] = ()
     under: Sequence[str] = ()  # a command that starts the init as its only child
@@ -301,6 +304,12 @@ def _bring_up(up: Upbringing) -> None:
         signal.signal(number, signal.SIG_IGN if number in up.ignored else signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, up.blocked)
     os.umask(up.umask)
+    os.nice(up.nice)
+    if up.directory_is_gone:
+        gone = up.directory / "gone"
+        gone.mkdir()
+        os.chdir(gone)
+        gone.rmdir()
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     for limit, soft_and_hard in up.limits.items():
         resource.setrlimit(limit, soft_and_hard)
@@ -308,6 +317,8 @@ def _bring_up(up: Upbringing) -> None:
         _become_subreaper()
     if up.controlling_terminal:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    for number, descriptor in up.standard.items():
+        os.dup2(descriptor, number)
     for number in up.closed:
         os.close(number)
 

@@ -119,7 +119,7 @@ def test_each_signal_arrives(ignored: frozenset[int]) -> None:
         for number in CATCHABLE:
             signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
         arrivals = Arrivals()
-        found = []
+        found: list[int] = []
         for number in sorted(CATCHABLE - SYNCHRONOUS):
             by_another(number)
             found += {number} & set(all_of(arrivals))
