@@ -111,7 +111,7 @@ class Adoption:
         self._stop()
         if not self._keeper:
             return
-        if runtime_api.pid(witness.answer) is None:
+        if witness.failure or runtime_api.pid(witness.answer) is None:
             # It dies, and then it is forgotten; or it has no descriptors for this question, either.
             self._ask_again()
         elif self._tries < _MOST_TRIES and self._keeper.binds_itself(self._number, witness.answer):

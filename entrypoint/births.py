@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 from entrypoint.configurations import Configurations, in_memory
-from entrypoint.core.command import Serve, without_configurations
+from entrypoint.core.command import Serve, with_configuration, without_configurations
 from entrypoint.core.configuration import line_of_master_worker
 from entrypoint.core.events import Disk
 from entrypoint.core.inheritance import VARIABLE as INHERITED_VARIABLE
@@ -136,7 +136,7 @@ class HaproxyBirth:
         taken = ("-x", offer.argument) if offer else ()
         descriptors = (*vips.values(), *channel.inherited, *(offer.inherited if offer else ()), *passed)
         newborn.birth = Birth(
-            (self.command.program, "-db", "-f", channel.configuration, *taken, *arguments),
+            (self.command.program, "-db", *taken, *with_configuration(arguments, channel.configuration)),
             environment,
             descriptors,
             stderr=words.writer,

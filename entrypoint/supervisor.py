@@ -438,6 +438,10 @@ class Supervisor:
             return
         self.sources.remove(conversation)
         del self._conversations[number]
+        if conversation.failure:
+            conversation.close()
+            self._events.append(Unanswered(number, conversation.failure))
+            return
         try:
             goes_on = conversation.proceed()
         except OSError:

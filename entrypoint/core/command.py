@@ -173,6 +173,17 @@ def _original(operands: Sequence[str]) -> Serve:
     )
 
 
+def with_configuration(arguments: Sequence[str], path: str) -> tuple[str, ...]:
+    """Return haproxy's arguments with one more file, which it reads after the others."""
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            return (*arguments, path)
+        if word.startswith(_TAKES_A_VALUE):
+            next(words, None)
+    return (*arguments, "-f", path)
+
+
 def without_configurations(arguments: Sequence[str]) -> tuple[str, ...]:
     """Return haproxy's arguments without the files and folders that it reads."""
     kept: list[str] = []

@@ -181,6 +181,8 @@ class Unanswered:
     """A generation's CLI closed without an answer, or could not be reached."""
 
     number: int
+    failure: str = ""
+    """What it did that no haproxy does, as the end of a sentence; empty when it may do better if it is asked again."""
 
 
 @dataclass(frozen=True, slots=True)

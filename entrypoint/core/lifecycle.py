@@ -144,8 +144,8 @@ def _decide(state: State, event: Event) -> Step:
             return state, (Log(level, "reaped", f"Reaped zombie process with pid={pid}"),)
         case Answered(number=number, text=text):
             return _answered(state, number, text)
-        case Unanswered(number=number):
-            return _unanswered(state, number)
+        case Unanswered(number=number, failure=failure):
+            return _unanswered(state, number, failure)
         case Poked(missed=missed):
             return retiring.poked(state, missed)
         case Elapsed(timer=timer):
@@ -253,9 +253,11 @@ def _answered(state: State, number: int, text: str) -> Step:
             return state, ()
 
 
-def _unanswered(state: State, number: int) -> Step:
+def _unanswered(state: State, number: int, failure: str = "") -> Step:
     generation = state.find(number)
     match generation:
+        case Generation(phase=Candidate(given_up="", answer="")) if failure:
+            return _give_up(state, generation, failure)
         case Generation(phase=Retiring()):
             return retiring.drain_as_it_is(state, generation)
         case Generation(phase=Candidate(given_up="", answer="") as phase):

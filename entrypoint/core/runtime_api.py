@@ -10,7 +10,10 @@ from entrypoint.core.records import dataclass
 
 WHO = "show info"
 DESCRIPTORS = "show fd"
-OF_A_CANDIDATE = (DESCRIPTORS, WHO)
+ROOM_FOR_SESSIONS = "set maxconn frontend #0 4096"
+"""Has the CLI take more sessions than any `stats maxconn` says: ours are among them, and must not wait for the end of
+those that the user has on a `stats socket`. #0 is the CLI's own frontend (haproxy's `cli_alloc_fe`)."""
+OF_A_CANDIDATE = (ROOM_FOR_SESSIONS, DESCRIPTORS, WHO)
 """Who it is comes last: an answer that says so is whole, also when the process has been killed while it answered.
 
 Of half an answer it would look as if no `bind` used a VIP, and the VIP would be closed.

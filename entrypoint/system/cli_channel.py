@@ -2,13 +2,28 @@
 
 haproxy listens on one end of a socket pair (`stats socket "sockpair@N"`) and accepts each socket that is sent through
 it. No path, no abstract name: nobody but us can reach a CLI that may do anything, and none is left behind.
+
+haproxy is not trusted. It inherits our end of the pair as well, so it can make that one blocking at any time: the mode
+is the open file description's, which it shares (fcntl(2)). So nothing here relies on it: MSG_DONTWAIT does the same for
+one call (send(2)). And of what it answers only so much is taken.
 """
 
 import contextlib
 import os
 import socket
+import sys
 from collections.abc import Iterable, Iterator
 
+MOST_ANSWERED = 16 << 20
+"""Bytes of an answer. `show fd` has 240 for each listener (measured with 2.6 to 3.5): 1 MB for 4,096 VIPs, and this is
+enough for 4,096 with 16 shards each, or for tens of thousands of connections that a candidate has before it answers."""
+_PIECE = 65536
+_MOST_PIECES = 16
+"""Pieces of an answer that are taken in a turn of the loop."""
+_SESSIONS_AT_THE_START = 32
+"""The user's `stats maxconn` and ours are one limit, because haproxy counts all CLI sessions together
+(`global.cli_fe`): this one holds until it is raised (`runtime_api.ROOM_FOR_SESSIONS`), and is enough for ours and for
+those that clients of the user's `stats socket` have waiting. haproxy sets as many descriptors aside."""
 _LONGEST_LINE = 4096
 """Well below tune.bufsize (16,384 unless changed), which bounds a command line of the CLI."""
 
@@ -33,9 +48,13 @@ class CliChannel:
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._ours.setblocking(False)
         # On one thread: haproxy binds a listener in each thread group, and dies where that of a socket pair is twice.
-        line = f'global\n  stats socket "sockpair@{self._theirs.fileno()}" level admin expose-fd listeners thread 1/1\n'
+        lines = (
+            "global",
+            f'  stats socket "sockpair@{self._theirs.fileno()}" level admin expose-fd listeners thread 1/1',
+            f"  stats maxconn {_SESSIONS_AT_THE_START}",
+        )
         self._fragment = os.memfd_create("safe_reload", os.MFD_CLOEXEC)
-        os.write(self._fragment, line.encode())
+        os.write(self._fragment, "".join(f"{line}\n" for line in lines).encode())
 
     def fileno(self) -> int:
         """Return the descriptor of our end."""
@@ -52,7 +71,7 @@ class CliChannel:
 
     @property
     def configuration(self) -> str:
-        """The file to give haproxy before the user's: at that place a `global` section never trips `nbthread`."""
+        """The file to give haproxy after the user's, so that no `stats maxconn` is after ours."""
         return f"/dev/fd/{self._fragment}"
 
     def spawned(self) -> None:
@@ -90,6 +109,8 @@ class Conversation:
         self._lines = _lines(commands)
         self._session: socket.socket | None = None
         self._answer = bytearray()
+        self.failure = ""
+        """One line; empty unless haproxy has answered more than is taken."""
         self.proceed()
 
     def fileno(self) -> int:
@@ -104,20 +125,26 @@ class Conversation:
             return False
         self._session = _session(self._channel)
         with contextlib.suppress(OSError):
-            self._session.send(line.encode())
+            self._session.send(line.encode(), socket.MSG_NOSIGNAL)
         return True
 
     def read(self) -> bool:
         """Take what has arrived; True when this line has been answered, or never will be."""
         assert self._session
         try:
-            while data := self._session.recv(65536):
+            for _ in range(_MOST_PIECES):
+                data = self._session.recv(_PIECE)
+                if not data:
+                    return True
                 self._answer += data
+                if len(self._answer) > MOST_ANSWERED:
+                    self.failure = f"answers with more than {MOST_ANSWERED} bytes"
+                    return True
         except BlockingIOError:
             return False
         except OSError:
             return True
-        return True
+        return False
 
     @property
     def answer(self) -> str:
@@ -135,7 +162,10 @@ def _session(channel: socket.socket) -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     ours.setblocking(False)
     with theirs, contextlib.suppress(OSError):
-        socket.send_fds(channel, [b"\0"], [theirs.fileno()])
+        # Not socket.send_fds, which in Python 3.11 forgets its flags.
+        rights = theirs.fileno().to_bytes(4, sys.byteorder)
+        how = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+        channel.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], how)
     return ours
 
 

@@ -22,7 +22,8 @@ each batch with four bytes. With each descriptor comes the length and name of it
 name of its interface, and four bytes without a meaning. Numbers are the machine's `int`. What is not exported, an
 inherited socket above all, is not counted; who has nothing to export hangs up without a word.
 
-Nothing here blocks: haproxy waits for us, and we for nobody.
+Nothing here blocks: haproxy waits for us, and we for nobody. The session that a candidate sends us is an open file
+description that it shares, and so is its mode (fcntl(2)): each call says itself that it does not wait.
 """
 
 import contextlib
@@ -42,8 +43,10 @@ _MOST_PASSED = 253
 _LONGEST_BATCH = 8192
 """Bytes in a batch that we send: fits into any socket's empty buffer, so that sending never has to wait."""
 _LONGEST_RECORD = 1 + 255 + 1 + 255 + _INT.size
-_MOST = 1 << 20
-"""The kernel's own limit for descriptors in a process (fs.nr_open, unless raised)."""
+_MOST = 1 << 16
+"""Sockets that are taken: 4,096 addresses with 16 shards each."""
+_MOST_TURNS = 64
+"""What is received at most in a turn of the loop: a peer may send as fast as we read."""
 _PARAMETERS = _INT.size
 
 
@@ -81,6 +84,10 @@ class Taking:
         self._number = bytearray()
         self._records = bytearray()
         self._descriptors: list[int] = []
+        self._names: list[tuple[bytes, bytes]] = []
+        """Namespace and interface of the sockets whose records have come."""
+        self._parsed = 0
+        """Bytes of the records."""
         self._sockets: tuple[Passed, ...] = ()
         self._finished = False
         self.failure = ""
@@ -99,7 +106,9 @@ class Taking:
 
     def read(self) -> bool:
         """Take what has arrived; True when that was all, or when it failed."""
-        while not self._finished:
+        for _ in range(_MOST_TURNS):
+            if self._finished:
+                break
             try:
                 arrived = self._receive()
             except BlockingIOError:
@@ -116,7 +125,7 @@ class Taking:
                     self._hung_up()
                 elif self._count is not None and len(self._descriptors) == self._count:
                     self._parse()
-        return True
+        return self._finished
 
     def close(self) -> None:
         """Hang up; what came, but for `sockets`, is closed."""
@@ -149,31 +158,30 @@ class Taking:
 
     def _parse(self) -> None:
         """Finish, if every socket has its record."""
-        names: list[tuple[bytes, bytes]] = []
-        offset = 0
-        for _ in self._descriptors:
+        while len(self._names) < len(self._descriptors):
             try:
-                namespace, offset = _name(self._records, offset)
+                namespace, offset = _name(self._records, self._parsed)
                 interface, offset = _name(self._records, offset)
             except IndexError:
                 return
-            offset += _PARAMETERS
-            names.append((namespace, interface))
-        if offset > len(self._records):
+            self._parsed = offset + _PARAMETERS
+            self._names.append((namespace, interface))
+        if self._parsed > len(self._records):
             return
-        if offset < len(self._records):
+        if self._parsed < len(self._records):
             self._fail("says more than it passes")
             return
         passed: list[Passed] = []
         try:
-            for names_of_it in names:
-                passed.append(Passed(socket.socket(fileno=self._descriptors[0]), *names_of_it))
-                del self._descriptors[0]
+            for descriptor, names in zip(self._descriptors, self._names, strict=True):
+                passed.append(Passed(socket.socket(fileno=descriptor), *names))
         except OSError:
+            del self._descriptors[: len(passed)]
             for one in passed:
                 one.socket.close()
             self._fail("passes what is not a socket")
             return
+        self._descriptors.clear()
         self._sockets = tuple(passed)
         self.close()
 
@@ -231,7 +239,7 @@ class Offer:
             if not self._session and self._ours.fileno() >= 0:
                 self._accept()
             while self._session:
-                data = self._session.recv(_INT.size if self._asked else len(_REQUEST) + 1)
+                data = self._session.recv(_INT.size if self._asked else len(_REQUEST) + 1, socket.MSG_DONTWAIT)
                 if data:
                     self._hear(data)
                 else:
@@ -268,7 +276,7 @@ class Offer:
             session.close()
             self._end("the candidate sent what is not a session")
             return
-        session.setblocking(False)
+        # Not made non-blocking: haproxy has made it, and may change its mode at any time.
         self._session = session
 
     def _hear(self, data: bytes) -> None:
@@ -310,9 +318,14 @@ class Offer:
         """
         assert self._session
         try:
-            sent = socket.send_fds(self._session, [data], list(descriptors), socket.MSG_NOSIGNAL)
+            # Not socket.send_fds, which in Python 3.11 forgets its flags.
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, b"".join(map(_INT.pack, descriptors)))]
+            sent = self._session.sendmsg(
+                [data], rights if descriptors else [], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+            )
         except BlockingIOError as error:
-            raise OSError(error.errno, "the candidate does not read") from error
+            # Without the number, which would make a BlockingIOError of it.
+            raise OSError(0, "the candidate does not read") from error
         if sent != len(data):
             raise OSError(0, "the candidate does not read")
 
@@ -403,7 +416,8 @@ def _receive(channel: socket.socket, length: int, most: int) -> tuple[bytes, lis
         OSError: as recvmsg(2).
 
     """
-    data, messages, flags, _ = channel.recvmsg(length, socket.CMSG_LEN(most * _INT.size), socket.MSG_CMSG_CLOEXEC)
+    how = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+    data, messages, flags, _ = channel.recvmsg(length, socket.CMSG_LEN(most * _INT.size), how)
     descriptors: list[int] = []
     for level, kind, content in messages:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -414,7 +428,7 @@ def _receive(channel: socket.socket, length: int, most: int) -> tuple[bytes, lis
 def _send(channel: socket.socket, data: bytes) -> None:
     """Send a few bytes; if the peer is gone, reading will tell."""
     with contextlib.suppress(OSError):
-        channel.send(data, socket.MSG_NOSIGNAL)
+        channel.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
 def _record(one: Passed) -> bytes:

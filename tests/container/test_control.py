@@ -1,5 +1,6 @@
 """What is asked inside the container, as an operator, a sidecar and Prometheus ask."""
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -46,6 +47,38 @@ def series(lb: Balancer) -> int:
     """Return how many series the exporter serves while there is it and one haproxy."""
     eventually(lambda: len(lb.children()) == 2)
     return sum(not line.startswith("#") for line in http(lb, "/metrics")[1].splitlines())
+
+
+USERS_OWN = """
+global
+    stats socket ipv4@127.0.0.1:9999 level admin
+    stats maxconn 2
+    stats timeout 1h
+"""
+
+
+def test_sessions_on_the_users_own_cli_hold_up_nothing(start: Start, image: str) -> None:
+    """However many stay open, each is answered, and reloads, the status and a start after a crash are as without."""
+    lb = start(image, text=configuration("one", USERS_OWN))
+    lb.begins("one")
+    for number in range(2, 5):
+        with contextlib.ExitStack() as sessions:
+            for _ in range(20):
+                session = sessions.enter_context(lb.connect(9999))
+                session.sendall(b"prompt\n")
+                assert session.recv(100)
+            lb.edit(configuration(f"reload {number}", USERS_OWN))
+            assert run(lb, "safe_reload", "reload")[0] == 0
+            assert lb.get() == f"reload {number}"
+            assert "Name: HAProxy" in ask(lb, OURS, "@1 show info\n")
+    eventually(lambda: len(lb.children()) == 1)
+    os.kill(lb.children()[0], signal.SIGKILL)
+    eventually(lambda: "unasked" in lb.log)
+    lb.serves("reload 4")
+
+    assert "has not let go" not in lb.log
+    assert "not_ready" not in lb.log
+    assert "is killed" not in lb.log
 
 
 def test_reload_returns_when_the_new_configuration_answers(start: Start, image: str) -> None:

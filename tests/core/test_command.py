@@ -18,6 +18,7 @@ from entrypoint.core.command import (
     read_check,
     read_command,
     verb_of,
+    with_configuration,
     without_configurations,
 )
 from entrypoint.core.vips import VipError, parse_vips
@@ -333,6 +334,7 @@ def test_a_value_is_not_taken_for_an_argument(option: str, value: str) -> None:
     assert command.warnings == ()
     assert command.configurations == ((value, "a.cfg") if option.startswith("-f") else ("a.cfg",))
     assert command.folder == (value if option.startswith("-C") else None)
+    assert with_configuration(command.arguments, "z") == (*command.arguments, "-f", "z")
     rest = without_configurations(command.arguments)
     assert rest == (() if option.startswith("-f") else (option, value))
 
@@ -350,6 +352,7 @@ def test_every_configuration_is_known() -> None:
     assert command.configurations == ("a.cfg", "conf.d", "b.cfg", "-D")
     assert command.folder == "/etc/lb"
     assert command.arguments == ("-C", "/etc/lb", "-f", "a.cfg", "-V", "-f", "conf.d", "--", "b.cfg", "-D")
+    assert with_configuration(command.arguments, "z") == (*command.arguments, "z")
 
 
 @pytest.mark.parametrize("line", ["haproxy", "haproxy -V", "-V", "haproxy -n 5", "haproxy --"])

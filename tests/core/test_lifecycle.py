@@ -305,6 +305,17 @@ def test_what_there_was_no_room_for_while_somebody_served_delays_nothing_later()
     assert set(timers(state).values()) == {2 * FIRST_RESTART_DELAY}  # a death, and one start without room
 
 
+def test_a_candidate_that_answers_what_no_haproxy_does_is_killed() -> None:
+    """To ask again would be to be answered so again."""
+    state = lifecycle.step(State(SMALL), Began((("FD_A", 3),)))[0]
+    state = lifecycle.step(state, Spawned(1, pid_of(1)))[0]
+    state, effects = lifecycle.step(state, Unanswered(1, "answers without an end"))
+    assert Send(1, signal.SIGKILL) in effects
+    state, effects = lifecycle.step(state, Exited(1, -signal.SIGKILL))
+    lines = [effect.message for effect in effects if isinstance(effect, Log)]
+    assert f"generation 1 (pid {pid_of(1)}) answers without an end: it was killed" in lines
+
+
 def test_a_candidate_that_could_not_be_asked_is_asked_again() -> None:
     """It may serve already: what was missing was our own descriptor, or the end of its answer."""
     state = lifecycle.step(State(SMALL), Began((("FD_A", 3),)))[0]
@@ -424,7 +435,7 @@ def test_one_that_dies_before_it_has_let_go_leaves_the_vips_to_its_successor() -
 def test_half_an_answer_closes_no_vip(version: str) -> None:
     """A candidate may be killed while it answers: what it had no time to say is not what it does not use."""
     vips = tuple((f"FD_{number}", number) for number in range(3, 10))
-    whole = "".join(answer(version, command.replace(" ", "-")) for command in runtime_api.OF_A_CANDIDATE)
+    whole = "\n" + "".join(answer(version, command.replace(" ", "-")) for command in runtime_api.OF_A_CANDIDATE[1:])
     seen = set()
     for length in range(0, len(whole), 7):
         state, _ = lifecycle.step(State(CLIENTS), Began(vips))

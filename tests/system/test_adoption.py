@@ -36,7 +36,7 @@ class Line:
 class Witness:
     """A question to a generation that hangs up."""
 
-    answer = ""
+    answer = failure = ""
 
     def __init__(self, session: socket.socket) -> None:
         """Wait on this connection."""

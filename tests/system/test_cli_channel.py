@@ -226,5 +226,6 @@ def test_the_configuration_can_be_read_again_and_again(channel: CliChannel) -> N
             assert (
                 file.read()
                 == f'global\n  stats socket "sockpair@{theirs}" level admin expose-fd listeners thread 1/1\n'
+                "  stats maxconn 32\n"
             )
     channel.spawned()

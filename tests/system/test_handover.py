@@ -429,6 +429,26 @@ def test_a_candidate_that_dies_before_it_asks_ends_the_offer() -> None:
         offer.close()
 
 
+def test_a_candidate_that_makes_its_session_blocking_is_not_waited_for() -> None:
+    """The session that it sends is an open file description that it keeps, too, and so is its mode."""
+    with nothing_leaks(), listeners(1) as kept:
+        offer = Offer(map(Passed, kept))
+        session, theirs = socket.socketpair()
+        with session, theirs, socket.socket(fileno=os.dup(offer.inherited[0])) as channel:
+            socket.send_fds(channel, [b"\0"], [theirs.fileno()])
+            offer.spawned()
+            assert not offer.proceed()
+            os.set_blocking(theirs.fileno(), True)
+            assert not offer.proceed()
+            for length in (65536, 1):
+                with suppress(BlockingIOError):
+                    while True:
+                        theirs.send(bytes(length), socket.MSG_DONTWAIT)
+            session.send(b"_getsocks\n")
+            assert offer.proceed()
+            assert offer.failure == "the candidate does not read"
+
+
 def test_only_haproxys_end_is_for_haproxy() -> None:
     """One descriptor is for haproxy, named by the argument; nothing is inherited by chance."""
     with nothing_leaks():
