@@ -369,6 +369,7 @@ class HaproxyService:
         """End: hang up on everybody who asks."""
         if self._notices:
             self._notices.update(self._state)
+            self._notices.close()
         if self._presence:
             self._presence.close()
         if self._desk:

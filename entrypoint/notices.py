@@ -4,6 +4,7 @@ Follows from the state, so that a reload has the same messages whatever asked fo
 (sd_notify(3)). HAProxy's own notes leave the number of connections to future work.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 
@@ -16,6 +17,10 @@ from entrypoint.system.notify import Notifier, monotonic_usec
 
 _REFRESH = 5.0
 """Seconds between two looks at how many connections there are; only where somebody listens."""
+_AGAIN_AFTER = 0.1
+"""Seconds after which it is tried again whether systemd has room in its queue."""
+_LAST_WORDS_WITHIN = 2.0
+"""Seconds that the end waits for such room."""
 _EXTENSION = 30.0
 """Seconds that are asked for at a time; asked for again after a third of it, so that a missed one does no harm."""
 _SLICE = 64
@@ -49,7 +54,10 @@ class Notices:
         self._last_death = ""
         self._survey: Survey | None = None
         self._connections: int | None = None
+        self._forgotten: deque[str] = deque()
         self._unstored: deque[tuple[str, int]] = deque()
+        self._due: dict[str, object] = {}
+        """What is to be said as soon as there is room, and of which only the newest value matters."""
         if notifier.unusable:
             log(Log(Level.WARNING, "notify", notifier.unusable))
 
@@ -87,7 +95,7 @@ class Notices:
             if not current.kept:
                 self._failure = ""
         self._say_stages(state)
-        self._send_status()
+        self._send_all()
         self._be_patient(state)
         if changed:
             self._refresh()
@@ -142,7 +150,7 @@ class Notices:
             self._unsent.extend(left["unsent"])
             self._sources.alarm("unsent", 0.0, self._send_all)
             self._sources.alarm("refresh", 0.0, self._refresh)
-            self._watch()
+            self._sources.alarm("watchdog", 0.0, self._watch)
             self._store_some()
 
     # ---- messages --------------------------------------------------------------------------------------------------
@@ -153,22 +161,41 @@ class Notices:
         self._send_all()
 
     def _send_all(self) -> None:
+        """Send all that is to be said; what finds no room waits, and nobody with it."""
+        words = self._words()
         while self._unsent:
-            self._status = self._words()
-            self._tell(self._notifier.send(**self._unsent[0], STATUS=self._status))
-            if self._notifier.deaf:
-                self._sources.alarm("unsent", _REFRESH, self._send_all)
+            if not self._try(self._unsent[0], words):
                 return
             self._unsent.popleft()
+        if self._due:
+            if not self._try(self._due):
+                return
+            self._due = {}
+        # READY=1 is the first thing that is said: there are who read one message and no more.
+        if words != self._status and (self._ready or self._stopping):
+            self._try({}, words)
 
-    def _send_status(self) -> None:
-        if not (self._ready or self._stopping):
-            # READY=1 is the first thing that is said: there are who read one message and no more.
-            return
-        words = self._words()
-        if words != self._status and not self._unsent:
-            self._tell(self._notifier.send(STATUS=words))
-            self._status = "" if self._notifier.deaf else words
+    def _try(self, lines: Mapping[str, object], words: str | None = None) -> bool:
+        """Send one message, with a status if there is one; False where that has to be tried again."""
+        self._tell(self._notifier.send(**lines, **({} if words is None else {"STATUS": words})))
+        if self._notifier.deaf:
+            self._sources.alarm("unsent", self._pause, self._send_all)
+            return False
+        if words is not None:
+            self._status = words
+        return True
+
+    @property
+    def _pause(self) -> float:
+        """Seconds until it makes sense to try again."""
+        return _AGAIN_AFTER if self._notifier.busy else _REFRESH
+
+    def close(self) -> None:
+        """Say what has found no room so far, as far as there is some now: nobody is served any more."""
+        end = time.monotonic() + _LAST_WORDS_WITHIN
+        while self._unsent and self._notifier.busy and time.monotonic() < end:
+            self._notifier.wait(end - time.monotonic())
+            self._send_all()
 
     def _words(self) -> str:
         state = self._state
@@ -216,21 +243,23 @@ class Notices:
             kept: how many are.
 
         """
-        for name in forgotten:
-            self._tell(self._notifier.remove(name))
+        self._forgotten.extend(forgotten)
         if self._notifier.stores:
             names, failure = self._notifier.fit(descriptors, kept)
             self._tell(failure)
             self._unstored.extend((name, descriptors[name]) for name in names)
 
     def _store_some(self) -> None:
-        for _ in range(min(_SLICE, len(self._unstored))):
-            self._tell(self._notifier.store(*self._unstored[0]))
+        for _ in range(min(_SLICE, len(self._forgotten) + len(self._unstored))):
+            if self._forgotten:
+                self._tell(self._notifier.remove(self._forgotten[0]))
+            else:
+                self._tell(self._notifier.store(*self._unstored[0]))
             if self._notifier.deaf:
-                self._sources.alarm("store", _REFRESH, self._store_some)
+                self._sources.alarm("store", self._pause, self._store_some)
                 return
-            self._unstored.popleft()
-        if self._unstored:
+            (self._forgotten or self._unstored).popleft()
+        if self._forgotten or self._unstored:
             self._sources.alarm("store", 0.01, self._store_some)
 
     # ---- what is said again and again ------------------------------------------------------------------------------
@@ -239,11 +268,13 @@ class Notices:
         interval = self._notifier.watchdog_interval
         if interval:
             self._sources.alarm("watchdog", interval, self._watch)
-            self._tell(self._notifier.send(WATCHDOG=1))
+            self._due["WATCHDOG"] = 1
+            self._send_all()
 
     def _extend(self) -> None:
         self._sources.alarm("extend", _EXTENSION / 3, self._extend)
-        self._tell(self._notifier.send(EXTEND_TIMEOUT_USEC=int(_EXTENSION * 1_000_000)))
+        self._due["EXTEND_TIMEOUT_USEC"] = int(_EXTENSION * 1_000_000)
+        self._send_all()
 
     def _refresh(self) -> None:
         """Count the connections, and say so if it is another number."""
@@ -258,7 +289,7 @@ class Notices:
 
     def _counted(self, found: dict[int, int | None]) -> None:
         self._connections = sum(count or 0 for count in found.values())
-        self._send_status()
+        self._send_all()
 
 
 def _reload_of(state: State) -> int:

@@ -64,6 +64,8 @@ from entrypoint.system.words import Words
 
 _SIGCHLD = signal.SIGCHLD
 _SOFT_STOP = signal.SIGUSR1
+_PUBLISH_AGAIN_AFTER = 5.0
+"""Seconds."""
 _PAUSE_AFTER_ERROR = 0.1
 """Seconds; bounds how often an unexpected error can be logged."""
 
@@ -287,8 +289,7 @@ class Supervisor:
             case Listen(tags=tags, doubtful=doubtful):
                 world.listeners.listen(tags, doubtful)
             case Publish(pid=pid):
-                if world.pid_file:
-                    world.pid_file.write(pid)
+                self._publish(pid)
             case Adopt(number=number):
                 self._adoption.ask(number)
             case Log():
@@ -300,6 +301,20 @@ class Supervisor:
                     world.service.carry_out(effect)
             case _:
                 assert_never(effect)
+
+    def _publish(self, pid: int, *, again: bool = False) -> None:
+        """Write the pid file; where that cannot be done there is none, and it is tried again."""
+        pid_file = self._world.pid_file
+        if not pid_file or (again and pid not in self._world.processes.pids().values()):
+            return
+        self.sources.cancel(pid_file)
+        try:
+            pid_file.write(pid)
+        except OSError as error:
+            if not again:
+                what = f"the pid file {pid_file.path} cannot be written, and is tried again: {error.strerror}"
+                self.log(Log(Level.ERROR, "pid_file", what))
+            self.sources.alarm(pid_file, _PUBLISH_AGAIN_AFTER, lambda: self._publish(pid, again=True))
 
     def _spawn(self, number: int, *, kept: bool, bad: str) -> None:
         world = self._world

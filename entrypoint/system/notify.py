@@ -19,8 +19,8 @@ _LONGEST_VALUE = 2048
 """Bytes. systemd throws a whole datagram away that is longer than 4096 (NOTIFY_BUFFER_MAX)."""
 _LONGEST_NAME = 255
 """FDNAME_MAX of sd_notify(3)."""
-_PATIENCE = 1000
-"""Milliseconds to wait for room in systemd's queue: net.unix.max_dgram_qlen may be as few as ten messages."""
+_PATIENCE = 5.0
+"""Seconds without room in systemd's queue before that is said; net.unix.max_dgram_qlen may be as few as ten."""
 
 
 def monotonic_usec() -> int:
@@ -39,8 +39,10 @@ class Notifier:
     def __init__(self, environment: Mapping[str, str]) -> None:
         """Read what systemd says of itself; the variables stay as they are."""
         self._socket: socket.socket | None = None
-        self._patience = _PATIENCE
-        self._failed = False
+        self._deaf_since: float | None = None
+        self._told = False
+        self.busy = False
+        """systemd's queue was full: there is room as soon as it reads."""
         self._room = 0
         self._address = _address(environment.get("NOTIFY_SOCKET", ""))
         if not self._address:
@@ -61,7 +63,7 @@ class Notifier:
     @property
     def deaf(self) -> bool:
         """Whether the last message could not be sent."""
-        return self._failed
+        return self._deaf_since is not None
 
     @property
     def stores(self) -> bool:
@@ -125,25 +127,25 @@ class Notifier:
         try:
             # Each time anew: what listens there may be another socket than last time.
             self._socket.connect(self._address)
-            self._give(self._socket, message, rights)
+            self._socket.sendmsg([message], rights, socket.MSG_DONTWAIT)
         except OSError as error:
-            # Who has let us wait once does not get the time of those who are served again.
-            self._patience = 0
-            told, self._failed = self._failed, True
-            what = ", ".join(lines)
-            return None if told else f"systemd could not be told {what}: {error.strerror or error}; serving goes on"
-        self._patience = _PATIENCE
-        self._failed = False
+            now = time.monotonic()
+            if self._deaf_since is None:
+                self._deaf_since = now
+            self.busy = isinstance(error, BlockingIOError)
+            if self._told or (self.busy and now - self._deaf_since < _PATIENCE):
+                return None
+            self._told = True
+            return f"systemd could not be told {', '.join(lines)}: {error.strerror or error}; serving goes on"
+        self._deaf_since, self._told, self.busy = None, False, False
         return None
 
-    def _give(self, line: socket.socket, message: bytes, rights: list[tuple[int, int, bytes]]) -> None:
-        try:
-            line.sendmsg([message], rights)
-        except BlockingIOError:
+    def wait(self, seconds: float) -> None:
+        """Wait for room in systemd's queue; only where nobody is served any more."""
+        if self._socket:
             room = select.poll()
-            room.register(line, select.POLLOUT)
-            room.poll(self._patience)
-            line.sendmsg([message], rights)
+            room.register(self._socket, select.POLLOUT)
+            room.poll(max(0.0, seconds) * 1000)
 
 
 def _address(text: str) -> str | bytes:

@@ -7,11 +7,14 @@ it counts only if the program is called haproxy and listens on an address and po
 import os
 import signal
 import socket
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 
 from entrypoint.core.vips import ANY, Vip
 
+_ROOM = 32
+"""Bytes; more than a pid has."""
 _LISTENS = "0A"
 """TCP_LISTEN in /proc/net/tcp (proc(5))."""
 _ANY_OF_BOTH = bytes(16)
@@ -51,9 +54,7 @@ def find(path: str, vips: Iterable[Vip]) -> Predecessor | None:
 
     """
     try:
-        # A pipe would be waited for.
-        with open(path, encoding="ascii", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            pid = int(file.read(32).split()[0])
+        pid = int(_beginning(path).split()[0])
         descriptor = os.pidfd_open(pid)
     except (OSError, ValueError, IndexError, OverflowError):
         return None
@@ -61,6 +62,15 @@ def find(path: str, vips: Iterable[Vip]) -> Predecessor | None:
         return Predecessor(pid, descriptor)
     os.close(descriptor)
     return None
+
+
+def _beginning(path: str) -> bytes:
+    """Return what a file begins with; nothing of what is no file, and a pipe is not waited for."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, _ROOM) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    finally:
+        os.close(descriptor)
 
 
 def _is_haproxy(pid: int) -> bool:

@@ -1,5 +1,6 @@
 """What systemd hears, in order, from a real safe_reload with a real haproxy: no reload left open, no failure unsaid."""
 
+import contextlib
 import itertools
 import os
 import re
@@ -44,7 +45,15 @@ class Systemd:
 
     def listen(self) -> None:
         """Begin to listen."""
+        self.bind()
+        self.read()
+
+    def bind(self) -> None:
+        """Be there, and read nothing yet."""
         self._socket.bind(str(self.path))
+
+    def read(self) -> None:
+        """Begin to read."""
         self._reader.start()
 
     def _read(self) -> None:
@@ -93,6 +102,11 @@ class Instance:
     def kill(self, signum: signal.Signals) -> None:
         """Send it a signal."""
         self.process.send_signal(signum)
+
+    def serves(self) -> bool:
+        """Tell whether the VIP accepts."""
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", self.port)) == 0
 
     def children(self) -> list[int]:
         """Return the pids of its children, oldest first."""
@@ -378,11 +392,7 @@ def test_a_systemd_that_was_deaf_is_told_later(begin: Begin, tmp_path: Path) -> 
     """READY and what follows in their order, and the VIPs: a start that was not heard of would be a failed one."""
     lb = begin(code="import entrypoint.notices as n; n._REFRESH = 0.1", FDSTORE="2")
 
-    def serves() -> bool:
-        with socket.socket() as client:
-            return client.connect_ex(("127.0.0.1", lb.port)) == 0
-
-    eventually(serves)
+    eventually(lb.serves)
     (first,) = eventually(lb.children)
     lb.kill(signal.SIGUSR1)
     eventually(lambda: lb.children() and first not in lb.children())
@@ -390,4 +400,30 @@ def test_a_systemd_that_was_deaf_is_told_later(begin: Begin, tmp_path: Path) -> 
     systemd.listen()
     eventually(lambda: systemd.said() == ["READY", "RELOADING", "READY"])
     eventually(lambda: systemd.stored)
+    systemd.close()
+
+
+def test_a_queue_that_is_full_holds_up_nobody_and_loses_nothing(begin: Begin, tmp_path: Path) -> None:
+    """Until systemd reads, safe_reload reloads and tells it later, in order; also what it says at its end."""
+    systemd = Systemd(tmp_path / "notify")
+    systemd.bind()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as others:
+        others.connect(str(systemd.path))
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                others.send(b"STATUS=another service", socket.MSG_DONTWAIT)
+    lb = begin(WATCHDOG_USEC="200000000", FDSTORE="2")
+    (first,) = eventually(lb.children)
+    eventually(lb.serves)
+    lb.kill(signal.SIGUSR1)
+    eventually(lambda: lb.children() and first not in lb.children())
+    assert systemd.said() == []
+    systemd.read()
+    eventually(lambda: systemd.said() == ["READY", "RELOADING", "READY"])
+    eventually(lambda: systemd.how_often("WATCHDOG") and systemd.stored)
+    statuses = [text for text in systemd.statuses() if text != "another service"]
+    assert all("generation 2" in text for text in statuses)
+    lb.kill(signal.SIGTERM)
+    lb.process.wait(timeout=30)
+    eventually(lambda: systemd.said() == ["READY", "RELOADING", "READY", "STOPPING"])
     systemd.close()

@@ -11,6 +11,7 @@ import pytest
 
 from entrypoint.core.one_line import one_line
 from entrypoint.system.notify import Notifier, monotonic_usec
+from tests.waiting import eventually
 
 OURS = str(os.getpid())
 
@@ -122,15 +123,24 @@ def test_a_failure_is_told_once(tmp_path: Path) -> None:
 
 
 def test_a_systemd_that_does_not_read_holds_nobody_up(recorder: Recorder) -> None:
-    """Its queue is full: one message waits for a moment, the others for nothing, and nothing raises."""
+    """Its queue is full: no message waits, and where it stays so, that is said once."""
     with notifier(recorder.environment) as systemd:
-        answers = [systemd.send(STATUS=number) for number in range(20_000)]
-    told = [answer for answer in answers if answer]
-    assert told == ["systemd could not be told STATUS: Resource temporarily unavailable; serving goes on"]
+        while not systemd.busy:
+            assert systemd.send(STATUS="on") is None
+        said = eventually(lambda: systemd.send(STATUS="still on"))
+        assert said == "systemd could not be told STATUS: Resource temporarily unavailable; serving goes on"
+        assert systemd.send(STATUS="still on") is None
+        assert systemd.busy
+        assert systemd.deaf
+        while recorder.message() != "STATUS=on":
+            pass
+        systemd.wait(20)
+        assert systemd.send(STATUS="back") is None
+        assert not systemd.deaf
 
 
 def test_a_full_queue_that_is_read_loses_nothing(recorder: Recorder) -> None:
-    """A burst that is longer than the queue arrives whole and in order, as 4,096 VIPs do."""
+    """A burst that is longer than the queue arrives whole, as 4,096 VIPs do, for who sends again what found no room."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -138,7 +148,11 @@ def test_a_full_queue_that_is_read_loses_nothing(recorder: Recorder) -> None:
         os.write(writer, str(len(set(got.split()))).encode())
         os._exit(0)
     with notifier(recorder.environment) as systemd:
-        assert [systemd.send(STATUS=number) for number in range(4096)] == [None] * 4096
+        for number in range(4096):
+            assert systemd.send(STATUS=number) is None
+            while systemd.deaf:
+                systemd.wait(20)
+                assert systemd.send(STATUS=number) is None
     os.waitpid(pid, 0)
     assert os.read(reader, 100) == b"4096"
     os.close(reader)

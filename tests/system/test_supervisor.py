@@ -345,9 +345,10 @@ def test_haproxy_does_not_get_what_systemd_means_for_us(begin: Begin) -> None:
 
 
 def test_a_pid_file_that_can_no_longer_be_written_is_a_log_line(begin: Begin, tmp_path: Path) -> None:
-    """What fails after the start is reported, and the reload succeeds all the same."""
+    """What fails after the start is reported, the reload succeeds all the same, and the file comes when it can."""
     folder = tmp_path / "run"
-    lb = begin("--pid-file", str(folder / "pid"))
+    soon = "from entrypoint import supervisor; supervisor._PUBLISH_AGAIN_AFTER = 0.1"
+    lb = begin("--pid-file", str(folder / "pid"), code=soon)
     eventually(lambda: lb.get() == "1")
     eventually((folder / "pid").exists)
     (folder / "pid").unlink()
@@ -355,8 +356,41 @@ def test_a_pid_file_that_can_no_longer_be_written_is_a_log_line(begin: Begin, tm
     lb.process.send_signal(signal.SIGUSR1)
     eventually(lambda: lb.get() == "2")
 
-    eventually(lambda: "publish: " in lb.log)
-    assert "No such file or directory" in lb.log
+    eventually(lambda: "the pid file " in lb.log)
+    assert "cannot be written, and is tried again: No such file or directory" in lb.log
+    folder.mkdir()
+    eventually((folder / "pid").exists)
+    assert (folder / "pid").read_text() == f"{lb.haproxy()}\n"
+    assert lb.log.count("cannot be written") == 1
+
+
+def test_a_pipe_in_the_place_of_a_file_of_ours_is_not_waited_for(begin: Begin, tmp_path: Path) -> None:
+    """One that is there at the start is replaced, and one that comes later is left."""
+    paths = [tmp_path / name for name in ("pid", "haproxy.last-known-good", "haproxy.sock", "notify")]
+    for path in paths:
+        os.mkfifo(path)
+    writers = [os.open(path, os.O_RDWR) for path in paths]
+    options = ("--name", "haproxy", "--runtime-dir", str(tmp_path), "--state-dir", str(tmp_path))
+    try:
+        lb = begin("--pid-file", str(paths[0]), *options, environment={"NOTIFY_SOCKET": str(paths[3])})
+        assert eventually(lambda: lb.get() == "1")
+        eventually(paths[0].is_file)
+        assert paths[0].read_text() == f"{lb.haproxy()}\n"
+        eventually(paths[2].is_socket)
+        assert lb.log.count("systemd could not be told") == 1
+        lb.process.send_signal(signal.SIGUSR1)
+        assert eventually(lambda: lb.get() == "2")
+        eventually(lambda: lb.log.count("is current") == 2)
+        paths[0].unlink()
+        os.mkfifo(paths[0])
+    finally:
+        for writer in writers:
+            os.close(writer)
+    lb.process.send_signal(signal.SIGTERM)
+
+    assert lb.process.wait(timeout=30) == 0
+    assert paths[0].is_fifo()
+    assert "a bug in safe_reload" not in lb.log
 
 
 @pytest.mark.parametrize("option", ["--ready-timeout", "--drain-timeout"])
