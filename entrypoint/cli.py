@@ -213,6 +213,10 @@ def _start(
     logger = Logger(_level(settings, serves=serves), settings.log_format, name)
     for warning in (*warnings, *(command.warnings if isinstance(command, Serve) else ())):
         logger.write(Log(Level.WARNING, "configuration", warning))
+    if isinstance(command, Serve) and command.master_cli:
+        ours = f"{settings.runtime_dir}/{name}.sock"
+        what = f"haproxy's -S is dropped: safe_reload is the master, and {ours} answers instead of {command.master_cli}"
+        logger.write(Log(Level.WARNING, "configuration", what))
     inherited = signals.inherited(parse_inheritance(environment.get(INHERITED_VARIABLE, "")), mask)
     if settings.parent_death_signal:
         signals.set_parent_death_signal(settings.parent_death_signal)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from entrypoint.core.arguments import Arguments, split
-from entrypoint.core.records import dataclass
+from entrypoint.core.records import dataclass, replace
 from entrypoint.core.settings import OptionError
 from entrypoint.core.vips import VipError, parse_vips
 
@@ -61,6 +61,8 @@ class Serve:
     vips: str | None = None
     """VIPS of the original form."""
     warnings: tuple[str, ...] = ()
+    master_cli: str = ""
+    """Where haproxy's master would have its CLI (`-S`), which is not served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +170,7 @@ def _original(operands: Sequence[str]) -> Serve:
     command = _haproxy(operands[2], operands[3:])
     if not isinstance(command, Serve):
         raise UsageError(f"{' '.join(operands[2:])} does not serve; run it without PIDFILE and VIPS")
-    return Serve(
-        command.program, command.arguments, command.configurations, command.folder, pid_file, vips, command.warnings
-    )
+    return replace(command, pid_file=pid_file, vips=vips)
 
 
 def with_configuration(arguments: Sequence[str], path: str) -> tuple[str, ...]:
@@ -202,6 +202,7 @@ def _haproxy(program: str, arguments: Sequence[str]) -> Serve | RunOnce:
     configurations: list[str] = []
     warnings: list[str] = []
     unknown = False
+    master_cli = ""
     folder = None
     words = iter(arguments)
     for word in words:
@@ -223,6 +224,10 @@ def _haproxy(program: str, arguments: Sequence[str]) -> Serve | RunOnce:
             value = next(words, None)
             if value is None:
                 raise UsageError(f"haproxy's {word} needs a value after it")
+            if word.startswith("-S"):
+                kept.pop()
+                master_cli = value.partition(",")[0]
+                continue
             kept.append(value)
             if word.startswith("-f"):
                 configurations.append(value)
@@ -235,7 +240,7 @@ def _haproxy(program: str, arguments: Sequence[str]) -> Serve | RunOnce:
         return RunOnce((program, *arguments))
     if not configurations:
         raise UsageError(f"haproxy is given no configuration; add -f FILE, such as -f {DEFAULT_CONFIGURATION}")
-    return Serve(program, tuple(kept), tuple(configurations), folder, warnings=tuple(warnings))
+    return Serve(program, tuple(kept), tuple(configurations), folder, warnings=tuple(warnings), master_cli=master_cli)
 
 
 def _does_not_serve(word: str, before: Sequence[str]) -> bool:

@@ -324,7 +324,7 @@ def test_each_dropped_argument_is_told() -> None:
     assert [line.split()[1] for line in command.warnings] == ["-W", "-db", "-D"]
 
 
-@pytest.mark.parametrize("option", ["-f", "-C", "-L", "-m", "-n", "-N", "-S", "-fx", "-f/b.cfg", "-Cx", "-Nx"])
+@pytest.mark.parametrize("option", ["-f", "-C", "-L", "-m", "-n", "-N", "-fx", "-f/b.cfg", "-Cx", "-Nx"])
 @pytest.mark.parametrize("value", ["-D", "-sf", "-c", "-x", "--"])
 def test_a_value_is_not_taken_for_an_argument(option: str, value: str) -> None:
     """The word after an option that takes a value is kept, whatever it looks like."""
@@ -337,6 +337,16 @@ def test_a_value_is_not_taken_for_an_argument(option: str, value: str) -> None:
     assert with_configuration(command.arguments, "z") == (*command.arguments, "-f", "z")
     rest = without_configurations(command.arguments)
     assert rest == (() if option.startswith("-f") else (option, value))
+
+
+@pytest.mark.parametrize("line", ["-Ws -S /run/m.sock -f a.cfg", "-f a.cfg -S /run/m.sock,uid,99,level,admin -W"])
+def test_the_masters_cli_is_not_haproxys_to_serve(line: str) -> None:
+    """It is known where it would be, without its `bind` options; haproxy is not told of it."""
+    command = read(f"haproxy {line}")
+    assert isinstance(command, Serve)
+    assert command.master_cli == "/run/m.sock"
+    assert command.arguments == ("-f", "a.cfg")
+    assert len(command.warnings) == 1
 
 
 @pytest.mark.parametrize("option", ["-f", "-C", "-L", "-m", "-n", "-N", "-S"])

@@ -130,14 +130,22 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
         pytest.skip("haproxy is not installed")
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(*options: str, **environment: str) -> Instance:
+    def start(*options: str, haproxy: tuple[str, ...] = (), **environment: str) -> Instance:
         (tmp_path / "haproxy.cfg").write_text(CONFIGURATION)
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         words = [sys.executable, "-m", "entrypoint", "--runtime-dir", str(tmp_path / "run"), "--watch", "off", *options]
         with (tmp_path / "log").open("wb") as stderr:
             process = subprocess.Popen(
-                [*words, "--vips", f"127.0.0.1:{port}:FD_WEB", "haproxy", "-f", str(tmp_path / "haproxy.cfg")],
+                [
+                    *words,
+                    "--vips",
+                    f"127.0.0.1:{port}:FD_WEB",
+                    "haproxy",
+                    *haproxy,
+                    "-f",
+                    str(tmp_path / "haproxy.cfg"),
+                ],
                 stderr=stderr,
                 env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
             )
@@ -540,6 +548,16 @@ def test_without_descriptors_it_does_not_spin(begin: Begin) -> None:
 
 
 # ---- logs ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_masters_cli_is_ours(begin: Begin) -> None:
+    """Debian's EXTRAOPTS and the ingress controllers give haproxy one: one line says which socket answers instead."""
+    lb = begin(haproxy=("-Ws", "-S", "/run/master.sock,level,admin"))
+    eventually(lb.serves)
+
+    assert lb.log.count(f"haproxy's -S is dropped: safe_reload is the master, and {lb.path} answers") == 1
+    assert lb.log.count("instead of /run/master.sock\n") == 1
+    assert "# workers" in lb.ask(b"show proc\n")
 
 
 def test_every_line_of_a_json_log_is_an_object(begin: Begin) -> None:
