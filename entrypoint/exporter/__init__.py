@@ -46,7 +46,10 @@ class _Parser(argparse.ArgumentParser):
 
     def print_help(self, file: object = None) -> None:
         del file
-        write(_STDOUT, self.format_help().rstrip("\n"))
+        try:
+            write(_STDOUT, self.format_help().rstrip("\n"))
+        except OSError as error:
+            raise _UsageError(f"stdout: {error.strerror}") from None
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
