@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
-from tests.container.conftest import Balancer, Start, configuration
+from tests.container.conftest import IMAGES, Balancer, Start, configuration
 from tests.container.gate import GATE, make_gate, open_gate, who_waits
 from tests.container.trouble import Crowd, say, status
 from tests.container.volumes import UID, ConfigMap, no_inotify, replace
@@ -282,6 +283,90 @@ def test_a_new_certificate_is_served_by_the_next_handshake(start: Start, image: 
         crowd.goes_on_for(A_WHILE)
 
     _is_done(lb, 3)
+
+
+@pytest.mark.parametrize("image", [IMAGES["3.0"], IMAGES["3.2"]])
+@pytest.mark.parametrize("first", ["crt", "key"])
+def test_no_handshake_fails_while_a_key_has_not_come_yet(start: Start, image: str, first: str, tmp_path: Path) -> None:
+    """haproxy would take a certificate and a `key` that do not fit: it is not asked before both are there."""
+    (old, was), (new, becomes) = (_key_pair(name, tmp_path) for name in ("a.example", "b.example"))
+
+    def put(folder: Path, pair: str, what: str) -> None:
+        begin = pair.index("-----BEGIN PRIVATE")
+        replace(folder / f"site.{what}", pair[:begin] if what == "crt" else pair[begin:])
+
+    def prepare(folder: Path) -> None:
+        put(folder, old, "crt")
+        put(folder, old, "key")
+        (folder / "list").write_text("/etc/lb/site.crt [key /etc/lb/site.key]\n")
+        more = 'frontend tls\n    bind "fd@${FD_FILE}" ssl crt-list /etc/lb/list\n    http-request return status 200\n'
+        (folder / "haproxy.cfg").write_text(configuration(FIRST, more))
+
+    vips = f"127.0.0.1:8080:FD_WEB,127.0.0.1:{FILE}:FD_FILE"
+    lb = start(image, options=QUICK, vips=vips, prepare=prepare)
+    lb.begins(FIRST)
+    eventually(lambda: _handshake(lb, FILE, "x") == was)
+    done, seen = Event(), []
+
+    def clients() -> None:
+        while not done.is_set():
+            try:
+                seen.append(_handshake(lb, FILE, "x"))
+            except OSError as error:
+                seen.append(repr(error).encode())
+
+    crowd = Thread(target=clients)
+    crowd.start()
+    put(lb.folder, new, first)
+    eventually(lambda: status(lb)["configuration"]["incomplete"])
+    assert reloads(lb) == {}
+    put(lb.folder, new, "key" if first == "crt" else "crt")
+    eventually(lambda: seen[-1] == becomes)
+    done.set()
+    crowd.join()
+    assert set(seen) == {was, becomes}
+    _is_done(lb, 1)
+
+
+def test_what_is_no_change_and_what_passes(start: Start, image: str) -> None:
+    """An empty file that haproxy takes, our own files, a branch that does not hold; then failures that pass."""
+    block = "\n.if defined(IT_HOLDS)\nglobal\n    master-worker\n.endif\n"
+
+    def prepare(folder: Path) -> None:
+        (folder / "haproxy.cfg").write_text(configuration(FIRST, block))
+        (folder / "90-local.cfg").write_text("")
+
+    ours = ("--watch", "/run/lb", "--pid-file", "/run/lb/x.pid", "--state-dir", "/run/lb")
+    files = ("-f", "/etc/lb/haproxy.cfg", "-f", "/etc/lb/90-local.cfg")
+    tmpfs = {"/run/lb": "mode=0777"}
+    lb = start(image, options=(*QUICK, *ours), operands=files, prepare=prepare, tmpfs=tmpfs, user="root")
+    lb.begins(FIRST)
+    lb.edit(configuration(SECOND, block))
+    lb.serves(SECOND)
+    with Crowd(lb, 50, 1) as crowd:
+        crowd.goes_on_for(A_WHILE)
+        _is_done(lb, 1)
+        assert status(lb)["configuration"]["unreadable"] is None
+        assert status(lb)["configuration"]["incomplete"] == []
+
+        # A name that does not resolve: tried again, until it does.
+        (lb.folder / "90-local.cfg").write_text("backend b\n    server s later.example:80\n")
+        eventually(lambda: reloads(lb).get(("retry", "failure"), 0) >= 2)
+        assert lb.container.exec_run(["sh", "-c", "echo 127.0.0.1 later.example >> /etc/hosts"]).exit_code == 0
+        eventually(lambda: reloads(lb).get(("retry", "success")) == 1)
+
+        # A branch that does hold.
+        lb.edit(configuration(THIRD, block.replace("IT_HOLDS", "PATH")))
+        line = configuration(THIRD, block)[: configuration(THIRD, block).index("master-worker")].count("\n") + 1
+        eventually(lambda: f"/etc/lb/haproxy.cfg:{line}: remove `master-worker`" in lb.log)
+        assert lb.get() == SECOND
+
+        # A file that was not empty is waited for, but not for ever.
+        (lb.folder / "90-local.cfg").write_text("")
+        lb.edit(configuration(THIRD))
+        eventually(lambda: status(lb)["configuration"]["incomplete"] == ["/etc/lb/90-local.cfg is empty"])
+        lb.serves(THIRD)
+        assert status(lb)["configuration"]["incomplete"] == []
 
 
 def test_a_map_and_a_folder_of_configurations_are_followed(start: Start, image: str) -> None:
