@@ -141,6 +141,9 @@ def lay_out(folder: Path) -> Path:
         (folder / name).write_text("10.0.0.1 x\n")
     for name in (f"of {os.uname().nodename}", "of a"):
         (folder / name / "a.map").write_text("10.0.0.1 x\n")
+    for branch in ("", *(f"{major}.{minor}" for major in (2, 3, 4) for minor in range(10))):
+        (folder / f"of branch {branch}").mkdir()
+        (folder / f"of branch {branch}" / "a.lst").write_text("10.0.0.1\n")
     http = "HTTP/1.0 503 No\r\nContent-Length: 0\r\n\r\n"
     for name in ("503.http", "500.http", "body"):
         (folder / name).write_text(http)
@@ -363,11 +366,12 @@ CASES = (
     Case(".SECTION", 'frontend main\n bind :2\n acl x src,map_ip("${.SECTION}/a.map") -m found\n', ("main/a.map",)),
     Case(".LINE", 'frontend main\n bind :2\n acl x src -f "${.LINE}/a.lst"\n', ("3/a.lst",)),
     _in_listen("HAPROXY_LOCALPEER", 'acl x src -f "of ${HAPROXY_LOCALPEER}/a.map"', f"of {os.uname().nodename}/a.map"),
+    _in_listen("HAPROXY_BRANCH", 'acl x src -f "of branch ${HAPROXY_BRANCH}/a.lst"'),
     _in_global("localpeer", "localpeer a", "of a/a.map", more=' acl x src -f "of ${HAPROXY_LOCALPEER}/a.map"\n'),
     Case(
         "localpeer and -L",
         'global\n localpeer b\nlisten l\n bind :2\n acl x src -f "of ${HAPROXY_LOCALPEER}/a.map"\n',
-        ("of a/a.map",),
+        (),
         variables=(("HAPROXY_LOCALPEER", "a"),),
         arguments=("-L", "a"),
     ),

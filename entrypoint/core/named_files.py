@@ -15,7 +15,7 @@ file too many costs less than to miss one. For the same reason a file counts twi
 about what a relative path is relative to.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from itertools import pairwise
 from posixpath import dirname, join
@@ -136,6 +136,9 @@ _SECTIONS = frozenset(
 )
 _BLOCKS = (b".if", b".endif")
 _PSEUDO = (".FILE", ".LINE", ".SECTION")
+_BRANCH = "HAPROXY_BRANCH"
+_BRANCHES = ("2.8", "2.9", *(f"{major}.{minor}" for major in (3, 4) for minor in range(10)))
+"""All that have, or may have, that variable: it is 2.8's."""
 _MOST_WORLDS = 64
 _TAG = b'bind "fd@$'
 _SEVERAL_WORDS = b"[*]"
@@ -210,7 +213,7 @@ def named_by(configurations: Sequence[tuple[str, bytes]], variables: Mapping[str
         variables: haproxy's environment, with those that haproxy sets itself before it reads.
 
     """
-    reader = _Reader([_World(dict(variables))])
+    reader = _Reader(_worlds((text for _, text in configurations), variables))
     for path, text in configurations:
         reader.read(path, text)
     ends = [_without_pseudo(world.variables) for world in reader.worlds]
@@ -220,6 +223,16 @@ def named_by(configurations: Sequence[tuple[str, bytes]], variables: Mapping[str
         for path, text in configurations:
             reader.read(path, text)
     return Named(tuple(reader.files), tuple(reader.naming), tuple(reader.pairs))
+
+
+def _worlds(texts: Iterable[bytes], variables: Mapping[str, str], bases: Bases | None = None) -> "list[_World]":
+    """Return what may hold before the first line."""
+    bases = bases or Bases()
+    worlds = [_World(dict(variables), bases)]
+    if any(_BRANCH.encode() in text for text in texts):
+        # To ask which haproxy it is costs a process; and of files that are not there nobody takes notice.
+        worlds += [_World({**variables, _BRANCH: branch}, bases) for branch in _BRANCHES]
+    return worlds
 
 
 def _without_pseudo(variables: Mapping[str, str]) -> dict[str, str]:
@@ -235,7 +248,7 @@ def named_in(text: bytes, context: Context) -> Named:
             found = _arguments(_text(text))
             return Named(tuple(context.bases.at(path) for path in map(_without_prefix, found) if _is_file(path)), ())
         case Kind.FILTER:
-            reader = _Reader([_World(dict(context.variables), context.bases)])
+            reader = _Reader(_worlds((text,), dict(context.variables), context.bases))
             reader.read_filter(text)
             return Named(tuple(reader.files), ())
         case _:

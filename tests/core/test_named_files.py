@@ -321,6 +321,15 @@ defaults
     assert named_files(text, {"HAPROXY_LOCALPEER": "host"}) == ("p", "host", "web/6", "defaults")
 
 
+def test_the_branch_of_haproxy_may_be_any() -> None:
+    """Which one it is need not be asked: files of other branches are not there, or cost a reload at most."""
+    text = b'crt-base "/crts/${HAPROXY_BRANCH}"\nbind :1 ssl crt "a-$HAPROXY_BRANCH.pem" crt /b\n'
+    found = named_files(text, {})
+    assert {"/crts/2.8/a-2.8.pem", "/crts/3.2/a-3.2.pem", "/crts//a-.pem", "/b"} <= set(found)
+    assert "/crts/3.2/a-3.0.pem" not in found
+    assert named_in(b'acl x src -f "/$HAPROXY_BRANCH"', Context(Kind.FILTER)).files[:2] == ("/", "/2.8")
+
+
 WORDS = st.sampled_from(
     (
         b"bind server crt crt-list ca-file -f acl { map( jwt_verify(a ) load default-path config parent crt-store "

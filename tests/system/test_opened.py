@@ -54,6 +54,7 @@ def test_haproxys_own_tests(tmp_path: Path) -> None:
             for macro, value in (
                 (r"\$\{testdir\}", str(test.parent)),
                 (r"\$\{tmpdir\}", str(folder)),
+                (r"\$\{VTC_SOCK_TYPE\}\+?", ""),
                 (r"\$\{\w+_addr\}", "127.0.0.1"),
                 (r"\$\{\w+_port\}", "12345"),
                 (r"\$\{\w+_sock\}", "127.0.0.1:12345"),
