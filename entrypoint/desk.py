@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 from entrypoint import __version__
 from entrypoint.core import master_cli
@@ -18,6 +18,7 @@ from entrypoint.core.json_text import json_text
 from entrypoint.core.master_cli import Process
 from entrypoint.core.records import dataclass
 from entrypoint.core.state import Candidate, Current, Draining, State
+from entrypoint.core.types import Any
 from entrypoint.sources import Sources
 from entrypoint.survey import Generations, Survey
 from entrypoint.system.control import Client, Control
@@ -40,6 +41,9 @@ _MASTER = "master"
 """What the prompt calls us; programs that drive haproxy's master wait for `master> `."""
 _DRAINS = "generation {} (pid {}) drains, and haproxy has closed its CLI: status says how many connections it has\n\n"
 _NOBODY = "Can't find the target PID matching the prefix '@{}'\n\n"
+_HANDED_DOWN = ("target", "settings", "empty_lines", "prompt", "spoke", "ends", "waits_for")
+"""Of a visit, what is a plain value."""
+_REPLACED = "Success=0\n--\nsafe_reload has been replaced meanwhile: ask again\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,31 @@ class Visit:
         self.reader = master_cli.CommandReader()
         self.stirred_at = time.monotonic()
         """When it last said something, or was given something."""
+
+    def hand_down(self) -> dict[str, Any]:
+        """Return everything about it as plain values."""
+        return {
+            "client": self.client.fileno(),
+            "unsent": self.client.unsent,
+            "session": self.session.fileno() if self.session else -1,
+            "commands": list(self.commands),
+            "reader": self.reader.hand_down(),
+            **{name: getattr(self, name) for name in _HANDED_DOWN},
+        }
+
+    @classmethod
+    def inherit(cls, client: Client, left: Mapping[str, Any]) -> "Visit":
+        """Go on with a client where our last life has left it."""
+        visit = cls(client)
+        visit.commands.extend(left["commands"])
+        visit.reader = master_cli.CommandReader.inherit(left["reader"])
+        if left["session"] >= 0:
+            visit.session = socket.socket(fileno=left["session"])
+            visit.session.set_inheritable(False)
+            visit.session.setblocking(False)
+        for name in _HANDED_DOWN:
+            setattr(visit, name, left[name])
+        return visit
 
     @property
     def patience(self) -> int:
@@ -192,7 +221,7 @@ class Desk:
         elif not visit.client.waits:
             session = visit.session
             if session:
-                self._sources.add(session, lambda: self._copy(visit, session))
+                self._listen_to(visit, session)
             self._go_on(visit)
 
     def _look(self, visit: Visit) -> None:
@@ -340,6 +369,33 @@ class Desk:
         visit.spoke = visit.ends = True
         self._finish(visit, text)
 
+    def hand_down_others(self, number: int) -> tuple[list[dict[str, Any]], list[int]]:
+        """Return all clients but one as plain values, and their descriptors."""
+        left = [visit.hand_down() for other, visit in self._visits.items() if other != number]
+        return left, [one for plain in left for one in (plain["client"], plain["session"]) if one >= 0]
+
+    def resume(self, others: Iterable[Mapping[str, Any]]) -> None:
+        """Go on with the clients of our last life, each where it was.
+
+        Raises:
+            OSError: a descriptor is not there.
+
+        """
+        for left in others:
+            client = self._control.take_in(left["client"], left["unsent"])
+            visit = self._visits[client.number] = Visit.inherit(client, left)
+            if visit.waits_for in {"reload", "upgrade"}:
+                # Nobody waits for one when we are replaced, but an answer it shall be.
+                self._finish(visit, _REPLACED)
+            elif visit.waits_for == "status":
+                self._ask_all(visit)
+            elif visit.session and not client.waits:
+                self._listen_to(visit, visit.session)
+            self._go_on(visit)
+
+    def _listen_to(self, visit: Visit, session: socket.socket) -> None:
+        self._sources.add(session, lambda: self._copy(visit, session))
+
     def reply(self, number: int, text: str) -> None:
         """Give a client what it has waited for, if it still is there."""
         visit = self._visits.get(number)
@@ -382,7 +438,7 @@ class Desk:
             session.shutdown(socket.SHUT_WR)
         visit.waits_for = f"@{target.target}"
         visit.session = session
-        self._sources.add(session, lambda: self._copy(visit, session))
+        self._listen_to(visit, session)
 
     def _copy(self, visit: Visit, session: socket.socket) -> None:
         try:

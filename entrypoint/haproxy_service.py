@@ -157,6 +157,8 @@ class HaproxyService:
         if self._desk and left["control"][2] >= 0:
             self._desk.take_in(left["control"][2], f"Success=1\n--\nsafe_reload {__version__} has taken over\n\n")
         try:
+            if self._desk:
+                self._desk.resume(left.get("visits", ()))
             self._parts.configurations.read()
             self._watch()
         except Exception:  # noqa: BLE001  # the loop that would survive it has not begun, and looks again at once
@@ -377,19 +379,27 @@ class HaproxyService:
 
     # ---- another program takes our place ---------------------------------------------------------------------------
 
-    def _hand_down(self, client: int) -> tuple[dict[str, Any], tuple[int, ...]]:
-        """Return everything that the next life needs, and the descriptors among it."""
+    def _hand_down(self, client: int, *, others: bool) -> tuple[dict[str, Any], tuple[int, ...]]:
+        """Return everything that the next life needs, and the descriptors among it.
+
+        Args:
+            client: who has asked for it.
+            others: with all other clients; a rehearsal would keep them from seeing that we have hung up.
+
+        """
         parts = self._parts
         assert self._notices
         listeners = parts.listeners.hand_down()
         adopted = parts.adopted.hand_down()
         control = self._desk.hand_down(client) if self._desk else None
+        visits, of_visits = self._desk.hand_down_others(client) if self._desk and others else ([], [])
         left = {
             **self._supervisor.hand_down(),
             "state": to_plain(self._state),
             "listeners": listeners,
             "adopted": adopted,
             "control": control,
+            "visits": visits,
             "configurations": parts.configurations.hand_down(),
             "history": self._history.hand_down(),
             "notices": self._notices.hand_down(),
@@ -402,7 +412,7 @@ class HaproxyService:
         descriptors += [descriptor for descriptor in control[1:] if descriptor >= 0] if control else []
         descriptors += left["channels"].values()
         descriptors += [descriptor for descriptor, _ in left["words"].values()]
-        return left, tuple(descriptors)
+        return left, (*descriptors, *of_visits)
 
     def _variables(self) -> dict[str, str]:
         environment = dict(self._parts.environment)

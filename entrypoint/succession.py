@@ -45,6 +45,19 @@ class Loop(Protocol):
         """Return the signals that have arrived and that nobody has seen to."""
 
 
+class HandDown(Protocol):
+    """What we leave."""
+
+    def __call__(self, client: int, *, others: bool) -> tuple[dict[str, Any], tuple[int, ...]]:
+        """Return everything that the next life needs, and the descriptors among it; may raise OSError.
+
+        Args:
+            client: who has asked for it.
+            others: with all other clients, or without.
+
+        """
+
+
 class Succession:
     """Owns the rehearsal that runs, if one does."""
 
@@ -52,15 +65,14 @@ class Succession:
         self,
         loop: Loop,
         variables: Callable[[], dict[str, str]],
-        hand_down: Callable[[int], tuple[dict[str, Any], tuple[int, ...]]],
+        hand_down: HandDown,
     ) -> None:
         """Begin without one.
 
         Args:
             loop: what runs us.
             variables: returns the environment of the next life.
-            hand_down: returns, for the client who asked, everything that the next life needs, and the descriptors
-                among it; may raise OSError.
+            hand_down: see there.
 
         """
         self._loop = loop
@@ -80,7 +92,7 @@ class Succession:
 
     def _start(self, client: int) -> None:
         loop = self._loop
-        left, descriptors = self._hand_down(client)
+        left, descriptors = self._hand_down(client, others=False)
         with contextlib.ExitStack() as on_failure:
             heir = upgrade.wrap(left)
             on_failure.callback(os.close, heir)
@@ -108,7 +120,7 @@ class Succession:
             self._loop.submit(Rehearsed(client, ""))
             return
         try:
-            left, descriptors = self._hand_down(client)
+            left, descriptors = self._hand_down(client, others=True)
             heir = upgrade.wrap(left)
         except OSError as error:
             self._loop.submit(Rehearsed(client, f"it cannot be handed down: {error.strerror or error}"))

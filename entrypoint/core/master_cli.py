@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from entrypoint.core.records import dataclass
 from entrypoint.core.state import Candidate, Current, Generation, State
+from entrypoint.core.types import Any
 
 HELP = """\
 The following commands are valid here:
@@ -67,6 +68,20 @@ class CommandReader:
         """A command that is not whole yet, with the lines of its payload."""
         self._pattern = b""
         """The line that ends it."""
+
+    def hand_down(self) -> list[Any]:
+        """Return what has come of a command that is not whole, as plain values."""
+        payload = None if self._payload is None else bytes(self._payload)
+        return [bytes(self._begun), self._length, self._escaped, self._any, payload, self._pattern]
+
+    @classmethod
+    def inherit(cls, left: Sequence[Any]) -> "CommandReader":
+        """Go on with a command that our last life has read the beginning of."""
+        reader = cls()
+        begun, reader._length, reader._escaped, reader._any, payload, reader._pattern = left
+        reader._begun = bytearray(begun)
+        reader._payload = None if payload is None else bytearray(payload)
+        return reader
 
     def read(self, data: bytes) -> Iterator[str]:
         """Yield the commands that are whole now, and an empty one for each line without any.

@@ -69,6 +69,11 @@ class Client:
         poller.register(self._connection, 0)
         return bool(poller.poll(0))
 
+    @property
+    def unsent(self) -> bytes:
+        """What is to be sent yet."""
+        return bytes(self._unsent)
+
     def close(self) -> None:
         """Hang up."""
         self._connection.close()
@@ -84,8 +89,8 @@ class Control:
         self._file = _file(path)
         self._last = 0
 
-    def take_in(self, descriptor: int) -> Client:
-        """Go on with a client that waits for our last life's answer.
+    def take_in(self, descriptor: int, unsent: bytes = b"") -> Client:
+        """Go on with a client of our last life's, and with what is to be sent to it yet.
 
         Raises:
             OSError: the descriptor is not there.
@@ -93,8 +98,11 @@ class Control:
         """
         connection = socket.socket(fileno=descriptor)
         connection.set_inheritable(False)
+        connection.setblocking(False)
         self._last += 1
-        return Client(connection, self._last)
+        client = Client(connection, self._last)
+        client._unsent += unsent  # noqa: SLF001  # nothing of it is sent before somebody waits for room
+        return client
 
     def fileno(self) -> int:
         """Return the descriptor to wait for."""

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from entrypoint import __version__
 from tests.descriptors import descriptors
 from tests.system.lives import status_fields
 from tests.waiting import eventually
@@ -171,6 +173,55 @@ def lb(begin: Begin) -> Iterator[Instance]:
     generations = [one["pid"] for one in instance.status()["generations"]]
     if len(generations) == 1:
         eventually(lambda: len(descriptors(instance.pid)) <= before + 1)
+
+
+# ---- another safe_reload in its place --------------------------------------------------------------------------------
+
+
+def test_questions_during_upgrades_are_all_answered(lb: Instance) -> None:
+    """Who connects, has half asked, waits, reads slowly or has a session: everybody gets one whole answer."""
+    stop = threading.Event()
+    begins = {b"status\n": "{", b"show version;quit\n": "safe_reload ", b"@1 show info\n": "Name: "}
+    answers: list[tuple[bytes, str]] = []
+
+    def ask_again_and_again(question: bytes) -> None:
+        while not stop.is_set():
+            answers.append((question, lb.ask(question)))
+
+    threads = [threading.Thread(target=ask_again_and_again, args=(question,)) for question in begins]
+    (generation,) = lb.status()["generations"]
+    with lb.connect() as silent, lb.connect() as half, lb.connect() as session, lb.connect() as slow:
+        half.sendall(b"show ver")
+        session.sendall(b"prompt\n@1\n")
+        read_until(session, b"%d> " % generation["pid"])
+        slow.sendall(b"help;" * 3000 + b"quit\n")
+        for thread in threads:
+            thread.start()
+        upgrades = [lb.ask(b"upgrade\n") for _ in range(5)]
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert [answer.partition("\n")[0] for answer in upgrades] == ["Success=1"] * 5
+        silent.sendall(b"show version;quit\n")
+        half.sendall(b"sion;quit\n")
+        assert read_all(silent) == read_all(half) == f"safe_reload {__version__}\n\n".encode()
+        session.sendall(b"show info\n")
+        assert f"Pid: {generation['pid']}\n".encode() in read_until(session, b"%d> " % generation["pid"])
+        assert read_all(slow).count(b"The following commands are valid here:") == 3000
+    assert {question for question, _ in answers} == set(begins)
+    for question, answer in answers:
+        assert answer.startswith(begins[question]), (question, answer)
+        assert question != b"status\n" or json.loads(answer)["stage"] == "serving"
+
+
+def test_reloads_and_upgrades_at_once_are_all_answered(lb: Instance) -> None:
+    """One of them may be refused because of the other; both are told."""
+    for _ in range(5):
+        with lb.connect() as upgrader, lb.connect() as reloader:
+            upgrader.sendall(b"upgrade\n")
+            reloader.sendall(b"reload\n")
+            for client in (upgrader, reloader):
+                assert read_all(client).startswith(b"Success=")
 
 
 # ---- the words of haproxy's master ---------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ class Loop:
         return []
 
 
-def hand_down(client: int) -> tuple[dict[str, Any], tuple[int, ...]]:
+def hand_down(client: int, *, others: bool) -> tuple[dict[str, Any], tuple[int, ...]]:
     """Leave nothing but who asked, and a descriptor that is none: whoever tries to exec with it fails."""
     return {"client": client}, (-1,)
 
