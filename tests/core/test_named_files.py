@@ -301,6 +301,11 @@ listen l
     assert set(named_files(text, {})) == {"/1/a", "/2/a", "/3/a", "x", "/c1/x"}
 
 
+def test_what_is_set_at_the_end_holds_from_the_beginning() -> None:
+    """HAProxy 3.1 and later read the global sections twice, older ones do not: both count."""
+    assert named_files(b'global\n lua-load "${L-b}"\n setenv L a\n', {}) == ("b", "a")
+
+
 def test_branches_without_end_are_bounded() -> None:
     """Thirty blocks are a thousand million ways: some of them count."""
     text = b"global\n" + b"".join(b".if a\nsetenv A%d x\n.endif\n" % number for number in range(30))
