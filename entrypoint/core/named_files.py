@@ -371,7 +371,7 @@ class _Reader:
 
     def _expressions(self, world: _World, words: list[str]) -> None:
         """Add what stands in conditions and converters, which may be anywhere."""
-        if words[:1] == ["acl"] or any(word.lstrip("!") == "{" for word in words):
+        if "-f" in words and (words[0] == "acl" or any(word.lstrip("!") == "{" for word in words)):
             self._add(world, *_after(words, frozenset({"-f"})))
         for word in words:
             if "(" in word and ("map" in word or "jwt" in word):
