@@ -11,20 +11,52 @@ _MASK = frozenset(map(int, _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.va
 import os  # noqa: E402
 import sys  # noqa: E402
 
-from entrypoint.core.command import is_question  # noqa: E402
-from entrypoint.core.inheritance import VARIABLE, parse_inheritance  # noqa: E402
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    try:
+        run = _door()
+        environment = _environment()
+    except BaseException:
+        _begin_anew()
+        raise
+    sys.exit(run(environment))
+
+
+def _door() -> "Callable[[dict[str, str]], int]":
+    """Import what the command line asks for."""
+    from entrypoint.core.command import is_question  # noqa: PLC0415  # what cannot be imported may not end an heir
+
     if is_question(sys.argv[1:]):
         # Probes ask often: what only PID 1 needs would add a tenth to the price of a question.
         from entrypoint.client import run as ask  # noqa: PLC0415
 
-        sys.exit(ask(sys.argv[1:], _environment()))
+        return lambda environment: ask(sys.argv[1:], environment)
     from entrypoint.cli import run  # noqa: PLC0415
 
-    sys.exit(run(sys.argv[1:], _environment(), _MASK, _tags_of_instance))
+    return lambda environment: run(sys.argv[1:], environment, _MASK, _tags_of_instance)
+
+
+def _begin_anew() -> None:
+    """Execute the same words again, a second later, where we have taken the place of another life: see `upgrade`.
+
+    Not by what does that later on, because that may be what cannot be imported. All descriptors are as that life has
+    left them. A stop that somebody asks for is the end.
+    """
+    if not os.environ.get("SAFE_RELOAD_HEIR") or os.environ.get("SAFE_RELOAD_REHEARSAL"):
+        return
+    if _signal.sigpending() & {_signal.SIGTERM, _signal.SIGINT, _signal.SIGQUIT}:
+        return
+    import time  # noqa: PLC0415
+    import traceback  # noqa: PLC0415
+
+    traceback.print_exc()
+    time.sleep(1)  # noqa: TID251  # there is nothing else that could be done
+    os.execvpe(sys.orig_argv[0], sys.orig_argv, os.environ)
 
 
 def _tags_of_instance(runtime_dir: str, name: str | None) -> frozenset[str]:
@@ -38,6 +70,8 @@ def _environment() -> dict[str, str]:
 
     The process's own are so too, afterwards, for what we execute with them: but for the launcher's.
     """
+    from entrypoint.core.inheritance import VARIABLE, parse_inheritance  # noqa: PLC0415  # as in `_door`
+
     inheritance = parse_inheritance(os.environ.get(VARIABLE, ""))
     if inheritance and inheritance.standard:
         lc_ctype = inheritance.lc_ctype

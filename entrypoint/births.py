@@ -123,7 +123,7 @@ class HaproxyBirth:
             newborn.channel = channel = CliChannel()
             newborn.words = words = Words()
             newborn.offer = offer = self.adopted.offer() if self.adopted.sockets else None
-        except OSError:
+        except BaseException:
             newborn.spawned()
             newborn.close()
             raise

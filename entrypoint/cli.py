@@ -1,7 +1,7 @@
 """The command line: arguments and environment in, an exit status out."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from entrypoint import __version__
 from entrypoint.births import (
@@ -49,6 +49,7 @@ from entrypoint.system import files, signals
 from entrypoint.system.listeners import ListenError, Listeners
 from entrypoint.system.log import Logger, text_line, write, write_to_stderr
 from entrypoint.system.processes import Processes, find_program, raise_open_files
+from entrypoint.upgrade import begin_anew, is_heir
 
 _STDOUT = 1
 _FAILED = 1
@@ -90,36 +91,50 @@ def run(
     fatal = _fatal((), environment)
     manual = "safe_reload --help"
     try:
-        words = split(arguments)
-        fatal = _fatal(words.given, environment)
-        if words.text:
-            return _tell(_text(words.text), fatal)
+        with _for_ever_if_heir(environment):
+            words = split(arguments)
+            fatal = _fatal(words.given, environment)
+            if words.text:
+                return _tell(_text(words.text), fatal)
 
-        def is_program(name: str) -> bool:
-            return bool(find_program(name, environment))
+            def is_program(name: str) -> bool:
+                return bool(find_program(name, environment))
 
-        command: Command
-        if verb_of(words) == "check":
-            manual = "safe_reload check --help"
-            rest = split(words.operands[1:])
-            if rest.text:
-                return _tell(_check_text(rest.text), fatal)
-            settings, warnings = read_settings((*words.given, *rest.given), environment)
-            command, more = read_check(rest.operands, is_program=is_program)
-            return _start(command, settings, (*warnings, *more), environment, mask, fatal, tags_of_instance)
-        settings, warnings = read_settings(words.given, environment)
-        command = read_command(words.operands, after_dashes=words.after_dashes, is_program=is_program)
-        return _start(command, settings, warnings, environment, mask, fatal, tags_of_instance)
+            command: Command
+            if verb_of(words) == "check":
+                manual = "safe_reload check --help"
+                rest = split(words.operands[1:])
+                if rest.text:
+                    return _tell(_check_text(rest.text), fatal)
+                settings, warnings = read_settings((*words.given, *rest.given), environment)
+                command, more = read_check(rest.operands, is_program=is_program)
+                return _start(command, settings, (*warnings, *more), environment, mask, fatal, tags_of_instance)
+            settings, warnings = read_settings(words.given, environment)
+            command = read_command(words.operands, after_dashes=words.after_dashes, is_program=is_program)
+            return _start(command, settings, warnings, environment, mask, fatal, tags_of_instance)
     except (UsageError, OptionError) as error:
         fatal(f"{error}; see {manual}")
     except (ListenError, RefusedError, HeritageError, signals.PrctlError) as error:
         fatal(str(error))
     except OSError as error:
         fatal(f"cannot start: {error}")
+    except MemoryError:
+        fatal("cannot start: no memory is left")
     finally:
         # The interpreter gives signals their default actions back when it ends: a late one must not change the status.
         signals.block_all()
     return _FAILED
+
+
+@contextlib.contextmanager
+def _for_ever_if_heir(environment: Mapping[str, str]) -> Iterator[None]:
+    """Where we have taken the place of another life, have no error end us: nobody else has its children and sockets."""
+    try:
+        yield
+    except BaseException as error:
+        if is_heir(environment):
+            begin_anew(environment, _fatal((), environment), error)
+        raise
 
 
 def _tell(text: str, fatal: Callable[[str], None]) -> int:

@@ -190,7 +190,7 @@ def in_memory(files: Files) -> list[int]:
             with open(descriptor, "wb", closefd=False) as file:
                 file.write(content)
             os.lseek(descriptor, 0, os.SEEK_SET)
-    except OSError:
+    except BaseException:
         for descriptor in descriptors:
             os.close(descriptor)
         raise

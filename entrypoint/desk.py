@@ -250,12 +250,20 @@ class Desk:
 
     def _serve(self, visit: Visit) -> None:
         """Carry out the next command."""
+        if not visit.commands:
+            return
         command = visit.commands.popleft()
         try:
             self._do(visit, command)
         except OSError as error:
+            visit.waits_for = ""
             self._say(visit, f"Cannot do it now: {error.strerror or error}\n\n")
-        self._go_on(visit)
+        except Exception:
+            visit.waits_for = ""
+            self._say(visit, "Cannot do it, because of an error that the log tells\n\n")
+            raise
+        finally:
+            self._go_on(visit)
 
     def _do(self, visit: Visit, command: str) -> None:
         if not command:
@@ -415,9 +423,13 @@ class Desk:
 
     def _surveyed(self, found: dict[int, int | None]) -> None:
         visits, self._asked, self._survey = self._asked, [], None
-        text = json_text(self._house.status(found)) + "\n" if visits else ""
-        for visit in visits:
-            self._finish(visit, text)
+        text = "There is no status, because of an error that the log tells\n\n"
+        try:
+            text = json_text(self._house.status(found)) + "\n" if visits else ""
+        finally:
+            # Whatever has failed, who waits gets an answer.
+            for visit in visits:
+                self._finish(visit, text)
 
     def _pass(self, visit: Visit, target: master_cli.Pass) -> None:
         """Put a command to a generation, and copy what it answers."""

@@ -1,6 +1,7 @@
 """What serves haproxy beside its processes: configurations, adopted listeners, and all who ask or are told."""
 
 import os
+import signal
 import time
 from collections.abc import Mapping
 
@@ -11,9 +12,9 @@ from entrypoint.core import runtime_api, watching
 from entrypoint.core.events import (
     Began,
     CloseVips,
-    Disk,
     Effect,
     Event,
+    Exited,
     Keep,
     Level,
     Log,
@@ -29,6 +30,7 @@ from entrypoint.core.heritage import to_plain
 from entrypoint.core.history import BUCKETS, History
 from entrypoint.core.inheritance import VARIABLE as INHERITED_VARIABLE
 from entrypoint.core.inheritance import Inheritance, format_inheritance
+from entrypoint.core.json_text import json_text
 from entrypoint.core.lifecycle import NOT_ITS_OWN
 from entrypoint.core.one_line import one_line
 from entrypoint.core.records import dataclass, replace
@@ -78,6 +80,8 @@ class Parts:
     inherited: Inherited
     left: dict[str, Any] | None = None
     """What our last life has handed down, if this one is the next."""
+    rehearses: bool = False
+    """This is but the rehearsal of that: nobody else may notice."""
 
 
 class HaproxyService:
@@ -117,9 +121,6 @@ class HaproxyService:
         from entrypoint.presence import Presence  # noqa: PLC0415
 
         parts, supervisor = self._parts, self._supervisor
-        self._notices = Notices(parts.notifier, supervisor.sources, supervisor, supervisor.log)
-        listeners = parts.listeners
-        self._notices.store(listeners.forgotten(), listeners.to_store(), listeners.stored())
         house = House(
             state=lambda: self._state,
             submit=supervisor.submit,
@@ -141,7 +142,12 @@ class HaproxyService:
         left = parts.left and parts.left["control"]
         settings = parts.settings
         self._presence = Presence(settings.runtime_dir, parts.name, settings.poll, supervisor.sources, supervisor.log)
-        self._presence.begin(opened, left[:2] if left else None)
+        self._presence.begin(opened, left[:2] if left else None, rehearses=parts.rehearses)
+        # Last: as long as they are missing, all of this is tried again.
+        notices = Notices(parts.notifier, supervisor.sources, supervisor, supervisor.log)
+        listeners = parts.listeners
+        notices.store(listeners.forgotten(), listeners.to_store(), listeners.stored())
+        self._notices = notices
 
     def _go_on(self, left: dict[str, Any]) -> Event:
         """Take up what our last life has handed down; the files may have changed while nobody watched."""
@@ -153,17 +159,30 @@ class HaproxyService:
         self._versions.update(left["versions"])
         self._startup_words = left["startup_words"]
         self._notices.resume(left["notices"])
-        self._supervisor.log(Log(Level.INFO, "upgraded", f"safe_reload {__version__} has taken over"))
-        if self._desk and left["control"][2] >= 0:
-            self._desk.take_in(left["control"][2], f"Success=1\n--\nsafe_reload {__version__} has taken over\n\n")
-        try:
-            if self._desk:
-                self._desk.resume(left.get("visits", ()))
-            self._parts.configurations.read()
-            self._watch()
-        except Exception:  # noqa: BLE001  # the loop that would survive it has not begun, and looks again at once
-            self._supervisor.unexpected()
+        adopts, client = left["adopts"], left["control"] and left["control"][2]
+        what = f"safe_reload {__version__} has taken over"
+        if self._parts.rehearses:
+            self._tell_asker(client, "")
+            json_text(self._status({}))
+            return Stirred()
+        self._supervisor.log(Log(Level.INFO, "upgraded", what))
+        self._supervisor.isolated(lambda: self._supervisor.adopt(adopts))
+        self._supervisor.isolated(self._look_anew)
+        # Last of all: whatever fails before is begun anew, and what follows could not be.
+        self._supervisor.isolated(lambda: upgrade.has_begun(self._parts.environment))
+        self._supervisor.isolated(lambda: self._tell_asker(client, f"Success=1\n--\n{what}\n\n"))
+        if self._desk:
+            desk, visits = self._desk, left.get("visits", ())
+            self._supervisor.isolated(lambda: desk.resume(visits))
         return Stirred()
+
+    def _tell_asker(self, client: int | None, answer: str) -> None:
+        if self._desk and client is not None and client >= 0:
+            self._desk.take_in(client, answer)
+
+    def _look_anew(self) -> None:
+        self._parts.configurations.read()
+        self._watch()
 
     @property
     def _state(self) -> State:
@@ -304,11 +323,20 @@ class HaproxyService:
         if not self._notices:
             self._open()
         assert self._notices
-        self._notices.update(self._state)
-        if self._answers and self._desk and not self._state.retiring:
-            answers, self._answers = self._answers, []
-            for client, text in answers:
-                self._desk.reply(client, text)
+        notices = self._notices
+        self._supervisor.isolated(lambda: notices.update(self._state))
+        self._find_lost()
+        while self._answers and self._desk and not self._state.retiring:
+            client, text = self._answers.pop(0)
+            self._desk.reply(client, text)
+
+    def _find_lost(self) -> None:
+        """Have the core told of deaths that it waits for and that were lost; nothing else would ever make them good."""
+        for one in self._state.generations:
+            if one.pid is not None and self._supervisor.has_lost(one.number):
+                what = f"generation {one.number} (pid {one.pid}) is gone, and nobody was told: that is a bug"
+                self._supervisor.log(Log(Level.ERROR, "bug", what))
+                self._supervisor.submit(Exited(one.number, -signal.SIGKILL))
 
     # ---- what is to be done ----------------------------------------------------------------------------------------
 
@@ -323,27 +351,23 @@ class HaproxyService:
         match effect:
             case CloseVips():
                 self._closed = True
-                parts.listeners.close()
-                self._drop_waiting()
-                parts.adopted.close()
+                for close in (parts.listeners.close, self._drop_waiting, parts.adopted.close):
+                    self._supervisor.isolated(close)
             case Look(why=why, number=number):
-                disk = Disk(unreadable="it could not be looked at")
-                try:
-                    _, disk = parts.configurations.read()
-                    self._watch()
-                finally:
-                    # A candidate that has died while the disk was read takes nobody's place.
-                    self._supervisor.reap()
-                    # Whatever happened: a candidate that has answered waits for this, and for nothing else.
-                    self._supervisor.submit(Seen(why, disk, number))
+                _, disk = parts.configurations.read()
+                self._supervisor.isolated(self._watch)
+                # A candidate that has died while the disk was read takes nobody's place.
+                self._supervisor.reap()
+                self._supervisor.submit(Seen(why, disk, number))
             case Keep(number=number):
                 self._keep(number)
             case Reply(client=client, success=success, message=message, number=number):
-                if self._desk:
-                    words = self._supervisor.words_of(number)
-                    hints = (self._hint,) if self._hint and number and not success else ()
-                    lines = "".join(f"{one_line(line)}\n" for line in (*hints, *parts.configurations.notes, message))
-                    self._answers.append((client, f"Success={int(success)}\n--\n{words}{lines}\n"))
+                words = ""
+                try:
+                    words = self._words_for(number, success=success)
+                except Exception as error:  # noqa: BLE001  # who waits is told what became of it, if not all about it
+                    self._supervisor.unexpected(error)
+                self._answers.append((client, f"Success={int(success)}\n--\n{words}{one_line(message)}\n\n"))
             case TakeOver():
                 if parts.predecessor:
                     parts.predecessor.retire()
@@ -355,6 +379,12 @@ class HaproxyService:
                 self._succession.take_place(client)
             case _:
                 raise AssertionError(effect)
+
+    def _words_for(self, number: int, *, success: bool) -> str:
+        """Return what whoever asked for a reload must know beside its end."""
+        hints = (self._hint,) if self._hint and number and not success else ()
+        notes = "".join(f"{one_line(line)}\n" for line in (*hints, *self._parts.configurations.notes))
+        return self._supervisor.words_of(number) + notes
 
     def _keep(self, number: int) -> None:
         try:
@@ -370,12 +400,11 @@ class HaproxyService:
     def close(self) -> None:
         """End: hang up on everybody who asks."""
         if self._notices:
-            self._notices.update(self._state)
-            self._notices.close()
-        if self._presence:
-            self._presence.close()
-        if self._desk:
-            self._desk.close()
+            notices = self._notices
+            self._supervisor.isolated(lambda: notices.update(self._state))
+        for one in (self._notices, self._presence, self._desk):
+            if one:
+                self._supervisor.isolated(one.close)
 
     # ---- another program takes our place ---------------------------------------------------------------------------
 
@@ -425,6 +454,9 @@ class HaproxyService:
     # ---- the status ------------------------------------------------------------------------------------------------
 
     def _status(self, connections: dict[int, int | None]) -> dict[str, object]:
+        # Who asks whether we live has us look.
+        self._supervisor.reap()
+        self._find_lost()
         state, history, parts = self._state, self._history, self._parts
         current = state.current
         disk = state.disk

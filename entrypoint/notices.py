@@ -146,8 +146,9 @@ class Notices:
         self._current = left["current"]
         self._failure = left["failure"]
         self._deaths, self._last_death = left["deaths"]
+        unsent = left["unsent"]
         if self._notifier.active:
-            self._unsent.extend(left["unsent"])
+            self._unsent.extend(unsent)
             self._sources.alarm("unsent", 0.0, self._send_all)
             self._sources.alarm("refresh", 0.0, self._refresh)
             self._sources.alarm("watchdog", 0.0, self._watch)

@@ -45,19 +45,23 @@ class Presence:
         self._inotify: Inotify | None = None
         self._failure = ""
 
-    def begin(self, opened: Callable[[Control], None], left: tuple[str, int] | None) -> None:
+    def begin(
+        self, opened: Callable[[Control], None], left: tuple[str, int] | None, *, rehearses: bool = False
+    ) -> None:
         """Open the socket, and keep it in its place.
 
         Args:
             opened: takes the socket, and later each one that is to be served in its stead.
             left: the path and the descriptor of our last life's, if there was one.
+            rehearses: touch nothing but that.
 
         """
         self._opened = opened
         if left:
             self._control = control.inherit(*left)
             opened(self._control)
-        self._keep()
+        if not rehearses:
+            self._keep()
 
     def _keep(self) -> None:
         """See that it is in its place, and wait until that may have changed."""

@@ -7,14 +7,13 @@ from entrypoint.configurations import Configurations
 from entrypoint.core import lifecycle, state
 from entrypoint.core.command import Serve
 from entrypoint.core.events import Level, Log
-from entrypoint.core.heritage import from_plain
+from entrypoint.core.heritage import HeritageError, from_plain
 from entrypoint.core.machine import Machine
 from entrypoint.core.records import dataclass
 from entrypoint.core.settings import Settings
 from entrypoint.core.types import Any
 from entrypoint.core.vips import parse_vips
 from entrypoint.haproxy_service import HaproxyService, Parts
-from entrypoint.succession import rehearsed
 from entrypoint.supervisor import Supervisor, World
 from entrypoint.system import files, instances, signals
 from entrypoint.system.files import PidFile
@@ -25,7 +24,7 @@ from entrypoint.system.log import Logger
 from entrypoint.system.notify import Notifier
 from entrypoint.system.predecessor import find
 from entrypoint.system.processes import Processes, raise_open_files
-from entrypoint.upgrade import REHEARSAL_VARIABLE, unwrap
+from entrypoint.upgrade import REHEARSAL_VARIABLE, testify, unwrap
 
 SPARE_DESCRIPTORS = 1792
 """Room for what is not a VIP: some for each generation, one for each client (see `desk`), and our own few."""
@@ -82,9 +81,7 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
         _tell_vips(logger, listeners)
         predecessor = find(path, vips) if path else None
     pid_file = _pid_file(path) if path else None
-    if left and environment.get(REHEARSAL_VARIABLE):
-        rehearsed(left)
-        return 0
+    rehearses = bool(left and environment.get(REHEARSAL_VARIABLE))
     if pid_file and begun.current and begun.current.pid:
         pid_file.inherit(begun.current.pid)
     if settings.drop_caps:
@@ -96,11 +93,12 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
         listeners,
         adopted,
         configurations,
-        Notifier(environment),
+        Notifier({} if rehearses else environment),
         predecessor,
         path,
         setting.inherited,
         left,
+        rehearses,
     )
     world = World(
         HaproxyBirth(command, environment, listeners, adopted, configurations),
@@ -113,7 +111,25 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
         service=HaproxyService(parts),
     )
     machine = Machine(begun, lifecycle.step, state.timers)
-    return settings.status(Supervisor(machine, world).run())
+    supervisor = Supervisor(machine, world)
+    if left and rehearses:
+        _rehearse(supervisor, environment, left)
+        return 0
+    return settings.status(supervisor.run())
+
+
+def _rehearse(supervisor: Supervisor, environment: Mapping[str, str], left: Mapping[str, Any]) -> None:
+    """Try, in the next life, all that it does first and might not survive, and touch nobody.
+
+    Raises:
+        HeritageError: it cannot go on from this.
+
+    """
+    try:
+        supervisor.rehearse()
+    except Exception as error:  # noqa: BLE001  # whatever it is, it would keep the next life from serving
+        raise HeritageError(f"it would not go on: {error!r}") from None
+    testify(environment, str(left.get("token")))
 
 
 def _is_taken(folder: str, name: str) -> bool:

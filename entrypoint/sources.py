@@ -10,6 +10,9 @@ from entrypoint.core.types import Protocol
 _LONGEST_WAIT = 86400.0
 """Seconds; epoll_wait(2) takes no more than 24 days."""
 
+_AGAIN_AFTER = 1.0
+"""Seconds after which an alarm comes again whose action has failed."""
+
 Action = Callable[[], None]
 
 
@@ -58,7 +61,14 @@ class Sources:
         self._alarms.pop(key, None)
 
     def wait(self, deadline: float) -> None:
-        """Wait for the next thing to happen, at most until a point in time of the monotonic clock, and do it."""
+        """Wait for the next thing to happen, at most until a point in time of the monotonic clock, and do it.
+
+        Raises:
+            ExceptionGroup: something of it has failed. All else has been done; an alarm that failed for want of
+                something comes again.
+
+        """
+        failures: list[Exception] = []
         deadline = min(deadline, min((due for due, _ in self._alarms.values()), default=math.inf))
         timeout = None if deadline == math.inf else min(max(0.0, deadline - time.monotonic()), _LONGEST_WAIT)
         # Who was stopped for longer than that is told of the time (EINTR), and of nothing that has happened since.
@@ -66,10 +76,20 @@ class Sources:
         for key, _ in self._selector.select(timeout) or self._selector.select(0):
             # What was done before it in this round may have taken it off the list, or closed it.
             if self._selector.get_map().get(key.fd) == key:
-                key.data()
+                try:
+                    key.data()
+                except Exception as error:  # noqa: BLE001  # of any kind: the others must have their turn
+                    failures.append(error)
         now = time.monotonic()
         for name, (due, action) in list(self._alarms.items()):
             # An action before it may have cancelled it.
             if due <= now and name in self._alarms:
                 del self._alarms[name]
-                action()
+                try:
+                    action()
+                except Exception as error:  # noqa: BLE001  # as above
+                    failures.append(error)
+                    if isinstance(error, OSError | MemoryError):
+                        self._alarms.setdefault(name, (now + _AGAIN_AFTER, action))
+        if failures:
+            raise ExceptionGroup("what was waited for", failures)

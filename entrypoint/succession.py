@@ -2,19 +2,18 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from entrypoint import upgrade
 from entrypoint.core.endings import how_it_died
 from entrypoint.core.events import Event, Level, Log, Rehearsed
-from entrypoint.core.heritage import HeritageError
-from entrypoint.core.history import History
 from entrypoint.core.types import Any, Protocol
 from entrypoint.sources import Sources
 from entrypoint.system.processes import Birth
 from entrypoint.system.words import Words
 
 _ALARM = "rehearsal"
+_ROOM = 65536
 
 
 class Loop(Protocol):
@@ -79,9 +78,11 @@ class Succession:
         self._variables = variables
         self._hand_down = hand_down
         self._rehearses = False
+        self._files: tuple[str, ...] = ()
+        """What the program that was rehearsed last is made of."""
 
     def rehearse(self, client: int) -> None:
-        """Have the next life try to read everything, and end."""
+        """Have the next life do all that it does first, and end."""
         if self._rehearses or self._loop.is_to_be_decided(Rehearsed):
             self._loop.submit(Rehearsed(client, "another upgrade is under way"))
             return
@@ -91,59 +92,79 @@ class Succession:
             self._loop.submit(Rehearsed(client, f"the new program cannot be tried: {error.strerror or error}"))
 
     def _start(self, client: int) -> None:
-        loop = self._loop
+        loop, token = self._loop, os.urandom(16).hex()
         left, descriptors = self._hand_down(client, others=False)
-        with contextlib.ExitStack() as on_failure:
-            heir = upgrade.wrap(left)
-            on_failure.callback(os.close, heir)
+        with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as theirs:
+            heir = upgrade.wrap({**left, "token": token, "descriptors": descriptors})
+            theirs.callback(os.close, heir)
+            reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            theirs.callback(os.close, writer)
+            on_failure.callback(os.close, reader)
             words = Words()
             on_failure.callback(words.close)
 
             def ended(status: int) -> None:
-                self._rehearses = False
+                """Tell what became of it; once, as soon as it has died or is not worth waiting for."""
                 loop.sources.cancel(_ALARM)
-                said = words.drain().decode(errors="replace").replace("\n", " ").strip()
-                words.close()
-                failure = "" if status == 0 else f"the new program {how_it_died(status)}: {said or 'it says nothing'}"
-                loop.submit(Rehearsed(client, failure))
+                self._rehearses = False
+                with contextlib.ExitStack() as last:
+                    last.callback(words.close)
+                    last.callback(os.close, reader)
+                    loop.submit(Rehearsed(client, self._judge(status, _read(reader), token, words)))
 
-            birth = upgrade.rehearsal(heir, self._variables(), descriptors, words.writer)
+            def kill() -> None:
+                loop.sources.alarm(_ALARM, upgrade.REHEARSE_WITHIN, kill)
+                loop.kill(upgrade.REHEARSAL)
+
+            loop.sources.alarm(_ALARM, upgrade.REHEARSE_WITHIN, kill)
+            on_failure.callback(loop.sources.cancel, _ALARM)
+            birth = upgrade.rehearsal(heir, self._variables(), descriptors, words.writer, writer)
             loop.start_helper(upgrade.REHEARSAL, birth, ended)
+            self._rehearses = True
             on_failure.pop_all()
-        self._rehearses = True
-        os.close(heir)
-        loop.sources.alarm(_ALARM, upgrade.REHEARSE_WITHIN, lambda: loop.kill(upgrade.REHEARSAL))
+
+    def _judge(self, status: int, testimony: bytes, token: str, words: Words) -> str:
+        """Return why the program that was rehearsed may not take our place; empty where it may."""
+        said = words.drain().decode(errors="replace").replace("\n", " ").strip()
+        if status:
+            return f"the new program {how_it_died(status)}: {said or 'it says nothing'}"
+        files = upgrade.read_testimony(testimony, token)
+        if files is None:
+            what = "the new program ends before it would serve, without an error: is it installed completely?"
+            return f"{what} {said}".rstrip()
+        self._files = files
+        return ""
 
     def take_place(self, client: int) -> None:
         """Become the next life; what has happened and is not decided comes first, because nobody would remember it."""
-        if self._loop.has_more:
-            self._loop.submit(Rehearsed(client, ""))
+        loop = self._loop
+        if loop.has_more:
+            loop.submit(Rehearsed(client, ""))
             return
         try:
             left, descriptors = self._hand_down(client, others=True)
-            heir = upgrade.wrap(left)
+            heir = upgrade.wrap({**left, "descriptors": descriptors})
         except OSError as error:
-            self._loop.submit(Rehearsed(client, f"it cannot be handed down: {error.strerror or error}"))
+            loop.submit(Rehearsed(client, f"it cannot be handed down: {error.strerror or error}"))
             return
-        self._loop.log(Log(Level.INFO, "upgrading", "safe_reload is replaced; every socket and process stays"))
         try:
-            upgrade.execute(heir, self._variables(), descriptors, self._loop.unseen)
+            # As late as can be.
+            changed = upgrade.changed(self._files)
+            if changed:
+                loop.submit(Rehearsed(client, f"{changed} has changed since the new program was tried: try again"))
+                return
+            loop.log(Log(Level.INFO, "upgrading", "safe_reload is replaced; every socket and process stays"))
+            upgrade.execute(heir, self._variables(), descriptors, loop.unseen)
         except OSError as error:
+            loop.submit(Rehearsed(client, f"exec: {error.strerror or error}"))
+        finally:
             os.close(heir)
-            self._loop.submit(Rehearsed(client, f"exec: {error.strerror or error}"))
 
 
-def rehearsed(left: Mapping[str, Any]) -> None:
-    """Try, in the next life, what it does first and would not survive, without doing any of it.
-
-    Raises:
-        HeritageError: it cannot go on from this.
-
-    """
-    try:
-        # As late as in the life that is tried.
-        for name in ("entrypoint.desk", "entrypoint.notices", "entrypoint.presence"):
-            __import__(name)
-        History.inherit(left["history"])
-    except Exception as error:  # noqa: BLE001  # whatever it is, it would end PID 1
-        raise HeritageError(f"it would not go on: {error!r}") from None
+def _read(reader: int) -> bytes:
+    """Return what is in a pipe; somebody may hold it open for ever."""
+    data = b""
+    with contextlib.suppress(BlockingIOError):
+        while more := os.read(reader, _ROOM):
+            data += more
+    return data

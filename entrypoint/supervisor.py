@@ -36,6 +36,7 @@ from entrypoint.core.events import (
     Poke,
     Poked,
     Publish,
+    Reaped,
     Rehearse,
     Reply,
     Send,
@@ -48,6 +49,7 @@ from entrypoint.core.events import (
     Unanswered,
     Upgrade,
 )
+from entrypoint.core.failures import failure_of, lasting
 from entrypoint.core.machine import Machine
 from entrypoint.core.records import dataclass, replace
 from entrypoint.core.types import Any, Protocol, assert_never
@@ -67,7 +69,12 @@ _SOFT_STOP = signal.SIGUSR1
 _PUBLISH_AGAIN_AFTER = 5.0
 """Seconds."""
 _PAUSE_AFTER_ERROR = 0.1
-"""Seconds; bounds how often an unexpected error can be logged."""
+"""Seconds; bounds how much of a CPU what fails each time can use."""
+_SILENCE = 60.0
+"""Seconds in which the same error is not told again."""
+_AGAIN_AFTER = 1.0
+"""Seconds after which something that has failed is done once more; it doubles."""
+_MOST_TRIES = 5
 
 
 class Births(Protocol):
@@ -143,6 +150,10 @@ class Supervisor:
         self._adoption = Adoption(self.sources, self._channels, world.service)
         self._last_words: dict[int, str] = {}
         self._helpers: dict[int, Callable[[int], None]] = {}
+        self._tries: dict[object, int] = {}
+        """How often each thing has failed that is done again."""
+        self._reported = ""
+        self._silent_until = 0.0
         self.sources.add(world.arrivals, self._signals_arrived)
         world.logger.open()
 
@@ -153,33 +164,56 @@ class Supervisor:
         while True:
             try:
                 self._settle()
-                status = self.machine.status
-                if status is not None:
+                if self.machine.status is not None:
                     break
                 self._wait()
-            except Exception:  # noqa: BLE001  # PID 1 may not die of it
-                self.unexpected()
+            except Exception as error:  # noqa: BLE001  # PID 1 may not die of it
+                self.unexpected(error)
+        status = self.machine.status
         if service:
-            service.close()
+            self.isolated(service.close)
         if self._world.pid_file:
-            self._world.pid_file.remove()
-        self._world.logger.close()
+            self.isolated(self._world.pid_file.remove)
+        self.isolated(self._world.logger.close)
         return status
 
-    def unexpected(self) -> None:
-        """Report the exception that is being handled, and go on."""
+    def rehearse(self) -> None:
+        """Do all that `run` does before it waits for the first time, and carry nothing out."""
+        assert self._world.service
+        self.machine.feed(self._world.service.begin(self))
+        self._set_timers()
+        self._world.service.decided()
+
+    def unexpected(self, error: Exception) -> None:
+        """Report an exception that nobody has expected here, and go on; never raises."""
         try:
-            self._report()
-        except Exception as error:  # noqa: BLE001  # not even this may end PID 1
-            self._world.logger.write(Log(Level.ERROR, "bug", f"a bug could not be reported: {error!r}"))
+            self._report(error)
+        except Exception as another:  # noqa: BLE001  # not even this may end PID 1
+            with contextlib.suppress(Exception):
+                self.log(Log(Level.ERROR, "bug", f"a bug could not be reported: {another!r}"))
         time.sleep(_PAUSE_AFTER_ERROR)  # noqa: TID251  # a loop that fails each time must not fill the disk
 
-    def _report(self) -> None:
+    def _report(self, error: Exception) -> None:
+        now = time.monotonic()
+        # What fails each time is told once a minute.
+        if repr(error) == self._reported and now < self._silent_until:
+            return
+        self._reported, self._silent_until = repr(error), now + _SILENCE
+        if _is_shortage(error):
+            self.log(Log(Level.ERROR, "system_error", f"no memory was left ({_place(error)}); serving goes on"))
+            return
         import traceback  # noqa: PLC0415  # half a MiB, for a day that should never come
 
-        for line in traceback.format_exc().splitlines():
-            self._world.logger.write(Log(Level.ERROR, "bug", line))
-        self._world.logger.write(Log(Level.ERROR, "bug", "a bug in safe_reload, please report it; serving goes on"))
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            self.log(Log(Level.ERROR, "bug", line))
+        self.log(Log(Level.ERROR, "bug", "a bug in safe_reload, please report it; serving goes on"))
+
+    def isolated(self, action: Callable[[], object]) -> None:
+        """Do it, and whatever fails of it keeps nothing else from being done."""
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001  # whatever it is
+            self.unexpected(error)
 
     # ---- what happens ----------------------------------------------------------------------------------------------
 
@@ -203,12 +237,33 @@ class Supervisor:
     def _settle(self) -> None:
         """Feed the machine until nothing more follows."""
         while self._events:
-            for effect in self.machine.feed(self._events.popleft()):
+            event = self._events.popleft()
+            try:
+                effects = self.machine.feed(event)
+            except Exception as error:  # noqa: BLE001  # a death must not be forgotten for it
+                self.unexpected(error)
+                self._try_again(event, lambda event=event: self.submit(event))  # type: ignore[misc]
+                continue
+            self._has_succeeded(event)
+            for effect in effects:
                 self._carry_out(effect)
             self._set_timers()
             if self._world.service:
-                self._world.service.decided()
+                self.isolated(self._world.service.decided)
         self._last_words.clear()
+
+    def _try_again(self, what: object, action: Callable[[], None]) -> None:
+        """Do later what has failed, and is not to be forgotten; but not for ever, for it may be our own mistake."""
+        tries = self._tries.pop(what, 0) + 1
+        if tries > _MOST_TRIES:
+            self.log(Log(Level.ERROR, "given_up", f"has failed {tries} times, and is not tried again: {what!r}"))
+            return
+        self._tries[what] = tries
+        self.sources.alarm(("again", what), _AGAIN_AFTER * 2 ** (tries - 1), action)
+
+    def _has_succeeded(self, what: object) -> None:
+        if self._tries and self._tries.pop(what, 0):
+            self.sources.cancel(("again", what))
 
     def _set_timers(self) -> None:
         now = time.monotonic()
@@ -218,14 +273,18 @@ class Supervisor:
 
     def _wait(self) -> None:
         """Wait for the world or for the next timer, and note what happened."""
+        # Once more: where it failed after a decision, a timer that is not set would never run out.
+        self._set_timers()
         if self._world.logger.waits:
             self.sources.pause(self._world.logger, self._flush_log)
-        self.sources.wait(min(self._deadlines.values(), default=math.inf))
-        now = time.monotonic()
-        for timer, due in self._deadlines.items():
-            if due <= now:
-                self._deadlines[timer] = math.inf
-                self._events.append(Elapsed(timer))
+        try:
+            self.sources.wait(min(self._deadlines.values(), default=math.inf))
+        finally:
+            now = time.monotonic()
+            for timer, due in self._deadlines.items():
+                if due <= now:
+                    self._events.append(Elapsed(timer))
+                    self._deadlines[timer] = math.inf
 
     def _signals_arrived(self) -> None:
         signals = list(self._world.arrivals.read())
@@ -236,42 +295,81 @@ class Supervisor:
     def reap(self) -> None:
         """Note who has died."""
         for death in self._world.processes.reap():
-            if isinstance(death, Exited) and death.number in self._helpers:
-                self._helpers.pop(death.number)(death.status)
-                continue
+            self.isolated(lambda death=death: self._bury(death))  # type: ignore[misc]
+
+    def has_lost(self, number: int) -> bool:
+        """Tell whether a process is gone of whose death the core will not be told any more: by a mistake of ours."""
+        if number in self._world.processes.pids():
+            return False
+        told = (*self._events, *self._tries)
+        return not any(isinstance(event, Exited) and event.number == number for event in told)
+
+    def _bury(self, death: Exited | Reaped) -> None:
+        if isinstance(death, Exited) and death.number in self._helpers:
+            self._helpers.pop(death.number)(death.status)
+            return
+        try:
             if isinstance(death, Exited):
                 self._forget(death.number)
                 words = self._last_words.get(death.number, "")
-                death = replace(death, transient=is_transient(death.status, words))  # noqa: PLW2901  # with more of it
+                death = replace(death, transient=is_transient(death.status, words))
+        finally:
+            # Whatever has failed, it is dead.
             self._events.append(death)
 
     def _forget(self, number: int) -> None:
         """Close every line to a process that is gone, and pass on its last words before anything is said about it."""
-        self._end_conversation(number)
-        self._held.close(number)
+        steps: list[Callable[[int], None]] = [
+            self._end_conversation,
+            self._held.close,
+            self._end_words,
+            self._end_offer,
+            self._adoption.forget,
+            self._end_channel,
+        ]
+        if self._world.service:
+            steps.append(self._world.service.gone)
+        for step in steps:
+            self.isolated(lambda step=step: step(number))  # type: ignore[misc]
+
+    def _end_words(self, number: int) -> None:
         words = self._words.pop(number, None)
         if words:
             self.sources.remove(words)
             self.sources.cancel(words)
-            self._world.logger.pass_on(words.drain(), number)
-            self._last_words[number] = words.text
-            words.close()
-        self._end_offer(number)
-        self._adoption.forget(number)
+            try:
+                self._world.logger.pass_on(words.drain(), number)
+                self._last_words[number] = words.text
+            finally:
+                words.close()
+
+    def _end_channel(self, number: int) -> None:
         channel = self._channels.pop(number, None)
         if channel:
             channel.close()
-        if self._world.service:
-            self._world.service.gone(number)
 
     # ---- what is to be done ----------------------------------------------------------------------------------------
 
     def _carry_out(self, effect: Effect) -> None:
-        """Do it; a system error is a log line, and what follows from the effect's absence is the timers' job."""
+        """Do it; never raises. Whatever fails, who awaits an answer gets one, as `core.failures` says."""
         try:
             self._do(effect)
-        except OSError as error:
-            self._world.logger.write(Log(Level.ERROR, "system_error", f"{type(effect).__name__.lower()}: {error}"))
+            self._has_succeeded(lasting(effect))
+        except Exception as error:  # noqa: BLE001  # the rest of the step is to be carried out
+            failure = error
+            self.isolated(lambda: self._failed(effect, failure))
+
+    def _failed(self, effect: Effect, error: Exception) -> None:
+        why = _reason(error)
+        event, what = failure_of(effect, why), lasting(effect)
+        if event:
+            self._events.append(event)
+        elif what:
+            self._try_again(what, lambda: self._carry_out(effect))
+        if isinstance(error, OSError) or _is_shortage(error):
+            self.log(Log(Level.ERROR, "system_error", f"{type(effect).__name__.lower()}: {why}"))
+        elif not isinstance(error, RefusedError):
+            self.unexpected(error)
 
     def _do(self, effect: Effect) -> None:
         world = self._world
@@ -317,23 +415,40 @@ class Supervisor:
             self.sources.alarm(pid_file, _PUBLISH_AGAIN_AFTER, lambda: self._publish(pid, again=True))
 
     def _spawn(self, number: int, *, kept: bool, bad: str) -> None:
+        """Start a generation.
+
+        Raises:
+            Exception: it has no process, and no line to one is left.
+
+        """
         world = self._world
         try:
             newborn = world.births.of(number, kept=kept, bad=bad)
-        except (RefusedError, OSError) as error:
-            refused = isinstance(error, RefusedError)
-            self._events.append(NotSpawned(number, f"was not started: {error}", 1, refused))
+        except RefusedError as error:
+            self._events.append(NotSpawned(number, f"was not started: {error}", 1, refused=True))
             return
         try:
             pid = world.processes.spawn(number, newborn.birth)
-        except OSError as error:
+            self._events.append(Spawned(number, pid, newborn.digest, newborn.kept, newborn.disk))
+        except BaseException as error:
             newborn.spawned()
             newborn.close()
+            # One that the core cannot be told of; most likely there is none.
+            world.processes.send(number, signal.SIGKILL)
             if world.service:
                 world.service.gone(number)
-            self._events.append(NotSpawned(number, f"was not started: fork: {error.strerror}", 1))
-            return
-        newborn.spawned()
+            if isinstance(error, OSError):
+                raise OSError(f"fork: {error.strerror}") from None
+            raise
+        # Whatever fails from here on, there is a process.
+        self.isolated(newborn.spawned)
+        self.isolated(lambda: self._connect(number, newborn))
+        if world.service:
+            service = world.service
+            self.isolated(lambda: service.spawned(number))
+
+    def _connect(self, number: int, newborn: Newborn) -> None:
+        """Wait for what a new process says."""
         if newborn.channel:
             self._channels[number] = newborn.channel
         if newborn.words:
@@ -341,9 +456,6 @@ class Supervisor:
         if newborn.offer:
             self._offers[number] = newborn.offer
             self._wait_for_offer(number, newborn.offer)
-        self._events.append(Spawned(number, pid, newborn.digest, newborn.kept, newborn.disk))
-        if world.service:
-            world.service.spawned(number)
 
     def _send(self, number: int, signum: int) -> None:
         """Send a signal; before a soft stop, which closes the CLI, a session is begun that outlives it."""
@@ -353,11 +465,13 @@ class Supervisor:
                 self._world.processes.send(number, signum, to_group=self._world.signal_groups)
             except OSError as error:
                 self.log(Log(Level.ERROR, "system_error", f"send: {error}"))
+            except MemoryError:
+                self._try_again(Send(number, signum), send)
 
         session = None
         if signum == _SOFT_STOP:
-            # Without descriptors left nobody will know how many connections it has; that is all.
-            with contextlib.suppress(OSError):
+            # Without descriptors or memory left nobody will know how many connections it has; that is all.
+            with contextlib.suppress(OSError, MemoryError):
                 session = self.session(number)
         if session:
             self._held.drain(number, session, send)
@@ -366,12 +480,7 @@ class Supervisor:
 
     def _spawn_exporter(self) -> None:
         assert self._world.service
-        try:
-            pid = self._world.processes.spawn(EXPORTER, self._world.service.exporter())
-        except OSError as error:
-            self._events.append(NotSpawned(EXPORTER, f"was not started: fork: {error.strerror}", 1))
-        else:
-            self._events.append(Spawned(EXPORTER, pid))
+        self._events.append(Spawned(EXPORTER, self._world.processes.spawn(EXPORTER, self._world.service.exporter())))
 
     def start_helper(self, number: int, birth: Birth, ended: Callable[[int], None]) -> None:
         """Start a process that is no generation; tell its end, with its status as in Exited.
@@ -414,8 +523,11 @@ class Supervisor:
             self._listen_to_words(number, Words(descriptor, text))
         if left.get("log"):
             self._world.logger.inherit(left["log"])
-        if left.get("adopts"):
-            self._adoption.ask(left["adopts"])
+
+    def adopt(self, number: int) -> None:
+        """Ask a generation for its ordinary listeners that our last life has asked in vain; 0 is none."""
+        if number:
+            self._adoption.ask(number)
 
     def unseen(self) -> list[int]:
         """Return the signals that have arrived and that nobody has seen to."""
@@ -438,11 +550,7 @@ class Supervisor:
         if channel is None:
             self._events.append(Unanswered(number))
             return
-        try:
-            self._listen_to(number, channel.ask(commands))
-        except OSError as error:
-            self._events.append(Unanswered(number))
-            self.log(Log(Level.ERROR, "system_error", f"ask: {error}"))
+        self._listen_to(number, channel.ask(commands))
 
     def _listen_to(self, number: int, conversation: Conversation) -> None:
         self._conversations[number] = conversation
@@ -458,23 +566,21 @@ class Supervisor:
             self._events.append(Unanswered(number, conversation.failure))
             return
         try:
-            goes_on = conversation.proceed()
-        except OSError:
+            if conversation.proceed():
+                self._listen_to(number, conversation)
+                return
+            answer = conversation.answer
+        except (OSError, MemoryError):
             # No descriptors are left for its next line, and half an answer is none.
-            self._events.append(Unanswered(number))
-            return
-        if goes_on:
-            self._listen_to(number, conversation)
-        elif conversation.answer:
+            conversation.close()
+            answer = ""
+        self._events.append(Answered(number, answer) if answer else Unanswered(number))
+        words = self._words.get(number)
+        if answer and words:
             # Now it listens, so it may have clients.
-            words = self._words.get(number)
-            if words:
-                words.started()
-            if self._world.service:
-                self._world.service.answered(number, conversation.answer)
-            self._events.append(Answered(number, conversation.answer))
-        else:
-            self._events.append(Unanswered(number))
+            words.started()
+        if answer and self._world.service:
+            self._world.service.answered(number, answer)
 
     def _end_conversation(self, number: int) -> None:
         conversation = self._conversations.pop(number, None)
@@ -554,6 +660,30 @@ class Supervisor:
     def offers_open(self) -> bool:
         """Whether a candidate may still take what it was offered."""
         return bool(self._offers)
+
+
+def _is_shortage(error: Exception) -> bool:
+    """Tell whether there was no memory, and nothing else is wrong."""
+    if isinstance(error, ExceptionGroup):
+        return all(map(_is_shortage, error.exceptions))
+    return isinstance(error, MemoryError)
+
+
+def _place(error: BaseException) -> str:
+    """Say where an exception was raised."""
+    if isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    frame = error.__traceback__
+    while frame and frame.tb_next:
+        frame = frame.tb_next
+    return f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame else "?"
+
+
+def _reason(error: Exception) -> str:
+    """Say in a few words what has failed."""
+    if isinstance(error, MemoryError):
+        return "no memory is left"
+    return str(error) if isinstance(error, OSError) else repr(error)
 
 
 __all__ = ["Service", "Supervisor", "World"]

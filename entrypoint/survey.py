@@ -40,23 +40,28 @@ class Survey:
     def ask(self, numbers: Iterable[int], tell: Callable[[dict[int, int | None]], None]) -> None:
         """Ask these generations, and tell what they answered: None for one that did not."""
         self._tell = tell
+        # First: whatever fails, it comes to an end.
+        self._sources.alarm(self, _PATIENCE, self._end)
         for number in numbers:
             self._found[number] = self._generations.connections(number)
-            if self._found[number] is not None:
-                continue
-            try:
-                session = self._generations.session(number)
-            except OSError:
-                continue
-            if session:
-                with contextlib.suppress(OSError):
-                    session.send(runtime_api.WHO.encode() + b"\n")
-                self._open[number] = (session, bytearray())
-                self._sources.add(session, lambda number=number: self._hear(number))  # type: ignore[misc]
-        if self._open:
-            self._sources.alarm(self, _PATIENCE, self._end)
-        else:
+            if self._found[number] is None:
+                self._ask(number)
+        if not self._open:
             self._end()
+
+    def _ask(self, number: int) -> None:
+        try:
+            session = self._generations.session(number)
+        except OSError:
+            return
+        if session:
+            with contextlib.suppress(OSError):
+                session.send(runtime_api.WHO.encode() + b"\n")
+            self._open[number] = (session, bytearray())
+            try:
+                self._sources.add(session, lambda: self._hear(number))
+            except OSError:
+                self._hang_up(number)
 
     def _hear(self, number: int) -> None:
         session, answer = self._open[number]

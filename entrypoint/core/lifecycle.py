@@ -90,6 +90,8 @@ NOT_READY = "is not ready within --ready-timeout"
 """Of all reasons for which a candidate is killed the one that is not of the configuration."""
 MOST_TRIES = 3
 """After so many candidates that found the files changed under them, the next one is taken as it is."""
+_FAILED = 1
+"""What safe_reload exits with where no process says something else."""
 
 
 def step(state: State, event: Event) -> Step:
@@ -222,11 +224,21 @@ def _spawned(state: State, event: Spawned) -> Step:
     if event.disk:
         state = replace(state, disk=event.disk)
     if not generation:
-        return state, ()
+        # Its process has come after it was given up.
+        return state, (Send(event.number, signal.SIGKILL),)
     incomplete = event.disk.incomplete if event.disk and not event.kept else ()
     generation = replace(generation, pid=event.pid, digest=event.digest, kept=event.kept, incomplete=incomplete)
     state = replace(state.update(generation), shortages=0)
-    return state, (Ask(event.number, runtime_api.OF_A_CANDIDATE),)
+    match generation.phase:
+        case Candidate(given_up=""):
+            return state, (Ask(event.number, runtime_api.OF_A_CANDIDATE),)
+        case Draining():
+            # What it was told while there was no process, nobody has heard.
+            return state, (Send(event.number, signal.SIGUSR1),)
+        case Ending(killed=False):
+            return state, (Send(event.number, signal.SIGTERM),)
+        case _:
+            return state, (Send(event.number, signal.SIGKILL),)
 
 
 def _not_spawned(state: State, event: NotSpawned) -> Step:
@@ -391,6 +403,20 @@ def _give_up(state: State, candidate: Generation, what: str) -> Step:
         state.update(replace(candidate, phase=phase)),
         (say(candidate, "not_ready", f"{what}: it is killed", Level.ERROR), Send(candidate.number, signal.SIGKILL)),
     )
+
+
+def _outlives_its_kill(state: State, candidate: Generation) -> Step:
+    """Go on without a candidate that was killed and is not dead, or that never had a process: its reload has failed."""
+    assert isinstance(candidate.phase, Candidate)
+    why = candidate.phase.given_up
+    effects: tuple[Effect, ...] = ()
+    if candidate.pid is None:
+        state = state.without(candidate.number)
+        transient, what = True, f"{why}: it has no process"
+    else:
+        state, effects = retiring.end(state, candidate, signal.SIGKILL)
+        transient, what = why == NOT_READY, f"{why}: it was killed, and has not ended yet"
+    return then(_candidate_gone(state, candidate, what, _FAILED, blamed=not transient, transient=transient), *effects)
 
 
 def _candidate_gone(
@@ -563,8 +589,22 @@ def _elapsed(state: State, timer: Timer) -> Step:
         case Clock.DRAIN, Generation():
             line = say(generation, "drain_timeout", "is ended: --drain-timeout", Level.WARNING)
             return then(retiring.end(state, generation, signal.SIGTERM), line)
-        case Clock.KILL, Generation():
-            line = say(generation, "killed", "is killed: it did not end", Level.WARNING)
-            return then(retiring.end(state, generation, signal.SIGKILL), line)
+        case ((Clock.LOOK | Clock.KILL), Generation()):
+            return _overdue(state, generation)
         case _:
             return state, ()
+
+
+def _overdue(state: State, generation: Generation) -> Step:
+    """Go on without an answer, or a death, that should have come by now."""
+    match generation.phase:
+        case Candidate(given_up=""):
+            line = say(generation, "not_looked", "is taken as it is: the look at its files has no end", Level.ERROR)
+            return then(_promote(state, generation), line)
+        case Candidate():
+            return _outlives_its_kill(state, generation)
+        case Ending(killed=True):
+            return stopping.leave_behind(state, generation)
+        case _:
+            line = say(generation, "killed", "is killed: it did not end", Level.WARNING)
+            return then(retiring.end(state, generation, signal.SIGKILL), line)

@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dataclasses import dataclass, replace
 else:
+    _MISSING = object()
 
     def dataclass(*, frozen: bool = False, slots: bool = True) -> Callable[[type], type]:  # noqa: ARG001
         """Make a class of annotations a record: equal when type and values are, and hashable if it is frozen."""
@@ -19,6 +20,9 @@ else:
         def make(cls: type) -> type:
             names = tuple(cls.__annotations__)
             cls.__match_args__ = names
+            # In the order of the fields, so that equal records have equal tuples of values.
+            cls._blank = {name: getattr(cls, name, _MISSING) for name in names}
+            cls._needed = tuple(name for name in names if cls._blank[name] is _MISSING)
             cls.__init__ = _init
             cls.__eq__ = _eq
             cls.__repr__ = _repr
@@ -31,16 +35,27 @@ else:
 
     def replace(record: object, /, **changes: object) -> object:
         """Return a copy with some values changed."""
-        return type(record)(**{**record.__dict__, **changes})
+        copy = object.__new__(type(record))
+        values = copy.__dict__
+        values.update(record.__dict__)
+        values.update(changes)
+        if len(values) > len(record.__dict__):
+            _complain(type(record), (), changes)
+        return copy
 
     def _init(self: object, *values: object, **named: object) -> None:
         cls = type(self)
         names = cls.__match_args__
-        given = {**dict(zip(names, values, strict=False)), **named}
-        if len(values) > len(names) or not given.keys() <= set(names):
-            raise TypeError(f"{cls.__name__} takes {', '.join(names)}, not {values} {named}")
-        # In the order of the fields, so that equal records have equal tuples of values.
-        self.__dict__.update((name, given[name] if name in given else getattr(cls, name)) for name in names)
+        fields = self.__dict__
+        fields.update(cls._blank)
+        fields.update(zip(names, values, strict=False))
+        fields.update(named)
+        too_many = len(values) > len(names) or len(fields) > len(names)
+        if too_many or any(fields[name] is _MISSING for name in cls._needed[len(values) :]):
+            _complain(cls, values, named)
+
+    def _complain(cls: type, values: tuple[object, ...], named: dict[str, object]) -> None:
+        raise TypeError(f"{cls.__name__} takes {', '.join(cls.__match_args__)}, not {values} {named}")
 
     def _eq(self: object, other: object) -> bool:
         return type(self) is type(other) and self.__dict__ == other.__dict__

@@ -98,7 +98,11 @@ def drain(state: State, old: Generation) -> Step:
 def end(state: State, generation: Generation, signum: int) -> Step:
     """Tell a generation to end at once."""
     ending = Ending(killed=signum == signal.SIGKILL)
-    return state.update(replace(generation, phase=ending)), (Send(generation.number, signum),)
+    effects = [Send(generation.number, signum)]
+    if not ending.killed:
+        # One that Ctrl-Z has stopped would not see it.
+        effects.append(Send(generation.number, signal.SIGCONT))
+    return state.update(replace(generation, phase=ending)), tuple(effects)
 
 
 def follow(state: State) -> tuple[Listen, ...]:

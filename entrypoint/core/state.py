@@ -20,6 +20,8 @@ ASK_AGAIN_AFTER = 0.01
 ASK_CANDIDATE_AGAIN_AFTER = 1.0
 RETIRE_WITHIN = 5.0
 KILL_AFTER = 5.0
+LOOK_WITHIN = 60.0
+"""Longer than any look takes: what has not come by then has been lost."""
 FIRST_EXPORTER_DELAY = 1.0
 FIRST_RETRY_DELAY = 1.0
 MOST_RETRIES = 6
@@ -262,7 +264,7 @@ def timers(state: State) -> dict[Timer, float]:
     if state.settings.exporter and not isinstance(state.stage, Stopping | Ended):
         running.update(_exporter_timers(state))
     for generation in state.generations:
-        running.update(_generation_timers(generation, state.settings))
+        running.update(_generation_timers(generation, state))
     return running
 
 
@@ -300,15 +302,17 @@ def _exporter_timers(state: State) -> Iterator[tuple[Timer, float]]:
         yield Timer(Clock.EXPORTS), PROVEN_AFTER
 
 
-def _generation_timers(generation: Generation, settings: Settings) -> Iterator[tuple[Timer, float]]:
-    number = generation.number
+def _generation_timers(generation: Generation, state: State) -> Iterator[tuple[Timer, float]]:
+    number, settings = generation.number, state.settings
     match generation.phase:
         case Candidate(given_up="", answer="", asked=asked):
             yield Timer(Clock.READY, number), settings.ready_timeout
             if not asked:
                 yield Timer(Clock.ASK_AGAIN, number), ASK_CANDIDATE_AGAIN_AFTER
+        case Candidate(given_up=""):
+            yield Timer(Clock.LOOK, number), LOOK_WITHIN
         case Candidate():
-            pass
+            yield Timer(Clock.KILL, number), KILL_AFTER
         case Current(served=served, proven=proven):
             if not served:
                 yield Timer(Clock.SERVED, number), SERVED_AFTER
@@ -324,7 +328,8 @@ def _generation_timers(generation: Generation, settings: Settings) -> Iterator[t
         case Ending(killed=False):
             yield Timer(Clock.KILL, number), KILL_AFTER
         case Ending():
-            pass
+            if isinstance(state.stage, Stopping):
+                yield Timer(Clock.KILL, number, 1), KILL_AFTER
         case _:
             assert_never(generation.phase)
 

@@ -6,18 +6,21 @@ from entrypoint.core.events import EXPORTER, CloseVips, Effect, Level, Log, Repl
 from entrypoint.core.records import replace
 from entrypoint.core.retiring import end
 from entrypoint.core.state import (
+    KILL_AFTER,
     BackingOff,
     Candidate,
     Current,
     Draining,
     Ended,
     Ending,
+    Generation,
     Lingering,
     Retiring,
     Serving,
     State,
     Step,
     Stopping,
+    say,
     then,
 )
 from entrypoint.core.types import assert_never
@@ -66,13 +69,11 @@ def stop_gracefully(state: State) -> Step:
     """Close the VIPs and have every generation finish what it has."""
     effects: list[Effect] = [CloseVips(), *refuse(_unfinished(state))]
     # A candidate that is not ready yet ends by this signal as well, before it has accepted anything.
-    effects += [
-        Send(generation.number, signum)
-        for generation in state.generations
-        if isinstance(generation.phase, Candidate | Current | Retiring)
-        # One that Ctrl-Z has stopped would never see the first.
-        for signum in (signal.SIGUSR1, signal.SIGCONT)
-    ]
+    for generation in state.generations:
+        if isinstance(generation.phase, Candidate | Current | Retiring):
+            effects.append(Send(generation.number, signal.SIGUSR1))
+        # One that Ctrl-Z has stopped would never see it, whoever has sent it, and when.
+        effects.append(Send(generation.number, signal.SIGCONT))
     generations = tuple(
         generation if isinstance(generation.phase, Ending) else replace(generation, phase=Draining())
         for generation in state.generations
@@ -97,6 +98,13 @@ def stop_quickly(state: State, status: int, trigger: str | None) -> Step:
             state, ending = end(state, generation, signal.SIGTERM)
             effects += ending
     return state, tuple(effects)
+
+
+def leave_behind(state: State, generation: Generation) -> Step:
+    """Stop waiting for a process that not even SIGKILL ends: in a container the kernel ends it with us."""
+    what = f"has not ended within {KILL_AFTER:g} s of SIGKILL: safe_reload ends without it"
+    line = say(generation, "left_behind", what, Level.ERROR)
+    return state.without(generation.number), (Send(generation.number, signal.SIGKILL), line)
 
 
 def finish(state: State, status: int) -> Step:

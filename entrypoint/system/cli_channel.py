@@ -45,16 +45,22 @@ class CliChannel:
             self._ours = socket.socket(fileno=descriptor)
             self._ours.set_inheritable(False)
             return
-        self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._ours.setblocking(False)
-        # On one thread: haproxy binds a listener in each thread group, and dies where that of a socket pair is twice.
-        lines = (
-            "global",
-            f'  stats socket "sockpair@{self._theirs.fileno()}" level admin expose-fd listeners thread 1/1',
-            f"  stats maxconn {_SESSIONS_AT_THE_START}",
-        )
-        self._fragment = os.memfd_create("safe_reload", os.MFD_CLOEXEC)
-        os.write(self._fragment, "".join(f"{line}\n" for line in lines).encode())
+        with contextlib.ExitStack() as on_failure:
+            self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            on_failure.callback(self._ours.close)
+            on_failure.callback(self._theirs.close)
+            self._ours.setblocking(False)
+            # On one thread: haproxy binds a listener in each thread group, and dies where a socket pair's is twice.
+            lines = (
+                "global",
+                f'  stats socket "sockpair@{self._theirs.fileno()}" level admin expose-fd listeners thread 1/1',
+                f"  stats maxconn {_SESSIONS_AT_THE_START}",
+            )
+            self._fragment = os.memfd_create("safe_reload", os.MFD_CLOEXEC)
+            on_failure.callback(os.close, self._fragment)
+            with open(self._fragment, "wb", closefd=False) as file:
+                file.write("".join(f"{line}\n" for line in lines).encode())
+            on_failure.pop_all()
 
     def fileno(self) -> int:
         """Return the descriptor of our end."""

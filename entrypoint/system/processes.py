@@ -16,6 +16,8 @@ from entrypoint.core.records import dataclass
 _STDERR = 2
 _NOT_FOUND = 127
 _NOT_EXECUTABLE = 126
+_PTRACE_DETACH = 17
+"""From linux/ptrace.h."""
 _NO_TERMINAL = frozenset({errno.ENOTTY, errno.ENXIO, errno.EBADF})
 """EBADF is a closed stdin, which is no reason not to run."""
 
@@ -70,8 +72,14 @@ class Processes:
 
         """
         pid = self._spawned(birth) or self._forked(birth)
-        self._pids[number] = pid
-        self._numbers[pid] = number
+        try:
+            self._pids[number] = pid
+            self._numbers[pid] = number
+        except MemoryError:
+            # Nobody would know whose it is.
+            self._pids.pop(number, None)
+            os.kill(pid, signal.SIGKILL)
+            raise
         return pid
 
     def _spawned(self, birth: Birth) -> int | None:
@@ -133,7 +141,7 @@ class Processes:
             os.kill(-pid if to_group else pid, signum)
 
     def reap(self) -> Iterator[Exited | Reaped]:
-        """Reap everything that has died."""
+        """Reap everything that has died; what asked to be traced by us (PTRACE_TRACEME) goes on untraced."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -141,6 +149,10 @@ class Processes:
                 return
             if pid == 0:
                 return
+            if os.WIFSTOPPED(status):
+                # We have not asked for stops (WUNTRACED), so only a tracee's are told.
+                _detach(pid, os.WSTOPSIG(status))
+                continue
             number = self._numbers.pop(pid, None)
             if number is None:
                 yield Reaped(pid)
@@ -173,6 +185,23 @@ class Processes:
         # Whoever read our stderr may have gone, and the status has to be another one than SIGPIPE's.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         self._complain(f"exec {birth.words[0]} failed: {why}")
+
+
+def _detach(pid: int, signum: int) -> None:
+    """Let a process go on that has made us its tracer: we are no debugger, and it would stop at each of its signals.
+
+    Args:
+        pid: of a tracee that has stopped.
+        signum: what it stopped for; it gets that now, but for the SIGTRAP that tells a tracer of an exec (ptrace(2)).
+
+    """
+    try:
+        import ctypes  # noqa: PLC0415  # a MiB, for what hardly ever happens
+    except ImportError:
+        # It ends by SIGKILL, and by nothing else.
+        return
+    passed_on = 0 if signum == signal.SIGTRAP else signum
+    ctypes.CDLL(None).ptrace(_PTRACE_DETACH, pid, None, ctypes.c_void_p(passed_on))
 
 
 def _take_terminal() -> None:

@@ -82,9 +82,12 @@ def explore(settings: Settings) -> Exploration:
             for event in possible(state):
                 after, effects = lifecycle.step(state, event)
                 found.transitions.append(Transition(state, event, after, effects))
+                if len(after.generations) > most_generations:
+                    continue
                 known = canonical(after)
-                if len(known.generations) <= most_generations and _key(known) not in met:
-                    met.add(_key(known))
+                key = _key(known)
+                if key not in met:
+                    met.add(key)
                     found.states.add(known)
                     unseen.append(known)
     return found

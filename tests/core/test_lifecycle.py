@@ -407,6 +407,22 @@ def test_term_leads_to_the_end_from_every_state(states: set[State], stubborn: bo
             assert _stop(state, stubborn=stubborn) == already, state
 
 
+def test_whoever_is_to_end_is_continued(transitions: list[Transition]) -> None:
+    """One that Ctrl-Z has stopped would see no signal but SIGKILL, and never be gone."""
+    ended = 0
+    for taken in transitions:
+        sent = [effect for effect in taken.effects if isinstance(effect, Send) and effect.number != EXPORTER]
+        if isinstance(taken.event, Spawned):
+            # Nobody has had the time to stop it.
+            continue
+        to_end = {effect.number for effect in sent if effect.signum == signal.SIGTERM}
+        if isinstance(taken.after.stage, Stopping) and not isinstance(taken.before.stage, Stopping):
+            to_end |= {one.number for one in taken.after.generations if not isinstance(one.phase, Ending)}
+        ended += len(to_end)
+        assert to_end <= {effect.number for effect in sent if effect.signum == signal.SIGCONT}, taken
+    assert ended
+
+
 def _vips_are_left_to_the_current_one(
     transitions: list[Transition], leaves: Callable[[State], Generation | None]
 ) -> None:

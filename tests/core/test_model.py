@@ -66,9 +66,12 @@ class Kernel(RuleBasedStateMachine):
     def feed(self, event: Event) -> None:
         """Let something happen, and carry out what follows."""
         self.steps += 1
+        unborn = self.unborn
         self.state, effects = lifecycle.step(self.state, event)
         for effect in effects:
             self.carry_out(effect)
+        # Of these no process was ever told: they are not waited for without end.
+        self.alive -= {number for number in unborn if not self.state.find(number)}
         while self.looks:
             why, number = self.looks.pop()
             self.feed(Seen(why, Disk(self.on_disk), number))
@@ -95,6 +98,8 @@ class Kernel(RuleBasedStateMachine):
             case Reply(client=client, success=success, number=number):
                 asked_at = self.clients.pop(client)
                 assert not success or self.born[number] >= asked_at
+            case Log(event="left_behind", fields=fields):
+                self.alive.discard(int(str(fields["generation"])))
             case Log(event=event, fields=fields) if event in ANSWERS_A_RELOAD:
                 self.answered(str(fields.get("trigger") or ""), fields.get("generation"))
 

@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,35 @@ def test_who_is_gone_is_not_signalled() -> None:
         return True
 
     assert apart(work)
+
+
+TRACED = "import ctypes, os, signal; ctypes.CDLL(None).ptrace(0, 0, None, None); "
+AFTER_A_SIGNAL = "signal.signal(signal.SIGUSR1, lambda *_: os._exit(7)); os.kill(os.getpid(), signal.SIGUSR1)"
+AFTER_AN_EXEC = "os.execv('/bin/sh', ['sh', '-c', 'exit 7'])"
+WHILE_STOPPED = "os.kill(os.getpid(), signal.SIGSTOP); os._exit(7)"
+
+
+@pytest.mark.parametrize("what", [AFTER_A_SIGNAL, AFTER_AN_EXEC])
+def test_a_child_that_asks_to_be_traced_has_not_ended_when_it_stops(what: str) -> None:
+    """PTRACE_TRACEME makes us its tracer: it goes on, gets its signals, and its end is its end."""
+    parent = processes()
+    parent.spawn(4, Birth((sys.executable, "-c", TRACED + what), ENVIRONMENT))
+
+    assert deaths_of(parent, 1) == [Exited(4, 7)]
+
+
+def test_a_traced_child_that_stops_itself_is_continued_as_any_other() -> None:
+    """It stays stopped, as it would untraced, until somebody sends SIGCONT."""
+    parent = processes()
+    pid = parent.spawn(4, Birth((sys.executable, "-c", TRACED + WHILE_STOPPED), ENVIRONMENT))
+
+    def is_stopped() -> bool:
+        assert not list(parent.reap())
+        return stat(pid).state == "T"
+
+    eventually(is_stopped)
+    parent.send(4, signal.SIGCONT)
+    assert deaths_of(parent, 1) == [Exited(4, 7)]
 
 
 def test_an_orphan_is_reaped_as_nobodys() -> None:

@@ -1,6 +1,8 @@
 """The loop with a real haproxy, and what it does when something that cannot happen does."""
 
+import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -13,6 +15,7 @@ import pytest
 
 from entrypoint.core import lifecycle
 from tests.descriptors import descriptors
+from tests.system.lives import status_fields
 from tests.waiting import eventually
 
 CONFIGURATION = """\
@@ -149,25 +152,92 @@ lifecycle._reload = wrong
     eventually(lambda: lb.get() == "2")
 
 
-def test_a_look_at_the_disk_that_fails_is_no_reason_to_wait_for_ever(begin: Begin) -> None:
-    """A candidate has answered, and what comes next is only whether the files are still the same."""
-    fault = """
-from entrypoint.haproxy_service import HaproxyService
-right = HaproxyService._watch
-faults = iter([False, False, False, True])
-def wrong(self):
-    if next(faults, False):
-        raise MemoryError("for this test")
-    right(self)
-HaproxyService._watch = wrong
+EVERY_EFFECT = """
+import importlib
+from entrypoint.core import events
+from entrypoint.supervisor import Supervisor
+left = {kind: 2 for kind in events.Effect.__args__ if kind is not events.Upgrade}
+right = Supervisor._do
+def wrong(self, effect):
+    kind = type(effect)
+    if self.machine.state.last_number > 1 and left.get(kind):
+        left[kind] -= 1
+        raise eval(%r)
+    right(self, effect)
+Supervisor._do = wrong
 """
-    lb = begin(code=fault)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["MemoryError()", "ValueError('embedded null byte')", "b'\\xff'.decode('ascii')", "OSError(28, 'for this test')"],
+)
+def test_an_effect_that_cannot_be_carried_out_leaves_nobody_waiting(begin: Begin, tmp_path: Path, kind: str) -> None:
+    """Each of them, twice, in whatever way: every reload is answered, a death made good, and TERM is the end."""
+    options = ("--runtime-dir", str(tmp_path), "--exporter", "127.0.0.1:0", "--watch", "off", "--ready-timeout", "5")
+    lb = begin(*options, code=EVERY_EFFECT % kind)
     assert eventually(lambda: lb.get() == "1")
     eventually(lambda: "is current" in lb.log)
-    lb.process.send_signal(signal.SIGUSR1)
+    answers = [_ask(tmp_path, "reload") for _ in range(8)]
+    assert {answer.returncode for answer in answers} == {0, 1}
+    assert all(answer.stderr for answer in answers if answer.returncode)
+    assert answers[-1].returncode == 0, answers[-1].stderr
+    serves = eventually(lb.get)
+    generations = json.loads(_ask(tmp_path, "status", "--json").stdout)["generations"]
+    (pid,) = [one["pid"] for one in generations if one["state"] == "current"]
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: "unasked" in lb.log)
+    assert eventually(lambda: (lb.get() or serves) != serves)
+    lb.process.send_signal(signal.SIGTERM)
+    assert lb.process.wait(timeout=60) == 0
 
-    eventually(lambda: lb.log.count("is current") == 2)
-    assert "MemoryError: for this test" in lb.log
+
+@pytest.mark.parametrize("spare", [0, 300_000, 3_000_000])
+def test_without_memory_it_waits_for_better_times(begin: Begin, tmp_path: Path, spare: int) -> None:
+    """Nothing can be started then, and much not even be said: PID 1 lives, and goes on when there is some again."""
+    lb = begin("--runtime-dir", str(tmp_path), "--restart-limit", "1000")
+    assert eventually(lambda: lb.get() == "1")
+    eventually(lambda: "is current" in lb.log)
+    pid = lb.process.pid
+    no_limits = resource.prlimit(pid, resource.RLIMIT_AS)
+    used = int(status_fields(pid)["VmSize"].split()[0]) * 1024
+    resource.prlimit(pid, resource.RLIMIT_AS, (used + spare, no_limits[1]))
+    (tmp_path / "haproxy.cfg").write_text(CONFIGURATION + "# more\n" * 100_000)
+    for _ in range(3):
+        lb.process.send_signal(signal.SIGUSR1)
+    os.kill(lb.haproxy(), signal.SIGKILL)
+    eventually(lambda: "unasked" in lb.log)
+    eventually(lambda: lb.log.count("before it was ready") + lb.log.count("was not started") > 1)
+    resource.prlimit(pid, resource.RLIMIT_AS, no_limits)
+
+    assert eventually(lb.get)
+    assert _ask(tmp_path, "reload").returncode == 0
+    lb.process.send_signal(signal.SIGTERM)
+    assert lb.process.wait(timeout=60) == 0
+    assert "a bug in safe_reload" not in lb.log
+
+
+def test_a_death_that_was_lost_is_found_by_who_asks_whether_we_live(begin: Begin, tmp_path: Path) -> None:
+    """Whatever mistake of ours it was: nobody would ever start the next one, and all would look well."""
+    loss = """
+from entrypoint.supervisor import Supervisor
+right = Supervisor._bury
+losses = iter([True])
+def wrong(self, death):
+    if next(losses, False):
+        self._forget(death.number)
+    else:
+        right(self, death)
+Supervisor._bury = wrong
+"""
+    lb = begin("--runtime-dir", str(tmp_path), code=loss)
+    assert eventually(lambda: lb.get() == "1")
+    eventually(lambda: "is current" in lb.log)
+    os.kill(lb.haproxy(), signal.SIGKILL)
+    eventually(lambda: not Path(f"/proc/{lb.process.pid}/task/{lb.process.pid}/children").read_text())
+    _ask(tmp_path, "status")
+
+    eventually(lambda: "is gone, and nobody was told" in lb.log)
     assert eventually(lambda: lb.get() == "2")
 
 
@@ -437,10 +507,22 @@ def test_signals_are_forwarded_to_the_current_haproxy(begin: Begin) -> None:
     assert lb.get() == "1"
 
 
+def test_a_stop_continues_whoever_ctrl_z_has_stopped(begin: Begin) -> None:
+    """Also one that has been replaced since, and drains."""
+    lb = begin()
+    eventually(lambda: lb.get() == "1")
+    eventually(lambda: "is current" in lb.log)
+    lb.process.send_signal(signal.SIGTSTP)
+    eventually(lambda: Path(f"/proc/{lb.haproxy()}/stat").read_text().rpartition(") ")[2][0] == "T")
+    lb.process.send_signal(signal.SIGUSR1)
+    eventually(lambda: "generation 1 (pid" in lb.log and " drains" in lb.log)
+    lb.process.send_signal(signal.SIGTERM)
+
+    assert lb.process.wait(timeout=60) == 0
+
+
 def test_the_log_is_json_if_asked_for(begin: Begin) -> None:
     """One object a line, with the generation's number in it."""
-    import json
-
     lb = begin("--log-format", "json", "--name", "front")
     eventually(lambda: lb.get() == "1")
     eventually(lambda: "is current" in lb.log)
@@ -571,8 +653,8 @@ def test_a_tag_that_is_no_vip_is_named_when_a_start_fails_of_it(tmp_path: Path) 
     assert "not in --vips: FD_WEB, FD_X; correct the `bind`, or give the VIP" in run.stderr
 
 
-def _ask(runtime_dir: Path, verb: str) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "entrypoint", verb, "--runtime-dir", str(runtime_dir)]
+def _ask(runtime_dir: Path, *verb: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "entrypoint", *verb, "--runtime-dir", str(runtime_dir)]
     return subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
 
 
@@ -613,7 +695,7 @@ HaproxyService._watch = wrong
     eventually(lambda: "is current" in lb.log)
     assert _ask(tmp_path / "run", "upgrade").returncode == 0
 
-    eventually(lambda: "MemoryError: for this test" in lb.log)
+    eventually(lambda: "no memory was left (" in lb.log)
     lb.process.send_signal(signal.SIGUSR1)
     eventually(lambda: lb.get() == "2")
 

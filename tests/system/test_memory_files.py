@@ -1,0 +1,48 @@
+"""Memory files: where one cannot be written, nothing of it is left."""
+
+import os
+import resource
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from entrypoint import upgrade
+from entrypoint.configurations import in_memory
+from entrypoint.system.cli_channel import CliChannel
+from tests.descriptors import descriptors
+
+MADE: dict[str, Callable[[], object]] = {
+    "the line to a generation": CliChannel,
+    "the last known good configuration": lambda: in_memory((("a.cfg", b"x"), ("b.cfg", b"x" * 100))),
+    "what the next life is left": lambda: upgrade.wrap({"words": "x" * 100}),
+}
+
+
+@pytest.fixture
+def no_room() -> Iterator[None]:
+    """Let no file, and no memory file, become longer than ten bytes (RLIMIT_FSIZE; CPython ignores SIGXFSZ)."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("what", MADE)
+def test_a_memory_file_that_cannot_be_written_is_closed(no_room: None, what: str) -> None:
+    """Else each reload that fails for want of memory would cost descriptors, until there are none."""
+    before = descriptors(os.getpid())
+    with pytest.raises(OSError, match="File too large"):
+        MADE[what]()
+
+    assert descriptors(os.getpid()) == before
+
+
+def test_what_cannot_be_written_down_is_closed_as_well() -> None:
+    """Whatever the reason: a value that is no plain one, such as a mistake of ours would leave."""
+    before = descriptors(os.getpid())
+    with pytest.raises(ValueError, match="unmarshallable"):
+        upgrade.wrap({"words": object()})
+
+    assert descriptors(os.getpid()) == before

@@ -1,0 +1,246 @@
+"""safe_reload replaces itself by whatever is installed by then, whole or not: PID 1 never ends of it."""
+
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.descriptors import descriptors
+from tests.waiting import eventually
+
+PACKAGE = Path(__file__).parents[2] / "entrypoint"
+CONFIGURATION = """\
+defaults
+  mode http
+  timeout client 9s
+  timeout connect 9s
+  timeout server 9s
+frontend web
+  bind "fd@${FD_WEB}"
+  http-request return status 200 content-type text/plain lf-string "%[env(SAFE_RELOAD_GENERATION)]"
+"""
+
+
+class Installed:
+    """A running safe_reload that was started from files that can be changed."""
+
+    def __init__(self, folder: Path) -> None:
+        """Install it, with a launcher as the image's, and start it."""
+        self.folder = folder
+        self.launcher = folder / "safe_reload"
+        self.install()
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        configuration = folder / "haproxy.cfg"
+        configuration.write_text(CONFIGURATION)
+        self._log = folder / "log"
+        serves = ["--vips", f"127.0.0.1:{self.port}:FD_WEB", "--restart-limit", "1000", "haproxy", "-f"]
+        with self._log.open("wb") as stderr:
+            self.process = subprocess.Popen([*self._words, *serves, str(configuration)], stderr=stderr)
+        assert eventually(lambda: self.get() == "1")
+        eventually(lambda: "is current" in self.log)
+
+    @property
+    def _words(self) -> list[str]:
+        return [sys.executable, "-I", str(self.launcher), "--runtime-dir", str(self.folder)]
+
+    def install(self) -> None:
+        """Make every file as it should be; new ones, as an installer does."""
+        shutil.rmtree(self.folder / "entrypoint", ignore_errors=True)
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(PACKAGE, self.folder / "entrypoint", ignore=ignored)
+        start = f"import sys\nsys.path.insert(0, {str(self.folder)!r})\nfrom entrypoint.__main__ import main\nmain()\n"
+        new = self.folder / "new"
+        new.write_text(start)
+        new.replace(self.launcher)
+
+    def ask(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Put a question to it, as somebody whose own files are whole."""
+        asker = [sys.executable, "-m", "entrypoint", *words, "--runtime-dir", str(self.folder)]
+        return subprocess.run(asker, capture_output=True, text=True, check=False, timeout=120, cwd=PACKAGE.parent)
+
+    def begin_to_ask(self, word: str) -> subprocess.Popen[bytes]:
+        """Put a question to it, and do not wait for its answer."""
+        asker = [sys.executable, "-m", "entrypoint", word, "--timeout", "100", "--runtime-dir", str(self.folder)]
+        return subprocess.Popen(asker, cwd=PACKAGE.parent)
+
+    @property
+    def log(self) -> str:
+        """Everything that has been written to stderr."""
+        return self._log.read_text(errors="replace")
+
+    def get(self) -> str:
+        """Return what the VIP answers; nothing while it does not."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=10) as client:
+                client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                answer = b""
+                while data := client.recv(4096):
+                    answer += data
+        except OSError:
+            return ""
+        return answer.rpartition(b"\r\n\r\n")[2].decode()
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Iterator[Installed]:
+    """One that is ended after the test."""
+    instance = Installed(tmp_path)
+    yield instance
+    if instance.process.poll() is None:
+        instance.process.send_signal(signal.SIGQUIT)
+        try:
+            instance.process.wait(timeout=60)
+        finally:
+            instance.process.kill()
+            instance.process.wait()
+
+
+def _replaced(file: str, old: str, new: str) -> Callable[[Installed], None]:
+    def harm(installed: Installed) -> None:
+        path = installed.folder / file
+        text = path.read_text()
+        assert old in text, file
+        path.write_text(text.replace(old, new))
+
+    return harm
+
+
+def _cut(file: str, share: float) -> Callable[[Installed], None]:
+    def harm(installed: Installed) -> None:
+        path = installed.folder / file
+        text = path.read_text()
+        path.write_text(text[: int(len(text) * share)])
+
+    return harm
+
+
+TESTIFIED = '        file.write(os.fsencode("\\0".join(lines)))\n'
+HARM: dict[str, tuple[Callable[[Installed], None], str]] = {
+    "a key of the service": (
+        _replaced("entrypoint/haproxy_service.py", 'left["startup_words"]', 'left["said"]'),
+        "said",
+    ),
+    "a key of the supervisor": (_replaced("entrypoint/supervisor.py", 'left["channels"]', 'left["lines"]'), "lines"),
+    "a key of the notices": (_replaced("entrypoint/notices.py", 'left["unsent"]', 'left["queue"]'), "queue"),
+    "a key of the history": (_replaced("entrypoint/core/history.py", 'left["born"]', 'left["births"]'), "births"),
+    "a key of a generation": (_replaced("entrypoint/core/heritage.py", 'plain["pid"]', 'plain["process"]'), "process"),
+    "an empty launcher": (_cut("safe_reload", 0), "is it installed completely"),
+    "a launcher cut short": (_replaced("safe_reload", "\nmain()\n", "\n"), "is it installed completely"),
+    "an empty __main__": (_cut("entrypoint/__main__.py", 0), "cannot import name 'main'"),
+    "a __main__ cut short": (_cut("entrypoint/__main__.py", 0.8), "the new program exited with status 1"),
+    "no __init__": (_cut("entrypoint/__init__.py", 0), "__version__"),
+    "a syntax error": (_replaced("entrypoint/cli.py", "def run(", "def run(("), "SyntaxError"),
+    "an error at an import": (_replaced("entrypoint/desk.py", "import socket\n", "raise OSError(5)\n"), "OSError(5)"),
+    "an exit at an import": (
+        _replaced("entrypoint/notices.py", "from collections", "raise SystemExit(0)\nfrom c"),
+        "is it installed completely",
+    ),
+    "a step that fails": (
+        _replaced("entrypoint/core/watching.py", "    if not state.watches", "    0 / 0\n    if not state.watches"),
+        "ZeroDivision",
+    ),
+    "a status that cannot be told": (
+        _replaced("entrypoint/haproxy_service.py", '"pid": os.getpid(),', '"pid": os.gone(),'),
+        "gone",
+    ),
+    "a launcher swapped after it was tried": (
+        _replaced("entrypoint/upgrade.py", TESTIFIED, TESTIFIED + '    open(sys.argv[0], "w").close()\n'),
+        "has changed since the new program was tried",
+    ),
+    "a module swapped after it was tried": (
+        _replaced("entrypoint/upgrade.py", TESTIFIED, TESTIFIED + '    open(__file__, "w").close()\n'),
+        "has changed since the new program was tried",
+    ),
+}
+
+
+def test_a_program_that_would_not_serve_does_not_take_our_place(installed: Installed) -> None:
+    """Whatever is wrong with it: one answer that says what, and everything goes on as before."""
+    assert installed.ask("status").returncode == 0
+    before = sorted(descriptors(installed.process.pid).values())
+    for name, (harm, told) in HARM.items():
+        harm(installed)
+        answer = installed.ask("upgrade")
+        assert answer.returncode == 1, (name, answer, installed.log)
+        assert told in answer.stderr, (name, answer.stderr)
+        assert "safe_reload is not replaced, and goes on" in answer.stderr, name
+        assert installed.process.poll() is None, name
+        assert installed.get() == "1", name
+        installed.install()
+    eventually(lambda: len(descriptors(installed.process.pid)) <= len(before))
+    assert sorted(descriptors(installed.process.pid).values()) == before
+
+    answer = installed.ask("upgrade")
+    assert answer.returncode == 0, answer
+    assert installed.log.count("has taken over") == 1
+    assert installed.ask("reload").returncode == 0
+    assert installed.get() == "2"
+
+
+ONLY_LATER = "not (o := __import__('os')).environ.get('SAFE_RELOAD_REHEARSAL') and o.path.exists({broken!r})"
+LATE = {
+    "an import": ("entrypoint/cli.py", "_STDOUT = 1\n", "_STDOUT = 1\nif {late}: raise SystemExit(0)\n"),
+    "the command line": (
+        "entrypoint/cli.py",
+        "            words = split(arguments)\n",
+        "            words = split(arguments)\n            if {late}: raise UsageError('x')\n",
+    ),
+    "the listeners": (
+        "entrypoint/serving.py",
+        "    pid_file = _pid_file(path)",
+        "    import os\n    if {late}: raise MemoryError\n    pid_file = _pid_file(path)",
+    ),
+    "the last step": (
+        "entrypoint/haproxy_service.py",
+        "        self._supervisor.isolated(self._look_anew)\n",
+        "        self._supervisor.isolated(self._look_anew)\n        if {late}: 0 / 0\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("late", ["an import", "the listeners"])
+def test_one_that_cannot_begin_ends_when_it_is_asked_to(installed: Installed, late: str) -> None:
+    """TERM is the end from there, too."""
+    broken = installed.folder / "broken"
+    broken.touch()
+    file, old, new = LATE[late]
+    _replaced(file, old, new.format(late=ONLY_LATER.format(broken=str(broken))))(installed)
+    asked = installed.begin_to_ask("upgrade")
+    try:
+        eventually(lambda: max(map(installed.log.count, ("tries again", "Traceback"))) >= 2)
+        installed.process.send_signal(signal.SIGTERM)
+        assert installed.process.wait(timeout=60) == 0
+    finally:
+        asked.kill()
+        asked.wait()
+
+
+@pytest.mark.parametrize("late", LATE)
+def test_one_that_fails_after_all_begins_anew_until_it_can(installed: Installed, late: str) -> None:
+    """There is no way back then, and nobody else who has the sockets: it does not end, and haproxy serves."""
+    broken = installed.folder / "broken"
+    broken.touch()
+    file, old, new = LATE[late]
+    _replaced(file, old, new.format(late=ONLY_LATER.format(broken=str(broken))))(installed)
+    pid = installed.process.pid
+    asked = installed.begin_to_ask("upgrade")
+    try:
+        eventually(lambda: installed.log.count("is replaced; every socket and process stays") == 1)
+        eventually(lambda: max(map(installed.log.count, ("tries again", "Traceback"))) >= 2)
+        assert installed.process.poll() is None
+        assert installed.get() == "1"
+        broken.unlink()
+        assert asked.wait(timeout=120) == 0
+    finally:
+        asked.kill()
+        asked.wait()
+    assert installed.process.pid == pid
+    assert installed.ask("reload").returncode == 0
+    assert installed.get() == "2"
+    assert installed.ask("upgrade").returncode == 0
