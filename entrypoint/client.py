@@ -83,12 +83,12 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         environment: all variables.
 
     """
+    # Before a socket gets the number of a stdout that is closed.
+    files.fill_standard_descriptors(inheritable=False)
     try:
         words = split(arguments)
         if words.operands[0] == "exporter":
             return _exporter((*_again(words.given), *words.operands[1:]), environment)
-        # Before a socket gets the number of a stdout that is closed.
-        files.fill_standard_descriptors(inheritable=False)
         # The door has blocked every signal, for PID 1's sake. SIGPIPE stays ignored: that nobody reads what a reload
         # has to say does not change what became of it.
         signal.signal(signal.SIGINT, signal.SIG_DFL)

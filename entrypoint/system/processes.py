@@ -114,7 +114,8 @@ class Processes:
             if pid == 0:
                 self._become(birth)
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            # Not SIG_SETMASK: the mask may have signals that Python does not know, and they are not to be touched.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, every_signal - mask)
         # Here as well as in the child, because a signal for the group may come before the child has run.
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)

@@ -1,7 +1,8 @@
-"""A program that becomes another one in odd surroundings: `exec_in.py ENTRIES [hide=PATH]... [deny=prctl] WORDS...`.
+"""A program that becomes another one in odd surroundings: `exec_in.py ENTRIES [HOW]... WORDS...`.
 
-ENTRIES is a file with the environment, each entry ended by a NUL, in which anything may stand; hide=PATH lays an empty
-file system over a folder; deny=prctl has prctl(2) fail for want of a permission.
+ENTRIES is a file with the environment, each entry ended by a NUL, in which anything may stand. `hide=PATH` lays an
+empty file system over a folder; `deny=prctl` has prctl(2) fail for want of a permission; `block=32` and `ignore=32`
+do so with a signal, by system calls, for the C library would not with its own two.
 """
 
 import ctypes
@@ -14,7 +15,8 @@ CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 0x40000
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06  # BPF_LD | BPF_W | BPF_ABS; BPF_JMP | BPF_JEQ; BPF_RET
 ALLOW, FAIL_WITH = 0x7FFF0000, 0x00050000
-PRCTL = {"x86_64": 157, "aarch64": 167}
+PRCTL, SIGACTION, SIGPROCMASK = {"x86_64": (157, 13, 14), "aarch64": (167, 134, 135)}[os.uname().machine]
+SIG_BLOCK, SIG_IGN, MASK_BYTES = 0, 1, 8
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -38,7 +40,7 @@ def deny_prctl() -> None:
         struct.pack("HBBI", *instruction)
         for instruction in (
             (LOAD, 0, 0, 0),  # the number of the system call
-            (JUMP_IF_EQUAL, 0, 1, PRCTL[os.uname().machine]),
+            (JUMP_IF_EQUAL, 0, 1, PRCTL),
             (RETURN, 0, 0, FAIL_WITH | 1),  # EPERM
             (RETURN, 0, 0, ALLOW),
         )
@@ -49,13 +51,26 @@ def deny_prctl() -> None:
     must(libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, filters, 0, 0))
 
 
+def block(signum: str) -> None:
+    """Block a signal."""
+    must(libc.syscall(SIGPROCMASK, SIG_BLOCK, (ctypes.c_uint64 * 1)(1 << int(signum) - 1), None, MASK_BYTES))
+
+
+def ignore(signum: str) -> None:
+    """Ignore a signal."""
+    must(libc.syscall(SIGACTION, int(signum), (ctypes.c_ulong * 16)(SIG_IGN), None, MASK_BYTES))
+
+
+HOW = {"hide": hide, "deny": lambda _: deny_prctl(), "block": block, "ignore": ignore}
+
+
 def main() -> None:
     """Become it."""
     entries = Path(sys.argv[1]).read_bytes().split(b"\0")[:-1]
     words = sys.argv[2:]
     while "=" in words[0]:
         what, _, which = words.pop(0).partition("=")
-        hide(which) if what == "hide" else deny_prctl()
+        HOW[what](which)
     argv = (ctypes.c_char_p * (len(words) + 1))(*map(os.fsencode, words), None)
     envp = (ctypes.c_char_p * (len(entries) + 1))(*entries, None)
     must(libc.execve(os.fsencode(words[0]), argv, envp))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.descriptors import descriptors
 from tests.system.lives import Life, Program, Upbringing, lives
 from tests.system.test_client import Peer
 from tests.waiting import eventually
@@ -193,15 +194,14 @@ def test_a_reload_whose_words_nobody_reads_is_a_reload(tmp_path: Path, kind: str
         assert peer.end() == ["reload"]
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
-def test_a_closed_output_is_not_the_control_socket(tmp_path: Path, closed: str) -> None:
-    """The socket does not get the number of what is closed, so that words are not sent to who has answered."""
-    peer = Peer(tmp_path / "lb.sock", [("reload", ["Success=0\n--\nhaproxy's words\n"], "close")])
-    words = ("reload", "--runtime-dir", str(tmp_path), "--name", "lb")
-    done = subprocess.run(
-        ["sh", "-c", f'exec "$@" {closed}', "sh", *SAFE_RELOAD, *words],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
-        check=False,
-    )
-    assert done.returncode == 1
-    assert peer.end() == ["reload"]
+def test_a_closed_output_does_not_become_a_connection(start: Start, tmp_path: Path) -> None:
+    """What the exporter says would else be sent to somebody who asks it."""
+    words = ("exporter", "--listen", "127.0.0.1:0", "--runtime-dir", str(tmp_path))
+    life = start(*words, up=Upbringing(closed=(0, 1, 2)))
+
+    def listens_and_has_three() -> bool:
+        found = descriptors(life.init)
+        three = {found.get(number) for number in range(3)}
+        return three == {"/dev/null"} and any(kind.startswith("socket:") for kind in found.values())
+
+    eventually(listens_and_has_three)
