@@ -112,9 +112,10 @@ class HeldSessions:
         if not data or len(held.answer) > _ROOM:
             self.close(number)
             return
-        text = held.answer.decode(errors="replace")
-        connections = runtime_api.connections(text)
-        if connections is None or not held.answer.endswith(_PROMPT):
+        connections = None
+        if held.answer.endswith(_PROMPT):
+            connections = runtime_api.connections(held.answer.decode(errors="replace"))
+        if connections is None:
             return
         held.answer = b""
         if not connections:

@@ -28,6 +28,11 @@ _DATAGRAMS = "(syslog_fd_handler"
 """What handles a `dgram-bind`; `show fd` does not call it a listener, and `show info` counts it."""
 
 
+_MOST_DIGITS = 18
+_LONGEST_VERSION = 100
+"""Letters; haproxy's own have 20."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bind:
     """A listener of a generation: its descriptor there, and the frontend it belongs to."""
@@ -50,7 +55,9 @@ def connections(answer: str) -> int | None:
 
 def version(answer: str) -> str:
     """Return the version of the haproxy that answered `show info`; empty when it does not say."""
-    return next((line[9:].strip() for line in answer.splitlines() if line.startswith("Version: ")), "")
+    return next(
+        (line[9:].strip()[:_LONGEST_VERSION] for line in answer.splitlines() if line.startswith("Version: ")), ""
+    )
 
 
 def is_idle(answer: str) -> bool:
@@ -150,9 +157,14 @@ def _number(answer: str, name: str) -> int | None:
     """Return the value of a line `NAME: NUMBER`."""
     for line in answer.splitlines():
         key, _, value = line.partition(": ")
-        if key == name and value.isdigit():
-            return int(value)
+        if key == name:
+            return _decimal(value)
     return None
+
+
+def _decimal(text: str) -> int | None:
+    """Return the value of a number as haproxy writes it: int() takes what none is, and refuses thousands of digits."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +193,12 @@ def _listeners(answer: str) -> Iterator[_Listener]:
     """Yield each descriptor that is a listener. There can be thousands, of 30 words a line: few are looked at."""
     for line in answer.splitlines():
         number, colon, rest = line.partition(" : ")
-        if not colon or (" l.st=" not in rest and _DATAGRAMS not in rest) or not number.strip().isdigit():
+        descriptor = _decimal(number.strip()) if colon and (" l.st=" in rest or _DATAGRAMS in rest) else None
+        if descriptor is None:
             continue
         flags = _hexadecimal(rest.partition("(")[0], "st=")
         yield _Listener(
-            int(number),
+            descriptor,
             _word(rest, " fe="),
             _word(rest, " lport="),
             _word(rest, " l.st=") == "RDY",

@@ -9,7 +9,10 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from entrypoint.core import runtime_api
 from entrypoint.core.runtime_api import (
     Bind,
     binds_on,
@@ -268,3 +271,26 @@ def test_a_pause_names_each_frontend_once() -> None:
     """A frontend with several listeners is disabled once, in the order of the listeners."""
     assert pause((Bind(3, "b"), Bind(4, "a"), Bind(5, "b"))) == ("disable frontend b", "disable frontend a")
     assert pause(()) == ()
+
+
+NUMBERS = st.sampled_from(["3", "\N{SUPERSCRIPT TWO}", "-1", "9" * 5000, "0x3", "0xzz", ""]) | st.text(max_size=5)
+KEYS = st.sampled_from(["Pid", "CurrConns", "Jobs", "Listeners", "Version"])
+FIELDS = st.tuples(KEYS, NUMBERS).map(": ".join)
+SOCKETS = st.tuples(NUMBERS, NUMBERS, st.text(max_size=5), NUMBERS, NUMBERS).map(
+    lambda it: "{} : st={}(cl) l.st=RDY fe={} fam=ipv4 lport={} prmsk={}".format(*it)
+)
+
+
+@given(st.lists(FIELDS | SOCKETS | st.text()).map("\n".join))
+def test_no_answer_is_too_bad_to_be_read(text: str) -> None:
+    """haproxy is not trusted: what is no number is none, and nothing of it is kept that has no limit."""
+    binds = binds_on(text, VIPS)
+    for read in (pid, runtime_api.connections, is_idle, serves_nobody):
+        read(text)
+    for judge in (holding, never_says, not_paused):
+        judge(text, binds)
+    doubt(text, VIPS)
+    look(binds)
+    pause([bind for bind in binds if can_pause(bind)])
+
+    assert len(runtime_api.version(text)) <= 100

@@ -48,6 +48,10 @@ def answer(session: socket.socket, how: str) -> None:
             case "huge":
                 for _ in range(100 * 16):
                     session.sendall(PIECE)
+            case "digits":
+                session.sendall(good(question.decode()).replace(b": ", b": " + b"9" * 5000))
+            case "no-digits":
+                session.sendall(re.sub(rb"[0-9]", "\N{SUPERSCRIPT TWO}".encode(), good(question.decode())))
             case "drop":
                 session.sendall(good("show fd") * 60 + PIECE[:3])
                 session.recv(1)

@@ -16,7 +16,7 @@ from tests.system.test_desk import read_all
 from tests.waiting import eventually
 
 FAKE = Path(__file__).with_name("fake_haproxy.py")
-EVIL = ("deaf", "endless", "huge", "drop", "descriptors")
+EVIL = ("deaf", "endless", "huge", "drop", "descriptors", "digits", "no-digits")
 MOST_KIB = 100 * 1024
 """What PID 1 may need while it takes an answer of 16 MiB."""
 
