@@ -4,10 +4,9 @@ import os
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
-from entrypoint.configurations import Configurations, in_memory
+from entrypoint.configurations import Configurations
 from entrypoint.core.command import Serve, with_configuration, without_configurations
 from entrypoint.core.configuration import line_of_master_worker
-from entrypoint.core.events import Disk
 from entrypoint.core.inheritance import VARIABLE as INHERITED_VARIABLE
 from entrypoint.core.records import dataclass
 from entrypoint.core.settings import Settings
@@ -43,9 +42,6 @@ class Newborn:
     offer: Offer | None = None
     passed: tuple[int, ...] = ()
     """Descriptors that only it needs."""
-    digest: str = ""
-    kept: bool = False
-    disk: Disk | None = None
 
     def spawned(self) -> None:
         """Let go of everything that is the new process's alone."""
@@ -71,7 +67,7 @@ class ProgramBirth:
     """None for our own."""
     descriptors: tuple[int, ...] = ()
 
-    def of(self, _number: int, *, kept: bool, bad: str) -> Newborn:  # noqa: ARG002  # it has no configuration
+    def of(self, _number: int, *, kept: bool) -> Newborn:  # noqa: ARG002  # it has no configuration
         """Return what to start."""
         return Newborn(Birth(self.words, self.environment, self.descriptors, foreground=True))
 
@@ -86,39 +82,29 @@ class HaproxyBirth:
     adopted: Adopted
     configurations: Configurations
 
-    def of(self, number: int, *, kept: bool, bad: str) -> Newborn:
+    def of(self, number: int, *, kept: bool) -> Newborn:
         """Return what to start, and the lines to it.
 
         Args:
             number: of the generation.
             kept: start it from the last known good configuration.
-            bad: do so as well if the disk still holds the configuration of this digest.
 
         Raises:
             RefusedError: the configuration would defeat the purpose.
             OSError: the lines cannot be made.
 
         """
-        contents, disk = self.configurations.read()
-        good = self.configurations.kept
-        if good and (kept or (bad and disk.digest == bad)):
-            digest, files = good
-            passed = tuple(in_memory(files))
+        if kept:
+            passed = tuple(self.configurations.last_known_good())
             paths = [word for descriptor in passed for word in ("-f", f"/dev/fd/{descriptor}")]
-            arguments = (*without_configurations(self.command.arguments), *paths)
-        else:
-            digest, files = disk.digest, contents.kept
-            passed, arguments = (), self.command.arguments
-            for path, content in files:
-                refuse_master_worker(path, content)
-        newborn = Newborn(_NOTHING, digest=digest, kept=bool(passed), disk=disk)
-        newborn = self._newborn(number, arguments, passed, newborn)
-        # Last: what is remembered of a generation is forgotten when its process is gone.
-        self.configurations.give(number, digest, files)
-        return newborn
+            return self._newborn(number, (*without_configurations(self.command.arguments), *paths), passed)
+        given = self.configurations.given(number)
+        if given and given.master_worker:
+            raise RefusedError(_REFUSAL.format(given.master_worker))
+        return self._newborn(number, self.command.arguments, ())
 
-    def _newborn(self, number: int, arguments: tuple[str, ...], passed: tuple[int, ...], newborn: Newborn) -> Newborn:
-        newborn.passed = passed
+    def _newborn(self, number: int, arguments: tuple[str, ...], passed: tuple[int, ...]) -> Newborn:
+        newborn = Newborn(_NOTHING, passed=passed)
         try:
             newborn.channel = channel = CliChannel()
             newborn.words = words = Words()
@@ -145,6 +131,7 @@ class HaproxyBirth:
 
 
 _NOTHING = Birth((), {})
+_REFUSAL = "{}: remove `master-worker`: " + IS_MASTER
 
 
 def refuse_master_worker(path: str, text: bytes) -> None:
@@ -156,7 +143,7 @@ def refuse_master_worker(path: str, text: bytes) -> None:
     """
     line = line_of_master_worker(text)
     if line:
-        raise RefusedError(f"{path}:{line}: remove `master-worker`: {IS_MASTER}")
+        raise RefusedError(_REFUSAL.format(f"{path}:{line}"))
 
 
 def haproxy_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from entrypoint import __version__, upgrade
 from entrypoint.births import IS_MASTER, exporter_birth
@@ -12,6 +12,7 @@ from entrypoint.core import runtime_api, watching
 from entrypoint.core.events import (
     Began,
     CloseVips,
+    Disk,
     Effect,
     Event,
     Exited,
@@ -21,10 +22,12 @@ from entrypoint.core.events import (
     Look,
     Rehearse,
     Reply,
+    Restored,
     Seen,
     Stirred,
     TakeOver,
     Upgrade,
+    Why,
 )
 from entrypoint.core.heritage import to_plain
 from entrypoint.core.history import BUCKETS, History
@@ -32,16 +35,19 @@ from entrypoint.core.inheritance import VARIABLE as INHERITED_VARIABLE
 from entrypoint.core.inheritance import Inheritance, format_inheritance
 from entrypoint.core.json_text import json_text
 from entrypoint.core.lifecycle import NOT_ITS_OWN
+from entrypoint.core.look import Found
 from entrypoint.core.one_line import one_line
 from entrypoint.core.records import dataclass, replace
 from entrypoint.core.settings import Settings
 from entrypoint.core.state import BackingOff, Candidate, Current, Lingering, State, Stopping
 from entrypoint.core.types import TYPE_CHECKING, Any
+from entrypoint.reader import Asked, Reader
 from entrypoint.succession import Succession
 from entrypoint.supervisor import Supervisor
 from entrypoint.system.handover import Adopted, Passed, Taking
 from entrypoint.system.listeners import Listeners
 from entrypoint.system.notify import Notifier
+from entrypoint.system.packets import PacketSocket
 from entrypoint.system.predecessor import Predecessor
 from entrypoint.system.processes import Birth
 from entrypoint.system.signals import Inherited, bits_of
@@ -75,6 +81,8 @@ class Parts:
     adopted: Adopted
     configurations: Configurations
     notifier: Notifier
+    read: Callable[[PacketSocket], None]
+    """What the process does that reads files."""
     predecessor: Predecessor | None
     pid_file: str | None
     inherited: Inherited
@@ -112,7 +120,10 @@ class HaproxyService:
         self._succession = Succession(supervisor, self._variables, self._hand_down)
         if parts.left:
             return self._go_on(parts.left)
-        return Began(tuple(parts.listeners.tags().items()), parts.configurations.restore())
+        self._reader = Reader(supervisor, parts.read, self)
+        if parts.settings.state_dir:
+            self._reader.restore()
+        return Began(tuple(parts.listeners.tags().items()))
 
     def _open(self) -> None:
         """Begin to answer and to tell, once the first haproxy has been started: it need not wait for this."""
@@ -152,6 +163,7 @@ class HaproxyService:
     def _go_on(self, left: dict[str, Any]) -> Event:
         """Take up what our last life has handed down; the files may have changed while nobody watched."""
         self._supervisor.inherit(left)
+        self._reader = Reader(self._supervisor, self._parts.read, self)
         self._open()
         assert self._notices
         self._history = History.inherit(left["history"])
@@ -167,7 +179,7 @@ class HaproxyService:
             return Stirred()
         self._supervisor.log(Log(Level.INFO, "upgraded", what))
         self._supervisor.isolated(lambda: self._supervisor.adopt(adopts))
-        self._supervisor.isolated(self._look_anew)
+        self._supervisor.isolated(lambda: self._reader.look(Why.POLLED, 0))
         # Last of all: whatever fails before is begun anew, and what follows could not be.
         self._supervisor.isolated(lambda: upgrade.has_begun(self._parts.environment))
         self._supervisor.isolated(lambda: self._tell_asker(client, f"Success=1\n--\n{what}\n\n"))
@@ -179,10 +191,6 @@ class HaproxyService:
     def _tell_asker(self, client: int | None, answer: str) -> None:
         if self._desk and client is not None and client >= 0:
             self._desk.take_in(client, answer)
-
-    def _look_anew(self) -> None:
-        self._parts.configurations.read()
-        self._watch()
 
     @property
     def _state(self) -> State:
@@ -196,29 +204,51 @@ class HaproxyService:
 
     # ---- what happens ----------------------------------------------------------------------------------------------
 
-    def spawned(self, number: int) -> None:  # noqa: ARG002  # whichever it is, the disk has just been read
-        """Watch what a generation was started from."""
-        self._watch()
-
-    def _watch(self) -> None:
-        configurations = self._parts.configurations
-        had = configurations.inotify
-        fresh = configurations.watch()
-        if configurations.inotify and not had:
-            self._supervisor.sources.add(configurations.inotify, self._stirred)
-        if fresh:
-            self._supervisor.submit(Stirred())
-
-    def _stirred(self) -> None:
-        inotify = self._parts.configurations.inotify
-        assert inotify
-        if inotify.read():
-            self._supervisor.submit(Stirred())
-
     def gone(self, number: int) -> None:
         """Forget a generation that is no more."""
-        self._parts.configurations.forget(number)
         self._versions.pop(number, None)
+
+    def found(self, found: Found, texts: int | None, asked: tuple[Asked, ...]) -> None:
+        """Tell the core what a look at the disk has found, once for each that it was for."""
+        disk = Disk(unreadable="it could not be looked at", unfinished=True)
+        try:
+            # A candidate that has died while the disk was read takes nobody's place.
+            self._supervisor.reap()
+            disk = self._parts.configurations.take(found)
+            for why, number in asked:
+                if why is Why.START and self._state.find(number):
+                    self._parts.configurations.give(number, found, texts)
+        except OSError as error:
+            self._supervisor.log(Log(Level.ERROR, "system_error", f"look: {error}"))
+        finally:
+            # Whatever happened: a candidate waits for this.
+            for why, number in asked:
+                self._supervisor.submit(Seen(why, disk, number))
+
+    def restored(self, problem: str, texts: int | None) -> None:
+        """Tell the core that the state directory holds a last known good configuration."""
+        try:
+            if texts is not None:
+                self._supervisor.submit(Restored(self._parts.configurations.restored(texts)))
+        except (OSError, ValueError) as error:
+            problem = str(error)
+        if problem:
+            what = f"the last known good configuration is ignored: {problem}"
+            self._supervisor.log(Log(Level.WARNING, "state_ignored", what))
+
+    def not_kept(self, problem: str) -> None:
+        """Say that the state directory could not be written."""
+        what = f"the last known good configuration is kept in memory only: --state-dir cannot be written: {problem}"
+        self._supervisor.log(Log(Level.WARNING, "not_kept", what))
+
+    def stirred(self) -> None:
+        """Tell the core that a file may have changed."""
+        self._supervisor.submit(Stirred())
+
+    def polling(self, why: str) -> None:
+        """Note that not every change will be reported; the core learns it with the next look, which is now."""
+        self._parts.configurations.polling(why)
+        self._supervisor.submit(Stirred())
 
     def said(self, line: Log, words: str) -> None:
         """Note what was logged, for status, metrics and systemd."""
@@ -251,7 +281,7 @@ class HaproxyService:
     def _missing_vips(self) -> str:
         """Name the tags that are no VIPs."""
         known = {*self._parts.listeners.tags(), *self._parts.environment}
-        missing = [tag for tag in self._parts.configurations.tags() if tag not in known]
+        missing = [tag for tag in self._parts.configurations.found.tags if tag not in known]
         if not missing:
             return ""
         more = f" and {len(missing) - _MOST_TOLD} more" if len(missing) > _MOST_TOLD else ""
@@ -260,7 +290,7 @@ class HaproxyService:
 
     def _master_worker(self) -> str:
         """Say that a `master-worker` must be what made haproxy fork, if there is one."""
-        where = self._parts.configurations.conditional_master_worker()
+        where = self._parts.configurations.found.conditional_master_worker
         return f"{where}: remove `master-worker`, whose condition holds: {IS_MASTER}" if where else ""
 
     def answered(self, number: int, text: str) -> None:
@@ -323,7 +353,10 @@ class HaproxyService:
         if not self._notices:
             self._open()
         assert self._notices
-        notices = self._notices
+        notices, state = self._notices, self._state
+        # Nobody will ever start from what one that leaves was started from.
+        needed = [one.number for one in (state.candidate, state.current) if one]
+        self._supervisor.isolated(lambda: self._parts.configurations.retain(needed))
         self._supervisor.isolated(lambda: notices.update(self._state))
         self._find_lost()
         while self._answers and self._desk and not self._state.retiring:
@@ -354,11 +387,7 @@ class HaproxyService:
                 for close in (parts.listeners.close, self._drop_waiting, parts.adopted.close):
                     self._supervisor.isolated(close)
             case Look(why=why, number=number):
-                _, disk = parts.configurations.read()
-                self._supervisor.isolated(self._watch)
-                # A candidate that has died while the disk was read takes nobody's place.
-                self._supervisor.reap()
-                self._supervisor.submit(Seen(why, disk, number))
+                self._reader.look(why, number)
             case Keep(number=number):
                 self._keep(number)
             case Reply(client=client, success=success, message=message, number=number):
@@ -387,11 +416,13 @@ class HaproxyService:
         return self._supervisor.words_of(number) + notes
 
     def _keep(self, number: int) -> None:
-        try:
-            self._parts.configurations.keep(number)
-        except OSError as error:
-            what = f"the last known good configuration is kept in memory only: --state-dir cannot be written: {error}"
-            self._supervisor.log(Log(Level.WARNING, "not_kept", what))
+        texts = self._parts.configurations.keep(number)
+        if texts is None:
+            return
+        if self._parts.settings.state_dir:
+            self._reader.keep(texts)
+        else:
+            os.close(texts)
 
     def exporter(self) -> Birth:
         """Return how the exporter is started."""
@@ -405,6 +436,7 @@ class HaproxyService:
         for one in (self._notices, self._presence, self._desk):
             if one:
                 self._supervisor.isolated(one.close)
+        self._supervisor.isolated(self._reader.close)
 
     # ---- another program takes our place ---------------------------------------------------------------------------
 
@@ -422,6 +454,7 @@ class HaproxyService:
         adopted = parts.adopted.hand_down()
         control = self._desk.hand_down(client) if self._desk else None
         visits, of_visits = self._desk.hand_down_others(client) if self._desk and others else ([], [])
+        configurations, texts = parts.configurations.hand_down()
         left = {
             **self._supervisor.hand_down(),
             "state": to_plain(self._state),
@@ -429,7 +462,7 @@ class HaproxyService:
             "adopted": adopted,
             "control": control,
             "visits": visits,
-            "configurations": parts.configurations.hand_down(),
+            "configurations": configurations,
             "history": self._history.hand_down(),
             "notices": self._notices.hand_down(),
             "began": self._began,
@@ -439,6 +472,7 @@ class HaproxyService:
         descriptors = [one[1] for one in listeners]
         descriptors += [one[0] for one in adopted]
         descriptors += [descriptor for descriptor in control[1:] if descriptor >= 0] if control else []
+        descriptors += texts
         descriptors += left["channels"].values()
         descriptors += [descriptor for descriptor, _ in left["words"].values()]
         return left, (*descriptors, *of_visits)
@@ -488,7 +522,7 @@ class HaproxyService:
                 "disk_sha256": disk.digest or None,
                 "pending": bool(current and disk.digest and disk.digest != current.digest),
                 "last_known_good": bool(current and current.kept),
-                "files": parts.configurations.files,
+                "files": parts.configurations.found.files,
                 "failed_sha256": state.failed or state.retried or None,
                 "unreadable": disk.unreadable or None,
                 "incomplete": watching.unfinished(state),
@@ -506,8 +540,8 @@ class HaproxyService:
             "last_success_at": history.last_success and round(history.last_success, 3),
             "watch": {
                 "mode": parts.configurations.mode(disk),
-                "stale_mounts": parts.configurations.stale,
-                "files": len(parts.configurations.files),
+                "stale_mounts": parts.configurations.found.stale,
+                "files": parts.configurations.found.count,
             },
             "restarts": {
                 "in_a_row": state.deaths,

@@ -1,5 +1,6 @@
 """Puts together what serves haproxy: everything that can fail before the first process, or what the last life left."""
 
+import os
 from collections.abc import Mapping
 
 from entrypoint.births import HaproxyBirth, variables_while_reading
@@ -18,10 +19,10 @@ from entrypoint.supervisor import Supervisor, World
 from entrypoint.system import files, instances, signals
 from entrypoint.system.files import PidFile
 from entrypoint.system.handover import Adopted
-from entrypoint.system.kept import StateFile
 from entrypoint.system.listeners import ListenError, Listeners
 from entrypoint.system.log import Logger
 from entrypoint.system.notify import Notifier
+from entrypoint.system.packets import PacketSocket
 from entrypoint.system.predecessor import find
 from entrypoint.system.processes import Processes, raise_open_files
 from entrypoint.upgrade import REHEARSAL_VARIABLE, testify, unwrap
@@ -31,6 +32,8 @@ SPARE_DESCRIPTORS = 1792
 _KEPT_CAPABILITIES = ("net_bind_service", "setuid", "setgid", "sys_chroot", "kill")
 """What haproxy needs to bind and to switch user and root, and what we need to signal it afterwards."""
 _MOST_TOLD = 10
+_AUTO, _OFF = "auto", "off"
+"""Words that `--watch` takes instead of a path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +66,7 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
         what = "root without CAP_KILL: a haproxy that switches its user could never be told to leave; add KILL"
         logger.write(Log(Level.WARNING, "no_cap_kill", what))
     listeners, adopted = Listeners(settings.backlog), Adopted()
-    state_file = StateFile(settings.state_dir, setting.name) if settings.state_dir else None
-    variables = variables_while_reading(command, environment)
-    ours = (path,) if path else ()
-    configurations = Configurations(command, settings, variables, state_file, logger.write, ours)
+    configurations = Configurations(logger.write, watches=settings.watch != (_OFF,))
     begun = state.State(settings)
     predecessor = None
     if left:
@@ -94,6 +94,7 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
         adopted,
         configurations,
         Notifier({} if rehearses else environment),
+        lambda line: _read(line, command, settings, setting, (path,) if path else (), frozenset(listeners.tags())),
         predecessor,
         path,
         setting.inherited,
@@ -143,6 +144,27 @@ def _inherit(left: Mapping[str, Any], listeners: Listeners, adopted: Adopted, co
     listeners.inherit(left["listeners"])
     adopted.inherit(left["adopted"])
     configurations.inherit(left["configurations"])
+
+
+def _read(
+    line: PacketSocket,
+    command: Serve,
+    settings: Settings,
+    setting: Setting,
+    ours: tuple[str, ...],
+    tags: frozenset[str],
+) -> None:
+    """Be the process that reads files; what only it needs is imported now, and never is in PID 1's memory."""
+    from entrypoint.reading import Task, run  # noqa: PLC0415
+    from entrypoint.system.contents import Disk  # noqa: PLC0415
+    from entrypoint.system.kept import StateFile  # noqa: PLC0415
+
+    variables = variables_while_reading(command, setting.environment)
+    watches = settings.watch != (_OFF,)
+    extra = tuple(os.path.abspath(path) for path in settings.watch if path not in {_AUTO, _OFF})
+    disk = Disk(command.configurations, command.folder, extra, variables, follow=watches, ours=ours)
+    state_file = StateFile(settings.state_dir, setting.name) if settings.state_dir else None
+    run(line, Task(disk, state_file, tags | setting.environment.keys(), watches))
 
 
 def _tell_vips(logger: Logger, listeners: Listeners) -> None:

@@ -80,7 +80,7 @@ _MOST_TRIES = 5
 class Births(Protocol):
     """Says what a generation's process is made of."""
 
-    def of(self, number: int, *, kept: bool, bad: str) -> Newborn:
+    def of(self, number: int, *, kept: bool) -> Newborn:
         """Return what to start and the lines to it; may raise RefusedError or OSError."""
 
 
@@ -89,9 +89,6 @@ class Service(Keeper, Protocol):
 
     def begin(self, supervisor: "Supervisor") -> Event:
         """Begin to serve; return what the core is told first."""
-
-    def spawned(self, number: int) -> None:
-        """A generation has been started from what was read of the disk."""
 
     def gone(self, number: int) -> None:
         """A generation is no more."""
@@ -374,8 +371,8 @@ class Supervisor:
     def _do(self, effect: Effect) -> None:
         world = self._world
         match effect:
-            case Spawn(number=number, kept=kept, bad=bad):
-                self._spawn(number, kept=kept, bad=bad)
+            case Spawn(number=number, kept=kept):
+                self._spawn(number, kept=kept)
             case SpawnExporter():
                 self._spawn_exporter()
             case Ask(number=number, commands=commands):
@@ -414,7 +411,7 @@ class Supervisor:
                 self.log(Log(Level.ERROR, "pid_file", what))
             self.sources.alarm(pid_file, _PUBLISH_AGAIN_AFTER, lambda: self._publish(pid, again=True))
 
-    def _spawn(self, number: int, *, kept: bool, bad: str) -> None:
+    def _spawn(self, number: int, *, kept: bool) -> None:
         """Start a generation.
 
         Raises:
@@ -423,13 +420,13 @@ class Supervisor:
         """
         world = self._world
         try:
-            newborn = world.births.of(number, kept=kept, bad=bad)
+            newborn = world.births.of(number, kept=kept)
         except RefusedError as error:
             self._events.append(NotSpawned(number, f"was not started: {error}", 1, refused=True))
             return
         try:
             pid = world.processes.spawn(number, newborn.birth)
-            self._events.append(Spawned(number, pid, newborn.digest, newborn.kept, newborn.disk))
+            self._events.append(Spawned(number, pid))
         except BaseException as error:
             newborn.spawned()
             newborn.close()
@@ -443,9 +440,6 @@ class Supervisor:
         # Whatever fails from here on, there is a process.
         self.isolated(newborn.spawned)
         self.isolated(lambda: self._connect(number, newborn))
-        if world.service:
-            service = world.service
-            self.isolated(lambda: service.spawned(number))
 
     def _connect(self, number: int, newborn: Newborn) -> None:
         """Wait for what a new process says."""
@@ -490,6 +484,16 @@ class Supervisor:
 
         """
         self._world.processes.spawn(number, birth)
+        self._helpers[number] = ended
+
+    def fork_helper(self, number: int, run: Callable[[], None], ended: Callable[[int], None]) -> None:
+        """Start a copy of ourselves that runs this and ends; tell its end, with its status as in Exited.
+
+        Raises:
+            OSError: there can be no new process now.
+
+        """
+        self._world.processes.fork(number, run)
         self._helpers[number] = ended
 
     def kill(self, number: int) -> None:

@@ -30,8 +30,13 @@ class Began:
 
     vips: tuple[tuple[str, int], ...] = ()
     """Tag and descriptor of each VIP; the descriptor has the same number in every haproxy."""
-    kept: str = ""
-    """The digest of the last known good configuration that a state directory holds; empty without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """The state directory holds a last known good configuration, which has been read."""
+
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +99,15 @@ class Disk:
     """The kernel does not tell of every change of these files."""
     incomplete: tuple[str, ...] = ()
     """What of it looks as if somebody were still writing it, a line each: haproxy may take it all the same."""
+    unfinished: bool = False
+    """Reading took too long, too much memory, or its process: nothing is known of what is there."""
 
 
 class Why(StrEnum):
     """What a look at the disk is for."""
 
+    START = "start"
+    """A generation is to be started: what is it given?"""
     CANDIDATE = "candidate"
     """A candidate has answered: is what it read still there?"""
     SETTLED = "settled"
@@ -109,7 +118,7 @@ class Why(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a look at the disk found."""
+    """What a look at the disk found; of one that was given up as well, so that each Look has one."""
 
     why: Why
     disk: Disk
@@ -128,12 +137,6 @@ class Spawned:
 
     number: int
     pid: int
-    digest: str = ""
-    """Of the configuration that it was given."""
-    kept: bool = False
-    """That is the last known good one, not the one on disk."""
-    disk: Disk | None = None
-    """What the disk held, where it was looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +205,7 @@ class Elapsed:
 
 Event = (
     Began
+    | Restored
     | Signalled
     | ReloadAsked
     | StopAsked
@@ -226,6 +230,8 @@ Event = (
 class Clock(StrEnum):
     """What a timer is for."""
 
+    LOOK = "look"
+    """A candidate waits this long for a look at the disk, and goes on without."""
     READY = "ready"
     """A candidate has this long to prove ready."""
     SERVED = "served"
@@ -240,8 +246,6 @@ class Clock(StrEnum):
     """`--drain-timeout`."""
     KILL = "kill"
     """A process that was told to end at once has this long; one that was killed, too."""
-    LOOK = "look"
-    """A candidate that has answered waits this long for the look at the disk."""
     RESTART = "restart"
     """The delay before a dead generation is replaced."""
     QUIET = "quiet"
@@ -284,8 +288,6 @@ class Spawn:
     number: int
     kept: bool = False
     """Start it from the last known good configuration."""
-    bad: str = ""
-    """Do so as well if the disk still holds the configuration of this digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +301,7 @@ EXPORTER = 0
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Read what the disk holds. Answered by Seen."""
+    """Read what the disk holds. Answered by Seen, sooner or later."""
 
     why: Why
     number: int = 0

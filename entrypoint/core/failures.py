@@ -52,7 +52,7 @@ def failure_of(effect: Effect, why: str) -> Event | None:
         case SpawnExporter():
             return NotSpawned(EXPORTER, f"was not started: {why}", _FAILED)
         case Look(why=reason, number=number):
-            return Seen(reason, Disk(unreadable=f"it could not be looked at: {why}"), number)
+            return Seen(reason, Disk(unreadable=f"it could not be looked at: {why}", unfinished=True), number)
         case Ask(number=number):
             return Unanswered(number)
         case Poke():

@@ -12,7 +12,7 @@ from entrypoint.core.settings import Settings
 from entrypoint.core.state import Current, Draining, Ending, Generation, Phase, State
 from entrypoint.core.types import Any
 
-FORMAT = 1
+FORMAT = 2
 """Of everything that is left; a program that knows another one refuses, and the old one goes on."""
 
 Plain = Mapping[str, Any]

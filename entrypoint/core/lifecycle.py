@@ -12,6 +12,11 @@ log line and an answer. That is the whole guarantee.
 
 When the current generation dies, the next one is started from the disk; if the disk holds what haproxy refuses,
 from the last known good configuration.
+
+The disk is looked at before a candidate is started and after it has answered, and nobody knows how long that takes: it
+may be a network's. A candidate waits LOOK_WITHIN for it, and then goes on without: it is started from what is there,
+and what that is counts as not known. Where nobody serves and nobody has asked, the last known good configuration is
+at hand, and the better choice.
 """
 
 import signal
@@ -25,6 +30,7 @@ from entrypoint.core.events import (
     Ask,
     Began,
     Clock,
+    Disk,
     Effect,
     Elapsed,
     Event,
@@ -42,6 +48,7 @@ from entrypoint.core.events import (
     ReloadAsked,
     Reply,
     Request,
+    Restored,
     Seen,
     Send,
     Signalled,
@@ -62,6 +69,7 @@ from entrypoint.core.settings import Restart
 from entrypoint.core.state import (
     FIRST_EXPORTER_DELAY,
     FIRST_RETRY_DELAY,
+    LOOK_WITHIN,
     MOST_RETRIES,
     BackingOff,
     Candidate,
@@ -118,9 +126,12 @@ def _go_on(state: State) -> Step:
 
 def _decide(state: State, event: Event) -> Step:
     match event:
-        case Began(vips=vips, kept=kept):
-            state = replace(state, vips=vips, kept=kept)
+        case Began(vips=vips):
+            state = replace(state, vips=vips)
             return then(_spawn(state, ()), *((SpawnExporter(),) if state.settings.exporter else ()))
+        case Restored(digest=digest):
+            # One that has been found good since is newer.
+            return replace(state, kept=state.kept or digest), ()
         case Signalled(signum=signum):
             return _signalled(state, signum)
         case ReloadAsked(request=request):
@@ -133,6 +144,8 @@ def _decide(state: State, event: Event) -> Step:
             return _rehearsed(state, client, failure)
         case Stirred():
             return watching.stirred(state)
+        case Seen(why=Why.START):
+            return _looked_for_start(state, event)
         case Seen():
             return _looked(state, event)
         case Spawned(number=number):
@@ -203,9 +216,20 @@ def _not_at_rest(client: int) -> Reply:
 # ---- a candidate ---------------------------------------------------------------------------------------------------
 
 
-def _spawn(state: State, asked_by: tuple[Request, ...], *, tries: int = 0, kept: bool = False, bad: str = "") -> Step:
-    number = state.last_number + 1
-    generations = (*state.generations, Generation(number, Candidate(asked_by, tries)))
+def _spawn(state: State, asked_by: tuple[Request, ...], *, tries: int = 0) -> Step:
+    """Begin with a candidate: the disk is looked at, and its process is started after that."""
+    state, candidate, line = _begin(state, asked_by, tries)
+    return state, (line, Look(Why.START, candidate.number))
+
+
+def _spawn_kept(state: State) -> Step:
+    """Start a candidate from the last known good configuration, whatever the disk holds."""
+    state, candidate, line = _begin(state, (), 0)
+    return then(_start_kept(state, candidate), line)
+
+
+def _begin(state: State, asked_by: tuple[Request, ...], tries: int) -> tuple[State, Generation, Log]:
+    candidate = Generation(state.last_number + 1, Candidate(asked_by, tries))
     why = (
         f"asked for by {stopping.triggers(asked_by)}"
         if asked_by
@@ -213,21 +237,64 @@ def _spawn(state: State, asked_by: tuple[Request, ...], *, tries: int = 0, kept:
         if state.started
         else "the first"
     )
-    return (
-        replace(state, generations=generations, last_number=number, torn=0),
-        (say(number, "starting", f"is starting: {why}", Level.DEBUG), Spawn(number, kept, bad)),
-    )
+    state = replace(state, generations=(*state.generations, candidate), last_number=candidate.number, torn=0)
+    return state, candidate, say(candidate.number, "starting", f"is starting: {why}", Level.DEBUG)
+
+
+def _start(state: State, candidate: Generation, disk: Disk) -> Step:
+    """Start the process of a candidate from the disk, of which this is known."""
+    assert isinstance(candidate.phase, Candidate)
+    phase = replace(candidate.phase, looked=True)
+    candidate = replace(candidate, phase=phase, digest=disk.digest, incomplete=disk.incomplete)
+    return state.update(candidate), (Spawn(candidate.number),)
+
+
+def _start_kept(state: State, candidate: Generation) -> Step:
+    """Start the process of a candidate from the last known good configuration."""
+    assert isinstance(candidate.phase, Candidate)
+    phase = replace(candidate.phase, looked=True)
+    candidate = replace(candidate, phase=phase, digest=state.kept, kept=True)
+    return state.update(candidate), (Spawn(candidate.number, kept=True),)
+
+
+def _looked_for_start(state: State, event: Seen) -> Step:
+    """Start a candidate from what the disk holds, unless that has failed already and there is something better."""
+    disk, generation = event.disk, state.find(event.number)
+    match generation:
+        case Generation(phase=Candidate(looked=False, asked_by=asked_by)):
+            state, effects = watching.seen(state, event.why, disk)
+            if state.started and not asked_by and state.kept and disk.digest and disk.digest == state.failed:
+                return then(_start_kept(state, generation), *effects)
+            return then(_start(state, generation, disk), *effects)
+        case Generation(phase=Candidate() | Current(), digest="", kept=False):
+            # It did not wait for this. What was there when it was started is all that anybody can know.
+            state = state.update(replace(generation, digest=disk.digest, incomplete=disk.incomplete))
+        case _:
+            pass
+    return watching.seen(state, Why.SETTLED if state.watches else event.why, disk)
+
+
+def _waited_for_look(state: State, candidate: Generation) -> Step:
+    """Go on with a candidate for which the disk could not be looked at in time."""
+    phase = candidate.phase
+    assert isinstance(phase, Candidate)
+    late = f"the files could not be read within {LOOK_WITHIN:g} s"
+    if phase.looked:
+        what = f"is used although {late}: they may have changed while it read them"
+        return then(_promote(state, candidate), say(candidate, "look_late", what, Level.WARNING))
+    if not state.current and not phase.asked_by and state.kept:
+        what = f"starts with the LAST KNOWN GOOD configuration: {late}"
+        return then(_start_kept(state, candidate), say(candidate, "look_late", what, Level.WARNING))
+    what = f"starts all the same, from files of which nothing is known: {late}"
+    return then(_start(state, candidate, Disk()), say(candidate, "look_late", what, Level.WARNING))
 
 
 def _spawned(state: State, event: Spawned) -> Step:
     generation = state.find(event.number)
-    if event.disk:
-        state = replace(state, disk=event.disk)
     if not generation:
         # Its process has come after it was given up.
         return state, (Send(event.number, signal.SIGKILL),)
-    incomplete = event.disk.incomplete if event.disk and not event.kept else ()
-    generation = replace(generation, pid=event.pid, digest=event.digest, kept=event.kept, incomplete=incomplete)
+    generation = replace(generation, pid=event.pid)
     state = replace(state.update(generation), shortages=0)
     match generation.phase:
         case Candidate(given_up=""):
@@ -290,7 +357,11 @@ def _candidate_answered(state: State, candidate: Generation, text: str) -> Step:
     if runtime_api.serves_nobody(text):
         return _give_up(state, candidate, "listens on nothing: the configuration has no `bind` line")
     candidate = replace(candidate, phase=replace(candidate.phase, answer=text))
-    return state.update(candidate), (Look(Why.CANDIDATE, candidate.number),)
+    state = state.update(candidate)
+    if candidate.kept or not candidate.digest:
+        # There is nothing that the files could be compared with.
+        return _promote(state, candidate)
+    return state, (Look(Why.CANDIDATE, candidate.number),)
 
 
 def _looked(state: State, event: Seen) -> Step:
@@ -302,8 +373,7 @@ def _looked(state: State, event: Seen) -> Step:
     candidate = state.find(event.number)
     if not candidate or not isinstance(candidate.phase, Candidate) or not candidate.phase.answer:
         return state, effects
-    same = candidate.kept or candidate.digest == event.disk.digest
-    if same or candidate.phase.tries >= MOST_TRIES:
+    if candidate.digest == event.disk.digest or event.disk.unfinished or candidate.phase.tries >= MOST_TRIES:
         return then(_promote(state, candidate), *effects)
     if not state.current:
         state, later = _promote(state, candidate)
@@ -435,8 +505,7 @@ def _candidate_gone(
     """
     phase = candidate.phase
     assert isinstance(phase, Candidate)
-    # One that was refused before it had a process is of what the disk held when it was last looked at.
-    digest = candidate.digest or state.disk.digest
+    digest = candidate.digest
     if transient and not candidate.kept:
         state = replace(state, retried=digest, retries=min(state.retries + 1, MOST_RETRIES))
     elif blamed and not candidate.kept:
@@ -458,7 +527,7 @@ def _candidate_gone(
     if blamed and isinstance(state.stage, Serving) and not candidate.kept and state.kept not in {"", digest}:
         what = "the configuration on disk is bad: the next generation starts with the LAST KNOWN GOOD one"
         effects.append(Log(Level.WARNING, "last_known_good", what))
-        return then(_spawn(state, (), kept=True), *effects)
+        return then(_spawn_kept(state), *effects)
     if not state.started:
         return then(stopping.stop_quickly(state, status, None), *effects)
     counts = blamed and not phase.asked_by
@@ -518,17 +587,12 @@ def _replace_dead(state: State, status: int, *, served: bool, proven: bool, coun
     still = f"{'the VIPs' if state.vips else 'the listeners that safe_reload holds'} stay open"
     if served or state.waiting:
         line = Log(Level.INFO, "restarting", f"{still}, and the next generation starts at once")
-        return then(_spawn_again(replace(state, waiting=()), state.waiting), line)
+        return then(_spawn(replace(state, waiting=()), state.waiting), line)
     if isinstance(state.stage, Lingering):
         return stopping.stop_gracefully(state)
     delay = restart_delay(state.deaths + state.shortages)
     line = Log(Level.INFO, "backing_off", f"{still}, and the next generation starts in {delay:g} s")
     return replace(state, stage=BackingOff(ran)), (line,)
-
-
-def _spawn_again(state: State, asked_by: tuple[Request, ...] = ()) -> Step:
-    """Replace a dead generation: a configuration that has failed is not tried again unasked where there is a better."""
-    return _spawn(state, asked_by, bad="" if asked_by or not state.kept else state.failed)
 
 
 # ---- the exporter --------------------------------------------------------------------------------------------------
@@ -555,7 +619,7 @@ def _elapsed(state: State, timer: Timer) -> Step:
     generation = state.find(timer.number)
     match timer.clock, generation:
         case Clock.RESTART, _:
-            return _spawn_again(replace(state, stage=Serving()))
+            return _spawn(replace(state, stage=Serving()), ())
         case Clock.STOP_DELAY, _:
             return stopping.stop_gracefully(state)
         case Clock.STOP_TIMEOUT, _:
@@ -572,6 +636,8 @@ def _elapsed(state: State, timer: Timer) -> Step:
             return state, (SpawnExporter(),)
         case Clock.EXPORTS, _:
             return replace(state, exporters=0), ()
+        case Clock.LOOK, Generation():
+            return _waited_for_look(state, generation)
         case Clock.READY, Generation():
             return _give_up(state, generation, NOT_READY)
         case Clock.SERVED, Generation(phase=Current() as phase):
@@ -589,18 +655,15 @@ def _elapsed(state: State, timer: Timer) -> Step:
         case Clock.DRAIN, Generation():
             line = say(generation, "drain_timeout", "is ended: --drain-timeout", Level.WARNING)
             return then(retiring.end(state, generation, signal.SIGTERM), line)
-        case ((Clock.LOOK | Clock.KILL), Generation()):
+        case Clock.KILL, Generation():
             return _overdue(state, generation)
         case _:
             return state, ()
 
 
 def _overdue(state: State, generation: Generation) -> Step:
-    """Go on without an answer, or a death, that should have come by now."""
+    """Go on without a death that should have come by now."""
     match generation.phase:
-        case Candidate(given_up=""):
-            line = say(generation, "not_looked", "is taken as it is: the look at its files has no end", Level.ERROR)
-            return then(_promote(state, generation), line)
         case Candidate():
             return _outlives_its_kill(state, generation)
         case Ending(killed=True):

@@ -19,9 +19,11 @@ LONGEST_RESTART_DELAY = 30.0
 ASK_AGAIN_AFTER = 0.01
 ASK_CANDIDATE_AGAIN_AFTER = 1.0
 RETIRE_WITHIN = 5.0
+LOOK_WITHIN = 5.0
+"""A disk that is slower than this, or hangs, holds up nobody: a generation starts without having been looked for."""
+MOST_POLL_DOUBLINGS = 5
+"""A disk that cannot be looked at is looked at after --poll, twice that, and so on: after 32 times that at most."""
 KILL_AFTER = 5.0
-LOOK_WITHIN = 60.0
-"""Longer than any look takes: what has not come by then has been lost."""
 FIRST_EXPORTER_DELAY = 1.0
 FIRST_RETRY_DELAY = 1.0
 MOST_RETRIES = 6
@@ -37,7 +39,7 @@ MOST_DEBOUNCES = 10
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Started, and has not proved ready."""
+    """To be started, or started, and has not proved ready."""
 
     asked_by: tuple[Request, ...] = ()
     """Those who asked for the reload it is for; none for a start or a restart."""
@@ -49,6 +51,8 @@ class Candidate:
     """Why it was killed, while its death is awaited."""
     asked: bool = True
     """It was asked, and its answer is awaited, or there."""
+    looked: bool = False
+    """The disk was looked at for it, or that took too long; before, it has no process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +193,10 @@ class State:
     """How often files have changed since they were quiet; 0 while they are."""
     polls: int = 0
     """How often the disk was looked at because it was time to."""
+    polling: bool = False
+    """It is being looked at because it was time to."""
+    unfinished: int = 0
+    """How many of these looks in a row could not be finished; no more than MOST_POLL_DOUBLINGS are counted."""
     exporter: bool = False
     """The exporter lives."""
     exporters: int = 0
@@ -291,8 +299,8 @@ def _watch_timers(state: State) -> Iterator[tuple[Timer, float]]:
     if state.settling:
         yield Timer(Clock.QUIET, 0, state.settling), state.settings.debounce
         yield Timer(Clock.SETTLE), MOST_DEBOUNCES * state.settings.debounce
-    elif state.started and (state.disk.polled or state.disk.unreadable):
-        yield Timer(Clock.POLL, 0, state.polls), state.settings.poll
+    elif state.started and (state.disk.polled or state.disk.unreadable) and not state.polling:
+        yield Timer(Clock.POLL, 0, state.polls), state.settings.poll * 2.0 ** max(state.unfinished - 1, 0)
 
 
 def _exporter_timers(state: State) -> Iterator[tuple[Timer, float]]:
@@ -305,12 +313,14 @@ def _exporter_timers(state: State) -> Iterator[tuple[Timer, float]]:
 def _generation_timers(generation: Generation, state: State) -> Iterator[tuple[Timer, float]]:
     number, settings = generation.number, state.settings
     match generation.phase:
-        case Candidate(given_up="", answer="", asked=asked):
+        case Candidate(looked=False):
+            yield Timer(Clock.LOOK, number), LOOK_WITHIN
+        case Candidate(answer=answer) if answer:
+            yield Timer(Clock.LOOK, number, 1), LOOK_WITHIN
+        case Candidate(given_up="", asked=asked):
             yield Timer(Clock.READY, number), settings.ready_timeout
             if not asked:
                 yield Timer(Clock.ASK_AGAIN, number), ASK_CANDIDATE_AGAIN_AFTER
-        case Candidate(given_up=""):
-            yield Timer(Clock.LOOK, number), LOOK_WITHIN
         case Candidate():
             yield Timer(Clock.KILL, number), KILL_AFTER
         case Current(served=served, proven=proven):

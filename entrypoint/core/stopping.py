@@ -65,9 +65,18 @@ def _unfinished(state: State) -> tuple[Request, ...]:
     return (*running, *state.waiting)
 
 
+def _without_unborn(state: State) -> State:
+    """Forget a candidate that waits for a look at the disk: it has no process that could end."""
+    candidate = state.candidate
+    if candidate and isinstance(candidate.phase, Candidate) and not candidate.phase.looked:
+        return state.without(candidate.number)
+    return state
+
+
 def stop_gracefully(state: State) -> Step:
     """Close the VIPs and have every generation finish what it has."""
     effects: list[Effect] = [CloseVips(), *refuse(_unfinished(state))]
+    state = _without_unborn(state)
     # A candidate that is not ready yet ends by this signal as well, before it has accepted anything.
     for generation in state.generations:
         if isinstance(generation.phase, Candidate | Current | Retiring):
@@ -84,6 +93,7 @@ def stop_gracefully(state: State) -> Step:
 def stop_quickly(state: State, status: int, trigger: str | None) -> Step:
     """End every generation at once."""
     effects: list[Effect] = [*refuse(_unfinished(state))]
+    state = _without_unborn(state)
     if isinstance(state.stage, Stopping):
         status = state.stage.status
         if state.stage.quick:

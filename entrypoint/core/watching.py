@@ -7,7 +7,16 @@ another one. What looks incomplete and is not what the current generation was st
 
 from entrypoint.core.events import Disk, Effect, Level, Log, Look, Request, Why
 from entrypoint.core.records import replace
-from entrypoint.core.state import INCOMPLETE_WITHIN, BackingOff, Candidate, Lingering, Serving, State, Step
+from entrypoint.core.state import (
+    INCOMPLETE_WITHIN,
+    MOST_POLL_DOUBLINGS,
+    BackingOff,
+    Candidate,
+    Lingering,
+    Serving,
+    State,
+    Step,
+)
 
 FILES = Request("files")
 """What asks for a reload when files have changed."""
@@ -29,13 +38,15 @@ def quiet(state: State) -> Step:
 
 def poll(state: State) -> Step:
     """Look at files of whose changes the kernel may not tell."""
-    return replace(state, polls=state.polls + 1), (Look(Why.POLLED),)
+    return replace(state, polls=state.polls + 1, polling=True), (Look(Why.POLLED),)
 
 
 def seen(state: State, why: Why, disk: Disk) -> Step:
     """Follow what the disk holds; a look for the sake of a candidate decides nothing in here."""
     before = state.disk
-    if why is Why.POLLED and (disk.digest, disk.unreadable) != (before.digest, before.unreadable):
+    state = replace(state, unfinished=_unfinished(state, why, disk), polling=state.polling and why is not Why.POLLED)
+    differs = (disk.digest, disk.unreadable) != (before.digest, before.unreadable)
+    if why is Why.POLLED and differs and not disk.unfinished:
         # Maybe half of a change: what it comes to is seen once it is quiet.
         return stirred(replace(state, disk=replace(disk, digest=before.digest, unreadable=before.unreadable)))
     effects: list[Effect] = []
@@ -74,6 +85,12 @@ def waited(state: State) -> Step:
     state = replace(state, patient=False, overdue=state.disk.digest)
     what = f"after {INCOMPLETE_WITHIN:g} s the files are taken as they are: {'; '.join(state.disk.incomplete)}"
     return follow_up(state), (Log(Level.WARNING, "incomplete", what),)
+
+
+def _unfinished(state: State, why: Why, disk: Disk) -> int:
+    if not disk.unfinished:
+        return 0
+    return min(state.unfinished + 1, MOST_POLL_DOUBLINGS) if why is Why.POLLED else state.unfinished
 
 
 def follow_up(state: State) -> State:

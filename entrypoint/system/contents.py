@@ -14,6 +14,9 @@ from entrypoint.core.records import dataclass, replace
 _TRIES = 5
 """How often a set of files that changes while it is read is read again."""
 _PIECE = 1 << 20
+_TEXT_PIECE = 1 << 16
+MOST_TEXT = 32 << 20
+"""Bytes of all files given with -f together. HAProxy 3.1 and later refuse a file of more than 10 MiB."""
 _LINKS = 40
 """As many symbolic links as the kernel follows in one path (path_resolution(7))."""
 _DEEP = 10
@@ -79,6 +82,7 @@ class Disk:
         *,
         follow: bool = True,
         ours: Collection[str] = (),
+        most_text: int = MOST_TEXT,
     ) -> None:
         """Take what to read. Nothing is touched yet.
 
@@ -89,6 +93,7 @@ class Disk:
             variables: haproxy's environment.
             follow: whether the files that the configuration names count.
             ours: files that we write ourselves, and that never count.
+            most_text: how many bytes the files given with -f may have together.
 
         """
         self._configurations = tuple(configurations)
@@ -97,6 +102,10 @@ class Disk:
         self._variables = variables
         self._follow = follow
         self._ours = tuple(ours)
+        self._output = _output()
+        self.most_text = most_text
+        self.watched: tuple[str, ...] = ()
+        """What `read` has come upon, also where it could not be finished."""
         self._seen: dict[str, _Seen] = {}
         self._mounts = _Mounts()
         self._names: tuple[object, Named] = (None, Named((), ()))
@@ -112,13 +121,15 @@ class Disk:
         """
         for _ in range(_TRIES):
             self._mounts.look()
-            look = _Look(self._seen, self._mounts)
+            look = _Look(self._seen, self._mounts, self._output, self.most_text)
             try:
                 contents = self._read_through(look)
             except OSError as error:
                 # Of no file, but of where we are: the working directory has been deleted.
                 problem = f"{', '.join(self._configurations)} cannot be looked for: {error.strerror}"
                 return Contents((), "", (), (), problem, (), polled=True)
+            finally:
+                self.watched = tuple(look.watched)
             if look.still_holds():
                 self._seen = look.seen
                 return contents
@@ -249,7 +260,9 @@ class Disk:
 class _Look:
     """One look at the disk, during which each link and each folder is looked at once."""
 
-    def __init__(self, seen: Mapping[str, _Seen], mounts: "_Mounts") -> None:
+    def __init__(
+        self, seen: Mapping[str, _Seen], mounts: "_Mounts", output: Collection[tuple[int, int]], most_text: int
+    ) -> None:
         self.seen: dict[str, _Seen] = {}
         self.watched: dict[str, None] = {}
         self._seen_before = seen
@@ -257,8 +270,9 @@ class _Look:
         self._names: dict[str, list[str]] = {}
         self._members: dict[str, frozenset[str]] = {}
         self._mounts = mounts
+        self._most_text = self._room = most_text
         self._now = time.time_ns()
-        self._output = _output()
+        self._output = output
 
     def still_holds(self) -> bool:
         """Tell whether every link that was followed still says what it said."""
@@ -323,11 +337,17 @@ class _Look:
         if descriptor is None:
             return None, ""
         try:
-            self._watch_file(path, os.fstat(descriptor), always=True)
-            with open(descriptor, "rb") as file:
-                content = file.read()
+            status = os.fstat(descriptor)
+            self._watch_file(path, status, always=True)
+            content = _content(descriptor, self._room) if status.st_size <= self._room else None
         except OSError as error:
             return None, f"cannot be read: {error.strerror}"
+        finally:
+            os.close(descriptor)
+        if content is None:
+            # Of no use in parts, and what all of it takes in memory is many times as much.
+            return None, f"is too large: all files given with -f have more than {self._most_text >> 20} MiB"
+        self._room -= len(content)
         return content, ""
 
     def leads_to(self, path: str, files: Collection[str]) -> bool:
@@ -514,6 +534,17 @@ def _open(path: str) -> int | None:
         return descriptor
     os.close(descriptor)
     return None
+
+
+def _content(descriptor: int, most: int) -> bytes | None:
+    """Return what there is to be read; None if it is more than that, which the size does not always tell."""
+    pieces = []
+    while piece := os.read(descriptor, _TEXT_PIECE):
+        pieces.append(piece)
+        most -= len(piece)
+        if most < 0:
+            return None
+    return b"".join(pieces)
 
 
 def _output() -> set[tuple[int, int]]:

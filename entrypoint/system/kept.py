@@ -1,8 +1,15 @@
-"""The last known good configuration on disk: one file, private, replaced atomically, and checked when it is read."""
+"""The configuration that a generation was given: its files' contents in memory, and the last known good one on disk.
+
+In memory it is one sealed memory file (memfd_create(2), F_ADD_SEALS in fcntl(2)), so that a process that never looks
+into it can keep it, pass it on, and give it to haproxy. On disk it is one file, private, replaced atomically, and
+checked when it is read.
+"""
 
 import contextlib
+import fcntl
 import os
 import stat
+from collections.abc import Iterator
 
 from entrypoint.core.hashing import sha256
 
@@ -13,10 +20,149 @@ _MOST = 64 * 1024 * 1024
 """Bytes; a file that is larger was not written by us."""
 _LONGEST_NAME = 200
 """Bytes, so that what is added to an instance's name still fits into a file's name (NAME_MAX is 255)."""
+_LONGEST_LINE = 100
+_LONGEST_PATH = 65536
+_PIECE = 1 << 20
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 class DamagedError(Exception):
     """What is there cannot be used; its text is one line for the user."""
+
+
+# ---- in memory -----------------------------------------------------------------------------------------------------
+
+
+def in_memory(digest: str, files: Files) -> int:
+    """Return a sealed memory file with the digest, and the path and the content of each file.
+
+    Raises:
+        OSError: there are no descriptors left, or no memory.
+
+    """
+    descriptor = _memory_file()
+    try:
+        _write(descriptor, digest.encode() + b"\n")
+        for path, content in files:
+            name = os.fsencode(path)
+            _write(descriptor, b"%d %d\n%b" % (len(name), len(content), name))
+            _write(descriptor, content)
+        _seal(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def is_sealed(descriptor: int) -> bool:
+    """Tell whether this is a memory file that nobody can change any more, and no larger than ours are."""
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS == _SEALS and os.fstat(descriptor).st_size <= _MOST
+    except OSError:
+        return False
+
+
+def for_haproxy(descriptor: int) -> list[int]:
+    """Return a descriptor for each file in a memory file, which haproxy can be given as /dev/fd/N.
+
+    The contents are copied by the kernel, and never are in our memory.
+
+    Raises:
+        OSError: there are no descriptors left, or it is damaged.
+
+    """
+    found: list[int] = []
+    try:
+        for path, at, size in _entries(descriptor):
+            # The name is for who looks into /proc, and has at most 249 bytes.
+            name = os.fsdecode(os.fsencode(os.path.basename(path))[:_LONGEST_NAME]) or "haproxy.cfg"
+            found.append(os.memfd_create(name, os.MFD_CLOEXEC))
+            _copy(descriptor, found[-1], at, size)
+            os.lseek(found[-1], 0, os.SEEK_SET)
+    except (OSError, ValueError) as error:
+        for one in found:
+            os.close(one)
+        raise error if isinstance(error, OSError) else OSError(f"what was kept in memory is damaged: {error}") from None
+    return found
+
+
+def _entries(descriptor: int) -> Iterator[tuple[str, int, int]]:
+    """Yield of each file the path, and where in the memory file its content begins, and its length.
+
+    Raises:
+        ValueError: it was not written by `in_memory`.
+
+    """
+    end = os.fstat(descriptor).st_size
+    _, at = _line(descriptor, 0)
+    if at == end:
+        raise ValueError("there is no file in it")
+    while at < end:
+        line, at = _line(descriptor, at)
+        length, size = (int(number) for number in line.split(b" "))
+        if not 0 <= length <= _LONGEST_PATH or size < 0 or at + length + size > end:
+            raise ValueError("a file that does not fit")
+        path = os.pread(descriptor, length, at)
+        if b"\0" in path:
+            raise ValueError("a name that no file can have")
+        yield os.fsdecode(path), at + length, size
+        at += length + size
+
+
+def _line(descriptor: int, at: int) -> tuple[bytes, int]:
+    """Return the line that begins here, and where the next one does."""
+    line, newline, _ = os.pread(descriptor, _LONGEST_LINE, at).partition(b"\n")
+    if not newline:
+        raise ValueError("a line without an end")
+    return line, at + len(line) + 1
+
+
+def _memory_file() -> int:
+    return os.memfd_create("safe_reload", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+
+def _seal(descriptor: int) -> None:
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+
+
+def _write(descriptor: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _copy(source: int, target: int, at: int, size: int) -> None:
+    while size:
+        sent = os.sendfile(target, source, at, size)
+        if not sent:
+            raise OSError("what was kept in memory is not whole")
+        at, size = at + sent, size - sent
+
+
+def _must_be(descriptor: int, check: bytes) -> None:
+    """See that a memory file is whole.
+
+    Raises:
+        ValueError: it is not.
+
+    """
+    if _check(descriptor) != check:
+        raise ValueError("another check sum")
+    for _ in _entries(descriptor):
+        pass
+
+
+def _check(descriptor: int) -> bytes:
+    """Return what tells a memory file's content from any other."""
+    content, at = sha256(), 0
+    while piece := os.pread(descriptor, _PIECE, at):
+        content.update(piece)
+        at += len(piece)
+    digest: str = content.hexdigest()
+    return digest.encode()
+
+
+# ---- on disk -------------------------------------------------------------------------------------------------------
 
 
 class StateFile:
@@ -30,11 +176,12 @@ class StateFile:
         self._path = os.path.join(folder, f"{name}.last-known-good")
         self._temporary = os.path.join(folder, f".{name}.{os.getpid()}")
 
-    def read(self) -> tuple[str, Files] | None:
-        """Return the digest and the files that were written, or None when there are none.
+    def read(self) -> int | None:
+        """Return a sealed memory file with what was written, or None when there is nothing.
 
         Raises:
             DamagedError: what is there was not written by this program for this user, or is not whole.
+            OSError: there are no descriptors left, or no memory.
 
         """
         try:
@@ -44,42 +191,53 @@ class StateFile:
         except OSError as error:
             raise DamagedError(f"{self._path}: {error.strerror}") from error
         try:
-            content = self._content(descriptor)
+            return self._content(descriptor)
         except OSError as error:
             raise DamagedError(f"{self._path}: {error.strerror}") from error
-        finally:
-            os.close(descriptor)
-        try:
-            return _parse(content)
         except ValueError:
             raise DamagedError(f"{self._path} is damaged, or of another version") from None
+        finally:
+            os.close(descriptor)
 
-    def _content(self, descriptor: int) -> bytes:
+    def _content(self, descriptor: int) -> int:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
             raise DamagedError(f"{self._path} is not a file that only this user can read and write")
         if status.st_size > _MOST:
             raise DamagedError(f"{self._path} has more than {_MOST} bytes")
-        with open(descriptor, "rb", closefd=False) as file:
-            return file.read(_MOST + 1)
+        if os.read(descriptor, len(_FORMAT)) != _FORMAT:
+            raise ValueError("another format")
+        check, at = _line(descriptor, len(_FORMAT))
+        copy = _memory_file()
+        try:
+            _copy(descriptor, copy, at, status.st_size - at)
+            _must_be(copy, check)
+            _seal(copy)
+        except BaseException:
+            os.close(copy)
+            raise
+        return copy
 
-    def write(self, digest: str, files: Files) -> None:
-        """Replace what is kept.
+    def write(self, descriptor: int) -> None:
+        """Replace what is kept by what is in a memory file.
 
-        Not synced: a crash of the host may leave half a file, which the checksum finds out, and an fsync(2) may hold
-        up PID 1 for seconds.
+        Not synced: a crash of the host may leave half a file, which the checksum finds out, and an fsync(2) may take
+        seconds.
 
         Raises:
-            OSError: it cannot be written; what was there stands.
+            OSError: it cannot be written; then what was kept still is.
 
         """
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._temporary)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(self._temporary, flags, 0o600)
+        target = os.open(self._temporary, flags, 0o600)
         try:
-            with open(descriptor, "wb") as file:
-                file.write(_written(digest, files))
+            try:
+                _write(target, _FORMAT + _check(descriptor) + b"\n")
+                _copy(descriptor, target, 0, os.fstat(descriptor).st_size)
+            finally:
+                os.close(target)
             os.replace(self._temporary, self._path)
         except OSError:
             with contextlib.suppress(OSError):
@@ -96,36 +254,11 @@ def _short(name: str) -> str:
     return os.fsdecode(encoded[: _LONGEST_NAME - 65]) + f"-{check}"
 
 
-def _written(digest: str, files: Files) -> bytes:
-    body = b"".join(
-        b"%d %d\n%b%b" % (len(os.fsencode(path)), len(content), os.fsencode(path), content) for path, content in files
-    )
-    body = digest.encode() + b"\n" + body
-    check: str = sha256(body).hexdigest()
-    return _FORMAT + check.encode() + b"\n" + body
-
-
-def _parse(content: bytes) -> tuple[str, Files]:
-    """Read what `_written` wrote.
+def digest_of(descriptor: int) -> str:
+    """Return the digest that a memory file was given.
 
     Raises:
-        ValueError: it did not.
+        ValueError: it was not written by `in_memory`.
 
     """
-    if not content.startswith(_FORMAT):
-        raise ValueError
-    check, _, body = content[len(_FORMAT) :].partition(b"\n")
-    if sha256(body).hexdigest().encode() != check:
-        raise ValueError
-    digest, _, rest = body.partition(b"\n")
-    files = []
-    while rest:
-        lengths, _, rest = rest.partition(b"\n")
-        path, size = (int(length) for length in lengths.split(b" "))
-        if path < 0 or size < 0 or path + size > len(rest):
-            raise ValueError
-        files.append((os.fsdecode(rest[:path]), rest[path : path + size]))
-        rest = rest[path + size :]
-    if not files:
-        raise ValueError
-    return digest.decode("ascii"), tuple(files)
+    return _line(descriptor, 0)[0].decode("ascii")

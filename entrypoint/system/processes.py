@@ -82,6 +82,21 @@ class Processes:
             raise
         return pid
 
+    def fork(self, number: int, run: Callable[[], None]) -> int:
+        """Start a process that is a copy of this one, runs this and ends; return its pid.
+
+        Raises:
+            OSError: there can be no new process now (fork(2)).
+
+        """
+        with _undisturbed():
+            pid = os.fork()
+            if pid == 0:
+                _run_and_end(run)
+        self._pids[number] = pid
+        self._numbers[pid] = number
+        return pid
+
     def _spawned(self, birth: Birth) -> int | None:
         """Start it by posix_spawn(3), or return None where only a fork will do.
 
@@ -106,16 +121,10 @@ class Processes:
             return None
 
     def _forked(self, birth: Birth) -> int:
-        every_signal = signal.valid_signals()
-        # A signal between fork and exec would be written into the pipe that child and parent share.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, every_signal)
-        try:
+        with _undisturbed():
             pid = os.fork()
             if pid == 0:
                 self._become(birth)
-        finally:
-            # Not SIG_SETMASK: the mask may have signals that Python does not know, and they are not to be touched.
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, every_signal - mask)
         # Here as well as in the child, because a signal for the group may come before the child has run.
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)
@@ -203,6 +212,28 @@ def _detach(pid: int, signum: int) -> None:
         return
     passed_on = 0 if signum == signal.SIGTRAP else signum
     ctypes.CDLL(None).ptrace(_PTRACE_DETACH, pid, None, ctypes.c_void_p(passed_on))
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Block every signal: one between fork and exec would be written into the pipe that child and parent share."""
+    every_signal = signal.valid_signals()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, every_signal)
+    try:
+        yield
+    finally:
+        # Not SIG_SETMASK: the mask may have signals that Python does not know, and they are not to be touched.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, every_signal - mask)
+
+
+def _run_and_end(run: Callable[[], None]) -> None:
+    """Run this in a new child; never return, whatever happens."""
+    status = 1
+    try:
+        run()
+        status = 0
+    finally:
+        os._exit(status)
 
 
 def _take_terminal() -> None:

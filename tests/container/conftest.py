@@ -16,6 +16,7 @@ import pytest
 from docker.models.containers import Container
 
 import docker
+from tests.children import children_of
 from tests.waiting import eventually
 
 _IMAGE = os.environ.get("TEST_IMAGE", "haproxy-safe-reload")
@@ -78,9 +79,8 @@ class Balancer:
         return self.log.count("is current; asked for by")
 
     def children(self) -> list[int]:
-        """Return the pids of PID 1's children, oldest first."""
-        pid = self.pid
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        """Return the pids of PID 1's children but its reader, oldest first."""
+        return children_of(self.pid)
 
     def kill(self, name: str) -> None:
         """Do what `docker kill -s` does."""

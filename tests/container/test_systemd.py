@@ -142,7 +142,8 @@ class Service:
     def haproxy(self) -> int:
         """Return the pid of the only haproxy, as the container numbers it."""
         main = self.show("MainPID")
-        return int(self.host.must("cat", f"/proc/{main}/task/{main}/children"))
+        comms = f"$(printf '/proc/%s/comm ' $(cat /proc/{main}/task/{main}/children))"
+        return int(self.host.must("sh", "-c", f"grep -lx haproxy {comms} | cut -d/ -f3"))
 
     def status_of(self, pid: int) -> dict[str, str]:
         """Return /proc/PID/status."""

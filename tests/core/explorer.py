@@ -125,6 +125,8 @@ def _cause(event: Event) -> str:
             return "TERM"
         case Seen(why=Why.CANDIDATE):
             return "answers"
+        case Seen(why=Why.START):
+            return "starts"
         case Stirred() | Seen():
             return "files change"
         case Signalled(signum=signum):

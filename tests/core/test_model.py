@@ -51,6 +51,8 @@ class Kernel(RuleBasedStateMachine):
         self.listening: tuple[str, ...] = ()
         self.on_disk = "a"
         self.looks: list[tuple[Why, int]] = []
+        self.looks_for_start: list[int] = []
+        """Those that are answered late, or after the candidate has gone on without."""
         self.steps = 0
         self.requests: dict[str, int] = {}
         """When each trigger asked for the reload that it waits for."""
@@ -82,7 +84,7 @@ class Kernel(RuleBasedStateMachine):
             case Spawn(number=number):
                 assert number not in self.alive
                 self.alive.add(number)
-                self.born[number] = self.steps
+                self.born.setdefault(number, self.steps)
             case Ask(number=number, commands=commands):
                 self.asked[number] = commands
             case Send(number=number, signum=signal.SIGKILL):
@@ -93,6 +95,9 @@ class Kernel(RuleBasedStateMachine):
             case Listen(tags=tags):
                 assert self.vips_open
                 self.listening = tags
+            case Look(why=Why.START, number=number):
+                self.looks_for_start.append(number)
+                self.born[number] = self.steps
             case Look(why=why, number=number):
                 self.looks.append((why, number))
             case Reply(client=client, success=success, number=number):
@@ -114,7 +119,7 @@ class Kernel(RuleBasedStateMachine):
     @property
     def unborn(self) -> list[int]:
         """Generations that wait for their process."""
-        return [generation.number for generation in self.state.generations if generation.pid is None]
+        return [one.number for one in self.state.generations if one.pid is None and one.number in self.alive]
 
     @rule(signum=st.sampled_from([signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP]))
     def reload(self, signum: signal.Signals) -> None:
@@ -151,13 +156,20 @@ class Kernel(RuleBasedStateMachine):
         """Ask for a stop; after some life, so that not every run is short."""
         self.feed(Signalled(signum))
 
+    @precondition(lambda self: self.looks_for_start)
+    @rule(finishes=st.booleans())
+    def see(self, finishes: bool) -> None:
+        """Have a look at the disk end that a candidate waits for, or has waited for."""
+        disk = Disk(self.on_disk) if finishes else Disk(unreadable="it takes too long", unfinished=True)
+        self.feed(Seen(Why.START, disk, self.looks_for_start.pop(0)))
+
     @precondition(lambda self: self.unborn)
     @rule(works=st.integers(0, 9))
     def spawn(self, works: int) -> None:
         """Have the process of a generation exist, mostly."""
         number = self.unborn[0]
         if works:
-            self.feed(Spawned(number, pid_of(number), self.on_disk, disk=Disk(self.on_disk)))
+            self.feed(Spawned(number, pid_of(number)))
         else:
             self.alive.discard(number)
             self.feed(NotSpawned(number, "was not started: no", 1))
@@ -203,8 +215,12 @@ class Kernel(RuleBasedStateMachine):
 
     @invariant()
     def every_process_is_known(self) -> None:
-        """No haproxy lives that is not a generation, and no generation without a process."""
-        assert self.alive == {generation.number for generation in self.state.generations}
+        """No haproxy lives that is not a generation, and no generation without a process, or a look that it needs."""
+        phases = {one.number: one.phase for one in self.state.generations}
+        looked_for = {n for n, phase in phases.items() if isinstance(phase, Candidate) and not phase.looked}
+        assert self.alive | looked_for == set(phases)
+        assert not self.alive & looked_for
+        assert looked_for <= set(self.looks_for_start)
 
     @invariant()
     def draining_is_bounded(self) -> None:

@@ -41,7 +41,7 @@ from entrypoint.core.state import (
     State,
     timers,
 )
-from tests.core.world import OFF, begin, listening, pid_of, settings
+from tests.core.world import OFF, begin, listening, pid_of, settings, starts
 
 DEBOUNCE = 0.5
 POLL = 7.0
@@ -71,7 +71,9 @@ class Story:
     def starts(self, digest: str) -> None:
         """Start the candidate that was to be spawned, from this."""
         number = self.number()
-        self.happens(Spawned(number, pid_of(number), digest, disk=Disk(digest)))
+        self.happens(Seen(Why.START, Disk(digest), number))
+        assert self.effects == (Spawn(number),)
+        self.happens(Spawned(number, pid_of(number)))
 
     def answers(self) -> None:
         """Have the candidate say that it is ready."""
@@ -123,8 +125,8 @@ class Story:
 
     @property
     def spawned(self) -> bool:
-        """Whether the last event has started a candidate."""
-        return any(isinstance(effect, Spawn) for effect in self.effects)
+        """Whether the last event has begun with a candidate."""
+        return any(isinstance(effect, Spawn) or _is_for_start(effect) for effect in self.effects)
 
     @property
     def said(self) -> list[str]:
@@ -136,6 +138,10 @@ class Story:
         """What the current generation was started from."""
         assert self.state.current
         return self.state.current.digest
+
+
+def _is_for_start(effect: Effect) -> bool:
+    return isinstance(effect, Look) and effect.why is Why.START
 
 
 @pytest.fixture
@@ -275,7 +281,7 @@ def test_what_looks_incomplete_is_waited_for_but_not_for_ever(story: Story) -> N
     assert story.said[0] == "incomplete"
     assert story.spawned
     number = story.number()
-    story.happens(Spawned(number, pid_of(number), "c", disk=Disk("c", incomplete=EMPTY)))
+    story.happens(Seen(Why.START, Disk("c", incomplete=EMPTY), number), Spawned(number, pid_of(number)))
     story.serves("c")
     assert story.runs == "c"
 
@@ -303,14 +309,15 @@ def test_a_generation_that_was_started_with_it_is_no_reason_to_wait() -> None:
     state = begin(WATCHING)
     disk = Disk("a", incomplete=EMPTY)
     for event in (
-        Spawned(1, pid_of(1), "a", disk=disk),
+        Seen(Why.START, disk, 1),
+        Spawned(1, pid_of(1)),
         Answered(1, listening(pid_of(1))),
         Seen(Why.CANDIDATE, disk, 1),
         Stirred(),
         Seen(Why.SETTLED, Disk("b", incomplete=EMPTY)),
     ):
         state, effects = lifecycle.step(state, event)
-    assert any(isinstance(effect, Spawn) for effect in effects)
+    assert any(map(_is_for_start, effects))
     assert not state.patient
 
 
@@ -416,7 +423,9 @@ def test_every_other_reason_is_one(story: Story, end: str) -> None:
     """No process, killed from outside, --ready-timeout; of what haproxy refused there is no other try."""
     story.settles("b")
     if end == "not spawned":
-        story.happens(NotSpawned(story.number(), "was not started: Cannot allocate memory", 1))
+        number = story.number()
+        story.happens(Seen(Why.START, Disk("b"), number))
+        story.happens(NotSpawned(number, "was not started: Cannot allocate memory", 1))
     elif end == "killed":
         story.starts("b")
         story.happens(Exited(story.number(), -9, transient=True))
@@ -590,8 +599,8 @@ def test_a_disk_that_is_good_again_ends_the_last_known_good() -> None:
     story.happens(Exited(story.number(), 1))
     (spawn,) = [effect for effect in story.effects if isinstance(effect, Spawn)]
     assert spawn.kept
-    story.happens(Spawned(spawn.number, pid_of(spawn.number), "a", kept=True, disk=Disk("b")))
-    story.serves("b")
+    number = spawn.number
+    story.happens(Spawned(number, pid_of(number)), Answered(number, listening(pid_of(number))))
     assert story.state.current
     assert story.state.current.kept
 
@@ -605,8 +614,9 @@ def test_what_the_kernel_refuses_is_not_the_configuration_s_fault() -> None:
     """Without descriptors the last known good configuration could not be started either, and nothing counts as bad."""
     story = Story()
     story.happens(Elapsed(Timer(Clock.SERVED, 1)), Elapsed(Timer(Clock.PROVEN, 1)), Exited(1, -9))
+    story.happens(Seen(Why.START, Disk("a"), story.number()))
     story.happens(NotSpawned(story.number(), "was not started: Too many open files", 1))
-    assert not [effect for effect in story.effects if isinstance(effect, Spawn)]
+    assert not story.spawned
     assert story.state.failed == ""
 
 
@@ -614,21 +624,21 @@ def test_a_configuration_that_is_refused_before_it_is_started_is_not_tried_again
     """`master-worker` is seen before there is a process: the content counts as failed all the same."""
     story = Story()
     story.happens(Seen(Why.SETTLED, Disk("b")))
+    story.happens(Seen(Why.START, Disk("b"), story.number()))
     story.happens(NotSpawned(story.number(), "was not started: remove master-worker", 1, refused=True))
     assert story.state.failed == "b"
     story.happens(Seen(Why.SETTLED, Disk("b")))
-    assert not [effect for effect in story.effects if isinstance(effect, Spawn)]
+    assert not story.spawned
 
 
 def test_a_first_generation_serves_even_if_the_files_have_changed_meanwhile() -> None:
     """Better than nobody: it becomes current, and one more reload follows; what cannot be read is only waited for."""
     for disk, follows in ((Disk("b"), 1), (Disk(unreadable="empty"), 0)):
-        state = begin(WATCHING)
-        state, _ = lifecycle.step(state, Spawned(1, pid_of(1), "a", disk=Disk("a")))
+        state = starts(begin(WATCHING), 1, "a")
         state, _ = lifecycle.step(state, Answered(1, listening(pid_of(1))))
         state, effects = lifecycle.step(state, Seen(Why.CANDIDATE, disk, 1))
         assert state.current
         assert state.current.number == 1
         # It is not known what it runs.
         assert not [effect for effect in effects if isinstance(effect, Keep)]
-        assert len([effect for effect in effects if isinstance(effect, Spawn)]) == follows
+        assert len([effect for effect in effects if _is_for_start(effect)]) == follows

@@ -23,6 +23,7 @@ from entrypoint.core.events import (
     Rehearsed,
     ReloadAsked,
     Request,
+    Restored,
     Seen,
     Signalled,
     Spawn,
@@ -36,7 +37,18 @@ from entrypoint.core.events import (
 )
 from entrypoint.core.records import replace
 from entrypoint.core.settings import Restart, Settings, read_settings
-from entrypoint.core.state import Candidate, Draining, Ended, Ending, Generation, Phase, Retiring, State, timers
+from entrypoint.core.state import (
+    Candidate,
+    Current,
+    Draining,
+    Ended,
+    Ending,
+    Generation,
+    Phase,
+    Retiring,
+    State,
+    timers,
+)
 
 VIPS = (("FD_A", 3), ("FD_B", 4))
 FIRST_PID = 1000
@@ -54,6 +66,8 @@ WATCHING = settings(max_draining=1, restart_limit=1)
 """Files change."""
 RETRYING = settings(watch=OFF, max_draining=1, restart_limit=1, drain_timeout=1.0)
 """Reloads fail for other reasons than the configuration, and are tried again."""
+HANGING = settings(max_draining=1, restart_limit=1, debounce=0.3)
+"""Files change, and what they are on hangs at times."""
 CLIENTS = settings(watch=OFF, max_draining=1, restart_limit=1, exporter=":9101")
 """Somebody waits for answers, and there is an exporter."""
 VARIANTS = {
@@ -62,11 +76,14 @@ VARIANTS = {
     "no restart": settings(watch=OFF, max_draining=1, restart=Restart.NO, stop_delay=1.0),
     "files change": WATCHING,
     "other reasons to fail": RETRYING,
+    "disks hang": HANGING,
     "clients and an exporter": CLIENTS,
 }
 LEAVING = (Retiring, Draining, Ending)
-DIGESTS = ("a", "b")
-"""What the disk may hold."""
+DIGESTS = {WATCHING: ("a", "b"), HANGING: ("a",)}
+"""What the disk may hold; elsewhere it cannot be read."""
+HANGS = Disk(unreadable="it takes too long", unfinished=True)
+"""What is seen of one that does not answer."""
 
 
 def pid_of(number: int) -> int:
@@ -107,6 +124,8 @@ def owed(state: State) -> Iterator[Effect]:
     """Yield the effects whose answers a state waits for."""
     for generation in state.generations:
         match generation:
+            case Generation(number=number, phase=Candidate(looked=False)):
+                yield Look(Why.START, number)
             case Generation(number=number, pid=None):
                 yield Spawn(number)
             case Generation(number=number, phase=Candidate(given_up="", answer=answer)) if answer:
@@ -121,12 +140,12 @@ def success_of(effect: Effect, state: State) -> Event | None:
     """Return how the world answers an effect that is carried out; None where nobody waits for an answer."""
     match effect:
         case Spawn(number=number):
-            return Spawned(number, pid_of(number), DIGESTS[0], disk=Disk(DIGESTS[0]))
+            return Spawned(number, pid_of(number))
         case SpawnExporter():
             return Spawned(EXPORTER, pid_of(EXPORTER))
         case Look(why=why, number=number):
             candidate = state.find(number)
-            return Seen(why, Disk(candidate.digest if candidate else DIGESTS[0]), number)
+            return Seen(why, Disk(candidate.digest if candidate and candidate.digest else "a"), number)
         case Ask(number=number):
             asked = state.find(number)
             pid = asked.pid if asked and asked.pid else pid_of(number)
@@ -139,7 +158,14 @@ def success_of(effect: Effect, state: State) -> Event | None:
 
 def possible(state: State) -> Iterator[Event]:
     """Yield everything that can happen in a state, once each."""
-    watching = state.settings == WATCHING
+    hanging = state.settings == HANGING
+    watching = hanging or state.settings == WATCHING
+    digests = DIGESTS.get(state.settings, ("",))
+    if hanging:
+        yield Signalled(signal.SIGTERM)
+        yield Seen(Why.POLLED, HANGS)
+        if not state.kept and not state.started:
+            yield Restored("b")
     if not watching:
         yield Signalled(signal.SIGUSR1)
         yield Signalled(signal.SIGTERM)
@@ -159,24 +185,32 @@ def possible(state: State) -> Iterator[Event]:
         yield from (Exited(EXPORTER, 1), Spawned(EXPORTER, 77)) if state.exporter else (Spawned(EXPORTER, 77),)
     if watching:
         yield Stirred()
-        for digest in DIGESTS:
+        for digest in digests:
             yield Seen(Why.SETTLED, Disk(digest))
     for generation in state.generations:
-        yield from _possible_for(generation, watching=watching, kept=bool(state.kept))
+        yield from _possible_for(generation, digests, watching=watching, hanging=hanging)
     if state.settings == RETRYING and state.candidate and state.candidate.pid:
         yield Exited(state.candidate.number, 1, transient=True)
     for timer in timers(state):
-        if not (watching and timer.clock in {Clock.SERVED, Clock.READY}):
+        if not (watching and timer.clock in {Clock.SERVED, Clock.READY}) and (hanging or timer.clock is not Clock.LOOK):
             yield Elapsed(timer)
 
 
-def _possible_for(generation: Generation, *, watching: bool, kept: bool) -> Iterator[Event]:
+def _possible_for(
+    generation: Generation, digests: tuple[str, ...], *, watching: bool, hanging: bool
+) -> Iterator[Event]:
     number = generation.number
+    if isinstance(generation.phase, Candidate) and not generation.phase.looked:
+        for digest in digests:
+            yield Seen(Why.START, Disk(digest), number)
+        if hanging:
+            yield Seen(Why.START, HANGS, number)
+        return
+    if hanging and isinstance(generation.phase, Candidate | Current) and not generation.digest:
+        # It has not waited for this.
+        yield Seen(Why.START, Disk("a"), number)
     if generation.pid is None:
-        for digest in DIGESTS if watching else ("",):
-            yield Spawned(number, pid_of(number), digest, disk=Disk(digest))
-        if watching and kept:
-            yield Spawned(number, pid_of(number), "a", kept=True, disk=Disk("b"))
+        yield Spawned(number, pid_of(number))
         if not watching:
             yield NotSpawned(number, "was not started: no", 1)
         else:
@@ -188,7 +222,7 @@ def _possible_for(generation: Generation, *, watching: bool, kept: bool) -> Iter
         yield Unanswered(number)
     match generation.phase:
         case Candidate(answer=answer) if answer:
-            for digest in DIGESTS if watching else ("",):
+            for digest in digests:
                 yield Seen(Why.CANDIDATE, Disk(digest), number)
             if watching:
                 yield Seen(Why.CANDIDATE, Disk(unreadable="no"), number)
@@ -217,6 +251,9 @@ def canonical(state: State) -> State:
         exporters=min(state.exporters, 1),
         shortages=min(state.shortages, 1),
         settling=min(state.settling, 1),
+        unfinished=0,
+        polling=False,
+        disk=replace(state.disk, unfinished=False),
     )
     if isinstance(state.stage, Ended) or state.last_number < 2:
         return state
@@ -239,6 +276,12 @@ def canonical(state: State) -> State:
 def _canonical(phase: Phase) -> Phase:
     """Make one of all the reasons for which a candidate can be killed."""
     return replace(phase, given_up="why") if isinstance(phase, Candidate) and phase.given_up else phase
+
+
+def starts(state: State, number: int, digest: str = "") -> State:
+    """Return the state after the disk was looked at for a candidate, and its process exists."""
+    state = lifecycle.step(state, Seen(Why.START, Disk(digest), number))[0]
+    return lifecycle.step(state, Spawned(number, pid_of(number)))[0]
 
 
 def begin(chosen: Settings) -> State:

@@ -6,35 +6,57 @@ from pathlib import Path
 
 import pytest
 
-from entrypoint.births import HaproxyBirth, exporter_birth, variables_while_reading
+from entrypoint.births import HaproxyBirth, RefusedError, exporter_birth, variables_while_reading
 from entrypoint.configurations import Configurations
 from entrypoint.core.command import Serve
+from entrypoint.core.look import Found
 from entrypoint.system.handover import Adopted
+from entrypoint.system.kept import in_memory
 from entrypoint.system.listeners import Listeners
 from tests.core.world import settings
+from tests.descriptors import descriptors
 from tests.system.apart import apart
 
+DIGEST = "ab" * 32
+COMMAND = Serve("haproxy", ("-f", "haproxy.cfg"), ("haproxy.cfg",), None)
 
-def test_nothing_is_remembered_of_a_generation_that_could_not_be_made(tmp_path: Path) -> None:
-    """Without descriptors a storm of reloads leaves neither content nor descriptors behind."""
-    path = tmp_path / "haproxy.cfg"
-    path.write_text("defaults\n")
+
+def births() -> tuple[HaproxyBirth, Configurations]:
+    """Return how generations are made, and what they are made from."""
+    configurations = Configurations(lambda _: None, watches=True)
+    return HaproxyBirth(COMMAND, {}, Listeners(), Adopted(), configurations), configurations
+
+
+def keep(configurations: Configurations, files: tuple[tuple[str, bytes], ...]) -> None:
+    """Have a generation whose configuration is the last known good one."""
+    texts = in_memory(DIGEST, files)
+    configurations.give(1, Found(DIGEST), texts)
+    os.close(texts)
+    copy = configurations.keep(1)
+    assert copy is not None
+    os.close(copy)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_nothing_is_left_of_a_generation_that_could_not_be_made(kept: bool) -> None:
+    """Without descriptors a storm of reloads leaves none behind."""
 
     def work() -> bool:
-        command = Serve("haproxy", ("-f", str(path)), (str(path),), None)
-        configurations = Configurations(command, settings(), {}, None, lambda _: None)
-        birth = HaproxyBirth(command, {}, Listeners(), Adopted(), configurations)
-        made = birth.of(1, kept=False, bad="")
+        birth, configurations = births()
+        keep(configurations, (("/a.cfg", b"defaults\n"), ("/b.cfg", b"global\n")))
+        made = birth.of(1, kept=kept)
         made.spawned()
         made.close()
-        before = configurations.hand_down()["given"]
+        before = descriptors(os.getpid())
         free = os.open("/dev/null", os.O_RDONLY)
         os.close(free)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 2, free + 2))
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 3, limit[1]))
         for number in range(2, 50):
             with pytest.raises(OSError, match="Too many open files"):
-                birth.of(number, kept=False, bad="")
-        return bool(configurations.hand_down()["given"] == before and list(before) == [1])
+                birth.of(number, kept=kept)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+        return descriptors(os.getpid()) == before
 
     assert apart(work)
 
@@ -63,3 +85,26 @@ def test_the_exporter_is_given_no_secret() -> None:
     )
     assert birth.environment == needed
     assert birth.words[:6] == ("safe_reload", "exporter", "--listen", ":9101", "--name", "lb")
+
+
+def test_the_last_known_good_configuration_is_given_from_memory() -> None:
+    """File by file, in haproxy's order, and whole."""
+    birth, configurations = births()
+    files = (("/a.cfg", b"defaults\n" * 1000), ("/b.cfg", b""), ("/c.cfg", b"global\n"))
+    keep(configurations, files)
+    made = birth.of(2, kept=True)
+    try:
+        given = [word for before, word in zip(made.birth.words, made.birth.words[1:], strict=False) if before == "-f"]
+        assert [Path(path).read_bytes() for path in given[:3]] == [content for _, content in files]
+        assert [f"/dev/fd/{one}" for one in made.passed] == given[:3]
+    finally:
+        made.spawned()
+        made.close()
+
+
+def test_what_would_fork_behind_our_back_is_refused() -> None:
+    """With the place where it is written."""
+    birth, configurations = births()
+    configurations.give(1, Found(DIGEST, master_worker="/x.cfg:7"), None)
+    with pytest.raises(RefusedError, match=r"^/x\.cfg:7: remove `master-worker`"):
+        birth.of(1, kept=False)

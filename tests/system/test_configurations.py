@@ -1,17 +1,55 @@
-"""The configurations that generations are given."""
+"""The configurations that generations are given, and what is remembered of them."""
 
 import os
 
 import pytest
 
-from entrypoint.configurations import in_memory
+from entrypoint.configurations import Configurations
+from entrypoint.core.look import Found
+from entrypoint.system.kept import for_haproxy, in_memory
+from tests.descriptors import descriptors
+
+DIGEST = "ab" * 32
 
 
-@pytest.mark.parametrize("name", ["x" * 255, "\u00e4" * 127, "a" + "\u00e4" * 127, "\udcff" * 255], ids=ascii)
+@pytest.mark.parametrize("name", ["x" * 255, "\u00e4" * 127, "a" + "\u00e4" * 127, "\udcff" * 255, ""], ids=ascii)
 def test_a_file_of_any_name_can_be_given_from_memory(name: str) -> None:
     """As long as a file's name may be, which is longer than the name of a memory file may."""
-    (descriptor,) = in_memory(((f"/etc/{name}", b"global\n"),))
+    texts = in_memory(DIGEST, ((f"/etc/{name}", b"global\n"),))
+    (descriptor,) = for_haproxy(texts)
     try:
         assert os.read(descriptor, 100) == b"global\n"
     finally:
         os.close(descriptor)
+        os.close(texts)
+
+
+def test_only_what_may_be_started_or_kept_is_remembered() -> None:
+    """Generations that drain need no configuration, however many there are: two descriptors are all that stay."""
+    configurations = Configurations(lambda _: None, watches=True)
+    before = len(descriptors(os.getpid()))
+    for number in range(1, 20):
+        texts = in_memory(DIGEST, (("/a.cfg", b"global\n"),))
+        configurations.give(number, Found(DIGEST), texts)
+        os.close(texts)
+        copy = configurations.keep(number)
+        assert copy is not None
+        os.close(copy)
+        configurations.retain([number])
+
+        assert configurations.given(number - 1) is None
+        assert len(descriptors(os.getpid())) == before + 2
+    left, passed = configurations.hand_down()
+    assert sorted(passed) == sorted([left["kept"], left["given"][19][1]])
+    for descriptor in passed:
+        os.close(descriptor)
+
+
+def test_what_a_look_could_not_finish_is_not_what_is_there() -> None:
+    """The status goes on to show what was read last."""
+    configurations = Configurations(lambda _: None, watches=True)
+    configurations.take(Found(DIGEST, count=1, files=("/a.cfg",)))
+    disk = configurations.take(Found(unreadable="it hangs", unfinished=True))
+
+    assert (disk.digest, disk.unreadable, disk.unfinished) == ("", "it hangs", True)
+    assert configurations.found.files == ("/a.cfg",)

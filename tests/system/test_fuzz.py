@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from entrypoint.core.vips import VipError, parse_vips
-from entrypoint.system.kept import DamagedError, StateFile
+from entrypoint.system.kept import DamagedError, StateFile, in_memory
 from entrypoint.system.listeners import ListenError, Listeners
 from entrypoint.system.notify import Notifier
 from tests.system.apart import apart
@@ -143,7 +143,9 @@ def test_any_listen_environment_is_adopted_or_refused() -> None:
 def test_any_state_directory_is_read_or_ignored(tmp_path: Path) -> None:
     """Whatever is in it, with a right checksum too, is what was written or is refused with one line."""
     kept = StateFile(str(tmp_path), "lb")
-    kept.write("ab", (("/etc/lb/haproxy.cfg", b"global\n"),))
+    texts = in_memory("ab", (("/etc/lb/haproxy.cfg", b"global\n"),))
+    kept.write(texts)
+    os.close(texts)
     (path,) = tmp_path.iterdir()
     first_line = path.read_bytes().partition(b"\n")[0] + b"\n"
     lengths = st.integers(-2, 30).map(lambda number: b"%d" % number) | st.just(b"9" * 5000) | st.binary(max_size=3)
@@ -157,7 +159,9 @@ def test_any_state_directory_is_read_or_ignored(tmp_path: Path) -> None:
         path.write_bytes(content)
         words = ""
         try:
-            kept.read()
+            texts = kept.read()
+            if texts is not None:
+                os.close(texts)
         except DamagedError as error:
             words = str(error)
         assert "\n" not in words

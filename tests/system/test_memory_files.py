@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from entrypoint import upgrade
-from entrypoint.configurations import in_memory
 from entrypoint.system.cli_channel import CliChannel
+from entrypoint.system.kept import in_memory
 from tests.descriptors import descriptors
 
 MADE: dict[str, Callable[[], object]] = {
     "the line to a generation": CliChannel,
-    "the last known good configuration": lambda: in_memory((("a.cfg", b"x"), ("b.cfg", b"x" * 100))),
+    "the last known good configuration": lambda: in_memory("ab", (("a.cfg", b"x"), ("b.cfg", b"x" * 100))),
     "what the next life is left": lambda: upgrade.wrap({"words": "x" * 100}),
 }
 

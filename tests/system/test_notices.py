@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.children import children_of
 from tests.descriptors import sockets
 from tests.waiting import eventually
 
@@ -109,9 +110,8 @@ class Instance:
             return client.connect_ex(("127.0.0.1", self.port)) == 0
 
     def children(self) -> list[int]:
-        """Return the pids of its children, oldest first."""
-        pid = self.process.pid
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        """Return the pids of its children but its reader, oldest first."""
+        return children_of(self.process.pid)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from entrypoint.core import lifecycle
+from tests.children import children_of
 from tests.descriptors import descriptors
 from tests.system.lives import status_fields
 from tests.waiting import eventually
@@ -57,9 +58,12 @@ class Instance:
         return answer.rpartition(b"\r\n\r\n")[2].decode()
 
     def haproxy(self) -> int:
-        """Wait until there is one child; return its pid."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return eventually(lambda: int(children.read_text()) if len(children.read_text().split()) == 1 else 0)
+        """Wait until there is one; return its pid."""
+        return eventually(self._only_child)
+
+    def _only_child(self) -> int:
+        children = children_of(self.process.pid)
+        return children[0] if len(children) == 1 else 0
 
 
 Begin = Callable[..., Instance]
@@ -234,7 +238,7 @@ Supervisor._bury = wrong
     assert eventually(lambda: lb.get() == "1")
     eventually(lambda: "is current" in lb.log)
     os.kill(lb.haproxy(), signal.SIGKILL)
-    eventually(lambda: not Path(f"/proc/{lb.process.pid}/task/{lb.process.pid}/children").read_text())
+    eventually(lambda: not children_of(lb.process.pid))
     _ask(tmp_path, "status")
 
     eventually(lambda: "is gone, and nobody was told" in lb.log)
@@ -245,16 +249,16 @@ def test_a_candidate_that_has_died_by_the_time_it_would_serve_takes_nobody_s_pla
     """It has answered, and dies while the files are looked at once more: the old one goes on, and the reload failed."""
     death = """
 import os, signal
-from pathlib import Path
-from entrypoint.configurations import Configurations
-right = Configurations.read
-def read(self):
-    children = [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
-    if len(children) == 2:
-        os.kill(children[1], signal.SIGKILL)
-        os.waitid(os.P_PID, children[1], os.WEXITED | os.WNOWAIT)
-    return right(self)
-Configurations.read = read
+from entrypoint.haproxy_service import HaproxyService
+right = HaproxyService.found
+def found(self, found, texts, asked):
+    for why, number in asked:
+        if why == "candidate" and number == 2:
+            pid = self._state.find(2).pid
+            os.kill(pid, signal.SIGKILL)
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    return right(self, found, texts, asked)
+HaproxyService.found = found
 """
     lb = begin("--watch", "off", code=death)
     assert eventually(lambda: lb.get() == "1")
@@ -681,14 +685,14 @@ def test_a_life_that_takes_over_survives_what_it_cannot_watch(begin: Begin, tmp_
     """No exec can be taken back: an error at its beginning is logged like any other, and serving goes on."""
     fault = """
 import os
-from entrypoint.haproxy_service import HaproxyService
-right = HaproxyService._watch
+from entrypoint.reader import Reader
+right = Reader.look
 faults = iter([bool(os.environ.get("SAFE_RELOAD_HEIR"))])
-def wrong(self):
+def wrong(self, why, number):
     if next(faults, False):
         raise MemoryError("for this test")
-    right(self)
-HaproxyService._watch = wrong
+    right(self, why, number)
+Reader.look = wrong
 """
     lb = begin("--runtime-dir", str(tmp_path / "run"), code=fault)
     assert eventually(lambda: lb.get() == "1")

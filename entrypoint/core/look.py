@@ -1,0 +1,114 @@
+"""What PID 1 and the reader, the process that reads files for it, say to each other.
+
+Names of files are any bytes but zero, so a message is a list of fields with zero bytes between them. Whoever reads one
+believes nothing: it comes from a process that interprets what others have written.
+"""
+
+from collections.abc import Iterable
+from itertools import islice
+
+from entrypoint.core.records import dataclass
+
+MOST_BYTES = 128 * 1024
+"""Of a message: more than names fit into it is what the counts are for."""
+LOOK, LOOK_WITH_TEXTS, KEEP, RESTORE = b"look", b"look with texts", b"keep", b"restore"
+"""Requests; KEEP comes with the texts. Each has one answer, of the kind FOUND, KEPT or RESTORED."""
+FOUND, KEPT, RESTORED, STIRRED, POLLING = b"found", b"kept", b"restored", b"stirred", b"polling"
+"""What the reader says: answers, and two that nobody has asked for. A zero byte and what there is to say follow."""
+
+_MOST_OF_A_LIST = 24 * 1024
+"""Bytes of the names of one list."""
+_LONGEST_LINE = 1024
+_FIELDS = 11
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was there, without the content of any file."""
+
+    digest: str = ""
+    """SHA-256, in hex, of everything that counts; empty where something could not be read."""
+    unreadable: str = ""
+    """Why it could not, in one line."""
+    unfinished: bool = False
+    """The look was given up: nothing is known of what is there."""
+    polled: bool = False
+    """Some of it is where the kernel does not report every change."""
+    master_worker: str = ""
+    """FILE:LINE where `master-worker` stands; empty where it does not."""
+    conditional_master_worker: str = ""
+    """FILE:LINE where it stands in a conditional block."""
+    count: int = 0
+    """How many files there are."""
+    files: tuple[str, ...] = ()
+    """The first of them."""
+    stale: tuple[str, ...] = ()
+    """The first of those whose mount can never change again."""
+    tags: tuple[str, ...] = ()
+    """The first of the VIPs that the configuration names and that nobody has declared."""
+    incomplete: tuple[str, ...] = ()
+    """The first of what looks as if somebody were still writing it, a line each."""
+
+
+def to_message(found: Found) -> bytes:
+    """Write it, with as many names as there is room for."""
+    lists = [_first(names) for names in (found.files, found.stale, found.tags, found.incomplete)]
+    fields = [
+        found.digest,
+        found.unreadable[:_LONGEST_LINE],
+        "1" if found.unfinished else "",
+        "1" if found.polled else "",
+        found.master_worker,
+        found.conditional_master_worker,
+        str(found.count),
+        *(str(len(names)) for names in lists),
+        *(name for names in lists for name in names),
+    ]
+    return b"\0".join(field.replace("\0", "").encode("utf-8", "surrogateescape") for field in fields)
+
+
+def _first(names: Iterable[str]) -> list[str]:
+    first: list[str] = []
+    room = _MOST_OF_A_LIST
+    for name in names:
+        room -= len(name.encode("utf-8", "surrogateescape")) + 1
+        if room < 0:
+            break
+        first.append(name)
+    return first
+
+
+def from_message(message: bytes) -> Found:
+    """Read what `to_message` wrote.
+
+    Raises:
+        ValueError: it did not.
+
+    """
+    fields = [field.decode("utf-8", "surrogateescape") for field in message.split(b"\0")]
+    if len(fields) < _FIELDS:
+        raise ValueError(f"{len(fields)} fields")
+    digest, unreadable, unfinished, polled, master_worker, conditional_master_worker = fields[:6]
+    count, *lengths = (int(field) for field in fields[6:_FIELDS])
+    names = fields[_FIELDS:]
+    if min(count, *lengths) < 0 or sum(lengths) != len(names) or len(digest) not in {0, 64}:
+        raise ValueError("fields that do not fit")
+    if not set(digest) <= set("0123456789abcdef") or {unfinished, polled} - {"", "1"}:
+        raise ValueError("fields that are none")
+    if bool(digest) == bool(unreadable):
+        raise ValueError("either there is a digest or a reason why not")
+    rest = iter(names)
+    files, stale, tags, incomplete = (tuple(islice(rest, length)) for length in lengths)
+    return Found(
+        digest,
+        unreadable,
+        bool(unfinished),
+        bool(polled),
+        master_worker,
+        conditional_master_worker,
+        count,
+        files,
+        stale,
+        tags,
+        incomplete,
+    )

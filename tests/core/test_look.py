@@ -1,0 +1,74 @@
+"""What the reader says arrives, or is refused; and it is never much."""
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from entrypoint.core.look import MOST_BYTES, Found, from_message, to_message
+
+DIGEST = "0123456789abcdef" * 4
+NAMES = st.lists(st.binary(min_size=1, max_size=20).map(lambda name: name.replace(b"\0", b"x")), max_size=5).map(
+    lambda names: tuple(name.decode("utf-8", "surrogateescape") for name in names)
+)
+
+
+@given(NAMES, NAMES, NAMES, NAMES, st.booleans(), st.booleans(), st.integers(0, 10**9))
+def test_whatever_was_found_arrives(  # it has so many parts
+    files: tuple[str, ...],
+    stale: tuple[str, ...],
+    tags: tuple[str, ...],
+    incomplete: tuple[str, ...],
+    polled: bool,
+    unfinished: bool,
+    count: int,
+) -> None:
+    """Names are any bytes but zero."""
+    known = {"unreadable": "no"} if unfinished else {"digest": DIGEST}
+    more = {"master_worker": "/x.cfg:1", "conditional_master_worker": "/y.cfg:2"}
+    found = Found(
+        **known,
+        **more,
+        unfinished=unfinished,
+        polled=polled,
+        count=count,
+        files=files,
+        stale=stale,
+        tags=tags,
+        incomplete=incomplete,
+    )
+    assert from_message(to_message(found)) == found
+
+
+def test_a_million_names_are_a_number_and_the_first_of_them() -> None:
+    """What PID 1 is told is bounded, whatever is on disk."""
+    names = tuple(f"/etc/haproxy/certificates/{number:07}.pem" for number in range(1_000_000))
+    message = to_message(Found(DIGEST, "", count=len(names), files=names, stale=names, tags=names, incomplete=names))
+    assert len(message) < MOST_BYTES
+    found = from_message(message)
+    assert found.count == 1_000_000
+    assert found.files == names[: len(found.files)]
+    assert len(found.files) > 100
+
+
+def test_a_name_that_is_longer_than_everything_is_left_out() -> None:
+    """A line as well."""
+    message = to_message(Found("", "no\0" * MOST_BYTES, files=("x" * MOST_BYTES, "y")))
+    assert len(message) < MOST_BYTES
+    assert from_message(message).files == ()
+
+
+@given(st.binary() | st.lists(st.binary(max_size=3) | st.sampled_from([b"0", b"1", b"9" * 5000])).map(b"\0".join))
+def test_anything_else_is_refused(message: bytes) -> None:
+    """A ValueError is the only way."""
+    with contextlib.suppress(ValueError):
+        from_message(message)
+
+
+@pytest.mark.parametrize("digest", ["", DIGEST])
+def test_there_is_a_digest_or_a_reason_why_not(digest: str) -> None:
+    """Nothing is believed of a look that says both, or neither."""
+    message = to_message(Found(digest, "no" if digest else ""))
+    with pytest.raises(ValueError, match="either"):
+        from_message(message)

@@ -1,0 +1,342 @@
+"""The reader, killed, stopped, starved and hung, in each phase: PID 1 answers, repairs and ends all the same."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.children import READER, children_of, readers_of
+from tests.descriptors import descriptors
+from tests.waiting import eventually
+
+CONFIGURATION = """\
+defaults
+  mode http
+  timeout client 9s
+  timeout connect 9s
+  timeout server 9s
+frontend web
+  bind "fd@${FD_WEB}"
+  http-request return status 200 content-type text/plain lf-string "%[env(SAFE_RELOAD_GENERATION)]"
+"""
+SOON = """
+from entrypoint.core import lifecycle, state
+state.LOOK_WITHIN = lifecycle.LOOK_WITHIN = 0.5
+"""
+"""Nobody waits five seconds in a test."""
+STOPS = """
+import os, signal
+from entrypoint.system.contents import Disk
+right = Disk.read
+def stop(self):
+    if os.path.exists("HANG"):
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return right(self)
+Disk.read = stop
+"""
+"""What a reader does whose disk hangs, as far as anybody can see who waits for it."""
+DIES = STOPS.replace("SIGSTOP", "SIGKILL")
+
+
+class Instance:
+    """A running safe_reload, and the files that it watches."""
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path, port: int) -> None:
+        """Look at a process that has been started."""
+        self.process = process
+        self.folder = folder
+        self.port = port
+        self.hang = folder / "hang"
+
+    @property
+    def log(self) -> str:
+        """Everything that has been written to stderr."""
+        return (self.folder / "log").read_text()
+
+    @property
+    def reader(self) -> int:
+        """The pid of its reader, once there is one."""
+        return eventually(lambda: readers_of(self.process.pid))[0]
+
+    @property
+    def haproxies(self) -> list[int]:
+        """The pids of its generations, oldest first."""
+        return children_of(self.process.pid)
+
+    def edit(self, mark: str) -> None:
+        """Change the configuration, in one step."""
+        new = self.folder / "new"
+        new.write_text(f"{CONFIGURATION}# {mark}\n")
+        new.rename(self.folder / "etc" / "haproxy.cfg")
+
+    def get(self) -> str:
+        """Return what the VIP answers: the number of the generation; nothing while nobody does."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=30) as client:
+                client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                answer = b""
+                while data := client.recv(4096):
+                    answer += data
+        except OSError:
+            return ""
+        return answer.rpartition(b"\r\n\r\n")[2].decode()
+
+    def ask(self, question: str) -> str:
+        """Return what the control socket answers."""
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(self.folder / "run" / "haproxy.sock"))
+            client.settimeout(60)
+            client.sendall(f"{question}\n".encode())
+            client.shutdown(socket.SHUT_WR)
+            answer = b""
+            while data := client.recv(65536):
+                answer += data
+        return answer.decode()
+
+    def status(self) -> dict[str, Any]:
+        """Return the status."""
+        found: dict[str, Any] = json.loads(self.ask("status"))
+        return found
+
+    def serves(self, number: int) -> None:
+        """Wait until this generation serves, and is current."""
+        eventually(lambda: self.get() == str(number) and f"generation {number} (pid" in self._current())
+
+    def _current(self) -> str:
+        return "\n".join(line for line in self.log.splitlines() if "is current" in line)
+
+
+Begin = Callable[..., Instance]
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Begin]:
+    """Start safe_reload with haproxy of this host on a free port; it is ended after the test."""
+    started: list[Instance] = []
+
+    def start(*options: str, code: str = "", hangs: bool = False) -> Instance:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        (tmp_path / "etc").mkdir()
+        (tmp_path / "etc" / "haproxy.cfg").write_text(CONFIGURATION)
+        code = code.replace("HANG", str(tmp_path / "hang"))
+        words = [sys.executable, "-c", f"{SOON}{code}\nfrom entrypoint.__main__ import main\nmain()"]
+        options = ("--runtime-dir", str(tmp_path / "run"), "--debounce", "0.05", "--poll", "0.3", *options)
+        vips = ("--vips", f"127.0.0.1:{port}:FD_WEB")
+        if hangs:
+            (tmp_path / "hang").touch()
+        with (tmp_path / "log").open("wb") as stderr:
+            words += [*options, *vips, "haproxy", "-f", str(tmp_path / "etc" / "haproxy.cfg")]
+            process = subprocess.Popen(words, stderr=stderr)
+        started.append(Instance(process, tmp_path, port))
+        return started[-1]
+
+    yield start
+    for lb in started:
+        if lb.process.poll() is None:
+            lb.process.send_signal(signal.SIGQUIT)
+            lb.process.wait(timeout=60)
+
+
+HARMS = {"hangs": STOPS, "dies": DIES}
+
+
+@pytest.fixture(params=HARMS)
+def harm(request: pytest.FixtureRequest) -> str:
+    """What happens to a reader whenever it looks at the disk, as long as a file is there."""
+    return HARMS[request.param]
+
+
+def test_a_first_start_waits_for_no_reader(begin: Begin, harm: str) -> None:
+    """haproxy is started from the files, and that nothing is known of them is said; a reload finds it out later."""
+    lb = begin(code=harm, hangs=True)
+    lb.serves(1)
+
+    assert lb.status()["generations"][0]["sha256"] is None
+    lb.hang.unlink()
+    os.kill(lb.reader, signal.SIGKILL)
+    eventually(lambda: lb.status()["configuration"]["disk_sha256"])
+    assert lb.ask("reload").startswith("Success=1")
+    assert lb.status()["generations"][-1]["sha256"]
+
+
+@pytest.mark.parametrize("how", ["USR1", "reload", "files"])
+def test_a_reload_waits_for_no_reader(begin: Begin, harm: str, how: str) -> None:
+    """One that somebody has asked for is done; one that the files ask for waits until they can be read."""
+    lb = begin(code=harm)
+    lb.serves(1)
+    lb.hang.touch()
+    if how == "files":
+        lb.edit("new")
+        eventually(lambda: lb.status()["configuration"]["unreadable"] or harm == STOPS)
+        assert lb.status()["stage"] == "serving"
+        lb.hang.unlink()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(lb.reader, signal.SIGKILL)
+    elif how == "reload":
+        assert lb.ask("reload").startswith("Success=1")
+    else:
+        lb.process.send_signal(signal.SIGUSR1)
+    lb.serves(2)
+    assert lb.status()["stage"] == "serving"
+
+
+def test_a_crash_is_repaired_without_a_reader(begin: Begin, harm: str) -> None:
+    """From the last known good configuration, which is at hand, or from the files."""
+    lb = begin(code=harm)
+    lb.serves(1)
+    lb.hang.touch()
+    (haproxy,) = lb.haproxies
+    os.kill(haproxy, signal.SIGKILL)
+    lb.serves(2)
+    assert lb.status()["stage"] == "serving"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGQUIT])
+@pytest.mark.parametrize("phase", ["start", "reload", "rest"])
+def test_a_stop_waits_for_no_reader(begin: Begin, signum: int, phase: str) -> None:
+    """Nobody is waited for who has no process yet; and PID 1 leaves no reader behind."""
+    lb = begin(code=STOPS + "state.LOOK_WITHIN = lifecycle.LOOK_WITHIN = 300.0", hangs=phase == "start")
+    if phase != "start":
+        lb.serves(1)
+        lb.hang.touch()
+    reader = lb.reader
+    if phase == "reload":
+        lb.process.send_signal(signal.SIGUSR1)
+    if phase != "rest":
+        eventually(lambda: Path(f"/proc/{reader}/stat").read_text().rpartition(") ")[2][0] == "T")
+    lb.process.send_signal(signum)
+
+    assert lb.process.wait(timeout=60) == 0
+    eventually(lambda: not Path(f"/proc/{reader}").exists())
+
+
+def test_a_reader_that_takes_too_long_is_killed_and_another_one_tries_again(begin: Begin) -> None:
+    """It is said once, however often it is so; when it is over, the change is noticed."""
+    soon = "import entrypoint.reader\nentrypoint.reader.READ_WITHIN = 0.3\n"
+    lb = begin(code=soon + STOPS)
+    lb.serves(1)
+    first = lb.reader
+    lb.hang.touch()
+    lb.edit("new")
+    eventually(lambda: "takes longer than 0.3 s" in lb.log)
+    # The next ones: it is asked again by the poll.
+    eventually(lambda: lb.reader != first)
+    second = lb.reader
+    eventually(lambda: second not in readers_of(lb.process.pid))
+    assert lb.log.count("takes longer than 0.3 s") == 1
+    assert lb.status()["configuration"]["unreadable"]
+
+    lb.hang.unlink()
+    lb.serves(2)
+    assert lb.status()["configuration"]["unreadable"] is None
+    eventually(lambda: len(readers_of(lb.process.pid)) == 1)
+
+
+def test_a_reader_that_dies_while_nobody_asks_is_replaced(begin: Begin) -> None:
+    """And watches what the one before did."""
+    lb = begin("--poll", "3600")
+    lb.serves(1)
+    for number in (2, 3):
+        reader = lb.reader
+        os.kill(reader, signal.SIGKILL)
+        eventually(lambda: [one for one in readers_of(lb.process.pid) if one != reader])  # noqa: B023  # called at once
+        lb.edit(f"another {number}")
+        lb.serves(number)
+
+
+def test_a_reader_that_dies_of_what_it_was_asked_is_asked_once_more(begin: Begin) -> None:
+    """Whoever killed it: the candidate is one of which it is known what it was given."""
+    lb = begin(code=DIES.replace("os.kill", "os.unlink('HANG')\n        os.kill"))
+    lb.serves(1)
+    lb.hang.touch()
+    assert lb.ask("reload").startswith("Success=1")
+    assert not lb.hang.exists()
+    assert lb.status()["generations"][-1]["sha256"]
+
+
+GARBAGE = {
+    "no answer": b"",
+    "no kind": b"x\0y",
+    "half": b"found\0",
+    "a wrong number": b"found\0" + b"\0".join([b"ab" * 32, b"", b"", b"", b"", b"1", b"9", b"0", b"0"]),
+    "no number": b"found\0" + b"\0".join([b"ab" * 32, b"", b"", b"", b"", b"x", b"0", b"0", b"0"]),
+    "no digest": b"found\0" + b"\0".join([b"\xff" * 64, b"", b"", b"", b"", b"0", b"0", b"0", b"0"]),
+    "another answer": b"kept\0",
+}
+
+
+@pytest.mark.parametrize("answer", GARBAGE.values(), ids=GARBAGE)
+def test_a_reader_that_answers_garbage_is_killed(begin: Begin, answer: bytes) -> None:
+    """That look has failed, and nothing of it is believed."""
+    fault = f"""
+import entrypoint.reading as reading
+right = reading._Reader._look
+def wrong(self, *, with_texts):
+    if os.path.exists("HANG"):
+        self._line._end.send({answer!r} or b"found")
+        return
+    right(self, with_texts=with_texts)
+reading._Reader._look = wrong
+"""
+    lb = begin(code="import os" + fault)
+    lb.serves(1)
+    first = lb.reader
+    lb.hang.touch()
+    assert lb.ask("reload").startswith("Success=1")
+    assert lb.status()["generations"][-1]["sha256"] is None
+    assert first not in readers_of(lb.process.pid)
+    lb.hang.unlink()
+    assert lb.ask("reload").startswith("Success=1")
+    assert lb.status()["generations"][-1]["sha256"]
+
+
+def test_a_reader_without_memory_says_so(begin: Begin) -> None:
+    """Thirty lines that each double a variable: haproxy may take them or not, and whoever reads for us is limited."""
+    lb = begin("--poll", "3600")
+    lb.serves(1)
+    doubling = "".join(f'  setenv A{n + 1} "${{A{n}}}${{A{n}}}"\n' for n in range(40))
+    lb.edit(f'\nglobal\n  setenv A0 0123456789\n{doubling}  lua-load "${{A40}}"')
+    eventually(lambda: "MiB of memory" in lb.log)
+    assert lb.status()["configuration"]["unreadable"]
+    lb.edit("good")
+    lb.serves(2)
+
+
+def test_a_reader_has_nothing_of_ours(begin: Begin) -> None:
+    """No VIP, no socket of the control's, no signal of a terminal, and it is the first to go without memory."""
+    lb = begin()
+    lb.serves(1)
+    pid = lb.reader
+    open_ones = descriptors(pid)
+    (line,) = [number for number, what in open_ones.items() if what.startswith("socket:")]
+    others = {what for number, what in open_ones.items() if number != line}
+    assert others == {"/dev/null", "anon_inode:inotify"}
+    assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "1000\n"
+    assert os.getsid(pid) == pid
+    assert Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0") == READER.encode()
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        os.kill(pid, signum)
+    lb.edit("new")
+    lb.serves(2)
+    assert lb.reader == pid
+
+
+def test_no_reader_outlives_safe_reload(begin: Begin) -> None:
+    """Whoever kills it on a host, where it is not PID 1, leaves none behind."""
+    lb = begin()
+    lb.serves(1)
+    reader, haproxies = lb.reader, lb.haproxies
+    lb.process.kill()
+    lb.process.wait()
+    eventually(lambda: not Path(f"/proc/{reader}").exists())
+    for pid in haproxies:
+        os.kill(pid, signal.SIGKILL)
