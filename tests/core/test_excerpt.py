@@ -77,6 +77,14 @@ def test_an_alert_of_several_lines_is_kept_whole() -> None:
     assert found[begin : begin + 3] == alert
 
 
+def test_a_head_with_gaps_is_no_head() -> None:
+    """Where the first line does not fit the head ends: what is said of many gaps would take more room than they do."""
+    found = remembered([b"w" * 4000, b"w" * 4000, *([b"w" * 4000, b"."] * 200), *[b"t" * 4000] * 3])
+
+    assert sum(len(one) + 1 for one in found) <= BOUND
+    assert len(found) == 5
+
+
 def test_what_is_short_is_kept_as_it_is() -> None:
     """Nothing is left out where there is room."""
     lines = [b"a", b"", b"  b"]

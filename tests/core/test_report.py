@@ -245,6 +245,11 @@ def test_the_answer_to_a_reload_is_taken_apart(answer: str, expected: tuple[bool
         (WORDS, ("/etc/lb/haproxy.cfg", 14)),
         ("[ALERT] (1) : Starting frontend x: cannot bind socket [127.0.0.1:80]", None),
         ("[ALERT] (1) : Starting frontend x: cannot bind socket [:::80]", None),
+        ("[ALERT] (1) : Binding [/a b.cfg:3] for frontend x: cannot bind (no) for [fe80::1%eth0:80]", ("/a b.cfg", 3)),
+        ("[ALERT] (1) : [frontend x] cannot bind socket (no) for [lb.example:80]", None),
+        ("[WARNING] (1) : config : parsing [/x.cfg:3] : odd\n[ALERT] (1) : config : no proxy", None),
+        ("[WARNING] (1) : [/x.cfg:3] : odd\n[ALERT] (1) : no\n[ALERT] (1) : parsing [/y.cfg:4] : no", ("/y.cfg", 4)),
+        ("[WARNING] (1) : config : parsing [/x.cfg:3] : odd", None),
         ("", None),
         ("killed", None),
     ],
@@ -273,3 +278,13 @@ def test_a_configuration_that_has_failed_is_not_offered() -> None:
 
     assert any("the disk has another one, bb: it has FAILED" in line for line in lines)
     assert not any("would take it" in line for line in lines)
+
+
+@pytest.mark.parametrize(("lost", "line"), [(0, ""), (1, "1 line is lost"), (17, "17 lines are lost")])
+def test_lines_that_are_lost_are_told(lost: int, line: str) -> None:
+    """Where none is, nothing is said."""
+    lines = report.report({"log": {"lines_lost": lost}}, 0.0, report.Style(colour=False))
+
+    assert [one for one in lines if "lost" in one] == (
+        [f"log          {line}: stderr was full, and nobody read it"] if line else []
+    )

@@ -69,6 +69,7 @@ STATUS: dict[str, Any] = {
     },
     "last_success_at": 1790000000.25,
     "watch": {"mode": "inotify", "stale_mounts": [], "files": 3},
+    "log": {"lines_lost": 17},
     "restarts": {"in_a_row": 1, "limit": 5, "by_reason": {"SIGKILL": 2, "status 7": 1}},
     "reloads": [
         {"trigger": "SIGUSR1", "result": "success", "count": 3},
@@ -398,6 +399,7 @@ def test_the_metrics_are_the_status(exporter: Exporter) -> None:
         'watch_mode{mode="inotify"}': 1,
         'watch_mode{mode="poll"}': 0,
         "stale_mounts": 0,
+        "log_lines_lost_total": 17,
         "last_known_good_active": 0,
         'vips{accepts="true"}': 1,
         'vips{accepts="false"}': 1,

@@ -41,8 +41,10 @@ def test_lines_come_whole(words: Words) -> None:
 
 @pytest.mark.parametrize("size", [4095, 4096, 65536, 200_000])
 def test_a_long_line_is_one_line(words: Words, size: int) -> None:
-    """As haproxy wrote it."""
-    os.write(words.writer, b"x" * size + b"\n")
+    """As haproxy wrote it, also when it comes in pieces."""
+    os.write(words.writer, b"x" * (size - 1))
+    assert words.read() == b""
+    os.write(words.writer, b"x\n")
 
     assert words.read() == b"x" * size + b"\n"
 
