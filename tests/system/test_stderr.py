@@ -76,6 +76,31 @@ def test_why_a_start_has_failed_arrives_though_nobody_has_read(haproxy: Path, st
     assert any("exited with status 1 before it was ready" in line for line in found)
 
 
+def test_what_has_waited_is_written_as_soon_as_somebody_reads(haproxy: Path) -> None:
+    """Also when nothing more is said: the lines that waited, and how many are lost."""
+    ready = haproxy.parent / "ready"
+    haproxy.write_text(SAYS_WHY.replace("exit 1", f"touch {ready}; exec sleep 1000"))
+    words = [*WORDS, "--watch", "off", str(haproxy), "-f", "/dev/null"]
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    with subprocess.Popen(words, stderr=writer) as process, open(reader, "rb") as end:
+        try:
+            os.close(writer)
+            eventually(ready.exists)
+            os.set_blocking(reader, False)
+            seen = bytearray()
+
+            def reads() -> bool:
+                seen.extend(end.read(65536) or b"")
+                return b"this is why" in seen and re.search(rb"\d+ lines lost here", seen) is not None
+
+            eventually(reads)
+        finally:
+            process.send_signal(signal.SIGQUIT)
+            os.set_blocking(reader, True)
+            end.read()
+
+
 @pytest.mark.parametrize("style", ["text", "json"])
 @pytest.mark.parametrize("says", ["yes >&2", "yes '' >&2", "tr '\\0' x </dev/zero >&2"])
 def test_one_that_never_stops_talking_keeps_nobody_waiting(tmp_path: Path, says: str, style: str) -> None:
