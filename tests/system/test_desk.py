@@ -60,8 +60,12 @@ class Instance:
     def connect(self) -> socket.socket:
         """Connect to the control socket."""
         client = socket.socket(socket.AF_UNIX)
-        # With a timeout it would not wait for room in the queue (unix(7)).
-        client.connect(self.path)
+        try:
+            # With a timeout it would not wait for room in the queue (unix(7)).
+            client.connect(self.path)
+        except OSError:
+            client.close()
+            raise
         client.settimeout(30)
         return client
 
