@@ -276,7 +276,7 @@ def _find(question: Question) -> str:
         NoInstanceError: none is, or several may be.
 
     """
-    return find(question.runtime_dir, question.name, lambda line: write_to_stderr(text_line("WARN", line)))
+    return find(question.runtime_dir, question.name, lambda line: write_to_stderr(text_line("WARN ", line)))
 
 
 def _is_alive(path: str) -> bool:

@@ -55,6 +55,37 @@ def test_only_root_and_the_same_user_may_ask(start: Start, image: str) -> None:
     assert "stopping" not in lb.log
 
 
+STRANGER = """
+import contextlib, os, socket
+listener = socket.socket(socket.AF_UNIX)
+listener.bind("/run/safe_reload/evil.sock")
+os.chmod("/run/safe_reload/evil.sock", 0o666)
+listener.listen()
+while True:
+    with listener.accept()[0] as connection, contextlib.suppress(OSError):
+        connection.sendall(b"Success=1\\n--\\ngeneration 9 (pid 9) is current\\n\\n")
+"""
+
+
+def test_a_stranger_in_the_runtime_directory_answers_for_nobody(start: Start, image: str) -> None:
+    """Anybody may write in a plain --tmpfs; the user of PID 1 and root still find it, and nobody else."""
+    lb = start(image, user="65534", tmpfs={"/run/safe_reload": "mode=1777"})
+    lb.begins("one")
+    lb.container.exec_run(["python3", "-c", STRANGER], user="4242", detach=True)
+    eventually(lambda: "not believed: uid 4242" in run(lb, "safe_reload", "list")[1])
+    for user in ("65534", "root"):
+        code, words = run(lb, "safe_reload", "status", user=user)
+        assert code == 0
+        assert "evil.sock: not believed: uid 4242 listens there" in words
+        code, words = run(lb, "safe_reload", "reload", user=user)
+        assert code == 0
+        assert "is current" in words or "serves" in words
+        code, words = run(lb, "safe_reload", "reload", "--name", "evil", user=user)
+        assert code == 3
+        assert "not believed: uid 4242 listens there" in words
+    assert lb.get() == "one"
+
+
 @pytest.mark.parametrize("kind", ["haproxy.sock", ".1.sock"])
 def test_a_link_in_our_place_is_replaced_and_not_followed(start: Start, image: str, kind: str) -> None:
     """What it points to stays as it is."""
