@@ -113,14 +113,14 @@ class HaproxyBirth:
             newborn.spawned()
             newborn.close()
             raise
-        vips = self.listeners.tags()
         environment = {
             **haproxy_environment(self.environment),
-            **{tag: str(descriptor) for tag, descriptor in vips.items()},
+            **self.listeners.variables(),
             GENERATION_VARIABLE: str(number),
         }
         taken = ("-x", offer.argument) if offer else ()
-        descriptors = (*vips.values(), *channel.inherited, *(offer.inherited if offer else ()), *passed)
+        vips = (descriptor for _, descriptor in self.listeners.descriptors())
+        descriptors = (*vips, *channel.inherited, *(offer.inherited if offer else ()), *passed)
         newborn.birth = Birth(
             (self.command.program, "-db", *taken, *with_configuration(arguments, channel.configuration)),
             environment,

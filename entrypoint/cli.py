@@ -22,6 +22,7 @@ from entrypoint.core.command import (
     RunOnce,
     Serve,
     UsageError,
+    read_by,
     read_check,
     read_command,
     verb_of,
@@ -42,7 +43,6 @@ from entrypoint.core.settings import (
     instance_name,
     read_settings,
 )
-from entrypoint.core.vips import Vip
 from entrypoint.serving import SPARE_DESCRIPTORS, Setting, serve
 from entrypoint.supervisor import Supervisor, World
 from entrypoint.system import files, signals
@@ -56,9 +56,6 @@ _FAILED = 1
 """Exit status of everything that is wrong before a process has been started, as tini's."""
 
 _MOST_TOLD = 10
-_STAND_IN = "0.0.0.0"
-"""The address of a VIP that nobody has declared: only its family is looked at."""
-
 TagsOf = Callable[[str, str | None], frozenset[str]]
 """Asks the instance of a name, or the only one, in a runtime directory for the tags of its VIPs."""
 
@@ -254,11 +251,7 @@ def _start(
                 logger.write(Log(Level.WARNING, "configuration", what))
             births = ProgramBirth(words)
         case RunOnce(words=words):
-            raise_open_files(len(settings.vips) + SPARE_DESCRIPTORS)
-            listeners.stand_in(settings.vips)
-            numbers = listeners.tags()
-            variables = {**haproxy_environment(environment), **{tag: str(number) for tag, number in numbers.items()}}
-            births = ProgramBirth(words, variables, tuple(numbers.values()))
+            births = _with_stand_ins(words, settings, environment, listeners, _tags_of(*read_by(words[1:])))
         case Check():
             births = _check_birth(command, settings, environment, logger, listeners, tags_of_instance)
     world = World(births, processes, signals.Arrivals(), logger, listeners, signal_groups=settings.kill_group)
@@ -285,11 +278,11 @@ def _check_birth(
     tags_of_instance: TagsOf,
 ) -> ProgramBirth:
     """Return how the haproxy that checks is started: as the first generation would be, and with every tag it names."""
-    found: dict[str, None] = {}
+    found: dict[str, bool] = {}
     for path in files.configuration_files(command.configurations, command.folder):
         text = files.read(path)
         refuse_master_worker(path, text)
-        found.update(dict.fromkeys(tags(text)))
+        found |= tags(text)
     declared = {vip.tag for vip in settings.vips}
     missing = [tag for tag in found if tag not in declared]
     running: frozenset[str] = frozenset()
@@ -303,15 +296,33 @@ def _check_birth(
         if running:
             what = f"no VIPs of the instance that runs here: {names}; it would refuse this; each gets a stand-in"
         logger.write(Log(Level.WARNING, "stand_ins", what))
-    raise_open_files(len(settings.vips) + len(missing) + SPARE_DESCRIPTORS)
-    listeners.stand_in((*settings.vips, *(Vip(_STAND_IN, 1, tag) for tag in missing)))
-    numbers = listeners.tags()
-    variables = {
-        **haproxy_environment(environment),
-        **{tag: str(number) for tag, number in numbers.items()},
-        GENERATION_VARIABLE: "1",
-    }
-    return ProgramBirth(command.words, variables, tuple(numbers.values()))
+    return _with_stand_ins(command.words, settings, {**environment, GENERATION_VARIABLE: "1"}, listeners, found)
+
+
+def _tags_of(configurations: Sequence[str], folder: str | None) -> dict[str, bool]:
+    """Return the tags that these files name, as far as they can be read: haproxy says what is wrong with the others."""
+    found: dict[str, bool] = {}
+    for configuration in configurations:
+        with contextlib.suppress(OSError):
+            for path in files.configuration_files((configuration,), folder):
+                found |= tags(files.read(path))
+    return found
+
+
+def _with_stand_ins(
+    words: tuple[str, ...],
+    settings: Settings,
+    environment: Mapping[str, str],
+    listeners: Listeners,
+    named: Mapping[str, bool],
+) -> ProgramBirth:
+    """Return how a haproxy is started that does not serve: with something in the place of each VIP."""
+    declared = {vip.tag for vip in settings.vips}
+    others = {tag: datagrams for tag, datagrams in named.items() if tag not in declared}
+    raise_open_files(2 * len(settings.vips) + len(others) + SPARE_DESCRIPTORS)
+    listeners.stand_in(settings.vips, others)
+    variables = {**haproxy_environment(environment), **listeners.variables()}
+    return ProgramBirth(words, variables, tuple(descriptor for _, descriptor in listeners.descriptors()))
 
 
 def _become_reaper(logger: Logger, *, serves: bool, asked: bool) -> None:

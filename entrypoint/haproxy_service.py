@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from entrypoint import __version__, upgrade
 from entrypoint.births import IS_MASTER, exporter_birth
 from entrypoint.configurations import Configurations
-from entrypoint.core import runtime_api, watching
+from entrypoint.core import retiring, runtime_api, watching
 from entrypoint.core.events import (
     Began,
     CloseVips,
@@ -65,6 +65,13 @@ _ABOUT_PROGRAMS = ("'program' section", "unknown keyword 'program'")
 _PROGRAMS = (
     "a `program` section is for haproxy's own master, and gone from HAProxy 3.3 on: take it out, and run its command as"
     " a service, or a container, of its own"
+)
+_TWO_DESCRIPTORS = ",fd@"
+_CANNOT_BE_TWO = ("is not a valid integer", "can only be used with a single socket")
+"""What haproxy says of a `bind` that cannot have the two sockets of a VIP `*`."""
+_TWO_SOCKETS = (
+    'a VIP of * is a socket of each family: write bind "fd@${TAG}" in double quotes and without `id`, '
+    "or give the VIP 0.0.0.0, which is one of IPv4 alone"
 )
 _MOST_TOLD = 10
 _STAGES = {BackingOff: "backing_off", Lingering: "lingering", Stopping: "stopping"}
@@ -123,7 +130,7 @@ class HaproxyService:
         self._reader = Reader(supervisor, parts.read, self)
         if parts.settings.state_dir:
             self._reader.restore()
-        return Began(tuple(parts.listeners.tags().items()))
+        return Began(parts.listeners.descriptors())
 
     def _open(self) -> None:
         """Begin to answer and to tell, once the first haproxy has been started: it need not wait for this."""
@@ -180,6 +187,7 @@ class HaproxyService:
         self._supervisor.log(Log(Level.INFO, "upgraded", what))
         self._supervisor.isolated(lambda: self._supervisor.adopt(adopts))
         self._supervisor.isolated(lambda: self._reader.look(Why.POLLED, 0))
+        self._supervisor.isolated(self._let_vips_accept)
         # Last of all: whatever fails before is begun anew, and what follows could not be.
         self._supervisor.isolated(lambda: upgrade.has_begun(self._parts.environment))
         self._supervisor.isolated(lambda: self._tell_asker(client, f"Success=1\n--\n{what}\n\n"))
@@ -191,6 +199,10 @@ class HaproxyService:
     def _tell_asker(self, client: int | None, answer: str) -> None:
         if self._desk and client is not None and client >= 0:
             self._desk.take_in(client, answer)
+
+    def _let_vips_accept(self) -> None:
+        for listen in retiring.follow(self._state):
+            self._supervisor.listen(listen.tags, listen.doubtful)
 
     @property
     def _state(self) -> State:
@@ -256,6 +268,8 @@ class HaproxyService:
             self._hint, event = "", "missing_vips"
             if _NO_DESCRIPTOR in words:
                 self._hint = self._missing_vips()
+            elif _TWO_DESCRIPTORS in words and any(complaint in words for complaint in _CANNOT_BE_TWO):
+                self._hint, event = _TWO_SOCKETS, "two_sockets"
             elif NOT_ITS_OWN in line.message:
                 self._hint, event = self._master_worker(), "master_worker"
             elif any(complaint in words for complaint in _ABOUT_PROGRAMS):

@@ -235,20 +235,21 @@ class Notices:
 
     # ---- the FD store ----------------------------------------------------------------------------------------------
 
-    def store(self, forgotten: tuple[str, ...], descriptors: dict[str, int], kept: int) -> None:
+    def store(self, forgotten: tuple[str, ...], descriptors: tuple[tuple[str, int], ...], kept: int) -> None:
         """Have systemd keep the VIPs for our next life, a few at a time, once we are ready.
 
         Args:
             forgotten: the names that are kept and no VIPs any more.
-            descriptors: what is not kept yet, by name.
+            descriptors: what is not kept yet, each with its name.
             kept: how many are.
 
         """
         self._forgotten.extend(forgotten)
         if self._notifier.stores:
-            names, failure = self._notifier.fit(descriptors, kept)
+            names, failure = self._notifier.fit((name for name, _ in descriptors), kept)
             self._tell(failure)
-            self._unstored.extend((name, descriptors[name]) for name in names)
+            chosen = frozenset(names)
+            self._unstored.extend([one for one in descriptors if one[0] in chosen][: len(names)])
 
     def _store_some(self) -> None:
         for _ in range(min(_SLICE, len(self._forgotten) + len(self._unstored))):

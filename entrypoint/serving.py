@@ -61,7 +61,7 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
     vips = parse_vips(command.vips) if command.vips is not None else settings.vips
     path = command.pid_file or settings.pid_file
     files.keep_from_children()
-    raise_open_files(len(vips) + SPARE_DESCRIPTORS)
+    raise_open_files(2 * len(vips) + SPARE_DESCRIPTORS)
     if not signals.can_signal_others():
         what = "root without CAP_KILL: a haproxy that switches its user could never be told to leave; add KILL"
         logger.write(Log(Level.WARNING, "no_cap_kill", what))
@@ -169,7 +169,7 @@ def _read(
 
 def _tell_vips(logger: Logger, listeners: Listeners) -> None:
     """Say which tags a configuration can use; the likeliest mistake is one that is not there."""
-    bound = list(listeners.tags())
+    bound = list(listeners.variables())
     if bound:
         more = f" and {len(bound) - _MOST_TOLD} more" if len(bound) > _MOST_TOLD else ""
         logger.write(Log(Level.INFO, "bound", f"bound the VIPs {', '.join(bound[:_MOST_TOLD])}{more}"))

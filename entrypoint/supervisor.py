@@ -11,7 +11,7 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from entrypoint.adoption import Adoption, Keeper
 from entrypoint.births import Newborn, RefusedError
@@ -54,6 +54,7 @@ from entrypoint.core.machine import Machine
 from entrypoint.core.records import dataclass, replace
 from entrypoint.core.types import Any, Protocol, assert_never
 from entrypoint.held import HeldSessions
+from entrypoint.refusing import Refusing
 from entrypoint.sources import Sources
 from entrypoint.system.cli_channel import CliChannel, Conversation
 from entrypoint.system.files import PidFile
@@ -137,6 +138,7 @@ class Supervisor:
         self.machine = machine
         self.sources = Sources()
         self._held = HeldSessions(self.sources)
+        self._refusing = Refusing(self.sources)
         self._world = world
         self._events: deque[Event] = deque()
         self._deadlines: dict[Timer, float] = {}
@@ -382,7 +384,7 @@ class Supervisor:
             case Poke(tags=tags):
                 self._events.append(Poked(world.listeners.poke(tags)))
             case Listen(tags=tags, doubtful=doubtful):
-                world.listeners.listen(tags, doubtful)
+                self.listen(tags, doubtful)
             case Publish(pid=pid):
                 self._publish(pid)
             case Adopt(number=number):
@@ -391,7 +393,11 @@ class Supervisor:
                 world.logger.write(effect)
                 if world.service:
                     world.service.said(effect, self.words_of(effect.fields.get("generation")))
-            case CloseVips() | Look() | Keep() | Reply() | Rehearse() | Upgrade() | TakeOver():
+            case CloseVips():
+                self._refusing.refuse_at(())
+                if world.service:
+                    world.service.carry_out(effect)
+            case Look() | Keep() | Reply() | Rehearse() | Upgrade() | TakeOver():
                 if world.service:
                     world.service.carry_out(effect)
             case _:
@@ -410,6 +416,18 @@ class Supervisor:
                 what = f"the pid file {pid_file.path} cannot be written, and is tried again: {error.strerror}"
                 self.log(Log(Level.ERROR, "pid_file", what))
             self.sources.alarm(pid_file, _PUBLISH_AGAIN_AFTER, lambda: self._publish(pid, again=True))
+
+    def listen(self, tags: Collection[str], doubtful: Collection[str] = ()) -> None:
+        """Let these VIPs accept, and no others.
+
+        Raises:
+            OSError: the kernel refuses.
+
+        """
+        try:
+            self._world.listeners.listen(tags, doubtful)
+        finally:
+            self._refusing.refuse_at(self._world.listeners.unused())
 
     def _spawn(self, number: int, *, kept: bool) -> None:
         """Start a generation.

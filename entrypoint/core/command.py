@@ -243,6 +243,23 @@ def _haproxy(program: str, arguments: Sequence[str]) -> Serve | RunOnce:
     return Serve(program, tuple(kept), tuple(configurations), folder, warnings=tuple(warnings), master_cli=master_cli)
 
 
+def read_by(arguments: Sequence[str]) -> tuple[tuple[str, ...], str | None]:
+    """Return the files and folders that a haproxy with these arguments reads, as given, and where it looks for them."""
+    configurations: list[str] = []
+    folder = None
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            configurations += words
+        elif word.startswith(_TAKES_A_VALUE):
+            value = next(words, "")
+            if word.startswith("-f"):
+                configurations.append(value)
+            elif word.startswith("-C"):
+                folder = value
+    return tuple(configurations), folder
+
+
 def _does_not_serve(word: str, before: Sequence[str]) -> bool:
     """Tell whether haproxy ends after it has answered this, whatever else it is told."""
     if word.startswith("-dM"):

@@ -30,24 +30,31 @@ def line_of_master_worker(text: bytes, *, in_block: bool = False) -> int | None:
 
 
 _DESCRIPTOR = b"fd@$"
+_DATAGRAMS = (b"quic+", b"dgram+", b"udp+")
 _FIRST_LETTERS = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_")
 _LETTERS = _FIRST_LETTERS | frozenset(b"0123456789")
 
 
-def tags(text: bytes) -> tuple[str, ...]:
-    """Return the tags that a configuration names as fd@$TAG or fd@${TAG}, quoted or not, in order, each once."""
-    found: dict[str, None] = {}
+def tags(text: bytes) -> dict[str, bool]:
+    """Return the tags that a configuration names as fd@$TAG or fd@${TAG}, however quoted, in order, each once.
+
+    With each whether a socket for datagrams is expected: behind `quic+`, or in a `dgram-bind`.
+    """
+    found: dict[str, bool] = {}
     for line in text.splitlines():
-        rest = _without_comment(line)
+        if b"fd@" not in line:
+            continue
+        rest = _without_comment(line).translate(None, _QUOTES)
+        all_datagrams = rest.split()[:1] == [b"dgram-bind"]
         while True:
-            _, there, rest = rest.partition(_DESCRIPTOR)
+            before, there, rest = rest.partition(_DESCRIPTOR)
             if not there:
                 break
             name = rest.removeprefix(b"{")
             end = next((index for index, letter in enumerate(name) if letter not in _LETTERS), len(name))
             if name[:1] and name[0] in _FIRST_LETTERS:
-                found[name[:end].decode()] = None
-    return tuple(found)
+                found.setdefault(name[:end].decode(), all_datagrams or before.endswith(_DATAGRAMS))
+    return found
 
 
 def _without_comment(line: bytes) -> bytes:

@@ -40,7 +40,10 @@ class Bind:
     descriptor: int
     frontend: str
     mixed: bool = False
-    """Its frontend has ordinary listeners as well, which a pause would disconnect for everybody who shares them."""
+    """Its frontend has ordinary listeners as well, which a pause would disconnect for everybody who shares them.
+
+    Or unix sockets, which HAProxy 2.6 does not pause.
+    """
 
 
 def pid(answer: str) -> int | None:
@@ -100,7 +103,8 @@ def binds_on(answer: str, vips: Iterable[int]) -> tuple[Bind, ...]:
     """
     listeners = tuple(_listeners(answer))
     ours = _on_vips(listeners, frozenset(vips))
-    mixed = {one.frontend for one in set(listeners).difference(ours)}
+    known = frozenset(ours)
+    mixed = {one.frontend for one in listeners if one not in known or not one.port}
     return tuple(Bind(one.descriptor, one.frontend, one.frontend in mixed) for one in ours)
 
 

@@ -24,8 +24,9 @@ _SESSIONS_AT_THE_START = 32
 """The user's `stats maxconn` and ours are one limit, because haproxy counts all CLI sessions together
 (`global.cli_fe`): this one holds until it is raised (`runtime_api.ROOM_FOR_SESSIONS`), and is enough for ours and for
 those that clients of the user's `stats socket` have waiting. haproxy sets as many descriptors aside."""
-_LONGEST_LINE = 4096
-"""Well below tune.bufsize (16,384 unless changed), which bounds a command line of the CLI."""
+_LONGEST_LINE = 900
+"""Below the smallest tune.bufsize with which HAProxy 3.2 starts unless another of its limits is lowered as well, 1,024:
+from 3.2 on a longer line is refused whole ("The command line is too big")."""
 
 
 class CliChannel:

@@ -26,6 +26,9 @@ _FIRST_PASSED = 3
 _MOST_DIGITS = 9
 """int() raises ValueError for thousands of them."""
 _RESET_ON_CLOSE = bytes((1, 0, 0, 0, 0, 0, 0, 0))
+_NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
+"""How a host says that it has none."""
+NO_TAGS: Mapping[str, bool] = {}
 _NO_PACKET = b"\0"
 """Too short for any of QUIC's, so nobody answers it (RFC 9000, section 14)."""
 _HINTS = {
@@ -33,6 +36,7 @@ _HINTS = {
     errno.EADDRINUSE: "another process holds it without SO_REUSEPORT",
     errno.EACCES: "a port below net.ipv4.ip_unprivileged_port_start needs root or CAP_NET_BIND_SERVICE",
     errno.EINVAL: "a link-local address needs its interface, such as [fe80::1%eth0]",
+    errno.ENODEV: "what follows the % is no interface of this host, by name or number",
     errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
 }
 
@@ -69,6 +73,7 @@ class Listeners:
         self._listeners: list[Listener] = []
         self._returned: dict[str, list[socket.socket]] = {}
         self._forgotten: list[str] = []
+        self._used: frozenset[str] = frozenset()
         self._doubtful: frozenset[str] = frozenset()
 
     def adopt(self, environment: Mapping[str, str]) -> None:
@@ -79,7 +84,7 @@ class Listeners:
         are our own, stored by our last life, wait for bind().
 
         Raises:
-            ListenError: what was passed is not what was announced.
+            ListenError: what was passed is not what was announced, or two names would be one tag.
 
         """
         if environment.get("LISTEN_PID") != str(os.getpid()) or not _is_us(environment.get("LISTEN_PIDFDID", "")):
@@ -101,7 +106,12 @@ class Listeners:
                 self._returned.setdefault(name.removeprefix(STORED), []).append(listener)
                 continue
             same = sum(other.name == name for other in self._listeners)
-            self._listeners.append(Listener(f"{tag}_{same + 1}" if same else tag, listener, ours=False, name=name))
+            tag = f"{tag}_{same + 1}" if same else tag
+            other = next((other for other in self._listeners if other.tag == tag), None)
+            if other:
+                names_of_both = f"the passed sockets {other.name!r} and {name!r} would both have the tag {tag}"
+                raise ListenError(f"LISTEN_FDNAMES: {names_of_both}; give one another name (FileDescriptorName=)")
+            self._listeners.append(Listener(tag, listener, ours=False, name=name))
 
     def bind(self, vips: Iterable[Vip], *, freebind: bool) -> None:
         """Bind every VIP, or none.
@@ -122,21 +132,29 @@ class Listeners:
             failure = f"a passed socket has the tag {vip.tag} already" if vip.tag in passed else ""
             try:
                 if not failure:
-                    returned = self._take_back(vip)
-                    made = returned or _bind(vip, freebind=freebind)
-                    self._listeners.append(Listener(vip.tag, made, ours=True, stored=returned is not None))
-            except (OSError, TypeError) as error:
+                    self._bind(vip, freebind=freebind)
+            except OSError as error:
                 failure = f"cannot bind it: {_reason(error)}"
             if failure:
                 self.close()
                 raise ListenError(f"VIPS entry {number} '{vip}': {failure}")
         self._forget_the_rest()
 
-    def _take_back(self, vip: Vip) -> socket.socket | None:
-        candidates = self._returned.get(vip.tag, ())
-        returned = next((candidate for candidate in candidates if _is_at(candidate, vip)), None)
+    def _bind(self, vip: Vip, *, freebind: bool) -> None:
+        for place in _places(vip):
+            try:
+                returned = self._take_back(vip.tag, place)
+                made = returned or _bind(place, freebind=freebind)
+            except OSError as error:
+                if vip.address == ANY and place.family == socket.AF_INET6 and error.errno in _NO_IPV6:
+                    continue
+                raise
+            self._listeners.append(Listener(vip.tag, made, ours=True, stored=returned is not None))
+
+    def _take_back(self, tag: str, place: "_Place") -> socket.socket | None:
+        returned = next((candidate for candidate in self._returned.get(tag, ()) if _is_at(candidate, place)), None)
         if returned:
-            self._returned[vip.tag].remove(returned)
+            self._returned[tag].remove(returned)
         return returned
 
     def _forget_the_rest(self) -> None:
@@ -151,30 +169,53 @@ class Listeners:
         """Return the names under which systemd still keeps what is no VIP any more."""
         return tuple(self._forgotten)
 
-    def to_store(self) -> dict[str, int]:
-        """Return the descriptors that systemd should keep, by name, after it has forgotten what is forgotten().
+    def to_store(self) -> tuple[tuple[str, int], ...]:
+        """Return the name and descriptor of each that systemd should keep, after it has forgotten what is forgotten().
 
         Those that we bound; it has the others anyway. One whose name is forgotten() has to be stored again.
         """
-        return {
-            STORED + listener.tag: listener.socket.fileno()
+        return tuple(
+            (STORED + listener.tag, listener.socket.fileno())
             for listener in self._listeners
             if listener.ours and not (listener.stored and STORED + listener.tag not in self._forgotten)
-        }
+        )
 
     def stored(self) -> int:
         """Return how many systemd keeps already, once it has forgotten what is forgotten()."""
         return sum(listener.ours for listener in self._listeners) - len(self.to_store())
 
-    def stand_in(self, vips: Iterable[Vip]) -> None:
-        """Have sockets that look like the VIPs to a configuration check, and are bound to nothing."""
-        for vip in vips:
-            family = socket.AF_INET6 if ":" in vip.address or vip.address == ANY else socket.AF_INET
-            self._listeners.append(Listener(vip.tag, socket.socket(family, socket.SOCK_STREAM), ours=True))
+    def stand_in(self, vips: Iterable[Vip], others: Mapping[str, bool] = NO_TAGS) -> None:
+        """Have sockets that look like the VIPs to a configuration check, and are bound to nothing.
 
-    def tags(self) -> dict[str, int]:
-        """Return each tag with its descriptor."""
-        return {listener.tag: listener.socket.fileno() for listener in self._listeners}
+        Args:
+            vips: the declared ones.
+            others: tags of which nothing else is known, and whether datagrams are expected of them.
+
+        """
+        for vip in vips:
+            for place in _places(vip, scoped=False):
+                self._listeners.append(Listener(vip.tag, socket.socket(place.family), ours=True))
+        for tag, datagrams in others.items():
+            kind = socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM
+            self._listeners.append(Listener(tag, socket.socket(socket.AF_INET, kind), ours=True))
+
+    def tags(self) -> frozenset[str]:
+        """Return every tag."""
+        return frozenset(listener.tag for listener in self._listeners)
+
+    def descriptors(self) -> tuple[tuple[str, int], ...]:
+        """Return the tag and the descriptor of each socket; a VIP of both families has two."""
+        return tuple((listener.tag, listener.socket.fileno()) for listener in self._listeners)
+
+    def variables(self) -> dict[str, str]:
+        """Return what each tag's variable holds for haproxy, where it follows `fd@`: the descriptor.
+
+        Of a VIP of both families it is 3,fd@4: a `bind` takes several addresses, with commas between them.
+        """
+        found: dict[str, str] = {}
+        for tag, descriptor in self.descriptors():
+            found[tag] = f"{found[tag]},fd@{descriptor}" if tag in found else str(descriptor)
+        return found
 
     def hand_down(self) -> list[tuple[str, int, bool, str, bool]]:
         """Return every VIP as plain values, for the program that takes our place."""
@@ -206,7 +247,21 @@ class Listeners:
     def _accepts(self, listener: Listener) -> bool | None:
         if listener.tag in self._doubtful:
             return None
-        return bool(listener.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+        return listener.tag in self._used and (not _connects(listener.socket) or _listens(listener.socket))
+
+    def unused(self) -> tuple[socket.socket, ...]:
+        """Return the passed sockets that nobody uses and that listen all the same, because they are not ours to stop.
+
+        systemd fails a socket unit that it finds shut down, and a unix socket would never listen again.
+        """
+        return tuple(
+            listener.socket
+            for listener in self._listeners
+            if listener.tag not in self._used | self._doubtful
+            and not listener.ours
+            and _connects(listener.socket)
+            and _listens(listener.socket)
+        )
 
     def listen(self, tags: Collection[str], doubtful: Collection[str] = ()) -> None:
         """Let these VIPs accept connections, and none other of ours.
@@ -219,8 +274,8 @@ class Listeners:
             OSError: the kernel refuses.
 
         """
-        self._doubtful = frozenset(doubtful)
-        wanted = {*tags, *doubtful}
+        self._used, self._doubtful = frozenset(tags), frozenset(doubtful)
+        wanted = self._used | self._doubtful
         failure = None
         for listener in self._listeners:
             try:
@@ -231,9 +286,11 @@ class Listeners:
             raise failure
 
     def _let(self, listener: Listener, *, accept: bool) -> None:
+        if not _connects(listener.socket):
+            return
         if accept:
             listener.socket.listen(self._backlog)
-        elif listener.ours and listener.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        elif listener.ours and _listens(listener.socket):
             # On a listening socket this ends the listening and keeps the address (tcp(7), inet_shutdown).
             listener.socket.shutdown(socket.SHUT_RD)
 
@@ -270,37 +327,110 @@ def _is_us(identity: str) -> bool:
         return str(os.fstat(ourselves).st_ino) == identity
 
 
-def _is_at(listener: socket.socket, vip: Vip) -> bool:
-    """Tell whether a socket is where this VIP would be bound."""
+def _connects(listener: socket.socket) -> bool:
+    """Tell whether it is of a kind that listens, and not one for datagrams."""
+    return listener.type != socket.SOCK_DGRAM
+
+
+def _listens(listener: socket.socket) -> bool:
+    return bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a socket is bound; one of IPv6 takes no IPv4."""
+
+    family: socket.AddressFamily
+    host: str
+    port: int
+    index: int = 0
+    """Of the interface, for an address that is only an address there."""
+
+    @property
+    def address(self) -> tuple[Any, ...]:
+        return (self.host, self.port, 0, self.index) if self.family == socket.AF_INET6 else (self.host, self.port)
+
+
+def _places(vip: Vip, *, scoped: bool = True) -> Iterator[_Place]:
+    """Yield where a VIP is: `*` is a place of each family, so that haproxy sees IPv4's clients as such.
+
+    One socket for both would have it log and forward ::ffff:192.0.2.1. Where this host has no IPv6 address there is
+    only IPv4's: to the other one nobody could connect, and so nobody could make an old generation let go of it.
+
+    Args:
+        vip: the VIP.
+        scoped: look for the interface that it names.
+
+    Raises:
+        OSError: there is no such interface.
+
+    """
+    if vip.address == ANY:
+        yield _Place(socket.AF_INET, "0.0.0.0", vip.port)
+        if _ipv6_addresses():
+            yield _Place(socket.AF_INET6, "::", vip.port)
+    elif ":" in vip.address:
+        host, _, scope = vip.address.partition("%")
+        yield _Place(socket.AF_INET6, host, vip.port, _index(scope) if scope and scoped else 0)
+    else:
+        yield _Place(socket.AF_INET, vip.address, vip.port)
+
+
+def _ipv6_addresses() -> list[tuple[str, int]]:
+    """Return this host's addresses of IPv6, each with its interface's number (/proc/net/if_inet6); ::1 first."""
     try:
-        if listener.type != socket.SOCK_STREAM or listener.family not in {socket.AF_INET, socket.AF_INET6}:
+        with open("/proc/net/if_inet6", encoding="ascii") as file:
+            rows = [line.split() for line in file]
+    except OSError:
+        return []
+    found = [(socket.inet_ntop(socket.AF_INET6, bytes.fromhex(row[0])), int(row[1], 16)) for row in rows]
+    return sorted(found, key=lambda one: one[0] != "::1")
+
+
+def _index(scope: str) -> int:
+    """Return the number of an interface, which is given by name or number (ipv6(7), sin6_scope_id)."""
+    try:
+        index = int(scope) if scope.isdecimal() else socket.if_nametoindex(scope)
+        socket.if_indextoname(index)
+    except (OSError, OverflowError, TypeError, ValueError):
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from None
+    return index
+
+
+def _is_at(listener: socket.socket, place: _Place) -> bool:
+    """Tell whether a socket is where this place is."""
+    try:
+        if listener.type != socket.SOCK_STREAM or listener.family != place.family:
             return False
         host, port, *more = listener.getsockname()
-        v6only = listener.family == socket.AF_INET6 and listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
-        if vip.address == ANY:
-            return port == vip.port and not v6only and host in {"::", "0.0.0.0"}
-        address, _, scope = vip.address.partition("%")
         here = socket.inet_pton(listener.family, host.partition("%")[0])
-        there = socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
-        index = (int(scope) if scope.isdecimal() else socket.if_nametoindex(scope)) if scope else 0
-    except (OSError, ValueError):  # a scope that is no interface's name; one of thousands of digits
+        there = socket.inet_pton(place.family, place.host)
+        v6only = listener.family == socket.AF_INET or listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+    except OSError:
         return False
-    same_family = listener.family == socket.AF_INET or v6only
-    return bool(port == vip.port and here == there and same_family and (not scope or more[-1:] == [index]))
+    return bool(port == place.port and here == there and v6only and (not place.index or more[-1:] == [place.index]))
 
 
 def _shown(listener: socket.socket) -> str:
     address = listener.getsockname()
     if listener.family == socket.AF_UNIX:
         return os.fsdecode(address)
+    datagrams = "" if _connects(listener) else "udp@"
+    host = address[0]
     if listener.family == socket.AF_INET6:
-        return f"[{address[0]}]:{address[1]}"
-    return f"{address[0]}:{address[1]}"
+        scope = f"%{_interface(address[3])}" if address[3] else ""
+        host = f"[{host}{scope}]"
+    return f"{datagrams}{host}:{address[1]}"
 
 
-def _reason(error: OSError | TypeError) -> str:
-    if isinstance(error, TypeError):
-        return "what follows the % is not an interface's name"
+def _interface(index: int) -> str:
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return str(index)
+
+
+def _reason(error: OSError) -> str:
     hint = _HINTS.get(error.errno or 0)
     return f"{error.strerror or error}{f': {hint}' if hint else ''}"
 
@@ -356,7 +486,9 @@ def _from_here(listener: socket.socket) -> tuple[int, Any]:
     if address[0] == "::":
         if not listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
             return socket.AF_INET, ("127.0.0.1", address[1])
-        return socket.AF_INET6, ("::1", *address[1:])
+        return socket.AF_INET6, next(
+            ((host, address[1], 0, index) for host, index in _ipv6_addresses()), ("::1", *address[1:])
+        )
     return listener.family, address
 
 
@@ -373,29 +505,17 @@ def _is_here(family: int, address: tuple[Any, ...]) -> bool:
     return False
 
 
-def _bind(vip: Vip, *, freebind: bool) -> socket.socket:
-    if vip.address == ANY:
-        try:
-            return _bind_address(socket.AF_INET6, "::", vip.port, v6only=False, freebind=freebind)
-        except OSError as error:
-            if error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
-                raise
-            return _bind_address(socket.AF_INET, "", vip.port, v6only=False, freebind=freebind)
-    family = socket.AF_INET6 if ":" in vip.address else socket.AF_INET
-    return _bind_address(family, vip.address, vip.port, v6only=True, freebind=freebind)
-
-
-def _bind_address(family: socket.AddressFamily, host: str, port: int, *, v6only: bool, freebind: bool) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
+def _bind(place: _Place, *, freebind: bool) -> socket.socket:
+    listener = socket.socket(place.family, socket.SOCK_STREAM)
     try:
         listener.setblocking(False)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
+        if place.family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if freebind:
             listener.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
-        listener.bind((host, port))
+        listener.bind(place.address)
     except BaseException:
         listener.close()
         raise

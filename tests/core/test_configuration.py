@@ -80,8 +80,16 @@ def test_it_is_found_after_anything(before: bytes, empty: int) -> None:
         (b"log '\\' # fd@$A", ()),
         (b"bind fd@3 fd@${} fd@$ fd@$1X fd@", ()),
         (b"\xff fd@$A\xff", ("A",)),
+        (b'bind fd@"${FD_A}"', ("FD_A",)),
+        (b"bind \"fd@\"${FD_A} fd@'$'{FD_B}", ("FD_A", "FD_B")),
     ],
 )
 def test_the_tags_that_a_configuration_names(text: bytes, found: tuple[str, ...]) -> None:
     """Quoted or not, each once, in order, and none from a comment."""
-    assert tags(text) == found
+    assert tuple(tags(text)) == found
+
+
+def test_which_tags_are_for_datagrams() -> None:
+    """`check` has to give haproxy a socket of the right kind."""
+    text = b'bind "quic+fd@${Q}"\nbind quic+"fd@${R}"\n  dgram-bind "fd@${D}"\nbind "fd@${T}"\nlog dgram+fd@$L\n'
+    assert tags(text) == {"Q": True, "R": True, "D": True, "T": False, "L": True}
