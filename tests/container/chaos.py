@@ -11,6 +11,7 @@ import os
 import random
 import resource
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -204,6 +205,74 @@ def _haproxy_without_descriptors(ground: Ground, step: Step) -> None:
         _no_descriptors(ground, pid, step)
 
 
+def _pid_1_without_memory(ground: Ground, step: Step) -> None:
+    limits = resource.prlimit(ground.pid, resource.RLIMIT_AS)
+    if limits[0] != resource.RLIM_INFINITY:
+        return
+    pages = int(Path(f"/proc/{ground.pid}/statm").read_text().split()[0])
+    some = pages * resource.getpagesize() + int(step.number * 512) * 1024
+    resource.prlimit(ground.pid, resource.RLIMIT_AS, (some, limits[1]))
+
+    def undo() -> None:
+        resource.prlimit(ground.pid, resource.RLIMIT_AS, limits)
+
+    ground.undone_after.append((step.lasts, undo))
+
+
+def _pid_file_in_the_way(ground: Ground, step: Step) -> None:
+    """Put a folder, or a FIFO, where the pid file is: it can be neither replaced nor written."""
+    path = inside(ground.lb, f"{DISK}/lb.pid")
+    if path.is_dir() or path.is_fifo():
+        return
+    path.unlink(missing_ok=True)
+    try:
+        path.mkdir() if step.number < 0.5 else os.mkfifo(path)  # noqa: PLR2004  # one or the other
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EEXIST}:
+            raise
+        return
+
+    def undo() -> None:
+        if path.is_dir():
+            path.rmdir()
+        elif path.is_fifo():
+            path.unlink()
+
+    ground.undone_after.append((step.lasts, undo))
+
+
+def _touched_neighbours(ground: Ground, step: Step) -> None:
+    """Change what lies beside the configuration, which nobody reads."""
+    neighbour = ground.lb.folder / f"neighbour{int(step.number * 4)}.txt"
+    neighbour.write_text(str(step.number))
+    neighbour.with_suffix(".bak").unlink(missing_ok=True)
+    neighbour.rename(neighbour.with_suffix(".bak"))
+
+
+def _sessions_held_open(ground: Ground, step: Step) -> None:
+    """Connect to the user's own `stats socket` as often as haproxy allows, and say nothing."""
+    sessions: list[socket.socket] = []
+    with contextlib.suppress(OSError):
+        for _ in range(12):
+            session = socket.socket(socket.AF_UNIX)
+            sessions.append(session)
+            session.setblocking(False)
+            session.connect(str(inside(ground.lb, f"{DISK}/admin.sock")))
+
+    def undo() -> None:
+        for session in sessions:
+            session.close()
+
+    ground.undone_after.append((step.lasts, undo))
+
+
+def _talkative(ground: Ground, step: Step) -> None:
+    """Have haproxy warn of more than a pipe has room for."""
+    count = int(step.number * 1000)
+    ground.good(more="".join(f"backend w{n}\n  mode tcp\n  option forwardfor\n" for n in range(count)))
+    os.kill(ground.pid, signal.SIGUSR1)
+
+
 def _nothing(_ground: Ground, _step: Step) -> None:
     pass
 
@@ -223,6 +292,11 @@ ACTIONS: dict[str, tuple[Callable[[Ground, Step], None], int]] = {
     "a full disk": (_full_disk, 2),
     "PID 1 without descriptors": (_pid_1_without_descriptors, 1),
     "a haproxy without descriptors": (_haproxy_without_descriptors, 1),
+    "PID 1 without memory": (_pid_1_without_memory, 1),
+    "a pid file in the way": (_pid_file_in_the_way, 1),
+    "touched neighbours": (_touched_neighbours, 2),
+    "sessions held open": (_sessions_held_open, 2),
+    "a talkative configuration": (_talkative, 1),
 }
 """Each with its weight."""
 
