@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.children import readers_of
 from tests.container.conftest import Balancer, configuration
 from tests.container.trouble import Death, end, haproxies, inside
 
@@ -130,8 +131,20 @@ def _kill(ground: Ground, step: Step) -> None:
 
 def _halt(ground: Ground, step: Step) -> None:
     pid = ground.pick(step.number)
-    if pid is None:
-        return
+    if pid is not None:
+        _halt_until_undone(ground, step, pid)
+
+
+def _reader(ground: Ground, step: Step) -> None:
+    """Stop the process that reads files, or kill it."""
+    for pid in readers_of(ground.pid):
+        if step.number < 0.5:  # noqa: PLR2004  # one or the other
+            _halt_until_undone(ground, step, pid)
+        else:
+            os.kill(pid, signal.SIGKILL)
+
+
+def _halt_until_undone(ground: Ground, step: Step, pid: int) -> None:
     # By descriptor: when it is undone, the pid may be another process's.
     process = os.pidfd_open(pid)
 
@@ -292,6 +305,7 @@ ACTIONS: dict[str, tuple[Callable[[Ground, Step], None], int]] = {
     "a full disk": (_full_disk, 2),
     "PID 1 without descriptors": (_pid_1_without_descriptors, 1),
     "a haproxy without descriptors": (_haproxy_without_descriptors, 1),
+    "a reader that hangs or dies": (_reader, 2),
     "PID 1 without memory": (_pid_1_without_memory, 1),
     "a pid file in the way": (_pid_file_in_the_way, 1),
     "touched neighbours": (_touched_neighbours, 2),
