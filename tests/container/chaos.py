@@ -138,7 +138,7 @@ def _halt(ground: Ground, step: Step) -> None:
 def _reader(ground: Ground, step: Step) -> None:
     """Stop the process that reads files, or kill it."""
     for pid in readers_of(ground.pid):
-        if step.number < 0.5:  # noqa: PLR2004  # one or the other
+        if step.number < 0.5:
             _halt_until_undone(ground, step, pid)
         else:
             os.kill(pid, signal.SIGKILL)
@@ -239,7 +239,7 @@ def _pid_file_in_the_way(ground: Ground, step: Step) -> None:
         return
     path.unlink(missing_ok=True)
     try:
-        path.mkdir() if step.number < 0.5 else os.mkfifo(path)  # noqa: PLR2004  # one or the other
+        path.mkdir() if step.number < 0.5 else os.mkfifo(path)
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EEXIST}:
             raise
