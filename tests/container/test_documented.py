@@ -396,7 +396,7 @@ def test_the_control_socket_s_questions(start: Start, tmp_path: Path) -> None:
     page = Page("docs/control-socket.md", tmp_path)
     lb = start(IMAGE)
     lb.begins("one")
-    (pid,) = inside(lb, "grep -lx haproxy /proc/[0-9]*/comm | cut -d/ -f3")[1].split()
+    (pid,) = inside(lb, "sh -c 'grep -lx haproxy /proc/[0-9]*/comm | cut -d/ -f3'")[1].split()
     there = {"/run/safe_reload/": f"/proc/{lb.pid}/root/run/safe_reload/"}
 
     assert re.search(rf"^{pid} +worker ", page.run("echo 'show proc'", **there), re.MULTILINE)
