@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.lives import children, status_fields
+from tests.children import children_of
+from tests.system.lives import status_fields
 from tests.waiting import eventually
 
 WORDS = [sys.executable, "-m", "entrypoint"]
@@ -56,8 +57,8 @@ def test_why_a_start_has_failed_arrives_though_nobody_has_read(haproxy: Path, st
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     with subprocess.Popen(words, stderr=writer) as process, open(reader, "rb") as end:
         os.close(writer)
-        eventually(lambda: children(process.pid))
-        eventually(lambda: not children(process.pid))
+        eventually(lambda: children_of(process.pid))
+        eventually(lambda: not children_of(process.pid))
         found = lines_of(end.read(), style)
         status = process.wait()
 
