@@ -35,6 +35,12 @@ ELSEWHERE = {
     "python3 -I -S -c pass": (
         "tests/container/test_image.py::test_starting_haproxy_costs_a_few_times_what_starting_python_does"
     ),
+    "docker exec -u 65534 lb safe_reload status": (
+        "tests/container/test_hardening.py::test_a_stranger_in_the_runtime_directory_answers_for_nobody"
+    ),
+    "[WARN  safe_reload (1)] generation 2 starts all the same": (
+        "tests/system/test_reader.py::test_a_reload_waits_for_no_reader"
+    ),
     "safe_reload --help": "tests/test_docs.py::test_the_help_text_has_every_option_of_the_readme",
     # With its options, which the page shows below.
     "safe_reload exporter": "tests/container/test_documented.py::test_monitoring_s_exporters",

@@ -198,8 +198,8 @@ LATE = {
     ),
     "the last step": (
         "entrypoint/haproxy_service.py",
-        "        self._supervisor.isolated(self._look_anew)\n",
-        "        self._supervisor.isolated(self._look_anew)\n        if {late}: 0 / 0\n",
+        "        self._supervisor.isolated(self._let_vips_accept)\n",
+        "        self._supervisor.isolated(self._let_vips_accept)\n        if {late}: 0 / 0\n",
     ),
 }
 
