@@ -154,3 +154,17 @@ def test_no_arrangement_of_its_own_pieces_makes_it_stumble(pieces: list[str]) ->
         assert vip.address == ANY or ipaddress.ip_address(vip.address)
         assert 1 <= vip.port <= 65535
         assert vip.tag.isidentifier()
+
+
+@given(
+    st.lists(st.sampled_from(["0", "00", "1", "9", "25", "255", "256", "0255", "1000", "", " ", "\u00b2"]), max_size=6)
+)
+def test_an_ipv4_address_is_what_python_takes_for_one(numbers: list[str]) -> None:
+    """Without its module, of which PID 1 would carry half a MiB."""
+    address = ".".join(numbers)
+    try:
+        expected = str(ipaddress.IPv4Address(address))
+    except ValueError:
+        expected = ""
+    vips, _ = read(f"{address}:80:FD_A")
+    assert (vips[0].address if vips else "") == expected
