@@ -65,7 +65,7 @@ def _begin_anew() -> None:
     os.execvpe(sys.orig_argv[0], sys.orig_argv, os.environ)
 
 
-def _tags_of_instance(runtime_dir: str, name: str | None) -> frozenset[str]:
+def _tags_of_instance(runtime_dir: str, name: str | None) -> dict[str, int]:
     from entrypoint.client import tags_of_instance  # noqa: PLC0415  # only `check` asks, and seldom
 
     return tags_of_instance(runtime_dir, name)

@@ -1,7 +1,7 @@
 """The command line: arguments and environment in, an exit status out."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from entrypoint import __version__
 from entrypoint.births import (
@@ -56,7 +56,7 @@ _FAILED = 1
 """Exit status of everything that is wrong before a process has been started, as tini's."""
 
 _MOST_TOLD = 10
-TagsOf = Callable[[str, str | None], frozenset[str]]
+TagsOf = Callable[[str, str | None], Mapping[str, int]]
 """Asks the instance of a name, or the only one, in a runtime directory for the tags of its VIPs."""
 
 _LICENCE = """\
@@ -74,7 +74,7 @@ def run(
     arguments: Sequence[str],
     environment: Mapping[str, str],
     mask: frozenset[int],
-    tags_of_instance: TagsOf = lambda *_: frozenset(),
+    tags_of_instance: TagsOf = lambda *_: {},
 ) -> int:
     """Do what the command line asks for; return the exit status.
 
@@ -251,7 +251,9 @@ def _start(
                 logger.write(Log(Level.WARNING, "configuration", what))
             births = ProgramBirth(words)
         case RunOnce(words=words):
-            births = _with_stand_ins(words, settings, environment, listeners, _tags_of(*read_by(words[1:])))
+            found = _tags_of(*read_by(words[1:]))
+            running = _running(settings, found, tags_of_instance)
+            births = _with_stand_ins(words, settings, environment, listeners, found, running)
         case Check():
             births = _check_birth(command, settings, environment, logger, listeners, tags_of_instance)
     world = World(births, processes, signals.Arrivals(), logger, listeners, signal_groups=settings.kill_group)
@@ -283,20 +285,29 @@ def _check_birth(
         text = files.read(path)
         refuse_master_worker(path, text)
         found |= tags(text)
-    declared = {vip.tag for vip in settings.vips}
-    missing = [tag for tag in found if tag not in declared]
-    running: frozenset[str] = frozenset()
-    if missing and not settings.vips:
-        named = settings.name or (instance_name(settings.pid_file) if settings.pid_file else None)
-        running = tags_of_instance(settings.runtime_dir, named)
-    unknown = [tag for tag in missing if tag not in running]
+    running = _running(settings, found, tags_of_instance)
+    unknown = [tag for tag in _missing(settings, found) if tag not in running]
     if unknown:
         names = ", ".join(unknown)
         what = f"not in --vips: {names}; each gets a stand-in here, and must be a VIP where this is to run"
         if running:
             what = f"no VIPs of the instance that runs here: {names}; it would refuse this; each gets a stand-in"
         logger.write(Log(Level.WARNING, "stand_ins", what))
-    return _with_stand_ins(command.words, settings, {**environment, GENERATION_VARIABLE: "1"}, listeners, found)
+    variables = {**environment, GENERATION_VARIABLE: "1"}
+    return _with_stand_ins(command.words, settings, variables, listeners, found, running)
+
+
+def _missing(settings: Settings, named: Iterable[str]) -> list[str]:
+    declared = {vip.tag for vip in settings.vips}
+    return [tag for tag in named if tag not in declared]
+
+
+def _running(settings: Settings, named: Iterable[str], tags_of_instance: TagsOf) -> Mapping[str, int]:
+    """Return the tags of the instance that runs here, where there is none in --vips."""
+    if settings.vips or not _missing(settings, named):
+        return {}
+    name = settings.name or (instance_name(settings.pid_file) if settings.pid_file else None)
+    return tags_of_instance(settings.runtime_dir, name)
 
 
 def _tags_of(configurations: Sequence[str], folder: str | None) -> dict[str, bool]:
@@ -315,10 +326,13 @@ def _with_stand_ins(
     environment: Mapping[str, str],
     listeners: Listeners,
     named: Mapping[str, bool],
+    running: Mapping[str, int],
 ) -> ProgramBirth:
-    """Return how a haproxy is started that does not serve: with something in the place of each VIP."""
-    declared = {vip.tag for vip in settings.vips}
-    others = {tag: datagrams for tag, datagrams in named.items() if tag not in declared}
+    """Return how a haproxy is started that does not serve: with something in the place of each VIP.
+
+    As many sockets as the instance that runs here has for a tag: for some words of a `bind` one is too many.
+    """
+    others = [(tag, named[tag]) for tag in _missing(settings, named) for _ in range(running.get(tag, 1))]
     raise_open_files(2 * len(settings.vips) + len(others) + SPARE_DESCRIPTORS)
     listeners.stand_in(settings.vips, others)
     variables = {**haproxy_environment(environment), **listeners.variables()}

@@ -107,8 +107,10 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         return _fail(f"{error}", _FAILED)
 
 
-def tags_of_instance(runtime_dir: str, name: str | None) -> frozenset[str]:
-    """Return the tags of the VIPs of a running instance; none where none answers, or where it may be several.
+def tags_of_instance(runtime_dir: str, name: str | None) -> dict[str, int]:
+    """Return the tags of the VIPs of a running instance, each with the number of its sockets.
+
+    None where none answers, or where it may be several.
 
     Args:
         runtime_dir: where its control socket is.
@@ -119,7 +121,7 @@ def tags_of_instance(runtime_dir: str, name: str | None) -> frozenset[str]:
         path = _find(Question("status", name, runtime_dir, SHORT, frozenset()))
         return report.tags(_status_of(path, Deadline(SHORT)))
     except (NoInstanceError, LateError):
-        return frozenset()
+        return {}
 
 
 def _answer(question: Question, style: report.Style) -> int:

@@ -210,9 +210,13 @@ def _vips(status: Status, style: Style) -> Iterator[str]:
         yield f"and {len(vips) - _MOST} more: --json has all"
 
 
-def tags(status: Status) -> frozenset[str]:
-    """Return the tags of its VIPs."""
-    return frozenset(printable(vip.get("tag")) for vip in _records(status.get("vips")))
+def tags(status: Status) -> dict[str, int]:
+    """Return the tags of its VIPs, each with the number of its sockets."""
+    found: dict[str, int] = {}
+    for vip in _records(status.get("vips")):
+        tag = printable(vip.get("tag"))
+        found[tag] = found.get(tag, 0) + 1
+    return found
 
 
 # ---- all instances -------------------------------------------------------------------------------------------------

@@ -28,7 +28,6 @@ _MOST_DIGITS = 9
 _RESET_ON_CLOSE = bytes((1, 0, 0, 0, 0, 0, 0, 0))
 _NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 """How a host says that it has none."""
-NO_TAGS: Mapping[str, bool] = {}
 _NO_PACKET = b"\0"
 """Too short for any of QUIC's, so nobody answers it (RFC 9000, section 14)."""
 _HINTS = {
@@ -184,18 +183,18 @@ class Listeners:
         """Return how many systemd keeps already, once it has forgotten what is forgotten()."""
         return sum(listener.ours for listener in self._listeners) - len(self.to_store())
 
-    def stand_in(self, vips: Iterable[Vip], others: Mapping[str, bool] = NO_TAGS) -> None:
+    def stand_in(self, vips: Iterable[Vip], others: Iterable[tuple[str, bool]] = ()) -> None:
         """Have sockets that look like the VIPs to a configuration check, and are bound to nothing.
 
         Args:
             vips: the declared ones.
-            others: tags of which nothing else is known, and whether datagrams are expected of them.
+            others: tags that are nobody's here, once for each socket, and whether datagrams are expected of them.
 
         """
         for vip in vips:
             for place in _places(vip, scoped=False):
                 self._listeners.append(Listener(vip.tag, socket.socket(place.family), ours=True))
-        for tag, datagrams in others.items():
+        for tag, datagrams in others:
             kind = socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM
             self._listeners.append(Listener(tag, socket.socket(socket.AF_INET, kind), ours=True))
 

@@ -114,3 +114,23 @@ def test_beside_an_instance_it_says_which_tags_that_one_would_refuse(start: Star
     status, text = checked()
     assert status == 0
     assert "no VIPs of the instance that runs here: FD_WEBB; it would refuse this" in text
+
+
+@pytest.mark.parametrize("ask", ["check -f /etc/lb/haproxy.cfg", "haproxy -c -f /etc/lb/haproxy.cfg"])
+def test_beside_an_instance_it_refuses_what_a_reload_would(start: Start, ask: str) -> None:
+    """A VIP of `*` is two sockets, and not every word of a `bind` is for two: also where only its tag is known."""
+    both = {"net.ipv6.conf.all.disable_ipv6": "0"}
+    lb = start(NEWEST_STABLE, options=("--vips", "*:8080:FD_WEB"), vips="", sysctls=both)
+    lb.begins("one")
+    assert "[::]:8080" in str(lb.container.exec_run(["safe_reload", "status"]).output)
+    lb.edit(configuration("two").replace('bind "fd@${FD_WEB}"', 'bind "fd@${FD_WEB}" id 7'))
+    answers = [
+        lb.container.exec_run(["safe_reload", *words.split()], environment={"SAFE_RELOAD_WATCH": ""})
+        for words in (ask, "reload")
+    ]
+    assert [
+        (answer.exit_code, b"'id' can only be used with a single socket" in answer.output) for answer in answers
+    ] == [
+        (1, True),
+        (1, True),
+    ]
