@@ -548,7 +548,9 @@ def _exited(state: State, event: Exited) -> Step:
         case Candidate(given_up=why):
             what = f"{why}: it was killed" if why else f"{how} before it was ready"
             transient = why == NOT_READY if why else event.transient
-            return _candidate_gone(state, generation, what, shell_status(status), transient=transient)
+            # That we have killed it is no exit status of its own: 137 would read like a shortage of memory.
+            said = _FAILED if why else shell_status(status)
+            return _candidate_gone(state, generation, what, said, transient=transient)
         case Current(served=served, proven=proven) if not isinstance(state.stage, Stopping):
             line = say(generation, "died", f"{how}, unasked", Level.ERROR, status=shell_status(status), how=how)
             ran = generation.digest

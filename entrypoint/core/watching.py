@@ -50,7 +50,8 @@ def seen(state: State, why: Why, disk: Disk) -> Step:
         # Maybe half of a change: what it comes to is seen once it is quiet.
         return stirred(replace(state, disk=replace(disk, digest=before.digest, unreadable=before.unreadable)))
     effects: list[Effect] = []
-    if disk.unreadable and disk.unreadable != before.unreadable:
+    # Before anybody serves nothing is waited for: haproxy reads what is there, and says what is wrong.
+    if disk.unreadable and disk.unreadable != before.unreadable and state.started:
         what = f"the configuration cannot be read, and is waited for: {disk.unreadable}"
         effects.append(Log(Level.WARNING, "unreadable", what))
     state = replace(state, disk=disk)

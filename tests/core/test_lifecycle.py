@@ -316,6 +316,7 @@ def test_a_candidate_that_answers_what_no_haproxy_does_is_killed() -> None:
     state, effects = lifecycle.step(state, Exited(1, -signal.SIGKILL))
     lines = [effect.message for effect in effects if isinstance(effect, Log)]
     assert f"generation 1 (pid {pid_of(1)}) answers without an end: it was killed" in lines
+    assert state.stage == Ended(1)  # and not with 137, which would read like a shortage of memory
 
 
 def test_a_candidate_that_could_not_be_asked_is_asked_again() -> None:
