@@ -40,6 +40,8 @@ _DIES_WITHIN = 1.0
 """Seconds from the end of the line to a reader until it is dead; else it is killed."""
 _FIRST_NUMBER = -2
 """Stands for the readers where generations have numbers: this, and those below."""
+_NO_READER = _FIRST_NUMBER - MOST_READERS
+"""Nobody's number: 0 is the exporter's."""
 _ALARM = "reader"
 
 _ANSWERS = {LOOK: FOUND, LOOK_WITH_TEXTS: FOUND, KEEP: KEPT, RESTORE: RESTORED}
@@ -104,7 +106,7 @@ class Reader:
         self._run = run
         self._listener = listener
         self._line: PacketSocket | None = None
-        self._number = 0
+        self._number = _NO_READER
         self._alive: set[int] = set()
         self._sent: _Request | None = None
         self._waiting: deque[_Request] = deque()
@@ -282,7 +284,7 @@ class Reader:
         if self._line:
             self._loop.sources.remove(self._line)
             self._line.close()
-            self._line, self._number = None, 0
+            self._line, self._number = None, _NO_READER
 
     def close(self) -> None:
         """End the reader."""

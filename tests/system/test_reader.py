@@ -340,3 +340,29 @@ def test_no_reader_outlives_safe_reload(begin: Begin) -> None:
     eventually(lambda: not Path(f"/proc/{reader}").exists())
     for pid in haproxies:
         os.kill(pid, signal.SIGKILL)
+
+
+NO_PROCESS = """
+import os
+from entrypoint.system.processes import Processes
+right = Processes.fork
+def fork(self, number, run):
+    if os.path.exists("HANG"):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    return right(self, number, run)
+Processes.fork = fork
+"""
+
+
+def test_that_there_is_no_reader_ends_nobody_else(begin: Begin) -> None:
+    """Where none can be started no process is killed for it: not the exporter either."""
+    lb = begin("--exporter", "127.0.0.1:0", code=NO_PROCESS)
+    lb.serves(1)
+    eventually(lambda: "exporter: listening" in lb.log)
+    lb.hang.touch()
+    os.kill(lb.reader, signal.SIGKILL)
+
+    eventually(lambda: "no process to read it with" in lb.log)
+    lb.hang.unlink()
+    assert lb.ask("reload").startswith("Success=1")
+    assert "the exporter was killed" not in lb.log
