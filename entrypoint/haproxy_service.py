@@ -176,7 +176,7 @@ class HaproxyService:
         self._history = History.inherit(left["history"])
         self._began = left["began"]
         self._versions.update(left["versions"])
-        self._startup_words = left["startup_words"]
+        self._startup_words, self._words_of_last, self._hint = left["words_of_failures"]
         self._notices.resume(left["notices"])
         adopts, client = left["adopts"], left["control"] and left["control"][2]
         what = f"safe_reload {__version__} has taken over"
@@ -481,14 +481,14 @@ class HaproxyService:
             "notices": self._notices.hand_down(),
             "began": self._began,
             "versions": self._versions,
-            "startup_words": self._startup_words,
+            "words_of_failures": (self._startup_words, self._words_of_last, self._hint),
         }
         descriptors = [one[1] for one in listeners]
         descriptors += [one[0] for one in adopted]
         descriptors += [descriptor for descriptor in control[1:] if descriptor >= 0] if control else []
         descriptors += texts
         descriptors += left["channels"].values()
-        descriptors += [descriptor for descriptor, _ in left["words"].values()]
+        descriptors += [descriptor for descriptor, *_ in left["words"].values()]
         return left, (*descriptors, *of_visits)
 
     def _variables(self) -> dict[str, str]:

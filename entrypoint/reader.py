@@ -122,6 +122,7 @@ class Reader:
                     request.kind = kind
                 if (why, number) not in request.asked:
                     request.asked.append((why, number))
+                self._proceed()
                 return
         self._ask(_Request(kind, [(why, number)]))
 
@@ -151,8 +152,8 @@ class Reader:
         except BrokenPipeError:
             # It has just died, and that it did is about to be told.
             pass
-        except OSError as error:
-            self._give_up(f"no process to read it with: {error.strerror or error}")
+        except (OSError, MemoryError) as error:
+            self._give_up(f"no process to read it with: {getattr(error, 'strerror', None) or error or 'no memory'}")
             return
         self._loop.sources.alarm(_ALARM, READ_WITHIN, self._late)
 
@@ -183,6 +184,9 @@ class Reader:
             message, descriptor = line.receive(MOST_BYTES)
         except BlockingIOError:
             return
+        except ConnectionResetError:
+            # The same end, of one that has not read all that it was asked.
+            message, descriptor = b"", None
         except (OSError, ValueError) as error:
             self._give_up(f"the process that reads it cannot be understood: {error}")
             return

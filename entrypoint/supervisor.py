@@ -526,7 +526,7 @@ class Supervisor:
         return {
             "pids": {number: pid for number, pid in self._world.processes.pids().items() if number >= EXPORTER},
             "channels": {number: channel.fileno() for number, channel in self._channels.items()},
-            "words": {number: (words.fileno(), words.text) for number, words in self._words.items()},
+            "words": {number: (words.fileno(), words.text, words.begun) for number, words in self._words.items()},
             "adopts": self._adoption.pending,
             "log": self._world.logger.hand_down(),
         }
@@ -541,8 +541,8 @@ class Supervisor:
         self._world.processes.inherit(left["pids"])
         for number, descriptor in left["channels"].items():
             self._channels[number] = CliChannel(descriptor)
-        for number, (descriptor, text) in left["words"].items():
-            self._listen_to_words(number, Words(descriptor, text))
+        for number, words in left["words"].items():
+            self._listen_to_words(number, Words(*words))
         if left.get("log"):
             self._world.logger.inherit(left["log"])
 

@@ -44,7 +44,7 @@ def confine(name: str, keep: int, most_bytes: int) -> int:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     # Objects of the parent's are never destroyed in here: they would close descriptors that are others by now.
     gc.freeze()
-    null = os.open("/dev/null", os.O_RDWR)
+    null = _nothing()
     for descriptor in range(_STANDARD):
         os.dup2(null, descriptor)
     os.closerange(_STANDARD, keep)
@@ -58,6 +58,14 @@ def confine(name: str, keep: int, most_bytes: int) -> int:
         limits = [limit for limit in (soft, hard, wanted) if limit != resource.RLIM_INFINITY]
         resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
     return most
+
+
+def _nothing() -> int:
+    """Return a descriptor from which nothing comes, and to which what is written is lost."""
+    try:
+        return os.open("/dev/null", os.O_RDWR)
+    except OSError:
+        return os.memfd_create("nothing")
 
 
 def _rename(name: str) -> None:

@@ -34,18 +34,19 @@ class Words:
     overrun = False
     """The pipe was full when it was last read, so something may have been lost."""
 
-    def __init__(self, descriptor: int | None = None, text: str = "") -> None:
+    def __init__(self, descriptor: int | None = None, text: str = "", begun: bytes = b"") -> None:
         """Make the pipe, or go on with that of a generation that our last life has started.
 
         Args:
             descriptor: our end of it; None for a new pipe.
             text: what is remembered of it.
+            begun: what has been read of a line that has not ended.
 
         Raises:
             OSError: there are no descriptors left, or this one is not there.
 
         """
-        self._begun = b""
+        self.begun = begun
         self._excerpt = Excerpt()
         self._excerpt.add(text.encode().splitlines())
         self.has_started = descriptor is not None
@@ -105,10 +106,10 @@ class Words:
                 self.ended = not data
         shortest, came = self._capacity / _FASTEST, max(len(data), 1)
         self.pause = min(max(self.pause * self._capacity / 8 / came, shortest), _LONGEST_PAUSE)
-        data = self._begun + data
+        data = self.begun + data
         end = data.rfind(b"\n") + 1
-        lines, self._begun = data[:end], data[end:]
-        if self.ended or len(self._begun) > _LONGEST_LINE:
+        lines, self.begun = data[:end], data[end:]
+        if self.ended or len(self.begun) > _LONGEST_LINE:
             lines += self._rest()
         self._excerpt.add(lines.split(b"\n")[:-1])
         return lines
@@ -126,7 +127,7 @@ class Words:
         return full
 
     def _rest(self) -> bytes:
-        rest, self._begun = self._begun, b""
+        rest, self.begun = self.begun, b""
         return rest and rest + b"\n"
 
     def drain(self) -> bytes:

@@ -366,3 +366,40 @@ def test_that_there_is_no_reader_ends_nobody_else(begin: Begin) -> None:
     lb.hang.unlink()
     assert lb.ask("reload").startswith("Success=1")
     assert "the exporter was killed" not in lb.log
+
+
+def test_a_reader_that_dies_with_a_question_unread_is_asked_once_more(begin: Begin) -> None:
+    """The line to it ends with ECONNRESET then, which is no nonsense of its."""
+    lb = begin("--poll", "3600")
+    lb.serves(1)
+    reader = lb.reader
+    os.kill(reader, signal.SIGSTOP)
+    eventually(lambda: Path(f"/proc/{reader}/stat").read_text().rpartition(") ")[2][0] == "T")
+    lb.edit("while it was stopped")
+    lb.process.send_signal(signal.SIGUSR1)
+    # The question is in its socket: it is killed while it has not read it.
+    eventually(lambda: any(one["state"] == "candidate" for one in lb.status()["generations"]))
+    os.kill(reader, signal.SIGKILL)
+    lb.serves(2)
+    assert lb.status()["generations"][-1]["sha256"]
+    assert "cannot be understood" not in lb.log
+
+
+NO_NULL = """
+import os
+right = os.open
+def nothing(path, *more, **others):
+    if path == "/dev/null":
+        raise FileNotFoundError(2, "No such file or directory")
+    return right(path, *more, **others)
+os.open = nothing
+"""
+
+
+def test_a_reader_lives_without_dev_null(begin: Begin) -> None:
+    """Where the launcher does, the files are watched as well."""
+    lb = begin("--poll", "3600", code=NO_NULL)
+    lb.serves(1)
+    lb.edit("another")
+    lb.serves(2)
+    assert lb.status()["generations"][-1]["sha256"]

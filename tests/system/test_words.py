@@ -104,3 +104,15 @@ def test_nothing_is_lost(pieces: list[bytes]) -> None:
 
     said = b"".join(pieces)
     assert found == (said if said.endswith(b"\n") or not said else said + b"\n")
+
+
+def test_a_line_that_has_begun_goes_on_in_the_next_life() -> None:
+    """What has been read of it is in no pipe any more."""
+    words = Words()
+    os.write(words.writer, b"whole\nit has be")
+    assert words.read() == b"whole\n"
+    heir = Words(os.dup(words.fileno()), words.text, words.begun)
+    os.write(words.writer, b"gun\n")
+    assert heir.read() == b"it has begun\n"
+    heir.close()
+    words.close()
