@@ -123,7 +123,7 @@ def _cut(file: str, share: float) -> Callable[[Installed], None]:
 TESTIFIED = '        file.write(os.fsencode("\\0".join(lines)))\n'
 HARM: dict[str, tuple[Callable[[Installed], None], str]] = {
     "a key of the service": (
-        _replaced("entrypoint/haproxy_service.py", 'left["startup_words"]', 'left["said"]'),
+        _replaced("entrypoint/haproxy_service.py", 'left["words_of_failures"]', 'left["said"]'),
         "said",
     ),
     "a key of the supervisor": (_replaced("entrypoint/supervisor.py", 'left["channels"]', 'left["lines"]'), "lines"),
