@@ -76,9 +76,8 @@ def test_sessions_on_the_users_own_cli_hold_up_nothing(start: Start, image: str)
     eventually(lambda: "unasked" in lb.log)
     lb.serves("reload 4")
 
-    # Without room for our sessions each would say so. That one does on a busy machine has another reason: in 2.6 each
-    # thread lets go when a connection wakes it up, and its successor may be faster every time.
-    assert lb.log.count("has not let go") <= 1
+    # In 2.6 a thread lets go when a connection wakes it up, and on a busy machine its successor is faster every time.
+    assert image == IMAGES["2.6"] or "has not let go" not in lb.log
     assert "not_ready" not in lb.log
     assert "is killed" not in lb.log
 
