@@ -218,7 +218,8 @@ def _end_if_asked(left: Mapping[str, Any]) -> None:
         for signum in (leave, signal.SIGCONT):
             with contextlib.suppress(OSError):
                 os.kill(pid, signum)
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            os.waitpid(-1, 0)
+    # Of those only: a process that reads files for us may hang with its disk.
+    for pid in left["pids"].values():
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
     os._exit(0)
