@@ -642,3 +642,12 @@ def test_a_first_generation_serves_even_if_the_files_have_changed_meanwhile() ->
         # It is not known what it runs.
         assert not [effect for effect in effects if isinstance(effect, Keep)]
         assert len([effect for effect in effects if _is_for_start(effect)]) == follows
+
+
+def test_before_anybody_serves_nothing_is_waited_for() -> None:
+    """haproxy reads what is there, and says itself what is wrong with it; later on it is said that we wait."""
+    told = []
+    for state in (State(settings()), State(settings(), started=True)):
+        effects = lifecycle.step(state, Seen(Why.SETTLED, Disk(unreadable="x cannot be read")))[1]
+        told.append([effect.event for effect in effects if isinstance(effect, Log)])
+    assert told == [[], ["unreadable"]]
