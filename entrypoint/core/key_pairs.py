@@ -3,92 +3,116 @@
 haproxy tells where it looks for the key by itself, and refuses one that does not fit; where `key` names it (crt-list,
 crt-store, ssl-f-use) it takes any, from 3.0 to 3.5, and every handshake fails. So this is for those.
 
-An RSA key holds the modulus of its certificate, and a key on a curve the point, if its public half is written into it,
-as OpenSSL does: the same bytes are in both. What is of another kind, encrypted or damaged is for haproxy to judge.
+A certificate says of what kind its key is, and so does a key. Two kinds never fit. An RSA key holds the modulus of its
+certificate. A key on a curve holds the point, if its public half is written into it, as OpenSSL does. Whether an
+Ed25519 key fits an Ed25519 certificate takes arithmetic: that, and what is encrypted or damaged, is for haproxy to
+judge.
 
-Sources: RFC 5280 (certificates), RFC 8017 (RSA keys), RFC 5915 (keys on a curve), RFC 7468 (PEM).
+Sources: RFC 5280 (certificates), RFC 5958 and 8410 (keys of any kind), RFC 8017 (RSA keys), RFC 5915 (keys on a curve),
+RFC 7468 (PEM), X.690 (DER).
 """
 
 from binascii import Error, a2b_base64
 
-_SEQUENCE = 0x30
-_INTEGER = 0x02
-_BIT_STRING = 0x03
 _VERSION = 0xA0
-_UNCOMPRESSED = 0x04
-_BEFORE_KEY = 5
-"""In a certificate, after its version: serial number, algorithm, issuer, validity, subject."""
-_LARGE_INTEGERS = (b"\x02\x81", b"\x02\x82")
-"""How those begin that have 128 bytes and more: an RSA key has some."""
-_POINTS = (b"\x03\x42\x00\x04", b"\x03\x62\x00\x04", b"\x03\x81\x86\x00\x04")
-"""How the points of P-256, P-384 and P-521 begin."""
+_PUBLIC = 0xA1
+_RSA = bytes.fromhex("2a864886f70d010101")
+_CURVE = bytes.fromhex("2a8648ce3d0201")
+_KINDS = (_RSA, _CURVE, bytes.fromhex("2b6570"), bytes.fromhex("2b6571"))
+"""What is told apart: RSA, a curve, Ed25519, Ed448; of another one nothing is known."""
+_COMPRESSED = (2, 3)
+_MOST_ELEMENTS = 8
+
+_Half = tuple[bytes, bytes]
+"""The kind of a key, as its object identifier, and what both halves of a pair have in common; nothing if unknown."""
 
 
 def fits(certificate: bytes, key: bytes) -> bool:
     """Tell whether a key fits a certificate, both PEM; yes unless it surely does not."""
-    public = _public_part(_block(certificate, b"CERTIFICATE-----"))
-    private = _block(key, b"PRIVATE KEY-----")
-    if not public or not private:
+    try:
+        kind, public = _certified(certificate)
+        other, private = _private(key)
+    except (IndexError, Error):
         return True
-    is_rsa = any(begin in private for begin in _LARGE_INTEGERS)
-    is_curve = any(begin in private for begin in _POINTS)
-    return public in private or not (is_rsa or is_curve)
+    if kind not in _KINDS or other not in _KINDS:
+        return True
+    return kind == other and (public == private or not public or not private)
 
 
-def _block(text: bytes, label: bytes) -> bytes:
-    """Return what the first block of a PEM file with this label holds; nothing if it is encrypted or damaged."""
-    begin = text.find(label)
-    end = text.find(b"-----END", begin)
-    if begin < 0 or end < 0 or b"ENCRYPTED" in text[max(begin - 12, 0) : end]:
-        return b""
-    try:
-        return a2b_base64(text[begin + len(label) : end])
-    except Error:
-        return b""
+def _certified(text: bytes) -> _Half:
+    """Return what the first certificate of a PEM file says of its key."""
+    _, der = _block(text, b"CERTIFICATE-----")
+    certificate = _elements(_elements(der)[0][1])
+    fields = _elements(certificate[0][1])
+    if fields[0][0] == _VERSION:
+        del fields[0]
+    # serial number, algorithm, issuer, validity, subject, and then the key
+    algorithm, bits = _elements(fields[5][1])[:2]
+    kind = _elements(algorithm[1])[0][1]
+    public = bits[1][1:]  # past the number of bits that are not used
+    if kind == _RSA:
+        return kind, _elements(_elements(public)[0][1])[0][1]
+    return kind, _abscissa(public) if kind == _CURVE else b""
 
 
-def _public_part(certificate: bytes) -> bytes:
-    """Return what of a certificate is in its private key as well: the modulus with its length, or the point."""
-    try:
-        _, at, _ = _element(certificate, 0)
-        _, at, _ = _element(certificate, at)
-        tag, _, end = _element(certificate, at)
-        if tag == _VERSION:
-            at = end
-        for _ in range(_BEFORE_KEY):
-            _, _, at = _element(certificate, at)
-        _, at, _ = _element(certificate, at)
-        _, _, at = _element(certificate, at)  # past its algorithm
-        tag, at, end = _element(certificate, at)
-        if tag != _BIT_STRING:
-            return b""
-        at += 1  # past the number of bits that are not used
-        if certificate[at] == _UNCOMPRESSED:
-            return certificate[at:end]
-        tag, begin, _ = _element(certificate, at)
-        if tag != _SEQUENCE:
-            return b""
-        tag, _, end = _element(certificate, begin)
-        return certificate[begin:end] if tag == _INTEGER else b""
-    except IndexError:
-        return b""
+def _private(text: bytes) -> _Half:
+    """Return what the first private key of a PEM file has in common with its certificate."""
+    label, der = _block(text, b"PRIVATE KEY-----")
+    if label not in (b"", b"RSA", b"EC"):
+        return b"", b""
+    key = _elements(_elements(der)[0][1])
+    kind = {b"RSA": _RSA, b"EC": _CURVE}.get(label, b"")
+    if not kind:
+        kind = _elements(key[1][1])[0][1]
+        if kind in (_RSA, _CURVE):
+            key = _elements(_elements(key[2][1])[0][1])
+    if kind == _RSA:
+        return kind, key[1][1]
+    for tag, content in key if kind == _CURVE else ():
+        if tag == _PUBLIC:
+            return kind, _abscissa(_elements(content)[0][1][1:])
+    return kind, b""
 
 
-def _element(text: bytes, at: int) -> tuple[int, int, int]:
-    """Return the tag of the DER element that begins here, where its content begins, and where it ends (X.690).
+def _block(text: bytes, end_of_label: bytes) -> tuple[bytes, bytes]:
+    """Return what stands in the first such label before its last words, and what the block holds.
 
     Raises:
-        IndexError: it does not end within the text.
+        IndexError: there is none, or it is encrypted.
+        Error: it is no base 64.
 
     """
-    tag, length = text[at], text[at + 1]
-    at += 2
-    if length & 0x80:
-        count = length & 0x7F
-        if at + count > len(text):
-            raise IndexError
-        length = int.from_bytes(text[at : at + count], "big")
-        at += count
-    if at + length > len(text):
+    end = text.find(end_of_label)
+    begin = text.rfind(b"-----BEGIN ", 0, max(end, 0))
+    last = text.find(b"-----END", end)
+    if begin < 0 or last < 0 or b"ENCRYPTED" in text[begin:last]:
         raise IndexError
-    return tag, at, at + length
+    return text[begin + len(b"-----BEGIN ") : end].strip(), a2b_base64(text[end + len(end_of_label) : last])
+
+
+def _abscissa(point: bytes) -> bytes:
+    """Return the x of a point on a curve: the same whether its y is written out or not (SEC 1, 2.3.3)."""
+    return point[1:] if point[0] in _COMPRESSED else point[1 : 1 + len(point) // 2]
+
+
+def _elements(text: bytes) -> list[tuple[int, bytes]]:
+    """Return the tag and the content of each DER element; nobody asks for more than the first few.
+
+    Raises:
+        IndexError: one of them does not end within the text, or there is none.
+
+    """
+    found: list[tuple[int, bytes]] = []
+    at = 0
+    while not found or (at < len(text) and len(found) < _MOST_ELEMENTS):
+        tag, length = text[at], text[at + 1]
+        at += 2
+        if length & 0x80:
+            count = length & 0x7F
+            length = int.from_bytes(text[at : at + count], "big")
+            at += count
+        if at + length > len(text):
+            raise IndexError
+        found.append((tag, text[at : at + length]))
+        at += length
+    return found

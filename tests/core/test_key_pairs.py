@@ -1,7 +1,7 @@
 """Key pairs: whether a key fits a certificate, of every kind that openssl makes."""
 
 import subprocess
-from binascii import b2a_base64
+from binascii import a2b_base64, b2a_base64
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ KINDS = {
     "p384": ("ec", "-pkeyopt", "ec_paramgen_curve:P-384"),
     "p521": ("ec", "-pkeyopt", "ec_paramgen_curve:P-521"),
     "ed25519": ("ed25519",),
+    "ed448": ("ed448",),
 }
 
 
@@ -51,11 +52,63 @@ def _converted(key: bytes, *words: str, folder: Path) -> bytes:
 
 
 def test_only_its_own_key_fits(made: dict[str, tuple[bytes, bytes]]) -> None:
-    """Of two kinds or of one; what cannot be known, such as Ed25519 keys, is for haproxy to judge."""
+    """Of two kinds or of one; of two Ed25519 keys nothing can be known, and that is for haproxy to judge."""
     for name, (certificate, _) in made.items():
         for other, (_, key) in made.items():
-            unknown = "ed25519" in name + other
+            unknown = name[:2] == "ed" and name[:-1] == other[:-1]
             assert fits(certificate, key) == (name == other or unknown), (name, other)
+
+
+@given(st.sampled_from(("p256", "p384", "ed25519")), st.binary(min_size=66, max_size=66))
+def test_no_bytes_of_a_secret_are_taken_for_something_else(
+    made: dict[str, tuple[bytes, bytes]], kind: str, secret: bytes
+) -> None:
+    """A key whose public half is not written fits, whatever its secret looks like: the start of an integer, a point."""
+    certificate, _ = made[f"{kind}-a"]
+    for odd in (secret, b"\x02\x82" + secret[2:], b"\x03\x42\x00\x04" + secret[4:], b"\x04" + secret[1:]):
+        assert fits(certificate, _without_public_half(kind, odd))
+        assert not fits(made["rsa-a"][0], _without_public_half(kind, odd))
+
+
+@pytest.mark.parametrize("odd", [b"\x04", b"\x30\x1e\x02\x1c", b"\x02"])
+def test_no_bytes_of_a_certificate_are_taken_for_something_else(
+    made: dict[str, tuple[bytes, bytes]], odd: bytes
+) -> None:
+    """An Ed25519 key is any 32 bytes: some begin as a point does, or as a modulus."""
+    certificate, key = made["ed25519-a"]
+    der = a2b_base64(certificate.replace(b"-----BEGIN CERTIFICATE-----", b"").partition(b"-----END")[0])
+    at = der.index(b"\x03\x21\x00") + 3
+    der = der[:at] + odd + der[at + len(odd) :]
+    changed = b"-----BEGIN CERTIFICATE-----\n" + b2a_base64(der) + b"-----END CERTIFICATE-----\n"
+    assert fits(changed, key)
+    assert not fits(changed, made["rsa-a"][1])
+    assert not fits(changed, made["p256-a"][1])
+
+
+def _without_public_half(kind: str, secret: bytes) -> bytes:
+    """Return a key that holds nothing but its secret (RFC 5958, RFC 5915, RFC 8410)."""
+    if kind == "ed25519":
+        algorithm, inner = bytes.fromhex("06032b6570"), _der(0x04, secret[:32])
+    else:
+        curve = {"p256": "06082a8648ce3d030107", "p384": "06052b81040022"}[kind]
+        algorithm = bytes.fromhex("06072a8648ce3d0201" + curve)
+        inner = _der(0x30, b"\x02\x01\x01" + _der(0x04, secret[: {"p256": 32, "p384": 48}[kind]]))
+    key = _der(0x30, b"\x02\x01\x00" + _der(0x30, algorithm) + _der(0x04, inner))
+    return b"-----BEGIN PRIVATE KEY-----\n" + b2a_base64(key) + b"-----END PRIVATE KEY-----\n"
+
+
+def _der(tag: int, content: bytes) -> bytes:
+    assert len(content) < 0x80
+    return bytes([tag, len(content)]) + content
+
+
+def test_a_compressed_point_is_the_same_point(made: dict[str, tuple[bytes, bytes]], tmp_path: Path) -> None:
+    """As `openssl ec -conv_form compressed` writes it."""
+    for kind in ("p256", "p384", "p521"):
+        (certificate, key), (other, _) = made[f"{kind}-a"], made[f"{kind}-b"]
+        short = _converted(key, "ec", "-conv_form", "compressed", folder=tmp_path)
+        assert fits(certificate, short)
+        assert not fits(other, short)
 
 
 def test_a_key_may_be_written_in_several_ways(made: dict[str, tuple[bytes, bytes]], tmp_path: Path) -> None:
