@@ -151,7 +151,16 @@ class Configurations:
         if self._kept is not None:
             os.close(self._kept)
         self._kept = kept
-        return os.dup(kept)
+        return self.kept()
+
+    def kept(self) -> int | None:
+        """Return a descriptor of the last known good one, if there is one.
+
+        Raises:
+            OSError: there are no descriptors left.
+
+        """
+        return None if self._kept is None else os.dup(self._kept)
 
     def last_known_good(self) -> list[int]:
         """Return a descriptor for each file of it, which haproxy can be given as /dev/fd/N.

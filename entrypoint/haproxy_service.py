@@ -186,7 +186,9 @@ class HaproxyService:
             return Stirred()
         self._supervisor.log(Log(Level.INFO, "upgraded", what))
         self._supervisor.isolated(lambda: self._supervisor.adopt(adopts))
+        self._supervisor.isolated(lambda: self._reader.inherit(left.get("readers", ())))
         self._supervisor.isolated(lambda: self._reader.look(Why.POLLED, 0))
+        self._supervisor.isolated(self._keep_again)
         self._supervisor.isolated(self._let_vips_accept)
         # Last of all: whatever fails before is begun anew, and what follows could not be.
         self._supervisor.isolated(lambda: upgrade.has_begun(self._parts.environment))
@@ -438,6 +440,16 @@ class HaproxyService:
         else:
             os.close(texts)
 
+    def _keep_again(self) -> None:
+        """Have done what our last life may not have finished: the state directory written, or read."""
+        if not self._parts.settings.state_dir:
+            return
+        texts = self._parts.configurations.kept()
+        if texts is None:
+            self._reader.restore()
+        else:
+            self._reader.keep(texts)
+
     def exporter(self) -> Birth:
         """Return how the exporter is started."""
         return exporter_birth(self._parts.settings, self._parts.name, self._parts.environment, upgrade.own_words)
@@ -477,6 +489,7 @@ class HaproxyService:
             "control": control,
             "visits": visits,
             "configurations": configurations,
+            "readers": self._reader.hand_down(),
             "history": self._history.hand_down(),
             "notices": self._notices.hand_down(),
             "began": self._began,

@@ -8,7 +8,7 @@ reader that takes too long is killed; one that cannot even be killed, because a 
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from entrypoint.core.endings import how_it_died
 from entrypoint.core.events import Why
@@ -57,6 +57,9 @@ class Loop(Protocol):
 
     def fork_helper(self, number: int, run: Callable[[], None], ended: Callable[[int], None]) -> None:
         """Start a copy of ourselves that runs this and ends; may raise OSError."""
+
+    def adopt_helper(self, number: int, ended: Callable[[int], None]) -> None:
+        """Tell the end of such a process that our last life has started."""
 
     def kill(self, number: int) -> None:
         """Kill such a process."""
@@ -110,6 +113,22 @@ class Reader:
         self._alive: set[int] = set()
         self._sent: _Request | None = None
         self._waiting: deque[_Request] = deque()
+
+    # ---- another program takes our place ---------------------------------------------------------------------------
+
+    def hand_down(self) -> list[int]:
+        """Return the numbers of all that live."""
+        return sorted(self._alive)
+
+    def inherit(self, left: Iterable[int]) -> None:
+        """End the readers of our last life, to which the line has gone; what they were asked is to be asked again.
+
+        One that hangs must not write the state directory when others have written it since.
+        """
+        for number in left:
+            self._alive.add(number)
+            self._loop.adopt_helper(number, lambda status, number=number: self._ended(number, status))  # type: ignore[misc]
+            self._loop.kill(number)
 
     # ---- what is asked ---------------------------------------------------------------------------------------------
 

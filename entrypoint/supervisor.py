@@ -514,6 +514,10 @@ class Supervisor:
         self._world.processes.fork(number, run)
         self._helpers[number] = ended
 
+    def adopt_helper(self, number: int, ended: Callable[[int], None]) -> None:
+        """Tell the end of such a process that our last life has started."""
+        self._helpers[number] = ended
+
     def kill(self, number: int) -> None:
         """Kill such a process."""
         self._world.processes.send(number, signal.SIGKILL)
@@ -523,8 +527,10 @@ class Supervisor:
     def hand_down(self) -> dict[str, Any]:
         """Return the children and our lines to them as plain values."""
         self._held.tell_all()
+        pids = self._world.processes.pids()
         return {
-            "pids": {number: pid for number, pid in self._world.processes.pids().items() if number >= EXPORTER},
+            "pids": {number: pid for number, pid in pids.items() if number >= EXPORTER},
+            "helpers": {number: pid for number, pid in pids.items() if number < EXPORTER},
             "channels": {number: channel.fileno() for number, channel in self._channels.items()},
             "words": {number: (words.fileno(), words.text, words.begun) for number, words in self._words.items()},
             "adopts": self._adoption.pending,
@@ -538,7 +544,7 @@ class Supervisor:
             OSError: a descriptor is not there.
 
         """
-        self._world.processes.inherit(left["pids"])
+        self._world.processes.inherit({**left["pids"], **left.get("helpers", {})})
         for number, descriptor in left["channels"].items():
             self._channels[number] = CliChannel(descriptor)
         for number, words in left["words"].items():

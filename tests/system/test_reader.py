@@ -125,7 +125,7 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
     def start(*options: str, code: str = "", hangs: bool = False) -> Instance:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        (tmp_path / "etc").mkdir()
+        (tmp_path / "etc").mkdir(exist_ok=True)
         (tmp_path / "etc" / "haproxy.cfg").write_text(CONFIGURATION)
         code = code.replace("HANG", str(tmp_path / "hang"))
         words = [sys.executable, "-c", f"{SOON}{code}\nfrom entrypoint.__main__ import main\nmain()"]
@@ -403,3 +403,47 @@ def test_a_reader_lives_without_dev_null(begin: Begin) -> None:
     lb.edit("another")
     lb.serves(2)
     assert lb.status()["generations"][-1]["sha256"]
+
+
+def _hangs_in(method: str) -> str:
+    """Return the code that has a reader stop in this method of the state file, as long as a file is there."""
+    return STOPS.replace("contents import Disk", "kept import StateFile").replace("Disk.read", f"StateFile.{method}")
+
+
+def _stops(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "T"
+
+
+def test_an_upgrade_finishes_what_is_being_written_to_the_state_directory(begin: Begin, tmp_path: Path) -> None:
+    """By a reader of its own; the one that hung with it is ended, so that it writes nothing old over what is newer."""
+    kept = tmp_path / "state" / "haproxy.last-known-good"
+    lb = begin("--state-dir", str(kept.parent), code=_hangs_in("write").replace("(self)", "(self, *more)"), hangs=True)
+    lb.serves(1)
+    old = lb.reader
+    eventually(lambda: _stops(old))
+    assert not kept.exists()
+    lb.hang.unlink()
+    assert lb.ask("upgrade").startswith("Success=1")
+    eventually(kept.exists)
+    assert b'bind "fd@${FD_WEB}"' in kept.read_bytes()
+    eventually(lambda: old not in readers_of(lb.process.pid))
+    assert len(readers_of(lb.process.pid)) == 1
+
+
+def test_an_upgrade_finishes_what_is_being_read_of_the_state_directory(begin: Begin, tmp_path: Path) -> None:
+    """Where the configuration goes bad after it, the last known good one is at hand."""
+    lb = begin("--state-dir", str(tmp_path / "state"))
+    lb.serves(1)
+    eventually((tmp_path / "state" / "haproxy.last-known-good").exists)
+    lb.process.send_signal(signal.SIGQUIT)
+    lb.process.wait(timeout=60)
+
+    lb = begin("--state-dir", str(tmp_path / "state"), code=_hangs_in("read"), hangs=True)
+    lb.serves(1)
+    assert _stops(lb.reader)
+    lb.hang.unlink()
+    assert lb.ask("upgrade").startswith("Success=1")
+    (tmp_path / "etc" / "haproxy.cfg").write_text("nonsense\n")
+    eventually(lambda: lb.status()["configuration"]["pending"])
+    os.kill(lb.haproxies[0], signal.SIGKILL)
+    eventually(lambda: "runs the LAST KNOWN GOOD configuration" in lb.log)
