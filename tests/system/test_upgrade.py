@@ -1,5 +1,6 @@
 """safe_reload replaces itself by whatever is installed by then, whole or not: PID 1 never ends of it."""
 
+import os
 import shutil
 import signal
 import socket
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.children import readers_of
 from tests.descriptors import descriptors
+from tests.system.lives import is_running
 from tests.waiting import eventually
 
 PACKAGE = Path(__file__).parents[2] / "entrypoint"
@@ -206,7 +209,9 @@ LATE = {
 
 @pytest.mark.parametrize("late", ["an import", "the listeners"])
 def test_one_that_cannot_begin_ends_when_it_is_asked_to(installed: Installed, late: str) -> None:
-    """TERM is the end from there, too."""
+    """TERM is the end from there, too; also while a reader hangs with its disk, and does not even hear that we end."""
+    (reader,) = readers_of(installed.process.pid)
+    os.kill(reader, signal.SIGSTOP)
     broken = installed.folder / "broken"
     broken.touch()
     file, old, new = LATE[late]
@@ -216,6 +221,7 @@ def test_one_that_cannot_begin_ends_when_it_is_asked_to(installed: Installed, la
         eventually(lambda: max(map(installed.log.count, ("tries again", "Traceback"))) >= 2)
         installed.process.send_signal(signal.SIGTERM)
         assert installed.process.wait(timeout=60) == 0
+        eventually(lambda: not is_running(reader))
     finally:
         asked.kill()
         asked.wait()
