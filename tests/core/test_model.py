@@ -33,7 +33,7 @@ from entrypoint.core.events import (
     Why,
 )
 from entrypoint.core.state import Candidate, Draining, Ended, Lingering, State, Stopping, timers
-from entrypoint.core.watching import FILES
+from entrypoint.core.watching import FILES, RETRY
 from tests.core.world import VIPS, listening, pid_of, settings
 
 ANSWERS_A_RELOAD = {"current", "reload_failed", "reload_refused"}
@@ -110,7 +110,7 @@ class Kernel(RuleBasedStateMachine):
 
     def answered(self, triggers: str, number: object) -> None:
         """Note that whoever asked has been answered, once, by a generation that was born after that."""
-        for trigger in set(filter(None, triggers.split(", "))) - {"a client", FILES.trigger}:
+        for trigger in set(filter(None, triggers.split(", "))) - {"a client", FILES.trigger, RETRY.trigger}:
             asked_at = self.requests.pop(trigger)
             if number is not None:
                 assert isinstance(number, int)
@@ -240,10 +240,10 @@ class Kernel(RuleBasedStateMachine):
     @invariant()
     def no_request_is_forgotten(self) -> None:
         """Who asked for a reload is waiting, is being served, or has been answered."""
-        asked_by = [request for request in self.state.waiting if request != FILES]
+        asked_by = [request for request in self.state.waiting if request not in {FILES, RETRY}]
         for generation in self.state.generations:
             if isinstance(generation.phase, Candidate):
-                asked_by += (request for request in generation.phase.asked_by if request != FILES)
+                asked_by += (request for request in generation.phase.asked_by if request not in {FILES, RETRY})
         assert set(self.requests) == {request.trigger for request in asked_by if not request.client}
 
 
