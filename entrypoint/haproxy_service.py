@@ -50,7 +50,7 @@ from entrypoint.system.notify import Notifier
 from entrypoint.system.packets import PacketSocket
 from entrypoint.system.predecessor import Predecessor
 from entrypoint.system.processes import Birth
-from entrypoint.system.signals import Inherited, bits_of
+from entrypoint.system.signals import Inherited, bits_of, why_not_signalled
 
 if TYPE_CHECKING:
     from entrypoint.desk import Desk
@@ -415,15 +415,24 @@ class HaproxyService:
                 self._answers.append((client, f"Success={int(success)}\n--\n{words}{one_line(message)}\n\n"))
             case TakeOver():
                 if parts.predecessor:
-                    parts.predecessor.retire()
-                    what = f"the haproxy that served before (pid {parts.predecessor.pid}) is told to leave"
-                    self._supervisor.log(Log(Level.INFO, "taken_over", what))
+                    self._take_over(parts.predecessor)
             case Rehearse(client=client):
                 self._succession.rehearse(client)
             case Upgrade(client=client):
                 self._succession.take_place(client)
             case _:
                 raise AssertionError(effect)
+
+    def _take_over(self, predecessor: Predecessor) -> None:
+        """Tell the haproxy that served before to leave."""
+        who = f"the haproxy that served before (pid {predecessor.pid})"
+        try:
+            predecessor.retire()
+        except PermissionError:
+            what = f"{who} does not leave, and shares the clients with us: {why_not_signalled()}; or stop it yourself"
+            self._supervisor.log(Log(Level.ERROR, "not_permitted", what))
+        else:
+            self._supervisor.log(Log(Level.INFO, "taken_over", f"{who} is told to leave"))
 
     def _words_for(self, number: int, *, success: bool) -> str:
         """Return what whoever asked for a reload must know beside its end."""

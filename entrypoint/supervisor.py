@@ -62,7 +62,7 @@ from entrypoint.system.handover import Offer
 from entrypoint.system.listeners import Listeners
 from entrypoint.system.log import Logger
 from entrypoint.system.processes import Birth, Processes
-from entrypoint.system.signals import Arrivals
+from entrypoint.system.signals import Arrivals, why_not_signalled
 from entrypoint.system.words import Words
 
 _SIGCHLD = signal.SIGCHLD
@@ -151,6 +151,8 @@ class Supervisor:
         self._helpers: dict[int, Callable[[int], None]] = {}
         self._tries: dict[object, int] = {}
         """How often each thing has failed that is done again."""
+        self._denied: set[int] = set()
+        """The pids of those that we may not signal."""
         self._reported = ""
         self._silent_until = 0.0
         self.sources.add(world.arrivals, self._signals_arrived)
@@ -379,8 +381,8 @@ class Supervisor:
                 self._spawn_exporter()
             case Ask(number=number, commands=commands):
                 self._ask(number, commands)
-            case Send(number=number, signum=signum):
-                self._send(number, signum)
+            case Send(number=number, signum=signum, line=line):
+                self._send(number, signum, line)
             case Poke(tags=tags):
                 self._events.append(Poked(world.listeners.poke(tags)))
             case Listen(tags=tags, doubtful=doubtful):
@@ -469,16 +471,21 @@ class Supervisor:
             self._offers[number] = newborn.offer
             self._wait_for_offer(number, newborn.offer)
 
-    def _send(self, number: int, signum: int) -> None:
+    def _send(self, number: int, signum: int, line: Log | None) -> None:
         """Send a signal; before a soft stop, which closes the CLI, a session is begun that outlives it."""
 
         def send() -> None:
             try:
                 self._world.processes.send(number, signum, to_group=self._world.signal_groups)
+            except PermissionError:
+                self._say_denied(number)
             except OSError as error:
                 self.log(Log(Level.ERROR, "system_error", f"send: {error}"))
             except MemoryError:
                 self._try_again(Send(number, signum), send)
+            else:
+                if line:
+                    self._carry_out(line)
 
         session = None
         if signum == _SOFT_STOP:
@@ -489,6 +496,23 @@ class Supervisor:
             self._held.drain(number, session, send)
         else:
             send()
+
+    def _say_denied(self, number: int) -> None:
+        """Say once of each process that we may not signal it, and what follows."""
+        pid = self._world.processes.pids().get(number)
+        if pid in self._denied or pid is None:
+            return
+        self._denied.add(pid)
+        if self._world.service:
+            who, fields = f"generation {number} (pid {pid})", {"generation": number, "pid": pid}
+            stays = "does not leave: it keeps its connections, and what it binds itself, until others end it"
+        else:
+            who, fields, stays = (
+                f"the program (pid {pid})",
+                {"pid": pid},
+                "does not get the signals that are sent to us",
+            )
+        self.log(Log(Level.ERROR, "not_permitted", f"{who} {stays}; {why_not_signalled()}", fields))
 
     def _spawn_exporter(self) -> None:
         assert self._world.service

@@ -214,12 +214,14 @@ def _end_if_asked(left: Mapping[str, Any]) -> None:
     if not asked:
         return
     leave = signal.SIGTERM if signal.SIGQUIT in asked else signal.SIGUSR1
+    told = []
     for pid in left["pids"].values():
-        for signum in (leave, signal.SIGCONT):
-            with contextlib.suppress(OSError):
-                os.kill(pid, signum)
-    # Of those only: a process that reads files for us may hang with its disk.
-    for pid in left["pids"].values():
+        with contextlib.suppress(OSError):
+            os.kill(pid, leave)
+            told.append(pid)
+            os.kill(pid, signal.SIGCONT)
+    # For those only: a process that reads files for us may hang with its disk, and who may not be signalled serves on.
+    for pid in told:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, 0)
     os._exit(0)

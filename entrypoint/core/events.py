@@ -368,6 +368,8 @@ class Send:
 
     number: int
     signum: int
+    line: "Log | None" = None
+    """Written once it is sent, and true only then."""
 
 
 @dataclass(frozen=True, slots=True)

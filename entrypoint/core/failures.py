@@ -72,7 +72,9 @@ def lasting(effect: Effect) -> object:
         case Listen() | CloseVips():
             # The last one counts.
             return type(effect)
-        case Send() | Reply():
+        case Send(number=number, signum=signum):
+            return Send(number, signum)
+        case Reply():
             return effect
         case (Spawn() | SpawnExporter() | Look() | Ask() | Rehearse() | Upgrade()) | (
             Poke() | Adopt() | Publish() | TakeOver() | Keep() | Log()

@@ -85,7 +85,7 @@ def drain_as_it_is(state: State, old: Generation) -> Step:
 def drain(state: State, old: Generation) -> Step:
     """Tell a generation to leave when it has finished."""
     state = state.update(replace(old, phase=Draining()))
-    effects: list[Effect] = [say(old, "draining", "drains"), Send(old.number, signal.SIGUSR1)]
+    effects: list[Effect] = [Send(old.number, signal.SIGUSR1, say(old, "draining", "drains"))]
     draining = [other for other in state.generations if isinstance(other.phase, Draining)]
     for oldest in draining[: -state.settings.max_draining]:
         line = say(oldest, "too_many_draining", "is ended: more than --max-draining are draining", Level.WARNING)

@@ -210,8 +210,15 @@ def become_subreaper() -> None:
 
 
 def can_signal_others() -> bool:
-    """Tell whether a child that changes its uid can still be signalled: root needs CAP_KILL for that (kill(2))."""
-    return os.geteuid() != 0 or prctl is None or bool(prctl.cap_effective.kill)
+    """Tell whether a process of another uid can be signalled: root needs CAP_KILL for that, too (kill(2))."""
+    return prctl is None or bool(prctl.cap_effective.kill)
+
+
+def why_not_signalled() -> str:
+    """Say why kill(2) has refused with EPERM, and what would be right."""
+    if can_signal_others():
+        return "it may not be signalled, though we have CAP_KILL: a security module, or a seccomp filter, forbids it"
+    return "it runs as another user, and without CAP_KILL we may not signal it: add KILL, or have it keep our user"
 
 
 def is_reaper() -> bool:

@@ -524,7 +524,7 @@ def test_a_candidate_that_is_passed_over_finishes_what_it_has(story: Story) -> N
     assert not any(isinstance(effect, Send) for effect in story.effects)
     story.torn_one_lets_go()
     sent = [effect for effect in story.effects if isinstance(effect, Send)]
-    assert sent == [Send(torn, signal.SIGUSR1)]
+    assert [(one.number, one.signum) for one in sent] == [(torn, signal.SIGUSR1)]
 
 
 def test_one_in_the_place_of_a_dead_one_serves_even_if_the_files_have_changed() -> None:

@@ -80,12 +80,14 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
         environment: dict[str, str] | None = None,
         passed: tuple[int, ...] = (),
         ordinary: bool = False,
+        user: str = "",
     ) -> Instance:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         configuration = tmp_path / "haproxy.cfg"
         bind = f"127.0.0.1:{port}"
-        configuration.write_text(CONFIGURATION.replace('"fd@${FD_WEB}"', bind) if ordinary else CONFIGURATION)
+        text = CONFIGURATION.replace('"fd@${FD_WEB}"', bind) if ordinary else CONFIGURATION
+        configuration.write_text((f"global\n  user {user}\n" if user else "") + text)
         vips = () if ordinary else ("--vips", f"{bind}:FD_WEB")
         log = tmp_path / "log"
         words = [sys.executable, "-c", f"{code}\nfrom entrypoint.__main__ import main\nmain()", *options]
@@ -523,6 +525,57 @@ def test_a_stop_continues_whoever_ctrl_z_has_stopped(begin: Begin) -> None:
     lb.process.send_signal(signal.SIGTERM)
 
     assert lb.process.wait(timeout=60) == 0
+
+
+WITHOUT_KILL = """
+import prctl
+prctl.cap_effective.drop("kill")
+prctl.cap_permitted.drop("kill")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can switch its user")
+def test_what_we_may_not_signal_is_said_once_and_not_to_drain(begin: Begin, tmp_path: Path) -> None:
+    """What is wrong, what would be right, and what becomes of it; a stop at once ends without it."""
+    (tmp_path / "lb").mkdir()
+    lb = begin("--runtime-dir", str(tmp_path / "lb"), code=WITHOUT_KILL, user="nobody")
+    eventually(lambda: " is current" in lb.log)
+    old = lb.haproxy()
+    with socket.create_connection(("127.0.0.1", lb.port)) as held:
+        held.sendall(b"GET / HTTP/1.1\r\n")
+        lb.process.send_signal(signal.SIGHUP)
+        eventually(lambda: f"generation 1 (pid {old}) does not leave" in lb.log)
+    haproxies = children_of(lb.process.pid)
+    try:
+        lb.process.send_signal(signal.SIGQUIT)
+        assert lb.process.wait(timeout=60) == 0
+    finally:
+        for pid in haproxies:
+            os.kill(pid, signal.SIGKILL)
+    assert " drains" not in lb.log
+    assert "Errno" not in lb.log
+    assert [lb.log.count(f"(pid {pid}) does not leave") for pid in haproxies] == [1, 1]
+    assert "it runs as another user, and without CAP_KILL we may not signal it: add KILL" in lb.log
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can switch its user")
+def test_that_a_program_may_not_be_signalled_is_said(tmp_path: Path) -> None:
+    """Not only a haproxy switches its user."""
+    log = tmp_path / "log"
+    code = f"{WITHOUT_KILL}\nfrom entrypoint.__main__ import main\nmain()"
+    with log.open("wb") as stderr:
+        words = [sys.executable, "-c", code, "setpriv", "--reuid=65534", "--clear-groups", "cat"]
+        process = subprocess.Popen(words, stdin=subprocess.PIPE, stderr=stderr)
+    try:
+        (program,) = eventually(lambda: children_of(process.pid))
+        eventually(lambda: status_fields(program)["Uid"].split()[1] == "65534")
+        for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGTERM):
+            process.send_signal(signum)
+        eventually(lambda: "does not get the signals that are sent to us" in log.read_text())
+    finally:
+        process.communicate()
+    assert log.read_text().count("does not get the signals") == 1
+    assert process.returncode == 0
 
 
 def test_the_log_is_json_if_asked_for(begin: Begin) -> None:
