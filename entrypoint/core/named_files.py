@@ -15,7 +15,7 @@ file too many costs less than to miss one. For the same reason a file counts twi
 about what a relative path is relative to.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import StrEnum
 from itertools import pairwise
 from posixpath import dirname, join
@@ -139,6 +139,9 @@ _PSEUDO = (".FILE", ".LINE", ".SECTION")
 _BRANCH = "HAPROXY_BRANCH"
 _BRANCHES = ("2.8", "2.9", *(f"{major}.{minor}" for major in (3, 4) for minor in range(10)))
 """All that have, or may have, that variable: it is 2.8's."""
+_STARTUP_VERSION = "HAPROXY_STARTUP_VERSION"
+ANYTHING = "\x01"
+"""In a file's name: what that variable holds, which only the haproxy that will be started knows. No slash is in it."""
 _MOST_WORLDS = 64
 _TAG = b'bind "fd@$'
 _SEVERAL_WORDS = b"[*]"
@@ -213,7 +216,7 @@ def named_by(configurations: Sequence[tuple[str, bytes]], variables: Mapping[str
         variables: haproxy's environment, with those that haproxy sets itself before it reads.
 
     """
-    reader = _Reader(_worlds((text for _, text in configurations), variables))
+    reader = _Reader(_worlds([text for _, text in configurations], variables))
     for path, text in configurations:
         reader.read(path, text)
     ends = [_without_pseudo(world.variables) for world in reader.worlds]
@@ -225,9 +228,12 @@ def named_by(configurations: Sequence[tuple[str, bytes]], variables: Mapping[str
     return Named(tuple(reader.files), tuple(reader.naming), tuple(reader.pairs))
 
 
-def _worlds(texts: Iterable[bytes], variables: Mapping[str, str], bases: Bases | None = None) -> "list[_World]":
+def _worlds(texts: Collection[bytes], variables: Mapping[str, str], bases: Bases | None = None) -> "list[_World]":
     """Return what may hold before the first line."""
     bases = bases or Bases()
+    if any(_STARTUP_VERSION.encode() in text for text in texts):
+        # haproxy sets it only where it is not set.
+        variables = {_STARTUP_VERSION: ANYTHING, **variables}
     worlds = [_World(dict(variables), bases)]
     if any(_BRANCH.encode() in text for text in texts):
         # To ask which haproxy it is costs a process; and of files that are not there nobody takes notice.

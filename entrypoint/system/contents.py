@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from entrypoint.core.hashing import sha256
 from entrypoint.core.key_pairs import fits
-from entrypoint.core.named_files import Named, named_by, named_in
+from entrypoint.core.named_files import ANYTHING, Named, named_by, named_in
 from entrypoint.core.records import dataclass, replace
 
 _TRIES = 5
@@ -199,6 +199,8 @@ class Disk:
         """Yield a line for each key that is named for a certificate and does not fit it."""
         fitting: dict[object, bool] = {}
         for certificate, key in pairs:
+            if ANYTHING in certificate + key:
+                continue
             known = look.digest_of(certificate), look.digest_of(key)
             if known not in fitting:
                 fitting[known] = self._fitting.get(known) or fits(
@@ -228,8 +230,9 @@ class Disk:
             pairs.update(((self._at(certificate), self._at(key)), None) for certificate, key in named.pairs)
             for name in named.files:
                 yield from self._with_companions(look, name)
-            for name, context in named.naming:
-                content, _ = look.content_of(self._at(name))
+            naming = [(path, context) for name, context in named.naming for path in look.matching(self._at(name))]
+            for path, context in naming:
+                content, _ = look.content_of(path)
                 key = (sha256(content or b"").digest(), context)
                 entries[key] = self._entries.get(key) or named_in(content or b"", context)
                 pairs.update(((self._at(one), self._at(other)), None) for one, other in entries[key].pairs)
@@ -253,8 +256,9 @@ class Disk:
         return self._names[1]
 
     def _with_companions(self, look: "_Look", name: str) -> Iterator[str]:
-        yield self._at(name)
-        yield from look.companions_of(self._at(name))
+        for path in look.matching(self._at(name)):
+            yield path
+            yield from look.companions_of(path)
 
 
 class _Look:
@@ -314,6 +318,21 @@ class _Look:
         if names is None:
             return [path]
         return [os.path.join(path, name) for name in names if not name.startswith(".")]
+
+    def matching(self, path: str) -> list[str]:
+        """Return what a path stands for: itself or, with ANYTHING in it, each of those that are there."""
+        before, anything, _ = path.partition(ANYTHING)
+        if not anything:
+            return [path]
+        folder = os.path.dirname(before)
+        pattern, slash, rest = path[len(os.path.join(folder, "")) :].partition("/")
+        first, *_, last = pattern.split(ANYTHING)
+        names = self.names_in(folder or ".")
+        if names is None:
+            # It may come.
+            self._real(folder)
+        fitting = [name for name in names or () if name.startswith(first) and name[len(first) :].endswith(last)]
+        return [found for name in fitting for found in self.matching(os.path.join(folder, name) + slash + rest)]
 
     def companions_of(self, path: str) -> list[str]:
         """Return the files that haproxy may look for beside a certificate."""

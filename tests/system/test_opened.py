@@ -6,6 +6,7 @@ its source), HAPROXY the haproxy to ask. What stands in their `haproxy ... -conf
 
 import os
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,35 @@ def laid_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_keyword_is_known(laid_out: Path, case: Case) -> None:
     """haproxy opens nothing that is not watched; and what the case is about is opened."""
     case.holds(laid_out, _WORDS)
+
+
+def test_a_name_may_hold_the_version_of_haproxy(tmp_path: Path) -> None:
+    """Which only haproxy knows: what fits counts, in a folder's name and a file's, and a list's files as well."""
+    said = subprocess.run([*_WORDS, "-v"], capture_output=True, text=True, check=True).stdout
+    here = said.split()[2]
+    for folder in (f"of {here}", "of another", "of none", "else"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"a-{here}-{here}.lst").write_text("10.0.0.1\n")
+        (tmp_path / folder / "spoe").write_text(f'[e]\nspoe-agent a\n acl x src -f "{folder}/b.lst"\n')
+        (tmp_path / folder / "b.lst").write_text("10.0.0.2\n")
+    (tmp_path / "haproxy.cfg").write_text("""\
+listen l
+  bind :2
+  timeout client 9s
+  acl x src -f "of ${HAPROXY_STARTUP_VERSION}/a-$HAPROXY_STARTUP_VERSION-${HAPROXY_STARTUP_VERSION}.lst"
+  filter spoe engine e config "of ${HAPROXY_STARTUP_VERSION}/spoe"
+  acl y src -f "not ${HAPROXY_STARTUP_VERSION}/there"
+""")
+    read, _ = opened(["-f", "haproxy.cfg"], tmp_path, {}, _WORDS)
+    counted = watched(["haproxy.cfg"], tmp_path, {})
+
+    assert {tmp_path / f"of {here}" / name for name in (f"a-{here}-{here}.lst", "spoe")} <= read
+    assert read <= counted
+    assert tmp_path / f"of {here}" / "b.lst" in counted
+    assert not [path for path in counted if path.parent.name == "else"]
+    # Whoever sets it is not asked again.
+    counted = watched(["haproxy.cfg"], tmp_path, {"HAPROXY_STARTUP_VERSION": "another"})
+    assert {path.parent.name for path in counted} == {tmp_path.name, "of another"}
 
 
 def _written_in(text: str) -> Iterator[tuple[str, str]]:
