@@ -41,6 +41,7 @@ from entrypoint.core.records import dataclass, replace
 from entrypoint.core.settings import Settings
 from entrypoint.core.state import BackingOff, Candidate, Current, Lingering, State, Stopping
 from entrypoint.core.types import TYPE_CHECKING, Any
+from entrypoint.core.vips import needs_v6only
 from entrypoint.reader import Asked, Reader
 from entrypoint.succession import Succession
 from entrypoint.supervisor import Supervisor
@@ -354,7 +355,9 @@ class HaproxyService:
         after = self._parts.adopted.addresses
         if after != before:
             held = f"holds the ordinary listeners {', '.join(after)}" if after else "holds no ordinary listener"
-            self._supervisor.log(Log(Level.INFO, "adopted", f"safe_reload {held}"))
+            anew = ", ".join(filter(needs_v6only, after))
+            doubt = f"; without v6only in its `bind` each generation binds its own instead: {anew}" if anew else ""
+            self._supervisor.log(Log(Level.INFO, "adopted", f"safe_reload {held}{doubt}"))
 
     def _drop_waiting(self) -> None:
         for one in self._waiting or ():

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from entrypoint.core.one_line import one_line
+from entrypoint.core.vips import needs_v6only
 
 Status = Mapping[str, Any]
 
@@ -63,7 +64,7 @@ def report(status: Status, now: float, style: Style) -> list[str]:
         *_last_reload(status, now, style),
         *_watch(status, style),
         *_restarts(status, style),
-        *(("adopted", printable(text)) for text in _several(_sequence(status.get("adopted")), 5)),
+        *(("adopted", _adopted(printable(text))) for text in _several(_sequence(status.get("adopted")), 5)),
         *_log(status, style),
     ]
     width = max((len(name) for name, _ in facts), default=0)
@@ -71,6 +72,12 @@ def report(status: Status, now: float, style: Style) -> list[str]:
     lines += [f"{name:<{width}}  {text}".rstrip() for name, text in facts]
     vips = list(_vips(status, style))
     return [*lines, "", *vips] if vips else lines
+
+
+def _adopted(address: str) -> str:
+    return (
+        f"{address} (bound anew by each generation unless its `bind` says v6only)" if needs_v6only(address) else address
+    )
 
 
 def _head(status: Status, style: Style) -> str:

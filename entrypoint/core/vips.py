@@ -106,3 +106,15 @@ def _is_ipv4(text: str) -> bool:
 
 def _error(number: int, entry: str, reason: str) -> VipError:
     return VipError(f"VIPS entry {number} {entry.strip()!r}: {reason}")
+
+
+def needs_v6only(address: str) -> bool:
+    """Tell whether haproxy takes an ordinary listener over only if its `bind` says v6only: one of one IPv6 address.
+
+    The kernel says v6only of each such socket, and haproxy compares that with the words (`system.handover`).
+
+    Args:
+        address: as haproxy spells it, such as `[::1]:80`.
+
+    """
+    return address.startswith("[") and not address.startswith("[::]")

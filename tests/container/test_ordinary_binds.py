@@ -115,6 +115,7 @@ def test_one_ipv6_address_is_kept_if_its_bind_says_v6only(start: Start, image: s
     """Without the word haproxy does not recognise its own socket, and binds another one."""
     lb = begin(start, image, ordinary("one", "bind [::1]:8080 v6only"), options=OFTEN)
     before = listening(lb)
+    assert f"without v6only in its `bind` each generation binds its own instead: [::1]:{lb.port}" in lb.log
     end(current(lb))
     assert answer_to(connect_6(lb)) == "one"
     under_reloads(lb, lambda: load_6(lb))

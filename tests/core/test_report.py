@@ -88,6 +88,13 @@ def test_all_is_well() -> None:
     ]
 
 
+def test_what_is_held_under_a_condition_is_shown_with_it() -> None:
+    """Of one IPv6 address haproxy takes a socket over only if its `bind` says v6only."""
+    shown = lines(status(adopted=["[::1]:81", "[::]:82"]))
+    assert "adopted        [::1]:81 (bound anew by each generation unless its `bind` says v6only)" in shown
+    assert "adopted        [::]:82" in shown
+
+
 def test_a_failed_reload_is_told_with_haproxy_s_error_its_place_and_what_to_do() -> None:
     """The first alert, the file and the line, that nothing has changed, and when all was well."""
     failure = {**STATUS["last_reload"], "result": "failure", "trigger": "files", "generation": 4, "words": WORDS}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entrypoint.core.vips import ANY, Vip, VipError, parse_vips
+from entrypoint.core.vips import ANY, Vip, VipError, needs_v6only, parse_vips
 
 GOOD = "10.0.0.1:80:FD_A"
 
@@ -168,3 +168,21 @@ def test_an_ipv4_address_is_what_python_takes_for_one(numbers: list[str]) -> Non
         expected = ""
     vips, _ = read(f"{address}:80:FD_A")
     assert (vips[0].address if vips else "") == expected
+
+
+@pytest.mark.parametrize(
+    ("address", "needs"),
+    [
+        ("[::1]:81", True),
+        ("[fe80::1]:81", True),
+        ("[::ffff:127.0.0.1]:81", True),
+        ("[::]:81", False),
+        ("127.0.0.1:81", False),
+        ("0.0.0.0:81", False),
+        ("/run/x.sock", False),
+        ("abns@x", False),
+    ],
+)
+def test_of_one_ipv6_address_it_is_said_that_its_bind_needs_v6only(address: str, *, needs: bool) -> None:
+    """haproxy takes every other ordinary listener over."""
+    assert needs_v6only(address) is needs
