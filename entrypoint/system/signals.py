@@ -214,6 +214,11 @@ def can_signal_others() -> bool:
     return prctl is None or bool(prctl.cap_effective.kill)
 
 
+def is_root() -> bool:
+    """Tell whether this is root, who may switch the user of what he starts."""
+    return os.geteuid() == 0
+
+
 def why_not_signalled() -> str:
     """Say why kill(2) has refused with EPERM, and what would be right."""
     if can_signal_others():

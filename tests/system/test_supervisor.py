@@ -723,8 +723,8 @@ from entrypoint.supervisor import Supervisor
 held._TOLD_WITHIN = held._ANSWER_WITHIN = 3600
 held.HeldSessions._hear = lambda self, number, one: self._sources.remove(one.session)
 right = Supervisor._send
-def send(self, number, signum):
-    right(self, number, signum)
+def send(self, number, signum, line):
+    right(self, number, signum, line)
     self.hand_down()
 Supervisor._send = send
 """
