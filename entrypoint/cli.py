@@ -33,6 +33,7 @@ from entrypoint.core.heritage import HeritageError
 from entrypoint.core.inheritance import VARIABLE as INHERITED_VARIABLE
 from entrypoint.core.inheritance import parse_inheritance
 from entrypoint.core.machine import Machine
+from entrypoint.core.one_line import reason
 from entrypoint.core.settings import (
     ENVIRONMENT_PREFIX,
     OPTIONS,
@@ -56,6 +57,8 @@ _FAILED = 1
 """Exit status of everything that is wrong before a process has been started, as tini's."""
 
 _MOST_TOLD = 10
+_TEXTS = ("help", "version")
+"""Words that other programs take as verbs, and that are options here."""
 TagsOf = Callable[[str, str | None], Mapping[str, int]]
 """Asks the instance of a name, or the only one, in a runtime directory for the tags of its VIPs."""
 
@@ -114,7 +117,7 @@ def run(
     except (ListenError, RefusedError, HeritageError, signals.PrctlError) as error:
         fatal(str(error))
     except OSError as error:
-        fatal(f"cannot start: {error}")
+        fatal(f"cannot start: {reason(error)}")
     except MemoryError:
         fatal("cannot start: no memory is left")
     finally:
@@ -232,7 +235,8 @@ def _start(
     inherited = signals.inherited(parse_inheritance(environment.get(INHERITED_VARIABLE, "")), mask)
     if settings.parent_death_signal:
         signals.set_parent_death_signal(settings.parent_death_signal)
-    _become_reaper(logger, serves=serves or isinstance(command, Check), asked=settings.subreaper)
+    if not _is_missing(command, environment):
+        _become_reaper(logger, serves=serves or isinstance(command, Check), asked=settings.subreaper)
     signals.set_name("safe_reload")
 
     def complain(line: str) -> None:
@@ -263,12 +267,19 @@ def _start(
 
 def _hint(command: Command, environment: Mapping[str, str]) -> str:
     """Say what may have been meant by a program that cannot be executed, in the child that was to become it."""
-    if not isinstance(command, Run) or find_program(command.words[0], environment):
+    if not isinstance(command, Run) or not _is_missing(command, environment):
         return ""
     from entrypoint.core.slips import meant  # noqa: PLC0415  # for those only who have made a mistake
 
-    verb = meant(command.words[0], VERBS)
-    return f"; did you mean the verb `{verb}`?" if verb else ""
+    word = meant(command.words[0], (*VERBS, *_TEXTS))
+    if word in _TEXTS:
+        return f"; did you mean safe_reload --{word}?"
+    return f"; did you mean the verb `{word}`?" if word else ""
+
+
+def _is_missing(command: Command, environment: Mapping[str, str]) -> bool:
+    """Tell whether the program does not exist: then that is all that there is to say."""
+    return isinstance(command, Run) and not find_program(command.words[0], environment)
 
 
 def _check_birth(
@@ -288,10 +299,13 @@ def _check_birth(
     running = _running(settings, found, tags_of_instance)
     unknown = [tag for tag in _missing(settings, found) if tag not in running]
     if unknown:
-        names = ", ".join(unknown)
-        what = f"not in --vips: {names}; each gets a stand-in here, and must be a VIP where this is to run"
+        more = f" and {len(unknown) - _MOST_TOLD} more" if len(unknown) > _MOST_TOLD else ""
+        names = f"{', '.join(unknown[:_MOST_TOLD])}{more}"
+        what = f"not in --vips: {names}; checked with a stand-in socket for each: to run it, give these VIPs"
         if running:
-            what = f"no VIPs of the instance that runs here: {names}; it would refuse this; each gets a stand-in"
+            what = (
+                f"the instance that runs here has no VIP {names}: it would refuse this; checked with a stand-in socket"
+            )
         logger.write(Log(Level.WARNING, "stand_ins", what))
     variables = {**environment, GENERATION_VARIABLE: "1"}
     return _with_stand_ins(command.words, settings, variables, listeners, found, running)

@@ -175,5 +175,5 @@ class Configurations:
 
 
 def _never_changes(path: str) -> str:
-    what = f"{path} can never change again in here: it was replaced where it is mounted from. "
-    return what + "Mount its folder instead of the file, then start anew"
+    what = f"{path} can never change again in here: what is mounted has been replaced outside, and this is the old one."
+    return f"{what} Mount the folder above it instead, and start the container anew"

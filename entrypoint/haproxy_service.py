@@ -36,7 +36,7 @@ from entrypoint.core.inheritance import Inheritance, format_inheritance
 from entrypoint.core.json_text import json_text
 from entrypoint.core.lifecycle import NOT_ITS_OWN
 from entrypoint.core.look import Found
-from entrypoint.core.one_line import one_line
+from entrypoint.core.one_line import one_line, reason
 from entrypoint.core.records import dataclass, replace
 from entrypoint.core.settings import Settings
 from entrypoint.core.state import BackingOff, Candidate, Current, Lingering, State, Stopping
@@ -234,7 +234,7 @@ class HaproxyService:
                 if why is Why.START and self._state.find(number):
                     self._parts.configurations.give(number, found, texts)
         except OSError as error:
-            self._supervisor.log(Log(Level.ERROR, "system_error", f"look: {error}"))
+            self._supervisor.log(Log(Level.ERROR, "system_error", f"look: {reason(error)}"))
         finally:
             # Whatever happened: a candidate waits for this.
             for why, number in asked:
@@ -246,9 +246,9 @@ class HaproxyService:
             if texts is not None:
                 self._supervisor.submit(Restored(self._parts.configurations.restored(texts)))
         except (OSError, ValueError) as error:
-            problem = str(error)
+            problem = reason(error)
         if problem:
-            what = f"the last known good configuration is ignored: {problem}"
+            what = f"there is no last known good configuration from --state-dir: {problem}"
             self._supervisor.log(Log(Level.WARNING, "state_ignored", what))
 
     def not_kept(self, problem: str) -> None:
@@ -559,10 +559,11 @@ class HaproxyService:
             "configuration": {
                 "sha256": (current.digest or None) if current else None,
                 "disk_sha256": disk.digest or None,
-                "pending": bool(current and disk.digest and disk.digest != current.digest),
+                "pending": bool(current and current.digest and disk.digest and disk.digest != current.digest),
                 "last_known_good": bool(current and current.kept),
                 "files": parts.configurations.found.files,
                 "failed_sha256": state.failed or state.retried or None,
+                "retries": state.retries,
                 "unreadable": disk.unreadable or None,
                 "incomplete": watching.unfinished(state),
             },
@@ -572,7 +573,7 @@ class HaproxyService:
                 "trigger": last.trigger,
                 "generation": last.number,
                 "at": round(last.at, 3),
-                "seconds": round(last.seconds, 6),
+                "seconds": None if last.seconds is None else round(last.seconds, 6),
                 "message": last.message,
                 "words": self._words_of_last,
             },

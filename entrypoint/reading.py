@@ -6,6 +6,7 @@ socket, and between them tells when a file may have changed; it ends when the so
 """
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -27,6 +28,7 @@ from entrypoint.core.look import (
     Found,
     to_message,
 )
+from entrypoint.core.one_line import reason
 from entrypoint.core.records import dataclass
 from entrypoint.system.confinement import confine
 from entrypoint.system.contents import MOST_TEXT, Contents, Disk
@@ -155,7 +157,7 @@ class _Reader:
             make_folder(state_file.folder, 0o700)
             state_file.write(descriptor)
         except OSError as error:
-            problem = str(error)
+            problem = _unwritable(self._task.state_file.folder if self._task.state_file else "", error)
         finally:
             os.close(descriptor)
         self._say(KEPT, problem.encode("utf-8", "surrogateescape")[:1024])
@@ -184,7 +186,7 @@ class _Reader:
                 polling = "not every file can be watched: --poll looks for changes as well"
             fresh = self._inotify.fresh
         except (OSError, MemoryError) as error:
-            polling, fresh = f"changes are looked for every --poll seconds: {error}", False
+            polling, fresh = f"changes are looked for every --poll seconds: {reason(error)}", False
         if polling != self._polling:
             self._polling = polling
             self._say(POLLING, polling.encode("utf-8", "surrogateescape")[:1024])
@@ -195,6 +197,14 @@ class _Reader:
 def _master_worker(contents: Contents, *, in_block: bool = False) -> str:
     lines = ((path, line_of_master_worker(text, in_block=in_block)) for path, text in contents.kept)
     return next((f"{path}:{line}" for path, line in lines if line), "")
+
+
+def _unwritable(folder: str, error: OSError) -> str:
+    """Say why the state directory cannot be written, and what would be right."""
+    what = "it is not a folder" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror
+    full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+    advice = "make room there" if full else f"give a folder that uid {os.geteuid()} can write to"
+    return f"{folder}: {what or error}; {advice}"
 
 
 def _given_up(why: str) -> Found:

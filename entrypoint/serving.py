@@ -168,11 +168,13 @@ def _read(
 
 
 def _tell_vips(logger: Logger, listeners: Listeners) -> None:
-    """Say which tags a configuration can use; the likeliest mistake is one that is not there."""
-    bound = list(listeners.variables())
-    if bound:
-        more = f" and {len(bound) - _MOST_TOLD} more" if len(bound) > _MOST_TOLD else ""
-        logger.write(Log(Level.INFO, "bound", f"bound the VIPs {', '.join(bound[:_MOST_TOLD])}{more}"))
+    """Say which tags a configuration can use, and where clients connect; the likeliest mistake is a wrong one."""
+    told = listeners.addresses(_MOST_TOLD)
+    if told:
+        shown = [f"{tag} ({', '.join(addresses)})" for tag, addresses in told.items()]
+        others = len(listeners.variables()) - len(told)
+        more = f" and {others} more" if others else ""
+        logger.write(Log(Level.INFO, "bound", f"bound the VIPs {', '.join(shown)}{more}"))
     else:
         logger.write(Log(Level.INFO, "no_vips", "no VIPs (--vips): haproxy binds, and safe_reload holds what it binds"))
 

@@ -51,6 +51,7 @@ from entrypoint.core.events import (
 )
 from entrypoint.core.failures import failure_of, lasting
 from entrypoint.core.machine import Machine
+from entrypoint.core.one_line import reason
 from entrypoint.core.records import dataclass, replace
 from entrypoint.core.types import Any, Protocol, assert_never
 from entrypoint.held import HeldSessions
@@ -480,7 +481,7 @@ class Supervisor:
             except PermissionError:
                 self._say_denied(number)
             except OSError as error:
-                self.log(Log(Level.ERROR, "system_error", f"send: {error}"))
+                self.log(Log(Level.ERROR, "system_error", f"send: {reason(error)}"))
             except MemoryError:
                 self._try_again(Send(number, signum), send)
             else:
@@ -735,7 +736,7 @@ def _reason(error: Exception) -> str:
     """Say in a few words what has failed."""
     if isinstance(error, MemoryError):
         return "no memory is left"
-    return str(error) if isinstance(error, OSError) else repr(error)
+    return reason(error) if isinstance(error, OSError) else repr(error)
 
 
 __all__ = ["Service", "Supervisor", "World"]

@@ -8,7 +8,7 @@ from entrypoint.core.types import Any
 
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 """Upper bounds in seconds of how long reloads took."""
-_START = "a start"
+START = "a start"
 """What asked for what nobody asked for: the first generation, or one in the place of a dead one."""
 _MOST_REASONS = 20
 """More kinds of death than this are counted together: what a haproxy exits with must not fill the memory."""
@@ -23,7 +23,8 @@ class Reload:
     number: int
     at: float
     """Seconds since the epoch."""
-    seconds: float
+    seconds: float | None
+    """From the start of its candidate to its end; None where there was none to wait for."""
     message: str
 
 
@@ -98,7 +99,7 @@ class History:
                     self._finish(line, trigger, number, (now, clock), success=True)
                 elif self.last_success is None:
                     self.last_success = now
-                if self.last and self.last.trigger == _START and not line.fields.get("last_known_good"):
+                if self.last and self.last.trigger == START and not line.fields.get("last_known_good"):
                     self.last = None
             case "reload_failed":
                 self._finish(line, trigger, number, (now, clock), success=False)
@@ -106,7 +107,7 @@ class History:
             case "back":
                 # What failed is gone from the disk: the configuration that was wanted last is the one that runs.
                 if self.last:
-                    self.last = Reload(True, "files", number, now, 0.0, line.message)
+                    self.last = Reload(True, "files", number, now, None, line.message)
                     self.last_success = now
             case "died":
                 reason = _reason(line.fields)
@@ -115,7 +116,7 @@ class History:
                 self.restarts[reason] = self.restarts.get(reason, 0) + 1
                 self.forget(number)
             case "start_failed":
-                self.last = Reload(False, _START, number, now, 0.0, line.message)
+                self.last = Reload(False, START, number, now, None, line.message)
                 self.forget(number)
             case "gone":
                 self.forget(number)

@@ -283,9 +283,9 @@ def _waited_for_look(state: State, candidate: Generation) -> Step:
         what = f"is used although {late}: they may have changed while it read them"
         return then(_promote(state, candidate), say(candidate, "look_late", what, Level.WARNING))
     if not state.current and not phase.asked_by and state.kept:
-        what = f"starts with the LAST KNOWN GOOD configuration: {late}"
+        what = f"starts with the last known good configuration: {late}"
         return then(_start_kept(state, candidate), say(candidate, "look_late", what, Level.WARNING))
-    what = f"starts all the same, from files of which nothing is known: {late}"
+    what = f"starts although {late}: haproxy reads them itself"
     return then(_start(state, candidate, Disk()), say(candidate, "look_late", what, Level.WARNING))
 
 
@@ -431,7 +431,7 @@ def _promote(state: State, candidate: Generation) -> Step:
     if not state.started:
         effects.append(TakeOver())
     if candidate.kept:
-        what = "runs the LAST KNOWN GOOD configuration: the one on disk is bad; correct it and reload"
+        what = f"runs the LAST KNOWN GOOD configuration: {_why_kept(state)}"
         effects.append(say(candidate, "last_known_good", what, Level.WARNING))
     if unused and candidate.doubt:
         what = (
@@ -456,6 +456,20 @@ def _promote(state: State, candidate: Generation) -> Step:
         effects += retiring.follow(state)
     # Last, because until the old one is paused it goes on answering.
     return state, (*effects, Adopt(candidate.number))
+
+
+def _why_kept(state: State) -> str:
+    """Say why the configuration on disk is not the one that runs, and what ends that."""
+    disk = state.disk
+    if disk.unreadable:
+        return f"the one on disk cannot be used: {disk.unreadable}"
+    if state.retries:
+        return "the one on disk could not be started, for a reason other than what is in it; it is tried again"
+    if not disk.digest or disk.digest != state.failed:
+        return "the one on disk could not be read in time"
+    return (
+        f"the one on disk is bad; {'once it is corrected it is loaded' if state.watches else 'correct it and reload'}"
+    )
 
 
 def _keep(state: State, generation: Generation) -> Step:
@@ -510,23 +524,29 @@ def _candidate_gone(
         state = replace(state, retried=digest, retries=min(state.retries + 1, MOST_RETRIES))
     elif blamed and not candidate.kept:
         state = replace(state, failed=digest or state.failed, retried="", retries=0)
+    falls_back = (
+        blamed
+        and not state.current
+        and isinstance(state.stage, Serving)
+        and not candidate.kept
+        and state.kept not in {"", digest}
+    )
+    fallback = "; the next generation starts with the last known good configuration" if falls_back else ""
     effects: list[Effect] = []
     if phase.asked_by:
         triggers = stopping.triggers(phase.asked_by)
         goes_on = f", generation {state.current.number} (pid {state.current.pid}) goes on" if state.current else ""
         again = restart_delay(state.retries, FIRST_RETRY_DELAY) if state.current and state.retries else 0.0
         goes_on += f"; it is tried again in {again:g} s" if again else ""
-        failed = f"{what}; the reload asked for by {triggers} has failed{goes_on}"
+        failed = f"{what}; the reload asked for by {triggers} has failed{goes_on}{fallback}"
         line = say(candidate, "reload_failed", failed, Level.ERROR, trigger=triggers)
         effects = [line, *(Reply(r.client, False, line.message, candidate.number) for r in phase.asked_by if r.client)]
     else:
-        effects = [say(candidate, "start_failed", what, Level.ERROR)]
+        effects = [say(candidate, "start_failed", f"{what}{fallback}", Level.ERROR)]
     if state.current:
         # haproxy may have listened before it failed, and on a VIP that the current one does not use nobody accepts.
         return state, (*effects, *retiring.follow(state))
-    if blamed and isinstance(state.stage, Serving) and not candidate.kept and state.kept not in {"", digest}:
-        what = "the configuration on disk is bad: the next generation starts with the LAST KNOWN GOOD one"
-        effects.append(Log(Level.WARNING, "last_known_good", what))
+    if falls_back:
         return then(_spawn_kept(state), *effects)
     if not state.started:
         return then(stopping.stop_quickly(state, status, None), *effects)
@@ -579,7 +599,8 @@ def _replace_dead(state: State, status: int, *, served: bool, proven: bool, coun
     if state.candidate:
         return state, ()
     if state.settings.restart is Restart.NO:
-        return stopping.stop_quickly(state, status, None)
+        what = f"haproxy is not started again (--restart no): safe_reload ends with its exit status, {status}"
+        return then(stopping.stop_quickly(state, status, None), Log(Level.ERROR, "no_restart", what))
     if state.deaths >= state.settings.restart_limit:
         line = Log(
             Level.ERROR, "restart_limit", f"{state.deaths} deaths in a row are too many (--restart-limit): giving up"
@@ -623,7 +644,7 @@ def _elapsed(state: State, timer: Timer) -> Step:
         case Clock.RESTART, _:
             return _spawn(replace(state, stage=Serving()), ())
         case Clock.STOP_DELAY, _:
-            return stopping.stop_gracefully(state)
+            return stopping.accept_no_more(state)
         case Clock.STOP_TIMEOUT, _:
             return stopping.stop_quickly(state, 0, "--stop-timeout")
         case ((Clock.QUIET | Clock.SETTLE), _):

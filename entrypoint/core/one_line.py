@@ -13,6 +13,13 @@ def one_line(text: str) -> str:
     return text if text.isprintable() else "".join(map(_printable, text))
 
 
+def reason(error: Exception) -> str:
+    """Say why something has failed, as the kernel says it, without the number that programs know it by."""
+    if not (isinstance(error, OSError) and error.strerror):
+        return str(error)
+    return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+
+
 def valid(text: str) -> str:
     """Return a text without what UTF-8 cannot say; ends of lines and controls stay."""
     return text if text.isascii() else "".join(_escape(one) if "\ud800" <= one <= "\udfff" else one for one in text)

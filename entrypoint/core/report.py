@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
+from entrypoint.core.history import START
 from entrypoint.core.one_line import one_line
 from entrypoint.core.vips import needs_v6only
 
@@ -25,6 +26,14 @@ _PLACE = re.compile(r"(?<!for )\[(?![0-9a-fA-F.:*]+\])([^\[\]]+):(\d+)\]")
 An address that cannot be bound, `for [127.0.0.1:80]`, looks much the same.
 """
 _SERVES = re.compile(r"generation (\d+) \(pid (\d+)\) (?:is current|serves)")
+
+_KILLED = "was killed by SIGKILL"
+"""How the end of a candidate is told that somebody else has killed; of one that we have, other words are."""
+_STAGES = {
+    "backing_off": "haproxy has died, and is started again after a pause",
+    "lingering": "stopping, and still accepting (--stop-delay)",
+}
+"""What two stages are for a person; the others are words of their own."""
 
 _RED, _YELLOW, _GREEN, _BOLD = "31", "33", "32", "1"
 
@@ -47,7 +56,11 @@ class Style:
 def serves(status: Status) -> bool:
     """Tell whether clients get answers, and will: a generation is current and it is not being stopped."""
     leaving = printable(status.get("stage")) in {"lingering", "stopping"}
-    return not leaving and any(one.get("state") == "current" for one in _records(status.get("generations")))
+    return not leaving and _has_current(status)
+
+
+def _has_current(status: Status) -> bool:
+    return any(one.get("state") == "current" for one in _records(status.get("generations")))
 
 
 def report(status: Status, now: float, style: Style) -> list[str]:
@@ -81,13 +94,18 @@ def _adopted(address: str) -> str:
 
 
 def _head(status: Status, style: Style) -> str:
-    stage = printable(status.get("stage"))
+    stage = _stage(status)
     code = _GREEN if serves(status) else _RED
     return (
         f"{style(printable(status.get('name')), _BOLD)}  pid {printable(status.get('pid'))}  "
         f"{style(stage if serves(status) or stage != 'serving' else 'no generation is current', code)}  "
         f"up {duration(status.get('uptime_seconds'))}  safe_reload {printable(status.get('version'))}"
     )
+
+
+def _stage(status: Status) -> str:
+    stage = printable(status.get("stage"))
+    return _STAGES.get(stage, stage)
 
 
 def _generations(status: Status, style: Style) -> list[str]:
@@ -113,25 +131,45 @@ def _generations(status: Status, style: Style) -> list[str]:
 
 def _configuration(status: Status, style: Style) -> Iterator[tuple[str, str]]:
     configuration = _record(status.get("configuration"))
-    running = _short(configuration.get("sha256"))
+    if not configuration:
+        return
+    running, code = _running(status, configuration)
+    disk, more = _disk(status, configuration)
+    yield "configuration", style(f"{running}; {disk}", code or more)
+
+
+def _running(status: Status, configuration: Status) -> tuple[str, str]:
+    """Return what runs, and its colour."""
     if configuration.get("last_known_good") is True:
-        what = "LAST KNOWN GOOD: the one on disk could not be started; correct it, then reload"
-        yield "configuration", style(what, f"{_BOLD};{_RED}")
+        return f"{_short(configuration.get('sha256'))}, the LAST KNOWN GOOD one", f"{_BOLD};{_RED}"
+    if configuration.get("sha256"):
+        return _short(configuration["sha256"]), ""
+    if _has_current(status):
+        return "not known: the files could not be read when haproxy was started", _YELLOW
+    return "none runs", _RED
+
+
+def _disk(status: Status, configuration: Status) -> tuple[str, str]:
+    """Return what the disk has, as far as that is known, and its colour."""
     if configuration.get("unreadable"):
-        yield "configuration", style(f"{running}; the disk: {printable(configuration['unreadable'])}", _RED)
-    elif _sequence(configuration.get("incomplete")):
-        what = "; ".join(map(printable, _sequence(configuration["incomplete"])))
-        yield "configuration", style(f"{running}; the disk: {what}; waited for", _YELLOW)
-    elif configuration.get("pending") is True:
-        disk = _short(configuration.get("disk_sha256"))
-        failed = configuration.get("failed_sha256")
-        what = "it has FAILED" if failed and failed == configuration.get("disk_sha256") else "a reload would take it"
-        yield "configuration", style(f"{running}; the disk has another one, {disk}: {what}", _YELLOW)
-    elif configuration and _sequence(_record(status.get("watch")).get("stale_mounts")):
-        what = "the disk has the same, but some of it can never change again: STALE MOUNT"
-        yield "configuration", style(f"{running}; {what}", _YELLOW)
-    elif configuration:
-        yield "configuration", f"{running}; the disk has the same"
+        return f"the disk: {printable(configuration['unreadable'])}", _RED
+    incomplete = _sequence(configuration.get("incomplete"))
+    if incomplete:
+        return f"the disk: {'; '.join(map(printable, incomplete))}; waited for", _YELLOW
+    watch = _record(status.get("watch"))
+    # Nobody looks again but for a reload.
+    has = "had, when it was last read," if watch.get("mode") == "off" else "has"
+    on_disk = configuration.get("disk_sha256")
+    pending = configuration.get("pending") is True
+    if pending or (on_disk and not configuration.get("sha256")):
+        fails = on_disk and on_disk == configuration.get("failed_sha256")
+        what = "it has FAILED" if fails else "a reload would take it"
+        return f"the disk {has} {'another one, ' if pending else ''}{_short(on_disk)}: {what}", _YELLOW
+    if not on_disk or configuration.get("last_known_good") is True:
+        return "what the disk has is not known", _YELLOW
+    if _sequence(watch.get("stale_mounts")):
+        return f"the disk {has} the same, but some of it can never change again: STALE MOUNT", _YELLOW
+    return f"the disk {has} the same", ""
 
 
 def _last_reload(status: Status, now: float, style: Style) -> Iterator[tuple[str, str]]:
@@ -141,8 +179,17 @@ def _last_reload(status: Status, now: float, style: Style) -> Iterator[tuple[str
         return
     failed = last.get("result") != "success"
     result = style("FAILURE", f"{_BOLD};{_RED}") if failed else style("success", _GREEN)
-    who = f"asked for by {printable(last.get('trigger'))}, generation {printable(last.get('generation'))}"
-    yield "last reload", f"{result} {_ago(last.get('at'), now)}, {who}, in {_seconds(last.get('seconds'))}"
+    facts = [f"{result} {_ago(last.get('at'), now)}"]
+    if last.get("trigger") == START:
+        yield "last start", ", ".join([*facts, f"generation {printable(last.get('generation'))}"])
+    else:
+        if last.get("seconds") is None and last.get("message"):
+            facts.append(printable(last["message"]))
+        else:
+            facts.append(f"asked for by {printable(last.get('trigger'))}")
+            facts.append(f"generation {printable(last.get('generation'))}")
+            facts.append(f"in {_seconds(last.get('seconds'))}")
+        yield "last reload", ", ".join(facts)
     if not failed:
         return
     if last.get("message"):
@@ -151,14 +198,32 @@ def _last_reload(status: Status, now: float, style: Style) -> Iterator[tuple[str
     error = last_error(words)
     if error:
         yield "", style(error, _RED)
-    place = place_of(words)
-    where = f"look at line {place[1]} of {place[0]}" if place else "correct the configuration"
-    # A crash since then may have brought the last known good one, which can be older than what served.
-    as_before = _record(status.get("configuration")).get("last_known_good") is not True
-    where = f"what serves is as before; {where}" if as_before else where
-    yield "", f"{where}, try it with `safe_reload check`, then `safe_reload reload`"
+    yield "", _advice(status, printable(last.get("message")), words)
     at = status.get("last_success_at")
     yield "", f"the last success was {_ago(at, now)}" if _is_number(at) else "none has succeeded since the start"
+
+
+def _advice(status: Status, message: str, words: str) -> str:
+    """Say what is to be done about a reload, or a start, that has failed."""
+    configuration = _record(status.get("configuration"))
+    facts = []
+    # A crash since then may have brought the last known good one, which can be older than what served.
+    if _has_current(status) and configuration.get("last_known_good") is not True:
+        facts.append("what serves is as before")
+    if configuration.get("retries"):
+        facts.append("the configuration is not to blame: it is tried again")
+        if _KILLED in message:
+            facts.append(
+                "who sends SIGKILL is most often the kernel, for want of memory: look at its log, or the limit"
+            )
+        return "; ".join(facts)
+    place = place_of(words)
+    where = f"look at line {place[1]} of {place[0]}" if place else "correct the configuration"
+    watched = _record(status.get("watch")).get("mode") != "off"
+    what = ": once it is corrected it is loaded"
+    if not watched:
+        what = ", try it with `safe_reload check`, then `safe_reload reload`"
+    return "; ".join([*facts, f"{where}{what}"])
 
 
 def _watch(status: Status, style: Style) -> Iterator[tuple[str, str]]:
@@ -167,7 +232,8 @@ def _watch(status: Status, style: Style) -> Iterator[tuple[str, str]]:
         mode = printable(watch.get("mode"))
         yield "watch", "off: only signals and commands reload" if mode == "off" else f"{mode}, {_count(watch, 'files')}"
     for path in _several(_sequence(watch.get("stale_mounts")), _MOST):
-        what = f"STALE MOUNT {printable(path)}: it can never change again; mount its folder instead, and start anew"
+        what = "what is mounted has been replaced outside, and this is the old one; mount the folder above it instead"
+        what = f"STALE MOUNT {printable(path)}: {what}"
         yield "", style(what, _YELLOW)
 
 
@@ -250,7 +316,7 @@ def instances(found: Sequence[tuple[str, Status | str]], now: float, style: Styl
             good = last.get("result") == "success"
             told = f"{style(printable(last.get('result')), _GREEN if good else _RED)} {_ago(last.get('at'), now)}"
         rows.append([
-            printable(name), printable(status.get("pid")), printable(status.get("stage")),
+            printable(name), printable(status.get("pid")), _stage(status),
             printable(current.get("number")), told,
         ])  # fmt: skip
     lines = table(rows)

@@ -32,15 +32,29 @@ def stop(state: State, trigger: str) -> Step:
         case Lingering() | Stopping():
             return stop_quickly(state, 0, trigger)
         case Serving() | BackingOff() | Ended():
-            what = f"{trigger}: stopping gracefully; open connections may finish, and a second stop ends them"
-            line = Log(Level.INFO, "stopping", what, {"trigger": trigger})
+            waits = bool(state.settings.stop_delay and state.current)
+            how = f"; {_may_finish(state)}"
+            if waits:
+                delay = f"{state.settings.stop_delay:g} s (--stop-delay)"
+                how = f" in {delay}: until then new connections are accepted; a second stop ends all at once"
+            line = Log(Level.INFO, "stopping", f"{trigger}: stopping gracefully{how}", {"trigger": trigger})
             refused = refuse(state.waiting)
             state = replace(state, waiting=(), stage=Lingering(), settling=0)
-            if state.settings.stop_delay and state.current:
-                return state, (line, *refused)
-            return then(stop_gracefully(state), line, *refused)
+            return (state, (line, *refused)) if waits else then(stop_gracefully(state), line, *refused)
         case _:
             assert_never(state.stage)
+
+
+def _may_finish(state: State) -> str:
+    timeout = state.settings.stop_timeout
+    within = f" within {timeout:g} s (--stop-timeout)" if timeout else ""
+    return f"open connections may finish{within}, and a second stop ends them"
+
+
+def accept_no_more(state: State) -> Step:
+    """Go on with a graceful stop when --stop-delay is over."""
+    line = Log(Level.INFO, "stop_delay_over", f"--stop-delay is over: {_may_finish(state)}")
+    return then(stop_gracefully(state), line)
 
 
 def refuse(requests: tuple[Request, ...]) -> tuple[Effect, ...]:
@@ -48,7 +62,7 @@ def refuse(requests: tuple[Request, ...]) -> tuple[Effect, ...]:
     if not requests:
         return ()
     asked_by = triggers(requests)
-    what = f"no reload asked for by {asked_by}: safe_reload is stopping"
+    what = f"the reload asked for by {asked_by} is refused: safe_reload is stopping"
     replies = (Reply(request.client, False, what) for request in requests if request.client)
     return (Log(Level.WARNING, "reload_refused", what, {"trigger": asked_by}), *replies)
 

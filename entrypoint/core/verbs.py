@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from entrypoint.core.arguments import split
 from entrypoint.core.command import DEFAULT_CONFIGURATION
 from entrypoint.core.records import dataclass
-from entrypoint.core.settings import OPTIONS, Option, OptionError, instance_name
+from entrypoint.core.settings import OPTIONS, LogFormat, Option, OptionError, instance_name
 from entrypoint.core.types import Any
 
 _OF_PID_1 = {option.field: option for option in OPTIONS}
@@ -34,6 +34,8 @@ class Verb:
     """More lines of help."""
     which: tuple[Option, ...] = _WHICH
     """How an instance is found."""
+    variables: bool = False
+    """Its other options can be given as variables as well."""
 
 
 _NOBODY = ("3", "no instance answered")
@@ -109,7 +111,7 @@ VERBS = (
     ),
     Verb(
         "check",
-        "have haproxy check the configuration on disk, with stand-ins for the VIPs; no instance is needed",
+        "have haproxy check the configuration on disk, with stand-in sockets for VIPs; no instance is needed",
         (_OF_PID_1["vips"],),
         (
             ("0", "haproxy would take it"),
@@ -119,18 +121,26 @@ VERBS = (
         operands="[HAPROXY] [HAPROXY-ARGS...]",
         details=(
             f"Without -f it is {DEFAULT_CONFIGURATION}.",
-            "A tag of the configuration (fd@${TAG}) that is not in --vips gets a stand-in, too; a warning names it.",
-            "Without --vips the instance that runs here is asked, if there is one: its VIPs' tags are not warned of.",
+            "The sockets are bound to no address. Nothing is started or changed, and a port in use does not matter.",
+            "A tag (fd@${TAG}) that is not in --vips gets a stand-in socket as well, and a warning names it.",
+            "Without --vips the VIPs are those of the instance that runs here, if there is one.",
         ),
         which=(),
     ),
     Verb(
         "exporter",
         "serve /metrics, /livez and /readyz for a running instance",
-        (),
-        (),
-        operands="--listen ADDR ...",
-        which=(),
+        (
+            Option("listen", "the address, such as :9101, 127.0.0.1:9101 or [::1]:9101", "ADDR", None, str),
+            _OF_PID_1["log_format"],
+        ),
+        (
+            ("0", "it was told to end (TERM, INT or QUIT)"),
+            ("1", "it cannot listen, prometheus_client is missing, or the command line is wrong"),
+        ),
+        details=("Each option can be given as a variable as well, such as SAFE_RELOAD_LISTEN.",),
+        operands="--listen ADDR",
+        variables=True,
     ),
 )
 _BY_NAME = {verb.name: verb for verb in VERBS}
@@ -148,6 +158,8 @@ class Question:
     """In seconds; None for as long as it takes."""
     flags: frozenset[str]
     """Those of `json` and `now` that were given."""
+    listen: str | None = None
+    log_format: LogFormat = LogFormat.TEXT
     text: str | None = None
     """The text that was asked for instead."""
 
@@ -172,7 +184,7 @@ def read_question(
     if words.operands:
         raise OptionError(f"{verb.name} does not take {words.operands[0]!r}")
     values: dict[str, Any] = {option.field: option.default for option in (*_WHICH, *options)}
-    for option in verb.which:
+    for option in (*verb.which, *(verb.options if verb.variables else ())):
         text = environment.get(option.variable)
         if text:
             values[option.field] = _read(option, text, option.variable)
@@ -185,7 +197,9 @@ def read_question(
         values[option.field] = _read(option, text, option.shown)
     named = values["name"] or (instance_name(values["pid_file"]) if values["pid_file"] else None)
     flags = frozenset(flag for flag in ("json", "now") if values.get(flag))
-    return Question(verb.name, named, values["runtime_dir"], values["timeout"] or None, flags, words.text)
+    timeout = values.get("timeout") or None
+    listen, log_format = values.get("listen"), values.get("log_format", LogFormat.TEXT)
+    return Question(verb.name, named, values["runtime_dir"], timeout, flags, listen, log_format, words.text)
 
 
 def _read(option: Option, text: str, name: str) -> object:
@@ -201,7 +215,7 @@ def help_text(name: str) -> str:
     operands = f" {verb.operands}" if verb.operands else ""
     lines = [f"safe_reload {name}: {verb.summary}", "", f"usage: safe_reload {name} [OPTIONS]{operands}", ""]
     for option in (*verb.options, *verb.which):
-        default = f" [{option.default:g}]" if isinstance(option.default, float) else ""
+        default = f" [{option.shown_default}]" if option.shown_default and option.field not in _OTHER_WORDS else ""
         lines.append(f"  {f'{option.shown} {option.metavar}'.rstrip():<20} {help_line(option)}{default}")
     if len(verb.which) == len(_WHICH):
         lines += ["", "Without --name and --pid-file it is the only instance in the runtime directory."]

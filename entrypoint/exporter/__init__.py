@@ -13,16 +13,17 @@ by others of its uid, and PID 1 gives it none of its own variables but those tha
 (PR_SET_PDEATHSIG). An exporter that was started by anything else stays, and says that nobody answers.
 """
 
-import argparse
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
 
+from entrypoint import __version__
 from entrypoint.core.events import Level, Log
-from entrypoint.core.settings import ENVIRONMENT_PREFIX, LogFormat, instance_name
+from entrypoint.core.one_line import reason
+from entrypoint.core.settings import OptionError
+from entrypoint.core.verbs import Question, help_text, read_question
 from entrypoint.exporter.collector import MissingError, render, require
-from entrypoint.exporter.instance import RUNTIME_DIR, Instance
+from entrypoint.exporter.instance import Instance
 from entrypoint.exporter.server import AddressError, Server, listen
 from entrypoint.system import signals
 from entrypoint.system.log import Logger, text_line, write, write_to_stderr
@@ -34,24 +35,6 @@ _NAME = "reload_exporter"
 """For ps(1), at most 15 bytes; not safe_reload, so that `pgrep safe_reload` goes on to mean PID 1."""
 
 
-class _UsageError(Exception):
-    """A command line that cannot be used; its text is one line for the user."""
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise _UsageError(f"{message}; see safe_reload exporter --help")
-
-    def print_help(self, file: object = None) -> None:
-        del file
-        try:
-            write(_STDOUT, self.format_help().rstrip("\n"))
-        except OSError as error:
-            raise _UsageError(f"stdout: {error.strerror}") from None
-
-
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Serve until TERM, INT or QUIT; return the exit status.
 
@@ -61,49 +44,31 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 
     """
     try:
-        return _serve(_parser(environment).parse_args(arguments))
-    except (_UsageError, AddressError, MissingError, signals.PrctlError) as error:
+        question = read_question((), ("exporter", *arguments), environment)
+        if question.text:
+            help_wanted = question.text == "help"
+            write(_STDOUT, help_text("exporter") if help_wanted else f"safe_reload {__version__}")
+            return 0
+        return _serve(question)
+    except OptionError as error:
+        write_to_stderr(text_line("FATAL", f"exporter: {error}; see safe_reload exporter --help"))
+    except (AddressError, MissingError, signals.PrctlError) as error:
         write_to_stderr(text_line("FATAL", f"exporter: {error}"))
     except OSError as error:
-        write_to_stderr(text_line("FATAL", f"exporter: cannot start: {error}"))
-    except SystemExit as help_was_shown:
-        return int(help_was_shown.code or 0)
+        write_to_stderr(text_line("FATAL", f"exporter: cannot start: {reason(error)}"))
     return 1
 
 
-def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
-    def given(option: str) -> str | None:
-        return environment.get(ENVIRONMENT_PREFIX + option) or None
-
-    parser = _Parser(
-        prog="safe_reload exporter",
-        description="Serve /livez, /readyz and /metrics of a running instance.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--listen", metavar="ADDR", default=given("LISTEN"), help="such as :9101 or 127.0.0.1:9101")
-    parser.add_argument("--name", default=given("NAME"), help="the instance [the only one in the runtime directory]")
-    parser.add_argument("--pid-file", metavar="PATH", default=given("PID_FILE"), help="the instance with this pid file")
-    parser.add_argument(
-        "--runtime-dir", metavar="DIR", default=given("RUNTIME_DIR") or RUNTIME_DIR, help="[%(default)s]"
-    )
-    styles = tuple(map(str, LogFormat))
-    parser.add_argument("--log-format", choices=styles, default=given("LOG_FORMAT") or LogFormat.TEXT, help="[text]")
-    return parser
-
-
-def _serve(options: argparse.Namespace) -> int:
-    if not options.listen:
-        raise _UsageError("--listen ADDR is missing: give an address such as :9101 or 127.0.0.1:9101")
-    name = options.name or (instance_name(options.pid_file) if options.pid_file else None)
-    if name is not None and "/" in name:
-        raise _UsageError(f"--name {name!r} is not the name of an instance: it has a slash")
+def _serve(question: Question) -> int:
+    if not question.listen:
+        raise OptionError("--listen ADDR is missing: give an address such as :9101 or 127.0.0.1:9101")
     require()
-    logger = Logger(Level.INFO, LogFormat(options.log_format), name)
+    logger = Logger(Level.INFO, question.log_format, question.name)
     arrivals = signals.Arrivals()
     signals.set_name(_NAME)
-    listener = listen(options.listen)
+    listener = listen(question.listen)
     _drop_privileges(logger)
-    instance = Instance(options.runtime_dir, name)
+    instance = Instance(question.runtime_dir, question.name)
     logger.write(Log(Level.INFO, "exporter_listening", f"exporter: listening on {_shown(listener)}"))
     Server(listener, arrivals, instance).run()
     return 0

@@ -8,8 +8,6 @@ from typing import Any
 
 from entrypoint.system.instances import NoInstanceError, doubt, find, peer
 
-RUNTIME_DIR = "/run/safe_reload"
-
 _QUESTION = b"status\n"
 _MOST = 4 * 1024 * 1024
 """Bytes of an answer: 4,096 VIPs and as many files are some 1 MiB."""

@@ -67,7 +67,8 @@ def listen(address: str) -> socket.socket:
     host, colon, port = address.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if not colon or not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
-        raise AddressError(f"{address[:100]!r} has no port: give an address such as :9101 or 127.0.0.1:9101")
+        what = f"{port[:100]!r} is not the number of a port" if colon and port else f"{address[:100]!r} has no port"
+        raise AddressError(f"{what}: give an address such as :9101 or 127.0.0.1:9101")
     if ":" in host and not bracketed:
         raise AddressError(f"{address[:100]!r} is not an address: IPv6 is written in brackets, such as [::1]:9101")
     everywhere = ((socket.AF_INET6, ("::", int(port)), False), (socket.AF_INET, ("0.0.0.0", int(port)), False))

@@ -188,6 +188,8 @@ class StateFile:
             descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
+        except NotADirectoryError as error:
+            raise DamagedError(f"{self.folder} is not a folder") from error
         except OSError as error:
             raise DamagedError(f"{self._path}: {error.strerror}") from error
         try:

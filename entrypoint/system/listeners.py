@@ -216,6 +216,20 @@ class Listeners:
             found[tag] = f"{found[tag]},fd@{descriptor}" if tag in found else str(descriptor)
         return found
 
+    def addresses(self, most: int) -> dict[str, list[str]]:
+        """Return the addresses of the first tags: of a passed unix socket its path.
+
+        Args:
+            most: so many tags.
+
+        """
+        found: dict[str, list[str]] = {}
+        for listener in self._listeners:
+            if listener.tag not in found and len(found) == most:
+                break
+            found.setdefault(listener.tag, []).append(_shown(listener.socket))
+        return found
+
     def hand_down(self) -> list[tuple[str, int, bool, str, bool]]:
         """Return every VIP as plain values, for the program that takes our place."""
         return [(one.tag, one.socket.fileno(), one.ours, one.name, one.stored) for one in self._listeners]

@@ -42,7 +42,7 @@ def test_a_good_configuration_passes_without_any_option(engine: docker.DockerCli
     status, text = check(engine, image, folder, "-V")
     assert status == 0
     assert "Configuration file is valid" in text
-    assert "not in --vips: FD_WEB; each gets a stand-in here" in text
+    assert "not in --vips: FD_WEB; checked with a stand-in socket for each" in text
 
 
 def test_declared_vips_need_no_note(engine: docker.DockerClient, image: str, folder: Path) -> None:
@@ -113,7 +113,7 @@ def test_beside_an_instance_it_says_which_tags_that_one_would_refuse(start: Star
     lb.edit(configuration("two").replace("FD_WEB", "FD_WEBB"))
     status, text = checked()
     assert status == 0
-    assert "no VIPs of the instance that runs here: FD_WEBB; it would refuse this" in text
+    assert "the instance that runs here has no VIP FD_WEBB: it would refuse this" in text
 
 
 @pytest.mark.parametrize("ask", ["check -f /etc/lb/haproxy.cfg", "haproxy -c -f /etc/lb/haproxy.cfg"])

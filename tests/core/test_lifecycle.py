@@ -19,6 +19,7 @@ from entrypoint.core.events import (
     Elapsed,
     Exited,
     Keep,
+    Level,
     Listen,
     Log,
     Look,
@@ -33,11 +34,13 @@ from entrypoint.core.events import (
     Spawn,
     Spawned,
     SpawnExporter,
+    StopAsked,
     Timer,
     Unanswered,
     Why,
 )
 from entrypoint.core.heritage import from_plain, to_plain
+from entrypoint.core.settings import Restart
 from entrypoint.core.state import (
     FIRST_RESTART_DELAY,
     BackingOff,
@@ -56,7 +59,7 @@ from entrypoint.core.state import (
 )
 from tests.core.explorer import Exploration, Transition, explore
 from tests.core.test_runtime_api import PIDS, answer
-from tests.core.world import CLIENTS, HANGING, SMALL, VARIANTS, VIPS, WATCHING, listening, pid_of, starts
+from tests.core.world import CLIENTS, HANGING, SMALL, VARIANTS, VIPS, WATCHING, listening, pid_of, settings, starts
 
 pytestmark = pytest.mark.explores
 
@@ -256,6 +259,74 @@ def test_after_a_death_it_is_said_what_stays_open(vips: tuple[tuple[str, int], .
     _, effects = lifecycle.step(state, Exited(1, -signal.SIGSEGV))
     (line,) = [one.message for one in effects if isinstance(one, Log) and "the next generation starts" in one.message]
     assert line.startswith(f"{told}, and the next generation starts ")
+
+
+def test_an_end_that_nobody_asked_for_says_why(transitions: list[Transition]) -> None:
+    """Before it ends by itself it says for which reason, as an error: a failed start, too many deaths, --restart no."""
+    reasons = {"start_failed", "reload_failed", "restart_limit", "no_restart"}
+    seen = set()
+    for taken in transitions:
+        before, after = taken.before, taken.after
+        asked = isinstance(before.stage, Lingering | Stopping | Ended) or _stops(taken)
+        if isinstance(after.stage, Stopping | Ended) and not asked:
+            told = {one.event for one in taken.effects if isinstance(one, Log) and one.level == Level.ERROR} & reasons
+            assert told, taken
+            seen |= told
+    assert ("no_restart" in seen) == any(taken.after.settings.restart is Restart.NO for taken in transitions)
+
+
+def _stops(taken: Transition) -> bool:
+    match taken.event:
+        case StopAsked() | Signalled(signum=signal.SIGTERM | signal.SIGQUIT):
+            return True
+        case _:
+            return False
+
+
+def test_without_a_restart_it_says_which_status_it_ends_with() -> None:
+    """--restart no is named, and the status is the dead one's."""
+    state = lifecycle.step(State(settings(restart=Restart.NO)), Began(VIPS))[0]
+    state = lifecycle.step(starts(state, 1), Answered(1, listening(pid_of(1), bound=(), others=1)))[0]
+    state, effects = lifecycle.step(state, Exited(1, -signal.SIGSEGV))
+    assert state.stage == Ended(139)
+    (line,) = [one for one in effects if isinstance(one, Log) and one.event == "no_restart"]
+    assert line.message == "haproxy is not started again (--restart no): safe_reload ends with its exit status, 139"
+
+
+def test_the_last_known_good_one_is_announced_once_and_for_a_reason_that_is_true(transitions: list[Transition]) -> None:
+    """One warning when it serves; the disk is called bad only where haproxy has refused what it holds."""
+    for taken in transitions:
+        lines = [one for one in taken.effects if isinstance(one, Log) and "LAST KNOWN GOOD" in one.message]
+        new = taken.after.current
+        serves = bool(new and new.kept and not (taken.before.current and taken.before.current.number == new.number))
+        assert [one.event for one in lines] == (["last_known_good"] if serves else []), taken
+        for line in lines:
+            refused = taken.after.failed == taken.after.disk.digest != ""
+            assert ("is bad" in line.message) <= (refused and not taken.after.retries), taken
+            assert ("reload" in line.message) <= (not taken.after.watches), taken
+
+
+@pytest.mark.parametrize(
+    ("delay", "timeout", "told"),
+    [
+        (0.0, 0.0, "stopping gracefully; open connections may finish, and a second stop ends them"),
+        (0.0, 30.0, "stopping gracefully; open connections may finish within 30 s (--stop-timeout), and"),
+        (5.0, 0.0, "stopping gracefully in 5 s (--stop-delay): until then new connections are accepted;"),
+    ],
+)
+def test_a_stop_says_how_long_it_waits(delay: float, timeout: float, told: str) -> None:
+    """For which option, and when that is over."""
+    state = lifecycle.step(State(settings(stop_delay=delay, stop_timeout=timeout)), Began(VIPS))[0]
+    state = lifecycle.step(starts(state, 1), Answered(1, listening(pid_of(1), bound=(), others=1)))[0]
+    state, effects = lifecycle.step(state, Signalled(signal.SIGTERM))
+    (line,) = [one for one in effects if isinstance(one, Log) and one.event == "stopping"]
+    assert line.message.startswith(f"SIGTERM: {told}")
+    if delay:
+        assert CloseVips() not in effects
+        _, effects = lifecycle.step(state, Elapsed(Timer(Clock.STOP_DELAY)))
+        (line,) = [one for one in effects if isinstance(one, Log)]
+        assert line.message.startswith("--stop-delay is over: open connections may finish")
+    assert CloseVips() in effects
 
 
 def test_every_signal_goes_to_a_generation_that_lives(transitions: list[Transition]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entrypoint.core import report
+from entrypoint.core import history, report
 from entrypoint.core.report import Style
 
 NOW = 1_790_000_000.0
@@ -101,7 +101,7 @@ def test_a_failed_reload_is_told_with_haproxy_s_error_its_place_and_what_to_do()
     text = "\n".join(lines(status(last_reload=failure, last_success_at=NOW - 7200)))
     assert "last reload    FAILURE 1m 30s ago, asked for by files, generation 4, in 0.0213 s\n" in text
     assert WORDS.splitlines()[1] in text
-    assert "what serves is as before; look at line 14 of /etc/lb/haproxy.cfg, try it with `safe_reload check`" in text
+    assert "what serves is as before; look at line 14 of /etc/lb/haproxy.cfg: once it is corrected it is loaded" in text
     assert "the last success was 2h ago" in text
     assert "haproxy version" not in text
 
@@ -111,7 +111,7 @@ def test_a_failed_reload_without_a_place_says_what_to_do_all_the_same() -> None:
     failure = {**STATUS["last_reload"], "result": "failure", "message": "not ready in time", "words": ""}
     text = "\n".join(lines(status(last_reload=failure, last_success_at=None)))
     assert "not ready in time" in text
-    assert "; correct the configuration, try it with" in text
+    assert "; correct the configuration: once it is corrected it is loaded" in text
     assert "none has succeeded since the start" in text
 
 
@@ -120,19 +120,92 @@ def test_what_serves_is_not_said_to_be_as_before_when_it_is_the_last_known_good(
     failure = {**STATUS["last_reload"], "result": "failure", "words": WORDS}
     text = "\n".join(lines(status(last_reload=failure, configuration__last_known_good=True)))
     assert "as before" not in text
-    assert "look at line 14 of /etc/lb/haproxy.cfg, try it with `safe_reload check`" in text
+    assert "look at line 14 of /etc/lb/haproxy.cfg: once it is corrected it is loaded" in text
+    assert text.count("LAST KNOWN GOOD") == 1
+
+
+def test_a_reload_is_advised_only_where_no_file_is_watched() -> None:
+    """Elsewhere a corrected file is one."""
+    failure = {**STATUS["last_reload"], "result": "failure", "words": WORDS}
+    told = "look at line 14 of /etc/lb/haproxy.cfg, try it with `safe_reload check`, then `safe_reload reload`"
+    assert told in "\n".join(lines(status(last_reload=failure, watch__mode="off")))
+    for mode in ("inotify", "poll"):
+        assert "safe_reload reload" not in "\n".join(lines(status(last_reload=failure, watch__mode=mode)))
+
+
+@pytest.mark.parametrize(
+    ("message", "memory"),
+    [
+        ("generation 4 (pid 8) was killed by SIGKILL before it was ready; the reload has failed", True),
+        ("generation 4 (pid 8) is not ready within --ready-timeout: it was killed; the reload has failed", False),
+        ("generation 4 was not started: Cannot allocate memory; the reload has failed", False),
+    ],
+)
+def test_a_failure_that_is_not_of_the_configuration_asks_nobody_to_correct_it(message: str, memory: bool) -> None:
+    """It is tried again; and what most often sends SIGKILL is named."""
+    failure = {**STATUS["last_reload"], "result": "failure", "message": message, "words": ""}
+    text = "\n".join(lines(status(last_reload=failure, configuration__retries=1)))
+    assert "what serves is as before; the configuration is not to blame: it is tried again" in text
+    assert "correct" not in text
+    assert ("for want of memory" in text) is memory
+
+
+def test_a_start_that_failed_is_no_reload() -> None:
+    """Nobody has asked for it, it has no time, and where nobody serves nothing is as before."""
+    failure = {**STATUS["last_reload"], "result": "failure", "trigger": history.START, "seconds": None, "words": WORDS}
+    text = "\n".join(lines(status(last_reload=failure, generations=[])))
+    assert "last start     FAILURE 1m 30s ago, generation 3\n" in text
+    assert "last reload" not in text
+    assert "asked for by" not in text.partition("\n\n")[2].partition("\n\n")[2]
+    assert "as before" not in text
+
+
+def test_files_that_are_back_are_no_reload_that_somebody_asked_for() -> None:
+    """What happened is told, and no time."""
+    back = {**STATUS["last_reload"], "seconds": None, "message": "the files are again what runs: the failure is over"}
+    told = "last reload    success 1m 30s ago, the files are again what runs: the failure is over"
+    assert told in lines(status(last_reload=back))
+
+
+@pytest.mark.parametrize(("sha256", "kept"), [(None, False), ("ab" * 32, False), ("ab" * 32, True)])
+@pytest.mark.parametrize("on_disk", [None, "ab" * 32, "ef" * 32])
+@pytest.mark.parametrize("generations", [[], STATUS["generations"]])
+@pytest.mark.parametrize("mode", ["inotify", "off"])
+def test_nothing_is_said_of_the_disk_that_is_not_known(
+    sha256: str | None, kept: bool, on_disk: str | None, generations: list[object], mode: str
+) -> None:
+    """The same and another one are said only where both are known; and where nobody looks, as of what it had."""
+    facts = status(
+        generations=generations,
+        watch__mode=mode,
+        configuration__sha256=sha256,
+        configuration__disk_sha256=on_disk,
+        configuration__pending=bool(sha256 and on_disk and sha256 != on_disk),
+        configuration__last_known_good=kept,
+    )
+    (line,) = [one for one in lines(facts) if one.startswith("configuration ")]
+    compared = bool(sha256 and on_disk)
+    assert ("another one" in line) is (compared and sha256 != on_disk)
+    assert ("the same" in line) is (compared and sha256 == on_disk and not kept)
+    assert ("what the disk has is not known" in line) is (not on_disk or (kept and sha256 == on_disk))
+    assert ("; the disk has " not in line) or mode != "off"
+    assert ("LAST KNOWN GOOD" in line) is kept
+    assert "  -" not in line
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"configuration__last_known_good": True}, "LAST KNOWN GOOD: the one on disk could not be started"),
+        (
+            {"configuration__last_known_good": True, "configuration__pending": True},
+            "abababababab, the LAST KNOWN GOOD one; the disk has another one, abababababab: a reload would take it",
+        ),
         (
             {"configuration__pending": True, "configuration__disk_sha256": "ef" * 32},
             "abababababab; the disk has another one, efefefefefef: a reload would take it",
         ),
         ({"configuration__unreadable": "/x: no such file"}, "abababababab; the disk: /x: no such file"),
-        ({"watch__stale_mounts": ["/etc/lb/a.pem"]}, "STALE MOUNT /etc/lb/a.pem: it can never change again; mount its"),
+        ({"watch__stale_mounts": ["/etc/lb/a.pem"]}, "STALE MOUNT /etc/lb/a.pem: what is mounted has"),
         ({"watch__stale_mounts": ["/x"]}, "abababababab; the disk has the same, but some of it can never change again"),
         ({"watch__mode": "off"}, "off: only signals and commands reload"),
         ({"restarts__by_reason": {"SIGKILL": 2, "status 1": 1}}, "2 after SIGKILL, 1 after status 1"),
@@ -142,6 +215,8 @@ def test_what_serves_is_not_said_to_be_as_before_when_it_is_the_last_known_good(
         ),
         ({"last_reload": None}, "none since the start"),
         ({"stage": "stopping"}, "lb  pid 1  stopping  up"),
+        ({"stage": "lingering"}, "lb  pid 1  stopping, and still accepting (--stop-delay)  up"),
+        ({"stage": "backing_off"}, "lb  pid 1  haproxy has died, and is started again after a pause  up"),
         ({"generations": []}, "lb  pid 1  no generation is current  up"),
         ({"vips": [{"tag": "FD_X", "address": "[::1]:1", "accepts": False}]}, "refuses: no bind of the current"),
         ({"vips": [{"tag": "FD_X", "address": "[::1]:1", "accepts": None}]}, "listens; haproxy does not say whether"),
@@ -183,7 +258,7 @@ def test_colours_are_added_and_nothing_else() -> None:
     failure = {**STATUS["last_reload"], "result": "failure", "words": WORDS}
     facts = status(last_reload=failure, configuration__last_known_good=True)
     coloured = "\n".join(report.report(facts, NOW, Style(colour=True)))
-    assert "\x1b[1;31mLAST KNOWN GOOD" in coloured
+    assert "\x1b[1;31mabababababab, the LAST KNOWN GOOD" in coloured
     for code in ("31", "32", "33", "1", "1;31", "0"):
         coloured = coloured.replace(f"\x1b[{code}m", "")
     assert coloured == "\n".join(lines(facts))

@@ -455,8 +455,8 @@ def test_metrics_are_the_exporter_s(run: Run, peer: Callable[..., Peer]) -> None
 @pytest.mark.parametrize(
     ("options", "answer", "noted"),
     [
-        ((), ANSWER, "no VIPs of the instance that runs here: FD_NEW; it would refuse this;"),
-        (("--name", "lb"), ANSWER, "no VIPs of the instance that runs here: FD_NEW; it would refuse this;"),
+        ((), ANSWER, "the instance that runs here has no VIP FD_NEW: it would refuse this;"),
+        (("--name", "lb"), ANSWER, "the instance that runs here has no VIP FD_NEW: it would refuse this;"),
         (("--name", "other"), ANSWER, "not in --vips: FD_WEB, FD_NEW;"),
         (("--vips", "*:1:FD_NEW"), ANSWER, "not in --vips: FD_WEB;"),
         ((), "nonsense", "not in --vips: FD_WEB, FD_NEW;"),

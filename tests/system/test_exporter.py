@@ -688,8 +688,11 @@ def test_an_address_that_is_taken(exporter: Exporter) -> None:
 def test_a_command_line_that_is_wrong() -> None:
     """One line, not a usage page."""
     assert "--listen ADDR is missing" in refusal()
-    assert "unrecognized arguments: --nonsense" in refusal("--listen", ":0", "--nonsense")
-    assert "has a slash" in refusal("--listen", ":0", "--name", "../x")
+    assert "--nonsense is not an option; see safe_reload exporter" in refusal("--listen", ":0", "--nonsense")
+    assert "did you mean --listen?" in refusal("--lisen", ":0")
+    assert "exporter does not take 'x'" in refusal("--listen", ":0", "x")
+    assert "no slash" in refusal("--listen", ":0", "--name", "../x")
+    assert "'http' is not the number of a port: give" in refusal("--listen", ":http")
 
 
 def test_options_can_be_variables(peer: Peer, folder: Path) -> None:

@@ -315,6 +315,7 @@ def test_a_missing_program_is_127(start: Start, up: Upbringing) -> None:
     assert end.output == ""
 
 
+TEXTS = {"help": "help", "hepl": "help", "version": "version"}
 SLIPS = {"relaod": "reload", "statsu": "status", "stpo": "stop", "chekc": "check", "lst": "list"}
 
 
@@ -323,15 +324,16 @@ SLIPS = {"relaod": "reload", "statsu": "status", "stpo": "stop", "chekc": "check
     ("name", "hint"),
     [
         *((name, f"; did you mean the verb `{verb}`?") for name, verb in SLIPS.items()),
+        *((name, f"; did you mean safe_reload --{option}?") for name, option in TEXTS.items()),
         (NO_SUCH_PROGRAM, ""),
         ("lsx", ""),
     ],
 )
 def test_a_mistyped_verb_is_told(start: Start, up: Upbringing, name: str, hint: str) -> None:
-    """What is no program and nearly a verb is named as one, on the same line; everything else stays as it is."""
+    """What is no program and nearly a verb is named as one, on the only line that there is."""
     end = ended(start(name, "--timeout", "3", up=up))
     assert end.status == 127
-    (line,) = [line for line in end.errors.splitlines() if name in line]
+    (line,) = end.errors.splitlines()
     assert line.endswith(f"exec {name} failed: No such file or directory{hint}")
 
 

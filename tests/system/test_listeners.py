@@ -147,6 +147,16 @@ def test_a_vip_is_bound_as_the_contract_says(listeners: Listeners, port: int) ->
 
 
 @needs_ipv6
+def test_the_first_tags_are_told_with_their_addresses(listeners: Listeners, port: int) -> None:
+    """All of a tag's, and no more tags than asked for."""
+    listeners.bind(parse_vips(f"127.0.0.1:{port}:FD_A,*:{port}:FD_B,127.0.0.2:{port}:FD_C"), freebind=False)
+    both = [f"0.0.0.0:{port}", f"[::]:{port}"]
+    assert listeners.addresses(0) == {}
+    assert listeners.addresses(2) == {"FD_A": [f"127.0.0.1:{port}"], "FD_B": both}
+    assert [*listeners.addresses(9)] == ["FD_A", "FD_B", "FD_C"]
+
+
+@needs_ipv6
 def test_a_literal_ipv6_address_is_for_ipv6_alone(listeners: Listeners, port: int) -> None:
     """[::] does not take IPv4's place: 0.0.0.0 with the same port is another VIP."""
     listeners.bind([Vip("::", port, "SIX"), Vip("0.0.0.0", port, "FOUR")], freebind=False)
