@@ -38,7 +38,7 @@ ELSEWHERE = {
     "docker exec -u 65534 lb safe_reload status": (
         "tests/container/test_hardening.py::test_a_stranger_in_the_runtime_directory_answers_for_nobody"
     ),
-    "[WARN  safe_reload (1)] generation 2 starts all the same": (
+    "[WARN  safe_reload (1)] generation 2 starts although": (
         "tests/system/test_reader.py::test_a_reload_waits_for_no_reader"
     ),
     "safe_reload --help": "tests/test_docs.py::test_the_help_text_has_every_option_of_the_readme",

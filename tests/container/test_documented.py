@@ -555,7 +555,7 @@ def test_a_refused_reload_and_a_crash_after_it_look_as_shown(failures: Failures)
     assert asked == 1
     assert "haproxy.cfg:10] : unknown keyword 'bnid'" in words
     status = inside(lb, "safe_reload status")[1]
-    assert looks_like(failures.page.block("configuration  ").text).search(status), status
+    assert looks_like(failures.page.block("configuration  577f31b2a7be; the disk has another one").text).search(status), status
 
     def age() -> float:
         return float(json.loads(inside(lb, "safe_reload status --json")[1])["generations"][0]["age_seconds"])
@@ -567,6 +567,14 @@ def test_a_refused_reload_and_a_crash_after_it_look_as_shown(failures: Failures)
     assert lb.get() == "one"
     failures.file.write_text(GOOD)
     failures.are_shown(lb, "[INFO  safe_reload (1)] the files are again")
+
+    failures.file.write_text("")
+    failures.are_shown(lb, "[WARN  safe_reload (1)] /usr/local/etc/haproxy/haproxy.cfg is empty")
+    failures.file.unlink()
+    failures.are_shown(lb, "[WARN  safe_reload (1)] the configuration cannot be read")
+    status = inside(lb, "safe_reload status")[1]
+    gone = failures.page.block("configuration  577f31b2a7be; the disk: ")
+    assert looks_like(gone.text).search(status), status
 
 
 def test_a_file_that_was_replaced_where_it_is_mounted_from_looks_as_shown(failures: Failures) -> None:
