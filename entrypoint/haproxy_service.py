@@ -559,7 +559,7 @@ class HaproxyService:
             "configuration": {
                 "sha256": (current.digest or None) if current else None,
                 "disk_sha256": disk.digest or None,
-                "pending": bool(current and current.digest and disk.digest and disk.digest != current.digest),
+                "pending": bool(current and disk.digest and disk.digest != current.digest),
                 "last_known_good": bool(current and current.kept),
                 "files": parts.configurations.found.files,
                 "failed_sha256": state.failed or state.retried or None,

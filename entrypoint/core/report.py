@@ -157,14 +157,14 @@ def _disk(status: Status, configuration: Status) -> tuple[str, str]:
     if incomplete:
         return f"the disk: {'; '.join(map(printable, incomplete))}; waited for", _YELLOW
     watch = _record(status.get("watch"))
-    # Nobody looks again but for a reload.
-    has = "had, when it was last read," if watch.get("mode") == "off" else "has"
+    known = bool(configuration.get("sha256"))
+    # Nobody looks again but for a reload; and the last look was before one that was started without.
+    has = "had, when it was last read," if watch.get("mode") == "off" or not known else "has"
     on_disk = configuration.get("disk_sha256")
-    pending = configuration.get("pending") is True
-    if pending or (on_disk and not configuration.get("sha256")):
+    if configuration.get("pending") is True or (on_disk and not known):
         fails = on_disk and on_disk == configuration.get("failed_sha256")
         what = "it has FAILED" if fails else "a reload would take it"
-        return f"the disk {has} {'another one, ' if pending else ''}{_short(on_disk)}: {what}", _YELLOW
+        return f"the disk {has} {'another one, ' if known else ''}{_short(on_disk)}: {what}", _YELLOW
     if not on_disk or configuration.get("last_known_good") is True:
         return "what the disk has is not known", _YELLOW
     if _sequence(watch.get("stale_mounts")):

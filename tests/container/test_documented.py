@@ -555,7 +555,9 @@ def test_a_refused_reload_and_a_crash_after_it_look_as_shown(failures: Failures)
     assert asked == 1
     assert "haproxy.cfg:10] : unknown keyword 'bnid'" in words
     status = inside(lb, "safe_reload status")[1]
-    assert looks_like(failures.page.block("configuration  577f31b2a7be; the disk has another one").text).search(status), status
+    assert looks_like(failures.page.block("configuration  577f31b2a7be; the disk has another one").text).search(
+        status
+    ), status
 
     def age() -> float:
         return float(json.loads(inside(lb, "safe_reload status --json")[1])["generations"][0]["age_seconds"])

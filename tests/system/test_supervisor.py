@@ -457,6 +457,7 @@ def test_a_state_directory_that_cannot_be_written_is_told(begin: Begin, tmp_path
     (line,) = [line for line in lb.log.splitlines() if "kept in memory only" in line]
 
     assert f"--state-dir cannot be written: {folder}: {why} {os.geteuid()} can write to" in line
+    assert ("is not a folder" in lb.log.partition("is current")[0]) is ("not a folder" in why)
     assert "Errno" not in lb.log
 
 
