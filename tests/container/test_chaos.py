@@ -13,7 +13,7 @@ from tests.container.conftest import NEWEST_STABLE, Balancer, Start
 from tests.container.trouble import Crowd, haproxies, is_alone, nothing_leaked, say, traces
 from tests.waiting import eventually
 
-SECONDS = float(os.environ.get("CHAOS_SECONDS") or (180 if os.environ.get("CI") else 30))
+SECONDS = float(os.environ.get("CHAOS_SECONDS") or (60 if os.environ.get("CI") else 30))
 SEED = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(2**32))
 RATE = 500
 WARM_UP = 50
