@@ -46,9 +46,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     try:
         question = read_question((), ("exporter", *arguments), environment)
         if question.text:
-            help_wanted = question.text == "help"
-            write(_STDOUT, help_text("exporter") if help_wanted else f"safe_reload {__version__}")
-            return 0
+            return _tell(help_text("exporter") if question.text == "help" else f"safe_reload {__version__}")
         return _serve(question)
     except OptionError as error:
         write_to_stderr(text_line("FATAL", f"exporter: {error}; see safe_reload exporter --help"))
@@ -57,6 +55,15 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     except OSError as error:
         write_to_stderr(text_line("FATAL", f"exporter: cannot start: {reason(error)}"))
     return 1
+
+
+def _tell(text: str) -> int:
+    try:
+        write(_STDOUT, text)
+    except OSError as error:
+        write_to_stderr(text_line("FATAL", f"exporter: stdout: {error.strerror}"))
+        return 1
+    return 0
 
 
 def _serve(question: Question) -> int:
