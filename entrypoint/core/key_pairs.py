@@ -12,7 +12,7 @@ Sources: RFC 5280 (certificates), RFC 5958 and 8410 (keys of any kind), RFC 8017
 RFC 7468 (PEM), X.690 (DER).
 """
 
-from binascii import Error, a2b_base64
+from binascii import a2b_base64
 
 _VERSION = 0xA0
 _PUBLIC = 0xA1
@@ -32,7 +32,7 @@ def fits(certificate: bytes, key: bytes) -> bool:
     try:
         kind, public = _certified(certificate)
         other, private = _private(key)
-    except (IndexError, Error):
+    except (IndexError, ValueError):
         return True
     if kind not in _KINDS or other not in _KINDS:
         return True
@@ -47,9 +47,9 @@ def _certified(text: bytes) -> _Half:
     if fields[0][0] == _VERSION:
         del fields[0]
     # serial number, algorithm, issuer, validity, subject, and then the key
-    algorithm, bits = _elements(fields[5][1])[:2]
-    kind = _elements(algorithm[1])[0][1]
-    public = bits[1][1:]  # past the number of bits that are not used
+    key = _elements(fields[5][1])
+    kind = _elements(key[0][1])[0][1]
+    public = key[1][1][1:]  # past the number of bits that are not used
     if kind == _RSA:
         return kind, _elements(_elements(public)[0][1])[0][1]
     return kind, _abscissa(public) if kind == _CURVE else b""
@@ -79,7 +79,7 @@ def _block(text: bytes, end_of_label: bytes) -> tuple[bytes, bytes]:
 
     Raises:
         IndexError: there is none, or it is encrypted.
-        Error: it is no base 64.
+        ValueError: it is no base 64.
 
     """
     end = text.find(end_of_label)

@@ -85,6 +85,28 @@ def test_no_bytes_of_a_certificate_are_taken_for_something_else(
     assert not fits(changed, made["p256-a"][1])
 
 
+@given(st.data())
+def test_no_damage_is_too_odd(made: dict[str, tuple[bytes, bytes]], data: st.DataObject) -> None:
+    """A certificate and a key of any kind, cut short or with bytes changed, have an answer: a look goes on."""
+    texts = []
+    for text in made[data.draw(st.sampled_from(sorted(made)))]:
+        begin, _, rest = text.partition(b"-----\n")
+        der = bytearray(a2b_base64(rest.partition(b"-----END")[0]))
+        for at in data.draw(st.lists(st.integers(0, min(len(der), 400) - 1), max_size=3)):
+            der[at] = data.draw(st.integers(0, 255))
+        der = der[: data.draw(st.integers(0, len(der)))] if data.draw(st.booleans()) else der
+        texts.append(begin + b"-----\n" + b2a_base64(der) + b"-----END")
+    fits(*texts)
+
+
+def test_a_certificate_whose_key_is_cut_short_fits(made: dict[str, tuple[bytes, bytes]]) -> None:
+    """Its key says of what kind it is, and then ends."""
+    _, key = made["rsa-a"]
+    kind = _der(0x30, bytes.fromhex("06092a864886f70d010101"))
+    short = _der(0x30, _der(0x30, b"\x02\x01\x01" + 4 * _der(0x30, b"") + _der(0x30, kind)))
+    assert fits(b"-----BEGIN CERTIFICATE-----\n" + b2a_base64(short) + b"-----END CERTIFICATE-----\n", key)
+
+
 def _without_public_half(kind: str, secret: bytes) -> bytes:
     """Return a key that holds nothing but its secret (RFC 5958, RFC 5915, RFC 8410)."""
     if kind == "ed25519":
