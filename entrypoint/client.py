@@ -21,7 +21,7 @@ from entrypoint import __version__
 from entrypoint.core import report
 from entrypoint.core.arguments import split
 from entrypoint.core.json_text import json_text
-from entrypoint.core.settings import Option, OptionError
+from entrypoint.core.settings import OptionError
 from entrypoint.core.verbs import SHORT, Question, help_text, read_question
 from entrypoint.system import files
 from entrypoint.system.instances import NoInstanceError, doubt, find, look, names, path_of, peer, who_may_ask
@@ -87,13 +87,13 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     files.fill_standard_descriptors(inheritable=False)
     try:
         words = split(arguments)
-        if words.operands[0] == "exporter":
-            return _exporter((*_again(words.given), *words.operands[1:]), environment)
+        question = read_question(words.given, words.operands, environment)
+        if question.verb == "exporter" and not question.text:
+            return int(_exporter_package().main(question))
         # The door has blocked every signal, for PID 1's sake. SIGPIPE stays ignored: that nobody reads what a reload
         # has to say does not change what became of it.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        question = read_question(words.given, words.operands, environment)
         if question.text:
             help_wanted = question.text == "help"
             _answer_with(help_text(question.verb) if help_wanted else f"safe_reload {__version__}")
@@ -252,20 +252,11 @@ def _metrics(path: str, _: Question, deadline: Deadline) -> int:
     return 0
 
 
-def _exporter(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    return int(_exporter_package().main(arguments, environment))
-
-
 def _exporter_package() -> Any:  # noqa: ANN401  # a module that an installation may lack
     try:
         return importlib.import_module("entrypoint.exporter")
     except ModuleNotFoundError as error:
         raise ImportError(f"there is no exporter in this installation: {error}") from None
-
-
-def _again(given: Sequence[tuple[Option, str]]) -> list[str]:
-    """Write options as they were given before the verb."""
-    return [word for option, text in given for word in ((option.shown, text) if option.metavar else (option.shown,))]
 
 
 # ---- which instance ------------------------------------------------------------------------------------------------

@@ -15,41 +15,37 @@ by others of its uid, and PID 1 gives it none of its own variables but those tha
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
 
-from entrypoint import __version__
 from entrypoint.core.events import Level, Log
 from entrypoint.core.one_line import reason
 from entrypoint.core.settings import OptionError
-from entrypoint.core.verbs import Question, help_text, read_question
+from entrypoint.core.verbs import Question
 from entrypoint.exporter.collector import MissingError, render, require
 from entrypoint.exporter.instance import Instance
 from entrypoint.exporter.server import AddressError, Server, listen
 from entrypoint.system import signals
-from entrypoint.system.log import Logger, text_line, write, write_to_stderr
+from entrypoint.system.log import Logger, text_line, write_to_stderr
 
 __all__ = ["MissingError", "main", "render"]
 
-_STDOUT = 1
 _NAME = "reload_exporter"
 """For ps(1), at most 15 bytes; not safe_reload, so that `pgrep safe_reload` goes on to mean PID 1."""
 
 
-def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+def main(question: Question) -> int:
     """Serve until TERM, INT or QUIT; return the exit status.
 
     Args:
-        arguments: without `exporter` itself.
-        environment: all variables; SAFE_RELOAD_LISTEN, _NAME, _PID_FILE, _RUNTIME_DIR and _LOG_FORMAT are options.
+        question: of which instance, on which address.
+
+    Raises:
+        OptionError: no address is given.
 
     """
+    if not question.listen:
+        raise OptionError("--listen ADDR is missing: give an address such as :9101 or 127.0.0.1:9101")
     try:
-        question = read_question((), ("exporter", *arguments), environment)
-        if question.text:
-            return _tell(help_text("exporter") if question.text == "help" else f"safe_reload {__version__}")
-        return _serve(question)
-    except OptionError as error:
-        write_to_stderr(text_line("FATAL", f"exporter: {error}; see safe_reload exporter --help"))
+        return _serve(question, question.listen)
     except (AddressError, MissingError, signals.PrctlError) as error:
         write_to_stderr(text_line("FATAL", f"exporter: {error}"))
     except OSError as error:
@@ -57,23 +53,12 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     return 1
 
 
-def _tell(text: str) -> int:
-    try:
-        write(_STDOUT, text)
-    except OSError as error:
-        write_to_stderr(text_line("FATAL", f"exporter: stdout: {error.strerror}"))
-        return 1
-    return 0
-
-
-def _serve(question: Question) -> int:
-    if not question.listen:
-        raise OptionError("--listen ADDR is missing: give an address such as :9101 or 127.0.0.1:9101")
+def _serve(question: Question, address: str) -> int:
     require()
     logger = Logger(Level.INFO, question.log_format, question.name)
     arrivals = signals.Arrivals()
     signals.set_name(_NAME)
-    listener = listen(question.listen)
+    listener = listen(address)
     _drop_privileges(logger)
     instance = Instance(question.runtime_dir, question.name)
     logger.write(Log(Level.INFO, "exporter_listening", f"exporter: listening on {_shown(listener)}"))

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
+from entrypoint.client import run
 from entrypoint.core.lifecycle import RELOAD_SIGNALS
 from entrypoint.core.watching import FILES, RETRY
 from entrypoint.desk import TRIGGER as DESK
-from entrypoint.exporter import main
 from entrypoint.exporter.server import MOST_CLIENTS, first_that_exists, wants_openmetrics
 from tests.descriptors import sockets
 from tests.promtool import needs_promtool, promtool
@@ -30,7 +30,7 @@ from tests.system.strangers import OURS, STRANGER, as_user, folder_of, listening
 from tests.waiting import eventually
 
 REPOSITORY = Path(__file__).parents[2]
-RUN = "import os, sys; from entrypoint.exporter import main; sys.exit(main(sys.argv[1:], os.environ))"
+RUN = "import os, sys; from entrypoint.client import run; sys.exit(run(['exporter', *sys.argv[1:]], os.environ))"
 PATIENCE = 20.0
 ALLOWED_GROWTH_KIB = 8 * 1024
 
@@ -760,7 +760,7 @@ def test_nobody_of_its_own_uid_can_trace_it() -> None:
         prctl.set_dumpable(True)
         pid = os.fork()
         if not pid:
-            main(["--listen", "127.0.0.1:0", "--runtime-dir", "/nowhere"], {})
+            run(["exporter", "--listen", "127.0.0.1:0", "--runtime-dir", "/nowhere"], {})
             os._exit(0)
 
         def is_readable() -> bool:
