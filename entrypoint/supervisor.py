@@ -153,7 +153,7 @@ class Supervisor:
         self._tries: dict[object, int] = {}
         """How often each thing has failed that is done again."""
         self._denied: set[int] = set()
-        """The pids of those that we may not signal."""
+        """The numbers of those that we may not signal."""
         self._reported = ""
         self._silent_until = 0.0
         self.sources.add(world.arrivals, self._signals_arrived)
@@ -328,6 +328,7 @@ class Supervisor:
             self._end_offer,
             self._adoption.forget,
             self._end_channel,
+            self._denied.discard,
         ]
         if self._world.service:
             steps.append(self._world.service.gone)
@@ -501,9 +502,9 @@ class Supervisor:
     def _say_denied(self, number: int) -> None:
         """Say once of each process that we may not signal it, and what follows."""
         pid = self._world.processes.pids().get(number)
-        if pid in self._denied or pid is None:
+        if number in self._denied or pid is None:
             return
-        self._denied.add(pid)
+        self._denied.add(number)
         if self._world.service:
             who, fields = f"generation {number} (pid {pid})", {"generation": number, "pid": pid}
             stays = "does not leave: it keeps its connections, and what it binds itself, until others end it"
