@@ -183,12 +183,13 @@ def test_ready_means_that_a_request_is_answered(begin: Begin, systemd: Recorder)
 
 
 def test_ready_is_said_once(begin: Begin, systemd: Recorder) -> None:
-    """A start is READY=1 once, and nothing else."""
+    """A start is READY=1 once, and in the first message: there are who read one and no more."""
     master = begin()
     master.lb.serves("one")
     systemd.started()
     master.ask("show proc\n")
     assert systemd.names() == ["READY"]
+    assert "READY=1" in systemd.messages[0].splitlines()
 
 
 def test_the_main_process_speaks(begin: Begin, systemd: Recorder) -> None:
