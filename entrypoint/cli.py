@@ -235,7 +235,8 @@ def _start(
     inherited = signals.inherited(parse_inheritance(environment.get(INHERITED_VARIABLE, "")), mask)
     if settings.parent_death_signal:
         signals.set_parent_death_signal(settings.parent_death_signal)
-    if not _is_missing(command, environment):
+    missing = _is_missing(command, environment)
+    if not missing:
         _become_reaper(logger, serves=serves or isinstance(command, Check), asked=settings.subreaper)
     signals.set_name("safe_reload")
 
@@ -250,7 +251,7 @@ def _start(
         case Serve():
             return serve(command, settings, Setting(name, environment, logger, processes, inherited))
         case Run(words=words):
-            if settings.vips:
+            if settings.vips and not missing:
                 what = f"--vips does nothing: {words[0]} is not called haproxy, so it is run as any other program"
                 logger.write(Log(Level.WARNING, "configuration", what))
             births = ProgramBirth(words)

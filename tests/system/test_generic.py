@@ -331,6 +331,8 @@ SLIPS = {"relaod": "reload", "statsu": "status", "stpo": "stop", "chekc": "check
 )
 def test_a_mistyped_verb_is_told(start: Start, up: Upbringing, name: str, hint: str) -> None:
     """What is no program and nearly a verb is named as one, on the only line that there is."""
+    # As in a container whose VIPs are a variable.
+    up = replace(up, environment={**up.environment, "SAFE_RELOAD_VIPS": "127.0.0.1:80:FD"})
     end = ended(start(name, "--timeout", "3", up=up))
     assert end.status == 127
     (line,) = end.errors.splitlines()
