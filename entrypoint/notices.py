@@ -53,7 +53,7 @@ class Notices:
         self._deaths = 0
         self._last_death = ""
         self._survey: Survey | None = None
-        self._connections: int | None = None
+        self._connections = ""
         self._forgotten: deque[str] = deque()
         self._unstored: deque[tuple[str, int]] = deque()
         self._due: dict[str, object] = {}
@@ -216,8 +216,8 @@ class Notices:
                 words.append("no generation serves; the VIPs are open, and clients wait")
             case _:
                 words.append("not ready yet")
-        if self._connections is not None and left:
-            words.append(_count(self._connections, "connection"))
+        if self._connections and left:
+            words.append(self._connections)
         if not isinstance(state.stage, Stopping | Ended):
             words += [f"{old} draining"] if old else []
             words += [f"generation {candidate.number} is starting"] if candidate else []
@@ -290,7 +290,9 @@ class Notices:
         self._survey.ask(numbers, self._counted)
 
     def _counted(self, found: dict[int, int | None]) -> None:
-        self._connections = sum(count or 0 for count in found.values())
+        known = [count for count in found.values() if count is not None]
+        least = "" if len(known) == len(found) else "at least "
+        self._connections = f"{least}{_count(sum(known), 'connection')}" if known else ""
         self._send_all()
 
 

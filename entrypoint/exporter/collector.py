@@ -152,11 +152,12 @@ def _generations(status: Mapping[str, Any]) -> "Iterator[Metric]":
         "state",
         {state: sum(g.get("state") == state for g in generations) for state in _STATES},
     )
+    counts = {state: [g.get("connections") for g in generations if g.get("state") == state] for state in _STATES}
     yield _by(
         "generation_connections",
-        "Client connections of the generations, by state, as far as they are known.",
+        "Client connections of the generations, by state, of those that answer; no sample where none does.",
         "state",
-        {s: sum(_number(g.get("connections")) for g in generations if g.get("state") == s) for s in _STATES},
+        {state: sum(map(_number, found)) for state, found in counts.items() if not found or any(map(_is_known, found))},
     )
     yield _gauge(
         "draining_oldest_seconds",
@@ -228,6 +229,10 @@ def _counter(name: str, text: str, labels: tuple[str, ...], values: Mapping[tupl
 
 
 # What follows trusts no type: an instance of another version may answer, and a scrape must not fail for one value.
+
+
+def _is_known(value: object) -> bool:
+    return value is not None
 
 
 def _number(value: object) -> float:

@@ -197,6 +197,20 @@ def test_stopping_is_said_once_and_more_time_is_asked_for(begin: Begin, systemd:
     assert systemd.said() == ["READY", "STOPPING"]
 
 
+def test_a_number_of_connections_that_is_unknown_is_not_said(begin: Begin, systemd: Systemd) -> None:
+    """A haproxy that does not answer has not lost its clients; of several the known ones are the least."""
+    lb = begin(code="import entrypoint.notices as n; n._REFRESH = 2")
+    eventually(lambda: systemd.statuses()[-1:] and systemd.statuses()[-1].endswith(", 0 connections"))
+    (haproxy,) = lb.children()
+    os.kill(haproxy, signal.SIGSTOP)
+    try:
+        eventually(lambda: systemd.statuses()[-1] == f"generation 1 (pid {haproxy})")
+        lb.kill(signal.SIGUSR1)
+        eventually(lambda: "at least 0 connections" in systemd.statuses()[-1])
+    finally:
+        os.kill(haproxy, signal.SIGCONT)
+
+
 # ---- reloads -------------------------------------------------------------------------------------------------------
 
 
