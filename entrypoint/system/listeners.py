@@ -267,10 +267,11 @@ class Listeners:
 
         systemd fails a socket unit that it finds shut down, and a unix socket would never listen again.
         """
+        wanted = self._used | self._doubtful
         return tuple(
             listener.socket
             for listener in self._listeners
-            if listener.tag not in self._used | self._doubtful
+            if listener.tag not in wanted
             and not listener.ours
             and _connects(listener.socket)
             and _listens(listener.socket)
