@@ -276,8 +276,8 @@ SECTIONS: tuple[Section, ...] = (
         ],
         "MiB",
         remark=(
-            "The supervisor alone is smaller than haproxy's master, and shares half of its memory with the process that "
-            "reads files, which takes 5 MiB more. With haproxy `-D` and `-W` need less: a "
+            "The supervisor alone is smaller than haproxy's master, and shares half of its memory with the process "
+            "that reads files, which takes 5 MiB more. With haproxy `-D` and `-W` need less: a "
             "haproxy that was forked after it had read its configuration maps only the pages that it has used since. "
             "The start takes longer than that of haproxy's own ways by Python's start and this program's; that "
             "happens once in a container's life, and most of a container's start is the engine's: see below. "
