@@ -478,6 +478,8 @@ def test_a_pipe_in_the_place_of_a_file_of_ours_is_not_waited_for(begin: Begin, t
         lb.process.send_signal(signal.SIGUSR1)
         assert eventually(lambda: lb.get() == "2")
         eventually(lambda: lb.log.count("is current") == 2)
+        # Its pid is written after that line.
+        eventually(lambda: paths[0].read_text() == f"{lb.haproxy()}\n")
         paths[0].unlink()
         os.mkfifo(paths[0])
     finally:
