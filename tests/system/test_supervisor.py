@@ -474,7 +474,7 @@ def test_a_pipe_in_the_place_of_a_file_of_ours_is_not_waited_for(begin: Begin, t
         eventually(paths[0].is_file)
         assert paths[0].read_text() == f"{lb.haproxy()}\n"
         eventually(paths[2].is_socket)
-        assert lb.log.count("systemd could not be told") == 1
+        eventually(lambda: lb.log.count("systemd could not be told") == 1)
         lb.process.send_signal(signal.SIGUSR1)
         assert eventually(lambda: lb.get() == "2")
         eventually(lambda: lb.log.count("is current") == 2)
