@@ -21,15 +21,19 @@ def shell_status(status: int) -> int:
 _BY_ITSELF = frozenset({"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP"})
 _PASSES = (
     "could not resolve address",
-    "cannot allocate memory",
+    "allocate",
     "not enough memory",
     "out of memory",
     "too many open files",
     "resource temporarily unavailable",
     "address already in use",
     "cannot assign requested address",
+    "cannot transfer the fd",
+    "failed to get the sockets from the old process",
 )
 """What haproxy complains of that is not of its configuration, in small letters."""
+_NOT_EXECUTED = (126, 127)
+"""What the dynamic loader ends with where a library is missing or there is no memory for it, and who cannot exec."""
 
 
 def is_transient(status: int, words: str) -> bool:
@@ -43,10 +47,10 @@ def is_transient(status: int, words: str) -> bool:
         words: what it has written to its stderr.
 
     """
-    if status < 0:
-        return not any(status == -signal.Signals[name] for name in _BY_ITSELF)
-    if status == 0:
+    if status == 0 or (status < 0 and not any(status == -signal.Signals[name] for name in _BY_ITSELF)):
         return True
     alerts = [line.lower() for line in words.splitlines() if "[ALERT]" in line]
+    if status in _NOT_EXECUTED and not alerts:
+        return True
     passing = [line for line in alerts if any(complaint in line for complaint in _PASSES)]
     return bool(passing) and not any("parsing [" in line for line in alerts if line not in passing)

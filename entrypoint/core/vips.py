@@ -79,9 +79,13 @@ def _split(number: int, entry: str) -> tuple[str, str, str]:
         import ipaddress  # noqa: PLC0415  # 0.6 MiB, which PID 1 need not have for IPv4
 
         try:
-            return str(ipaddress.IPv6Address(inside)), fields[1], fields[2]
+            parsed = ipaddress.IPv6Address(inside)
         except ValueError:
             raise _error(number, entry, f"{inside!r} is not an IPv6 address") from None
+        if parsed.ipv4_mapped:
+            right = f"{parsed.ipv4_mapped}:{fields[1]}:{fields[2]}"
+            raise _error(number, entry, f"this is an address of IPv4: write {right}")
+        return str(parsed), fields[1], fields[2]
     fields = entry.split(":")
     if len(fields) > 3:
         wanted = f"one entry is ADDRESS:PORT:TAG, such as {_EXAMPLE}; a comma separates two, brackets enclose IPv6"

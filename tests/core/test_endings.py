@@ -17,8 +17,19 @@ def test_who_is_killed_from_outside_may_be_tried_again(number: int) -> None:
 
 @pytest.mark.parametrize("number", [4, 5, 6, 7, 8, 11, 31])
 def test_who_crashes_does_so_because_of_what_it_reads(number: int) -> None:
-    """SIGSEGV and its kind come from within."""
+    """SIGSEGV and its kind come from within; unless haproxy says that it has no memory."""
     assert not is_transient(-number, "")
+    assert not is_transient(-number, PARSING)
+    assert is_transient(-number, "[ALERT]    (7) : failed to allocate resources for thread 0.\n")
+
+
+@pytest.mark.parametrize("status", [126, 127])
+def test_who_was_not_even_loaded_has_read_no_configuration(status: int) -> None:
+    """The loader has no memory, or a package is just being replaced: haproxy itself has said nothing."""
+    loader = "haproxy: error while loading shared libraries: libz.so.1: failed to map segment from shared object\n"
+    assert is_transient(status, loader)
+    assert is_transient(status, "")
+    assert not is_transient(status, PARSING)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +42,9 @@ def test_who_crashes_does_so_because_of_what_it_reads(number: int) -> None:
         ),
         ("[ALERT] (7) : Starting proxy l: cannot bind socket (Address already in use) for [:80]\n", True),
         ("[ALERT] (7) : Cannot allocate memory.\n", True),
+        ("[ALERT] (7) : stats: cannot allocate all fields for proxy statistics\n", True),
+        ("[ALERT] (7) : socketpair: Cannot transfer the fd 6 over sockpair@24. Giving up.\n", True),
+        ("[ALERT] (7) : Failed to get the sockets from the old process!\n", True),
         (PARSING, False),
         (RESOLVE + PARSING, False),
         ("[WARNING] (7) : could not resolve address 'x', disabling server.\n" + PARSING, False),

@@ -11,7 +11,11 @@ from entrypoint.core.vips import ANY, Vip, VipError, needs_v6only, parse_vips
 GOOD = "10.0.0.1:80:FD_A"
 
 TAGS = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,20}", fullmatch=True)
-ADDRESSES = st.one_of(st.just(ANY), st.ip_addresses(v=4).map(str), st.ip_addresses(v=6).map(str))
+ADDRESSES = st.one_of(
+    st.just(ANY),
+    st.ip_addresses(v=4).map(str),
+    st.ip_addresses(v=6).map(str).filter(lambda text: not text.startswith("::ffff:")),  # IPv4's
+)
 VIPS = st.builds(Vip, ADDRESSES, st.integers(1, 65535), TAGS)
 
 WRONG = [
@@ -50,6 +54,7 @@ WRONG = [
     ("[::1]x:80:FD_B", "'[::1]x:80:FD_B': an IPv6 entry is [ADDRESS]:PORT:TAG"),
     ("[::1]:80:FD_B:x", "'[::1]:80:FD_B:x': an IPv6 entry is [ADDRESS]:PORT:TAG"),
     ("[]:80:FD_B", "'[]:80:FD_B': '' is not an IPv6 address"),
+    ("[::ffff:10.0.0.1]:80:FD_B", "this is an address of IPv4: write 10.0.0.1:80:FD_B"),
     ("[::g]:80:FD_B", "'[::g]:80:FD_B': '::g' is not an IPv6 address"),
     ("[10.0.0.1]:80:FD_B", "'[10.0.0.1]:80:FD_B': '10.0.0.1' is not an IPv6 address"),
     ("[*]:80:FD_B", "'[*]:80:FD_B': '*' is not an IPv6 address"),
