@@ -21,7 +21,10 @@ def shell_status(status: int) -> int:
 _BY_ITSELF = frozenset({"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP"})
 _PASSES = (
     "could not resolve address",
-    "allocate",
+    "cannot allocate",
+    "could not allocate",
+    "failed to allocate",
+    "unable to allocate",
     "not enough memory",
     "out of memory",
     "too many open files",

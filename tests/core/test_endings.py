@@ -46,6 +46,8 @@ def test_who_was_not_even_loaded_has_read_no_configuration(status: int) -> None:
         ("[ALERT] (7) : socketpair: Cannot transfer the fd 6 over sockpair@24. Giving up.\n", True),
         ("[ALERT] (7) : Failed to get the sockets from the old process!\n", True),
         (PARSING, False),
+        (PARSING.replace("x.cfg", "allocate.cfg"), False),
+        (PARSING.replace("'x'", "'allocate'"), False),
         (RESOLVE + PARSING, False),
         ("[WARNING] (7) : could not resolve address 'x', disabling server.\n" + PARSING, False),
         ("[WARNING] (7) : could not resolve address 'x', disabling server.\n", False),
