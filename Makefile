@@ -8,7 +8,7 @@ IMAGE ?= haproxy-safe-reload
 export TEST_IMAGE = $(IMAGE)
 
 .DEFAULT_GOAL = help
-.PHONY: bench bench-2017 bench-quick clean conformity diagram fuzz help image images lint run stop test test-chaos test-cluster test-container test-core test-long test-system types
+.PHONY: bench bench-2017 bench-quick clean conformity diagram fuzz help image images lint lock run stop test test-chaos test-cluster test-container test-core test-long test-system types
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do printf '  %-20s %s\n' "$$target" "$$text"; done
@@ -60,10 +60,10 @@ images: image ## also :dev-bookworm (HAProxy 2.6) and :dev-sid (HAProxy 3.2)
 	base=$$(docker/base-image bookworm) && docker build --build-arg BASE=$$base -t $(IMAGE):dev-bookworm .
 	base=$$(docker/base-image sid) && docker build --build-arg BASE=$$base -t $(IMAGE):dev-sid .
 
-bench: image .venv/bench ## safe_reload beside the other ways to reload: about an hour, into docs/benchmarks.md
+bench: image .venv/installed ## safe_reload beside the other ways to reload: about an hour, into docs/benchmarks.md
 	$(BIN)/python -m bench $(ARGS)
 
-bench-quick: image .venv/bench ## the same in under 3 minutes, into build/bench/: proves that everything works, no more
+bench-quick: image .venv/installed ## the same in under 3 minutes, into build/bench/: proves that everything works, no more
 	$(BIN)/python -m bench --quick --out build/bench $(ARGS)
 
 bench-2017: image ## the figure of 2017: 15.6 million requests, a reload every 300 ms; REQUESTS=1000000 for fewer
@@ -81,15 +81,17 @@ clean: ## remove what these targets made, but no image and no container
 	rm -rf .venv .demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Made again, from nothing, only when what it installs changes. --upgrade pip: Debian's is too old for dependency groups.
-.venv/installed: pyproject.toml docker/packages docker/promtool
+# Made again, from nothing, only when what it installs changes.
+.venv/installed: pyproject.toml requirements-dev.txt docker/packages docker/promtool
 	docker/packages
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/pip install -q --upgrade pip
-	$(BIN)/pip install -q --group dev -e .
+	$(BIN)/pip install -q --require-hashes -r requirements-dev.txt
+	$(BIN)/pip install -q --no-deps -e .
 	docker/promtool $(BIN)
 	touch $@
 
-.venv/bench: .venv/installed
-	$(BIN)/pip install -q --group bench
-	touch $@
+lock: ## pin the newest versions of all tools, with their hashes: requirements-dev.txt
+	python3 -m venv --clear build/lock
+	build/lock/bin/pip install -q uv
+	build/lock/bin/uv pip compile -q --upgrade --group dev --group bench --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements-dev.txt
