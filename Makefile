@@ -75,7 +75,7 @@ conformity: .venv/installed images ## what other inits, and haproxy's own master
 	$(BIN)/python -m bench.conformity $(ARGS)
 
 diagram: .venv/installed ## draw the diagrams and the table of options from the code into the documentation
-	$(BIN)/python -m tests.core.explorer
+	$(BIN)/python -m tools.draw
 
 clean: ## remove what these targets made, but no image and no container
 	rm -rf .venv .demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -12,8 +12,8 @@ from functools import cache
 import pytest
 
 from entrypoint.serving import _KEPT_CAPABILITIES
-from tests.core.explorer import stale
 from tests.documented import PAGES, ROOT, Shown, shown
+from tools.draw import stale
 
 # These run what they find in the documentation, as it stands there: they name each command by its beginning.
 RUNNERS = ("tests/container/test_documented.py", "tests/cluster/test_documented.py", "tests/cluster/test_manifests.py")
