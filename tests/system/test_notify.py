@@ -229,7 +229,7 @@ def test_who_is_deaf_is_known(tmp_path: Path) -> None:
         ({"WATCHDOG_USEC": "x"}, None),
         ({}, None),
     ],
-    ids=str,
+    ids=lambda value: str(value).replace(OURS, "ours"),
 )
 def test_the_watchdog_is_served_at_half_of_its_time(
     recorder: Recorder, variables: dict[str, str], seconds: float | None
