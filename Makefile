@@ -93,5 +93,5 @@ clean: ## remove what these targets made, but no image and no container
 lock: ## pin the newest versions of all tools, with their hashes: requirements-dev.txt
 	python3 -m venv --clear build/lock
 	build/lock/bin/pip install -q uv
-	build/lock/bin/uv pip compile -q --upgrade --group dev --group bench --universal --python-version 3.11 \
+	build/lock/bin/uv pip compile -q --upgrade pyproject.toml --group dev --group bench --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements-dev.txt

@@ -34,13 +34,13 @@ from entrypoint.core.history import BUCKETS, History
 from entrypoint.core.inheritance import VARIABLE as INHERITED_VARIABLE
 from entrypoint.core.inheritance import Inheritance, format_inheritance
 from entrypoint.core.json_text import json_text
-from entrypoint.core.lifecycle import NOT_ITS_OWN
 from entrypoint.core.look import Found
+from entrypoint.core.notices import Died, Gone, Notice, Promoted, Recovered, ReloadFailed, StartFailed, Starting
 from entrypoint.core.one_line import one_line, reason
-from entrypoint.core.records import dataclass, replace
+from entrypoint.core.records import dataclass
 from entrypoint.core.settings import Settings
 from entrypoint.core.state import BackingOff, Candidate, Current, Lingering, State, Stopping
-from entrypoint.core.types import TYPE_CHECKING, Any
+from entrypoint.core.types import TYPE_CHECKING, Any, assert_never
 from entrypoint.core.vips import needs_v6only
 from entrypoint.reader import Asked, Reader
 from entrypoint.succession import Succession
@@ -265,35 +265,43 @@ class HaproxyService:
         self._parts.configurations.polling(why)
         self._supervisor.submit(Stirred())
 
-    def said(self, line: Log, words: str) -> None:
-        """Note what was logged, for status, metrics and systemd."""
-        if line.event in {"reload_failed", "start_failed"}:
-            self._hint, event = "", "missing_vips"
-            if _NO_DESCRIPTOR in words:
-                self._hint = self._missing_vips()
-            elif _TWO_DESCRIPTORS in words and any(complaint in words for complaint in _CANNOT_BE_TWO):
-                self._hint, event = _TWO_SOCKETS, "two_sockets"
-            elif NOT_ITS_OWN in line.message:
-                self._hint, event = self._master_worker(), "master_worker"
-            elif any(complaint in words for complaint in _ABOUT_PROGRAMS):
-                self._hint, event = _PROGRAMS, "program_section"
-            if self._hint:
-                self._supervisor.log(Log(Level.ERROR, event, self._hint))
-                line = replace(line, message=f"{line.message}: {self._hint}")
-        self._history.note(line, time.time(), time.monotonic())
-        if self._notices:
-            self._notices.note(line, words)
-        match line.event:
-            case "current":
-                self._startup_words = words
-                if line.fields.get("trigger"):
-                    self._words_of_last = words
-            case "reload_failed" | "start_failed":
+    def told(self, notice: Notice, message: str, words: str) -> None:
+        """Note what has happened, for status, metrics and systemd."""
+        match notice:
+            case ReloadFailed() | StartFailed():
+                hint = self._hint_for(notice, words)
+                self._hint = hint.message if hint else ""
+                if hint:
+                    self._supervisor.log(hint)
+                    message = f"{message}: {hint.message}"
                 self._startup_words = self._words_of_last = words
-            case "back":
+            case Promoted(trigger=trigger):
+                self._startup_words = words
+                if trigger:
+                    self._words_of_last = words
+            case Recovered():
                 self._words_of_last = ""
-            case _:
+            case Starting() | Died() | Gone():
                 pass
+            case _:
+                assert_never(notice)
+        self._history.note(notice, message, time.time(), time.monotonic())
+        if self._notices:
+            self._notices.note(notice, message, words)
+
+    def _hint_for(self, failed: ReloadFailed | StartFailed, words: str) -> Log | None:
+        """Return what may have been wrong, where haproxy's own words do not tell."""
+        if _NO_DESCRIPTOR in words:
+            event, hint = "missing_vips", self._missing_vips()
+        elif _TWO_DESCRIPTORS in words and any(complaint in words for complaint in _CANNOT_BE_TWO):
+            event, hint = "two_sockets", _TWO_SOCKETS
+        elif failed.forked:
+            event, hint = "master_worker", self._master_worker()
+        elif any(complaint in words for complaint in _ABOUT_PROGRAMS):
+            event, hint = "program_section", _PROGRAMS
+        else:
+            return None
+        return Log(Level.ERROR, event, hint) if hint else None
 
     def _missing_vips(self) -> str:
         """Name the tags that are no VIPs."""

@@ -8,9 +8,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 
+from entrypoint.core.endings import how_it_died
 from entrypoint.core.events import Level, Log
+from entrypoint.core.notices import Died, Gone, Notice, Promoted, Recovered, ReloadFailed, StartFailed, Starting
 from entrypoint.core.state import Candidate, Current, Ended, Lingering, State, Stopping
-from entrypoint.core.types import Any
+from entrypoint.core.types import Any, assert_never
 from entrypoint.sources import Sources
 from entrypoint.survey import Generations, Survey
 from entrypoint.system.notify import Notifier, monotonic_usec
@@ -63,25 +65,29 @@ class Notices:
 
     # ---- what has happened -----------------------------------------------------------------------------------------
 
-    def note(self, line: Log, words: str) -> None:
-        """Take in an event of the log.
+    def note(self, notice: Notice, message: str, words: str) -> None:
+        """Take in what has happened.
 
         Args:
-            line: the event.
+            notice: what it is.
+            message: the same for people.
             words: what the generation that it is about has said itself.
 
         """
-        match line.event:
-            case "reload_failed" | "start_failed":
-                what = "the last reload failed" if line.event == "reload_failed" else "the last start failed"
-                self._failure = f"{what}: {_first_alert(words) or line.message}"
-            case "back":
+        match notice:
+            case ReloadFailed():
+                self._failure = f"the last reload failed: {_first_alert(words) or message}"
+            case StartFailed():
+                self._failure = f"the last start failed: {_first_alert(words) or message}"
+            case Recovered():
                 self._failure = ""
-            case "died":
+            case Died(status=status):
                 self._deaths += 1
-                self._last_death = str(line.fields.get("how", "died"))
-            case _:
+                self._last_death = how_it_died(status)
+            case Starting() | Promoted() | Gone():
                 pass
+            case _:
+                assert_never(notice)
 
     def update(self, state: State) -> None:
         """Say what has become true."""

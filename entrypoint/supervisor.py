@@ -45,12 +45,15 @@ from entrypoint.core.events import (
     Spawned,
     SpawnExporter,
     TakeOver,
+    Tell,
     Timer,
     Unanswered,
     Upgrade,
 )
 from entrypoint.core.failures import failure_of, lasting
+from entrypoint.core.lines import line_of
 from entrypoint.core.machine import Machine
+from entrypoint.core.notices import Notice
 from entrypoint.core.one_line import reason
 from entrypoint.core.records import dataclass, replace
 from entrypoint.core.types import Any, Protocol, assert_never
@@ -101,8 +104,8 @@ class Service(Keeper, Protocol):
     def answered(self, number: int, text: str) -> None:
         """The CLI of a generation has answered."""
 
-    def said(self, line: Log, words: str) -> None:
-        """A line was logged; the words are those of the generation that it is about."""
+    def told(self, notice: Notice, message: str, words: str) -> None:
+        """Something has happened, which the log has as this message; the words are those of its generation."""
 
     def decided(self) -> None:
         """The core has decided about an event, and its effects are carried out."""
@@ -395,8 +398,11 @@ class Supervisor:
                 self._adoption.ask(number)
             case Log():
                 world.logger.write(effect)
+            case Tell(notice=notice):
+                line = line_of(notice)
+                world.logger.write(line)
                 if world.service:
-                    world.service.said(effect, self.words_of(effect.fields.get("generation")))
+                    world.service.told(notice, line.message, self.words_of(notice.number))
             case CloseVips():
                 self._refusing.refuse_at(())
                 if world.service:
@@ -679,10 +685,8 @@ class Supervisor:
         """How many lines of the log nobody can read any more."""
         return self._world.logger.lines_lost
 
-    def words_of(self, number: object) -> str:
+    def words_of(self, number: int) -> str:
         """Return what is remembered of what a generation has said, also when it has just died."""
-        if not isinstance(number, int):
-            return ""
         words = self._words.get(number)
         if words:
             # What it said before it answered may still be in the pipe.

@@ -5,12 +5,17 @@ import signal
 
 def how_it_died(status: int) -> str:
     """Say how a process ended."""
-    if status < 0:
-        try:
-            return f"was killed by {signal.Signals(-status).name}"
-        except ValueError:
-            return f"was killed by signal {-status}"
-    return f"exited with status {status}"
+    return f"{'was killed by' if status < 0 else 'exited with'} {cause_of_death(status)}"
+
+
+def cause_of_death(status: int) -> str:
+    """Name what has ended a process: a signal, or its exit status."""
+    if status >= 0:
+        return f"status {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
 
 
 def shell_status(status: int) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
 
+from entrypoint.core.notices import Notice
 from entrypoint.core.records import dataclass
 
 
@@ -411,6 +412,13 @@ class Log:
     fields: Mapping[str, object] = NO_FIELDS
 
 
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Have the status, the metrics and systemd know this, and write its line."""
+
+    notice: Notice
+
+
 Effect = (
     Spawn
     | SpawnExporter
@@ -428,4 +436,5 @@ Effect = (
     | Rehearse
     | Upgrade
     | Log
+    | Tell
 )

@@ -29,6 +29,7 @@ from entrypoint.core.events import (
     Spawn,
     SpawnExporter,
     TakeOver,
+    Tell,
     Unanswered,
     Upgrade,
 )
@@ -60,7 +61,7 @@ def failure_of(effect: Effect, why: str) -> Event | None:
             return Poked(())
         case Rehearse(client=client) | Upgrade(client=client):
             return Rehearsed(client, why)
-        case Send() | Listen() | Adopt() | CloseVips() | Publish() | TakeOver() | Keep() | Reply() | Log():
+        case Send() | Listen() | Adopt() | CloseVips() | Publish() | TakeOver() | Keep() | Reply() | Log() | Tell():
             return None
         case _:
             assert_never(effect)
@@ -77,7 +78,7 @@ def lasting(effect: Effect) -> object:
         case Reply():
             return effect
         case (Spawn() | SpawnExporter() | Look() | Ask() | Rehearse() | Upgrade()) | (
-            Poke() | Adopt() | Publish() | TakeOver() | Keep() | Log()
+            Poke() | Adopt() | Publish() | TakeOver() | Keep() | Log() | Tell()
         ):
             return None
         case _:

@@ -1,10 +1,11 @@
-"""What has happened so far, for status and metrics: read off the events of the log, so that they cannot disagree."""
+"""What has happened so far, for status and metrics."""
 
 from collections.abc import Mapping
 
-from entrypoint.core.events import Log
+from entrypoint.core.endings import cause_of_death
+from entrypoint.core.notices import Died, Gone, Notice, Promoted, Recovered, ReloadFailed, StartFailed, Starting
 from entrypoint.core.records import dataclass
-from entrypoint.core.types import Any
+from entrypoint.core.types import Any, assert_never
 
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 """Upper bounds in seconds of how long reloads took."""
@@ -78,50 +79,49 @@ class History:
         history.last_success, history.restarts = left["last_success"], dict(left["restarts"])
         return history
 
-    def note(self, line: Log, now: float, clock: float) -> None:
-        """Take in an event of the log.
+    def note(self, notice: Notice, message: str, now: float, clock: float) -> None:
+        """Take in what has happened.
 
         Args:
-            line: the event.
+            notice: what it is.
+            message: the same for people.
             now: seconds since the epoch.
             clock: seconds on a clock that nobody sets; how long something took is read off it.
 
         """
-        number = line.fields.get("generation")
-        number = number if isinstance(number, int) else 0
-        trigger = str(line.fields.get("trigger") or "")
-        match line.event:
-            case "starting":
+        number = notice.number
+        match notice:
+            case Starting():
                 self.born[number] = clock
-            case "current":
+            case Promoted(trigger=trigger, kept=kept):
                 if trigger:
                     self.asked_by[number] = trigger
-                    self._finish(line, trigger, number, (now, clock), success=True)
+                    self._finish(trigger, number, (now, clock), message, success=True)
                 elif self.last_success is None:
                     self.last_success = now
-                if self.last and self.last.trigger == START and not line.fields.get("last_known_good"):
+                if self.last and self.last.trigger == START and not kept:
                     self.last = None
-            case "reload_failed":
-                self._finish(line, trigger, number, (now, clock), success=False)
+            case ReloadFailed(trigger=trigger):
+                self._finish(trigger, number, (now, clock), message, success=False)
                 self.forget(number)
-            case "back":
+            case Recovered():
                 # What failed is gone from the disk: the configuration that was wanted last is the one that runs.
                 if self.last:
-                    self.last = Reload(True, "files", number, now, None, line.message)
+                    self.last = Reload(True, "files", number, now, None, message)
                     self.last_success = now
-            case "died":
-                reason = _reason(line.fields)
-                if reason not in self.restarts and len(self.restarts) >= _MOST_REASONS:
-                    reason = "other"
-                self.restarts[reason] = self.restarts.get(reason, 0) + 1
+            case Died(status=status):
+                cause = cause_of_death(status)
+                if cause not in self.restarts and len(self.restarts) >= _MOST_REASONS:
+                    cause = "other"
+                self.restarts[cause] = self.restarts.get(cause, 0) + 1
                 self.forget(number)
-            case "start_failed":
-                self.last = Reload(False, START, number, now, None, line.message)
+            case StartFailed():
+                self.last = Reload(False, START, number, now, None, message)
                 self.forget(number)
-            case "gone":
+            case Gone():
                 self.forget(number)
             case _:
-                pass
+                assert_never(notice)
 
     @property
     def failures(self) -> int:
@@ -133,10 +133,10 @@ class History:
         self.born.pop(number, None)
         self.asked_by.pop(number, None)
 
-    def _finish(self, line: Log, trigger: str, number: int, times: tuple[float, float], *, success: bool) -> None:
+    def _finish(self, trigger: str, number: int, times: tuple[float, float], message: str, *, success: bool) -> None:
         now, clock = times
         seconds = clock - self.born.get(number, clock)
-        self.last = Reload(success, trigger, number, now, seconds, line.message)
+        self.last = Reload(success, trigger, number, now, seconds, message)
         # Who asked first: the ways in which several can ask at once are many, and each would be a series.
         key = (trigger.partition(", ")[0], "success" if success else "failure")
         self.reloads[key] = self.reloads.get(key, 0) + 1
@@ -146,8 +146,3 @@ class History:
             self.buckets[index] += seconds <= bound
         if success:
             self.last_success = now
-
-
-def _reason(fields: Mapping[str, object]) -> str:
-    how = str(fields.get("how", ""))
-    return how.removeprefix("was killed by ").removeprefix("exited with ")

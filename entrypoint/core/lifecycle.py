@@ -58,12 +58,15 @@ from entrypoint.core.events import (
     Stirred,
     StopAsked,
     TakeOver,
+    Tell,
     Timer,
     Unanswered,
     Upgrade,
     UpgradeAsked,
     Why,
 )
+from entrypoint.core.lines import line_of, say
+from entrypoint.core.notices import Died, Gone, Promoted, ReloadFailed, StartFailed, Starting
 from entrypoint.core.records import replace
 from entrypoint.core.settings import Restart
 from entrypoint.core.state import (
@@ -85,7 +88,6 @@ from entrypoint.core.state import (
     Step,
     Stopping,
     restart_delay,
-    say,
     then,
     timers,
 )
@@ -218,27 +220,21 @@ def _not_at_rest(client: int) -> Reply:
 
 def _spawn(state: State, asked_by: tuple[Request, ...], *, tries: int = 0) -> Step:
     """Begin with a candidate: the disk is looked at, and its process is started after that."""
-    state, candidate, line = _begin(state, asked_by, tries)
-    return state, (line, Look(Why.START, candidate.number))
+    state, candidate, starting = _begin(state, asked_by, tries)
+    return state, (starting, Look(Why.START, candidate.number))
 
 
 def _spawn_kept(state: State) -> Step:
     """Start a candidate from the last known good configuration, whatever the disk holds."""
-    state, candidate, line = _begin(state, (), 0)
-    return then(_start_kept(state, candidate), line)
+    state, candidate, starting = _begin(state, (), 0)
+    return then(_start_kept(state, candidate), starting)
 
 
-def _begin(state: State, asked_by: tuple[Request, ...], tries: int) -> tuple[State, Generation, Log]:
+def _begin(state: State, asked_by: tuple[Request, ...], tries: int) -> tuple[State, Generation, Tell]:
     candidate = Generation(state.last_number + 1, Candidate(asked_by, tries))
-    why = (
-        f"asked for by {stopping.triggers(asked_by)}"
-        if asked_by
-        else "to replace a dead one"
-        if state.started
-        else "the first"
-    )
+    starting = Tell(Starting(candidate.number, stopping.triggers(asked_by), replaces_dead=state.started))
     state = replace(state, generations=(*state.generations, candidate), last_number=candidate.number, torn=0)
-    return state, candidate, say(candidate.number, "starting", f"is starting: {why}", Level.DEBUG)
+    return state, candidate, starting
 
 
 def _start(state: State, candidate: Generation, disk: Disk) -> Step:
@@ -412,19 +408,9 @@ def _promote(state: State, candidate: Generation) -> Step:
     bound = {bind.descriptor for bind in candidate.binds}
     unused = dict.fromkeys(tag for tag, descriptor in state.vips if descriptor not in bound)
     old = state.current
-    asked_by = stopping.triggers(phase.asked_by)
-    what = f"is current{f'; asked for by {asked_by}' if asked_by else ''}"
-    replaces = old.number if old else None
+    trigger, replaces = stopping.triggers(phase.asked_by), old.number if old else None
     effects: list[Effect] = [
-        say(
-            candidate,
-            "current",
-            what,
-            trigger=asked_by or None,
-            replaces=replaces,
-            sha256=candidate.digest or None,
-            last_known_good=candidate.kept or None,
-        ),
+        Tell(Promoted(candidate.number, pid, trigger, replaces, candidate.digest, candidate.kept)),
         Publish(pid),
         *(Send(candidate.number, signum) for signum in state.held),
     ]
@@ -531,18 +517,25 @@ def _candidate_gone(
         and not candidate.kept
         and state.kept not in {"", digest}
     )
-    fallback = "; the next generation starts with the last known good configuration" if falls_back else ""
+    forked = phase.given_up.endswith(NOT_ITS_OWN)
     effects: list[Effect] = []
     if phase.asked_by:
-        triggers = stopping.triggers(phase.asked_by)
-        goes_on = f", generation {state.current.number} (pid {state.current.pid}) goes on" if state.current else ""
-        again = restart_delay(state.retries, FIRST_RETRY_DELAY) if state.current and state.retries else 0.0
-        goes_on += f"; it is tried again in {again:g} s" if again else ""
-        failed = f"{what}; the reload asked for by {triggers} has failed{goes_on}{fallback}"
-        line = say(candidate, "reload_failed", failed, Level.ERROR, trigger=triggers)
-        effects = [line, *(Reply(r.client, False, line.message, candidate.number) for r in phase.asked_by if r.client)]
+        current = state.current
+        failed = ReloadFailed(
+            candidate.number,
+            candidate.pid,
+            stopping.triggers(phase.asked_by),
+            what,
+            forked,
+            goes_on=(current.number, current.pid) if current and current.pid is not None else None,
+            again_in=restart_delay(state.retries, FIRST_RETRY_DELAY) if current and state.retries else 0.0,
+            falls_back=falls_back,
+        )
+        message = line_of(failed).message
+        replies = (Reply(r.client, False, message, candidate.number) for r in phase.asked_by if r.client)
+        effects = [Tell(failed), *replies]
     else:
-        effects = [say(candidate, "start_failed", f"{what}{fallback}", Level.ERROR)]
+        effects = [Tell(StartFailed(candidate.number, candidate.pid, what, forked, falls_back))]
     if state.current:
         # haproxy may have listened before it failed, and on a VIP that the current one does not use nobody accepts.
         return state, (*effects, *retiring.follow(state))
@@ -563,21 +556,19 @@ def _exited(state: State, event: Exited) -> Step:
     if not generation:
         return state, ()
     state = state.without(number)
-    how = how_it_died(status)
     match generation.phase:
         case Candidate(given_up=why):
-            what = f"{why}: it was killed" if why else f"{how} before it was ready"
+            what = f"{why}: it was killed" if why else f"{how_it_died(status)} before it was ready"
             transient = why == NOT_READY if why else event.transient
             # That we have killed it is no exit status of its own: 137 would read like a shortage of memory.
             said = _FAILED if why else shell_status(status)
             return _candidate_gone(state, generation, what, said, transient=transient)
         case Current(served=served, proven=proven) if not isinstance(state.stage, Stopping):
-            line = say(generation, "died", f"{how}, unasked", Level.ERROR, status=shell_status(status), how=how)
-            ran = generation.digest
-            return then(_replace_dead(state, shell_status(status), served=served, proven=proven, ran=ran), line)
+            died, ran = Tell(Died(number, generation.pid, status)), generation.digest
+            return then(_replace_dead(state, shell_status(status), served=served, proven=proven, ran=ran), died)
         case Current() | Retiring() | Draining() | Ending() as phase:
-            line = say(generation, "gone", f"is gone: it {how}", status=shell_status(status))
-            return state, (line, *(retiring.follow(state) if isinstance(phase, Retiring) else ()))
+            gone = Tell(Gone(number, generation.pid, status))
+            return state, (gone, *(retiring.follow(state) if isinstance(phase, Retiring) else ()))
         case _:
             assert_never(generation.phase)
 

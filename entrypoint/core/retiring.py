@@ -10,8 +10,9 @@ import signal
 
 from entrypoint.core import runtime_api
 from entrypoint.core.events import Ask, Effect, Level, Listen, Poke, Send
+from entrypoint.core.lines import say
 from entrypoint.core.records import replace
-from entrypoint.core.state import Draining, Ending, Generation, Retiring, State, Step, say, then
+from entrypoint.core.state import Draining, Ending, Generation, Retiring, State, Step, then
 
 ROUNDS_FOR_CLIENTS = 3
 """So many looks at a retiring generation before we connect ourselves: under load the clients do it."""

@@ -7,7 +7,7 @@ no pids of the dead, no history.
 from collections.abc import Iterator
 
 from entrypoint.core import runtime_api
-from entrypoint.core.events import Clock, Disk, Effect, Level, Log, Request, Timer
+from entrypoint.core.events import Clock, Disk, Effect, Request, Timer
 from entrypoint.core.records import dataclass, replace
 from entrypoint.core.settings import Settings
 from entrypoint.core.types import assert_never
@@ -246,14 +246,6 @@ def then(first: Step, *effects: Effect) -> Step:
     """Add effects before those of a step that has been decided."""
     state, later = first
     return state, (*effects, *later)
-
-
-def say(generation: Generation | int, event: str, what: str, level: Level = Level.INFO, **fields: object) -> Log:
-    """Write a line about a generation; its number follows it through its life."""
-    number = generation if isinstance(generation, int) else generation.number
-    pid = {} if isinstance(generation, int) or generation.pid is None else {"pid": generation.pid}
-    who = f"generation {number}" + "".join(f" (pid {value})" for value in pid.values())
-    return Log(level, event, f"{who} {what}", {"generation": number, **pid, **fields})
 
 
 # ---- time ----------------------------------------------------------------------------------------------------------

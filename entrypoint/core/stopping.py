@@ -3,6 +3,7 @@
 import signal
 
 from entrypoint.core.events import EXPORTER, CloseVips, Effect, Level, Log, Reply, Request, Send
+from entrypoint.core.lines import say
 from entrypoint.core.records import replace
 from entrypoint.core.retiring import end
 from entrypoint.core.state import (
@@ -20,7 +21,6 @@ from entrypoint.core.state import (
     State,
     Step,
     Stopping,
-    say,
     then,
 )
 from entrypoint.core.types import assert_never

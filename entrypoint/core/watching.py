@@ -5,7 +5,8 @@ one that has failed for another reason is, later and later. One that goes back t
 another one. What looks incomplete and is not what the current generation was started with is waited for, for a while.
 """
 
-from entrypoint.core.events import Disk, Effect, Level, Log, Look, Request, Why
+from entrypoint.core.events import Disk, Effect, Level, Log, Look, Request, Tell, Why
+from entrypoint.core.notices import Recovered
 from entrypoint.core.records import replace
 from entrypoint.core.state import (
     INCOMPLETE_WITHIN,
@@ -62,11 +63,9 @@ def seen(state: State, why: Why, disk: Disk) -> Step:
     current = state.current
     failed = state.failed or state.retried
     if current and disk.digest == current.digest and (failed not in {"", disk.digest} or current.kept):
-        what = "the files are again what the current generation runs: the failure is over"
-        line = Log(Level.INFO, "back", what, {"generation": current.number})
         state = state.update(replace(current, kept=False))
         state = replace(state, failed="", retried="", retries=0, patient=False, waiting=_others(state.waiting))
-        return state, (*effects, line)
+        return state, (*effects, Tell(Recovered(current.number)))
     was_patient, state = state.patient, follow_up(state)
     if state.patient and not was_patient:
         what = f"{'; '.join(unfinished(state))}: waited for, for up to {INCOMPLETE_WITHIN:g} s"

@@ -59,7 +59,19 @@ from entrypoint.core.state import (
 )
 from tests.core.explorer import Exploration, Transition, explore
 from tests.core.test_runtime_api import PIDS, answer
-from tests.core.world import CLIENTS, HANGING, SMALL, VARIANTS, VIPS, WATCHING, listening, pid_of, settings, starts
+from tests.core.world import (
+    CLIENTS,
+    HANGING,
+    SMALL,
+    VARIANTS,
+    VIPS,
+    WATCHING,
+    listening,
+    logged,
+    pid_of,
+    settings,
+    starts,
+)
 
 pytestmark = pytest.mark.explores
 
@@ -219,7 +231,7 @@ def test_who_asked_is_told_why_a_candidate_was_killed(transitions: list[Transiti
     for taken in transitions:
         match taken.before.candidate:
             case Generation(number=number, phase=Candidate(given_up=why)) if why and isinstance(taken.event, Exited):
-                told = [effect.message for effect in taken.effects if isinstance(effect, Log) and _is_failure(effect)]
+                told = [effect.message for effect in logged(taken.effects) if _is_failure(effect)]
                 told += [one.message for one in taken.effects if isinstance(one, Reply) and one.number == number]
                 seen += len(told)
                 assert all(f"{why}: it was killed" in message for message in told), taken
@@ -257,7 +269,7 @@ def test_after_a_death_it_is_said_what_stays_open(vips: tuple[tuple[str, int], .
     if served:
         state = lifecycle.step(state, Elapsed(Timer(Clock.SERVED, 1)))[0]
     _, effects = lifecycle.step(state, Exited(1, -signal.SIGSEGV))
-    (line,) = [one.message for one in effects if isinstance(one, Log) and "the next generation starts" in one.message]
+    (line,) = [one.message for one in logged(effects) if "the next generation starts" in one.message]
     assert line.startswith(f"{told}, and the next generation starts ")
 
 
@@ -269,7 +281,7 @@ def test_an_end_that_nobody_asked_for_says_why(transitions: list[Transition]) ->
         before, after = taken.before, taken.after
         asked = isinstance(before.stage, Lingering | Stopping | Ended) or _stops(taken)
         if isinstance(after.stage, Stopping | Ended) and not asked:
-            told = {one.event for one in taken.effects if isinstance(one, Log) and one.level == Level.ERROR} & reasons
+            told = {one.event for one in logged(taken.effects) if one.level == Level.ERROR} & reasons
             assert told, taken
             seen |= told
     assert ("no_restart" in seen) == any(taken.after.settings.restart is Restart.NO for taken in transitions)
@@ -289,14 +301,14 @@ def test_without_a_restart_it_says_which_status_it_ends_with() -> None:
     state = lifecycle.step(starts(state, 1), Answered(1, listening(pid_of(1), bound=(), others=1)))[0]
     state, effects = lifecycle.step(state, Exited(1, -signal.SIGSEGV))
     assert state.stage == Ended(139)
-    (line,) = [one for one in effects if isinstance(one, Log) and one.event == "no_restart"]
+    (line,) = [one for one in logged(effects) if one.event == "no_restart"]
     assert line.message == "haproxy is not started again (--restart no): safe_reload ends with its exit status, 139"
 
 
 def test_the_last_known_good_one_is_announced_once_and_for_a_reason_that_is_true(transitions: list[Transition]) -> None:
     """One warning when it serves; the disk is called bad only where haproxy has refused what it holds."""
     for taken in transitions:
-        lines = [one for one in taken.effects if isinstance(one, Log) and "LAST KNOWN GOOD" in one.message]
+        lines = [one for one in logged(taken.effects) if "LAST KNOWN GOOD" in one.message]
         new = taken.after.current
         serves = bool(new and new.kept and not (taken.before.current and taken.before.current.number == new.number))
         assert [one.event for one in lines] == (["last_known_good"] if serves else []), taken
@@ -319,12 +331,12 @@ def test_a_stop_says_how_long_it_waits(delay: float, timeout: float, told: str) 
     state = lifecycle.step(State(settings(stop_delay=delay, stop_timeout=timeout)), Began(VIPS))[0]
     state = lifecycle.step(starts(state, 1), Answered(1, listening(pid_of(1), bound=(), others=1)))[0]
     state, effects = lifecycle.step(state, Signalled(signal.SIGTERM))
-    (line,) = [one for one in effects if isinstance(one, Log) and one.event == "stopping"]
+    (line,) = [one for one in logged(effects) if one.event == "stopping"]
     assert line.message.startswith(f"SIGTERM: {told}")
     if delay:
         assert CloseVips() not in effects
         _, effects = lifecycle.step(state, Elapsed(Timer(Clock.STOP_DELAY)))
-        (line,) = [one for one in effects if isinstance(one, Log)]
+        (line,) = logged(effects)
         assert line.message.startswith("--stop-delay is over: open connections may finish")
     assert CloseVips() in effects
 
@@ -385,7 +397,7 @@ def test_a_candidate_that_answers_what_no_haproxy_does_is_killed() -> None:
     state, effects = lifecycle.step(state, Unanswered(1, "answers without an end"))
     assert Send(1, signal.SIGKILL) in effects
     state, effects = lifecycle.step(state, Exited(1, -signal.SIGKILL))
-    lines = [effect.message for effect in effects if isinstance(effect, Log)]
+    lines = [effect.message for effect in logged(effects)]
     assert f"generation 1 (pid {pid_of(1)}) answers without an end: it was killed" in lines
     assert state.stage == Ended(1)  # and not with 137, which would read like a shortage of memory
 
@@ -417,7 +429,7 @@ def test_an_exporter_that_cannot_live_is_started_less_and_less_often() -> None:
     def die(state: State) -> tuple[State, float]:
         state, effects = lifecycle.step(state, Exited(EXPORTER, 1))
         ((timer, delay),) = [(one, delay) for one, delay in timers(state).items() if one.clock is Clock.EXPORTER]
-        (line,) = [effect for effect in effects if isinstance(effect, Log)]
+        (line,) = logged(effects)
         assert f"it is started again in {delay:g} s (--exporter :9101)" in line.message
         state, effects = lifecycle.step(state, Elapsed(timer))
         assert effects == (SpawnExporter(),)
@@ -558,7 +570,7 @@ def _retiring() -> tuple[State, str]:
 
 
 def _events(effects: Iterable[Effect]) -> list[str]:
-    return [effect.event for effect in effects if isinstance(effect, Log)]
+    return [effect.event for effect in logged(effects)]
 
 
 def test_a_vip_that_no_bind_uses_stops_listening_where_both_answers_agree() -> None:
@@ -578,7 +590,7 @@ def test_a_vip_that_may_be_used_goes_on_listening(more: str) -> None:
     assert Listen(("FD_A",), ("FD_B",)) in effects
     assert _events(effects).count("doubtful_vips") == 1
     assert "unused_vips" not in _events(effects)
-    (line,) = [effect.message for effect in effects if isinstance(effect, Log) and effect.event == "doubtful_vips"]
+    (line,) = [effect.message for effect in logged(effects) if effect.event == "doubtful_vips"]
     assert "FD_B" in line
     assert "FD_A" not in line
     assert retiring.follow(from_plain(SMALL, to_plain(state))) == (Listen(("FD_A",), ("FD_B",)),)

@@ -14,7 +14,6 @@ from entrypoint.core.events import (
     Event,
     Exited,
     Keep,
-    Log,
     Look,
     ReloadAsked,
     Reply,
@@ -28,7 +27,7 @@ from entrypoint.core.events import (
     Why,
 )
 from entrypoint.core.state import LOOK_WITHIN, MOST_POLL_DOUBLINGS, Ended, State, Stopping, timers
-from tests.core.world import HANGS, begin, listening, pid_of, settings
+from tests.core.world import HANGS, begin, listening, logged, pid_of, settings
 
 POLL = 7.0
 WATCHING = settings(poll=POLL)
@@ -75,7 +74,7 @@ def test_who_asks_for_a_reload_gets_one_from_the_disk_as_it_is() -> None:
     assert effects == (effects[0], Look(Why.START, 2))
     state, effects = happens(state, late(2))
     assert Spawn(2) in effects
-    assert [one.event for one in effects if isinstance(one, Log)] == ["look_late"]
+    assert [one.event for one in logged(effects)] == ["look_late"]
     state, effects = happens(state, *answers(2))
     assert [one.success for one in effects if isinstance(one, Reply)] == [True]
     assert not any(isinstance(one, Look | Keep) for one in effects)
@@ -107,7 +106,7 @@ def test_a_crash_is_repaired_from_what_is_at_hand() -> None:
     _, effects = happens(state, Seen(Why.START, Disk("b"), 2))
     assert Look(Why.START, 3) in effects
     state, effects = happens(state, Seen(Why.START, Disk("a"), 2))
-    assert [one.event for one in effects if isinstance(one, Log)] == ["back"]
+    assert [one.event for one in logged(effects)] == ["back"]
     assert state.current
     assert not state.current.kept
 
@@ -162,7 +161,7 @@ def test_a_stop_does_not_wait_for_a_look(quick: bool) -> None:
 def test_a_disk_that_cannot_be_looked_at_is_looked_at_less_and_less_often() -> None:
     """It is said once; one look at a time is under way, and one that ends well is the end of it."""
     state, effects = happens(serving(), Seen(Why.SETTLED, HANGS))
-    assert [one.event for one in effects if isinstance(one, Log)] == ["unreadable"]
+    assert [one.event for one in logged(effects)] == ["unreadable"]
     delays = []
     for polls in range(MOST_POLL_DOUBLINGS + 3):
         timer = Timer(Clock.POLL, 0, polls)

@@ -29,14 +29,14 @@ from entrypoint.core.events import (
     Signalled,
     Spawn,
     Spawned,
+    Tell,
     Unanswered,
     Why,
 )
+from entrypoint.core.notices import Promoted, ReloadFailed
 from entrypoint.core.state import Candidate, Draining, Ended, Lingering, State, Stopping, timers
 from entrypoint.core.watching import FILES, RETRY
 from tests.core.world import VIPS, listening, pid_of, settings
-
-ANSWERS_A_RELOAD = {"current", "reload_failed", "reload_refused"}
 
 
 class Kernel(RuleBasedStateMachine):
@@ -105,15 +105,16 @@ class Kernel(RuleBasedStateMachine):
                 assert not success or self.born[number] >= asked_at
             case Log(event="left_behind", fields=fields):
                 self.alive.discard(int(str(fields["generation"])))
-            case Log(event=event, fields=fields) if event in ANSWERS_A_RELOAD:
-                self.answered(str(fields.get("trigger") or ""), fields.get("generation"))
+            case Tell(notice=Promoted(trigger=trigger, number=number) | ReloadFailed(trigger=trigger, number=number)):
+                self.answered(trigger, number)
+            case Log(event="reload_refused", fields=fields):
+                self.answered(str(fields["trigger"]), None)
 
-    def answered(self, triggers: str, number: object) -> None:
+    def answered(self, triggers: str, number: int | None) -> None:
         """Note that whoever asked has been answered, once, by a generation that was born after that."""
         for trigger in set(filter(None, triggers.split(", "))) - {"a client", FILES.trigger, RETRY.trigger}:
             asked_at = self.requests.pop(trigger)
             if number is not None:
-                assert isinstance(number, int)
                 assert self.born[number] >= asked_at
 
     @property

@@ -14,7 +14,6 @@ from entrypoint.core.events import (
     Event,
     Exited,
     Keep,
-    Log,
     Look,
     NotSpawned,
     ReloadAsked,
@@ -41,7 +40,7 @@ from entrypoint.core.state import (
     State,
     timers,
 )
-from tests.core.world import OFF, begin, listening, pid_of, settings, starts
+from tests.core.world import OFF, begin, listening, logged, pid_of, settings, starts
 
 DEBOUNCE = 0.5
 POLL = 7.0
@@ -131,7 +130,7 @@ class Story:
     @property
     def said(self) -> list[str]:
         """The names of the last event's log lines."""
-        return [effect.event for effect in self.effects if isinstance(effect, Log)]
+        return [effect.event for effect in logged(self.effects)]
 
     @property
     def runs(self) -> str:
@@ -366,7 +365,7 @@ def test_the_way_back_to_what_runs_clears_the_failure(story: Story) -> None:
     _failed(story)
     story.settles("a")
     assert story.said == ["back"]
-    (line,) = (effect for effect in story.effects if isinstance(effect, Log))
+    (line,) = logged(story.effects)
     assert story.state.current
     assert line.fields["generation"] == story.state.current.number
     assert not story.spawned
@@ -649,5 +648,5 @@ def test_before_anybody_serves_nothing_is_waited_for() -> None:
     told = []
     for state in (State(settings()), State(settings(), started=True)):
         effects = lifecycle.step(state, Seen(Why.SETTLED, Disk(unreadable="x cannot be read")))[1]
-        told.append([effect.event for effect in effects if isinstance(effect, Log)])
+        told.append([effect.event for effect in logged(effects)])
     assert told == [[], ["unreadable"]]

@@ -1,7 +1,7 @@
 """A small world for the state machine: what can happen in a state, and how states that differ only in names are one."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from entrypoint.core import lifecycle
 from entrypoint.core.events import (
@@ -15,6 +15,7 @@ from entrypoint.core.events import (
     Elapsed,
     Event,
     Exited,
+    Log,
     Look,
     NotSpawned,
     Poked,
@@ -31,10 +32,12 @@ from entrypoint.core.events import (
     SpawnExporter,
     Stirred,
     StopAsked,
+    Tell,
     Unanswered,
     UpgradeAsked,
     Why,
 )
+from entrypoint.core.lines import line_of
 from entrypoint.core.records import replace
 from entrypoint.core.settings import Restart, Settings, read_settings
 from entrypoint.core.state import (
@@ -84,6 +87,12 @@ DIGESTS = {WATCHING: ("a", "b"), HANGING: ("a",)}
 """What the disk may hold; elsewhere it cannot be read."""
 HANGS = Disk(unreadable="it takes too long", unfinished=True)
 """What is seen of one that does not answer."""
+
+
+def logged(effects: Iterable[Effect]) -> list[Log]:
+    """Return what is logged, in order."""
+    told = [line_of(effect.notice) if isinstance(effect, Tell) else effect for effect in effects]
+    return [line for line in told if isinstance(line, Log)]
 
 
 def pid_of(number: int) -> int:
