@@ -1,6 +1,6 @@
 """How safe_reload gets what the current generation has bound itself: it asks, and again where no answer is none."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from entrypoint.core import runtime_api
 from entrypoint.core.types import Protocol
@@ -35,17 +35,17 @@ class Keeper(Protocol):
 class Adoption:
     """Owns the one question that is open: to the newest current generation, for what older ones hold is older."""
 
-    def __init__(self, sources: Sources, channels: Mapping[int, CliChannel], keeper: Keeper | None) -> None:
+    def __init__(self, sources: Sources, channel_of: Callable[[int], CliChannel | None], keeper: Keeper | None) -> None:
         """Begin without any.
 
         Args:
             sources: where to wait.
-            channels: the lines to the generations, kept up to date by who owns them.
+            channel_of: returns the line to a generation; None when it is gone.
             keeper: who gets the listeners; None where nobody wants them.
 
         """
         self._sources = sources
-        self._channels = channels
+        self._channel_of = channel_of
         self._keeper = keeper
         self._question: Taking | Conversation | None = None
         self._number = 0
@@ -55,7 +55,7 @@ class Adoption:
     def ask(self, number: int, tries: int = 0) -> None:
         """Ask a generation that has become current, after so many tries in vain."""
         self._stop()
-        channel = self._channels.get(number)
+        channel = self._channel_of(number)
         if not channel or not self._keeper:
             return
         self._number, self._tries = number, tries
@@ -88,7 +88,7 @@ class Adoption:
             self._sources.add(taking, lambda: self._taken(taking))
             return
         self._stop()
-        channel = self._channels.get(self._number)
+        channel = self._channel_of(self._number)
         if not channel or not self._keeper:
             return
         if taking.failure and self._tries < _MOST_TRIES:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
 from entrypoint import __version__
+from entrypoint.child import Child
 from entrypoint.core import master_cli
 from entrypoint.core.events import Event, ReloadAsked, Request, StopAsked, UpgradeAsked
 from entrypoint.core.json_text import json_text
@@ -20,7 +21,7 @@ from entrypoint.core.records import dataclass
 from entrypoint.core.state import Candidate, Current, Draining, State
 from entrypoint.core.types import Any
 from entrypoint.sources import Sources
-from entrypoint.survey import Generations, Survey
+from entrypoint.survey import Survey
 from entrypoint.system.control import Client, Control
 
 _MOST_VISITS = 1280
@@ -52,13 +53,11 @@ class House:
 
     state: Callable[[], State]
     submit: Callable[[Event], None]
-    generations: Generations
+    child_of: Callable[[int], Child | None]
     status: Callable[[dict[int, int | None]], dict[str, object]]
     """Puts the status together, given the number of connections of each generation."""
     startup_words: Callable[[], str]
     """What haproxy said at the last start or reload, failed or not."""
-    versions: dict[int, str]
-    """HAProxy's version of each generation that has answered."""
     began: float
     """On the monotonic clock."""
     ages: Callable[[int], float]
@@ -418,7 +417,7 @@ class Desk:
         self._asked.append(visit)
         if not self._survey:
             numbers = [one.number for one in self._house.state().generations if not isinstance(one.phase, Candidate)]
-            self._survey = Survey(self._sources, self._house.generations)
+            self._survey = Survey(self._sources, self._house.child_of)
             self._survey.ask(numbers, self._surveyed)
 
     def _surveyed(self, found: dict[int, int | None]) -> None:
@@ -437,7 +436,8 @@ class Desk:
         if generation and isinstance(generation.phase, Draining):
             self._say(visit, _DRAINS.format(generation.number, generation.pid))
             return
-        session = self._house.generations.session(generation.number) if generation else None
+        child = self._house.child_of(generation.number) if generation else None
+        session = child.session() if child else None
         if not session:
             self._say(visit, _NOBODY.format(target.target))
             return
@@ -492,7 +492,8 @@ class Desk:
         for one in reversed(state.generations):
             if one.pid is None or isinstance(one.phase, Candidate):
                 continue
-            version = house.versions.get(one.number, "-")
+            child = house.child_of(one.number)
+            version = (child and child.version) or "-"
             process = Process(one.pid, "worker", str(state.last_number - one.number), house.ages(one.number), version)
             (current if isinstance(one.phase, Current) else old).append(process)
         return master_cli.show_proc(master, current, old)

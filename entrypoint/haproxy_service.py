@@ -108,7 +108,6 @@ class HaproxyService:
         self._parts = parts
         self._history = History(time.time())
         self._began = time.monotonic()
-        self._versions: dict[int, str] = {}
         self._waiting: tuple[Passed, ...] | None = None
         self._closed = False
         self._words_of_last = ""
@@ -143,10 +142,9 @@ class HaproxyService:
         house = House(
             state=lambda: self._state,
             submit=supervisor.submit,
-            generations=supervisor,
+            child_of=supervisor.child,
             status=self._status,
             startup_words=lambda: self._startup_words,
-            versions=self._versions,
             began=self._began,
             ages=self._age,
             failures=lambda: self._history.failures,
@@ -163,7 +161,7 @@ class HaproxyService:
         self._presence = Presence(settings.runtime_dir, parts.name, settings.poll, supervisor.sources, supervisor.log)
         self._presence.begin(opened, left[:2] if left else None, rehearses=parts.rehearses)
         # Last: as long as they are missing, all of this is tried again.
-        notices = Notices(parts.notifier, supervisor.sources, supervisor, supervisor.log)
+        notices = Notices(parts.notifier, supervisor.sources, supervisor.child, supervisor.log)
         listeners = parts.listeners
         notices.store(listeners.forgotten(), listeners.to_store(), listeners.stored())
         self._notices = notices
@@ -176,7 +174,6 @@ class HaproxyService:
         assert self._notices
         self._history = History.inherit(left["history"])
         self._began = left["began"]
-        self._versions.update(left["versions"])
         self._startup_words, self._words_of_last, self._hint = left["words_of_failures"]
         self._notices.resume(left["notices"])
         adopts, client = left["adopts"], left["control"] and left["control"][2]
@@ -218,10 +215,6 @@ class HaproxyService:
         return now - self._history.born.get(number, now)
 
     # ---- what happens ----------------------------------------------------------------------------------------------
-
-    def gone(self, number: int) -> None:
-        """Forget a generation that is no more."""
-        self._versions.pop(number, None)
 
     def found(self, found: Found, texts: int | None, asked: tuple[Asked, ...]) -> None:
         """Tell the core what a look at the disk has found, once for each that it was for."""
@@ -317,12 +310,6 @@ class HaproxyService:
         """Say that a `master-worker` must be what made haproxy fork, if there is one."""
         where = self._parts.configurations.found.conditional_master_worker
         return f"{where}: remove `master-worker`, whose condition holds: {IS_MASTER}" if where else ""
-
-    def answered(self, number: int, text: str) -> None:
-        """Note the version of a haproxy that has answered."""
-        version = runtime_api.version(text)
-        if version:
-            self._versions[number] = version
 
     @property
     def holds(self) -> bool:
@@ -513,7 +500,6 @@ class HaproxyService:
             "history": self._history.hand_down(),
             "notices": self._notices.hand_down(),
             "began": self._began,
-            "versions": self._versions,
             "words_of_failures": (self._startup_words, self._words_of_last, self._hint),
         }
         descriptors = [one[1] for one in listeners]

@@ -11,7 +11,6 @@ import socket
 from collections.abc import Callable
 
 from entrypoint.core import runtime_api
-from entrypoint.core.records import dataclass
 from entrypoint.sources import Sources
 
 _GREETING = f"prompt;set timeout cli 30;{runtime_api.WHO}\n".encode()
@@ -28,100 +27,78 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
 """Seconds between two questions; it doubles. What has drained is gone by so much later, at most."""
 
 
-@dataclass(slots=True)
-class _Held:
-    """A session, and what is known through it."""
+class HeldSession:
+    """Owns the session with one generation, and follows it until it has no clients, or says no more."""
 
-    session: socket.socket
-    leave: Callable[[], None] | None
-    """Tells the generation to leave; None once it has been told."""
-    answer: bytes = b""
-    pause: float = _FIRST_PAUSE
-    connections: int | None = None
-
-
-class HeldSessions:
-    """Owns the sessions, by the number of the generation."""
-
-    def __init__(self, sources: Sources) -> None:
-        """Begin without any."""
-        self._sources = sources
-        self._held: dict[int, _Held] = {}
-
-    def drain(self, number: int, session: socket.socket, leave: Callable[[], None]) -> None:
+    def __init__(self, sources: Sources, session: socket.socket, leave: Callable[[], None]) -> None:
         """Follow a generation that is to leave.
 
         Args:
-            number: of the generation.
+            sources: where to wait for its answers.
             session: a new one, which is ours from now on.
             leave: tells it to; called once, as soon as haproxy has accepted the session, or does not.
 
         """
-        if number in self._held:
-            session.close()
-            leave()
-            return
-        held = self._held[number] = _Held(session, leave)
+        self._sources = sources
+        self._session = session
+        self._leave: Callable[[], None] | None = leave
+        """None once it has been told."""
+        self._answer = b""
+        self._pause = _FIRST_PAUSE
+        self.is_open = True
+        self.connections: int | None = None
+        """How many it had a second ago, or later; None if nobody knows."""
         try:
-            self._sources.add(session, lambda: self._hear(number, held))
+            sources.add(session, self._hear)
         except OSError:
-            self.close(number)
+            self.close()
             return
-        self._sources.alarm((session, "leave"), _TOLD_WITHIN, lambda: self._tell(held))
-        self._ask(number, held, _GREETING)
+        sources.alarm((session, "leave"), _TOLD_WITHIN, self.tell)
+        self._ask(_GREETING)
 
-    def connections(self, number: int) -> int | None:
-        """Return how many connections a generation that drains had a second ago, or later; None if nobody knows."""
-        held = self._held.get(number)
-        return held.connections if held else None
-
-    def tell_all(self) -> None:
-        """Tell all that are to leave, now: who takes our place does not know of it."""
-        for held in self._held.values():
-            self._tell(held)
-
-    def close(self, number: int) -> None:
-        """Hang up; who was to be told to leave is told."""
-        held = self._held.pop(number, None)
-        if held:
-            self._sources.cancel(held.session)
-            self._sources.cancel((held.session, "leave"))
-            self._sources.remove(held.session)
-            held.session.close()
-            self._tell(held)
-
-    def _tell(self, held: _Held) -> None:
-        leave, held.leave = held.leave, None
+    def tell(self) -> None:
+        """Tell it to leave, now, unless it has been told."""
+        leave, self._leave = self._leave, None
         if leave:
             leave()
 
-    def _ask(self, number: int, held: _Held, question: bytes = _QUESTION) -> None:
-        self._sources.alarm(held.session, _ANSWER_WITHIN, lambda: self.close(number))
+    def close(self) -> None:
+        """Hang up; who was to be told to leave is told."""
+        if self.is_open:
+            self.is_open, self.connections = False, None
+            self._sources.cancel(self._session)
+            self._sources.cancel((self._session, "leave"))
+            self._sources.remove(self._session)
+            self._session.close()
+            self.tell()
+
+    def _ask(self, question: bytes = _QUESTION) -> None:
+        self._sources.alarm(self._session, _ANSWER_WITHIN, self.close)
         # That nobody listens shows as a closed connection.
         with contextlib.suppress(OSError):
-            held.session.send(question)
+            self._session.send(question)
 
-    def _hear(self, number: int, held: _Held) -> None:
+    def _hear(self) -> None:
         try:
-            data = held.session.recv(_ROOM)
+            data = self._session.recv(_ROOM)
         except BlockingIOError:
             return
         except OSError:
             data = b""
-        held.answer += data
-        if not data or len(held.answer) > _ROOM:
-            self.close(number)
+        self._answer += data
+        if not data or len(self._answer) > _ROOM:
+            self.close()
             return
         connections = None
-        if held.answer.endswith(_PROMPT):
-            connections = runtime_api.connections(held.answer.decode(errors="replace"))
+        if self._answer.endswith(_PROMPT):
+            connections = runtime_api.connections(self._answer.decode(errors="replace"))
         if connections is None:
             return
-        held.answer = b""
+        self._answer = b""
         if not connections:
-            self.close(number)
+            self.close()
             return
-        held.connections = connections
-        self._tell(held)
-        self._sources.alarm(held.session, held.pause, lambda: self._ask(number, held))
-        held.pause = min(_LONGEST_PAUSE, held.pause * 2)
+        self.connections = connections
+        self.tell()
+        self._sources.alarm(self._session, self._pause, self._ask)
+        self._pause = min(_LONGEST_PAUSE, self._pause * 2)

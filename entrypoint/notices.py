@@ -8,13 +8,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 
+from entrypoint.child import Child
 from entrypoint.core.endings import how_it_died
 from entrypoint.core.events import Level, Log
 from entrypoint.core.notices import Died, Gone, Notice, Promoted, Recovered, ReloadFailed, StartFailed, Starting
 from entrypoint.core.state import Candidate, Current, Ended, Lingering, State, Stopping
 from entrypoint.core.types import Any, assert_never
 from entrypoint.sources import Sources
-from entrypoint.survey import Generations, Survey
+from entrypoint.survey import Survey
 from entrypoint.system.notify import Notifier, monotonic_usec
 
 _REFRESH = 5.0
@@ -38,13 +39,13 @@ class Notices:
         self,
         notifier: Notifier,
         sources: Sources,
-        generations: Generations,
+        child_of: Callable[[int], Child | None],
         log: Callable[[Log], None],
     ) -> None:
         """Begin; nothing is said yet."""
         self._notifier = notifier
         self._sources = sources
-        self._generations = generations
+        self._child_of = child_of
         self._log = log
         self._state: State | None = None
         self._ready = self._starting = self._stopping = False
@@ -291,7 +292,7 @@ class Notices:
         self._sources.alarm("refresh", _REFRESH, self._refresh)
         if self._survey:
             self._survey.cancel()
-        self._survey = Survey(self._sources, self._generations)
+        self._survey = Survey(self._sources, self._child_of)
         numbers = [one.number for one in state.generations if not isinstance(one.phase, Candidate)]
         self._survey.ask(numbers, self._counted)
 

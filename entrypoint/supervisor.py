@@ -8,18 +8,17 @@ logged with its traceback and serving goes on.
 import contextlib
 import math
 import signal
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 
 from entrypoint.adoption import Adoption, Keeper
 from entrypoint.births import Newborn, RefusedError
+from entrypoint.child import Child
 from entrypoint.core.endings import is_transient
 from entrypoint.core.events import (
     EXPORTER,
     Adopt,
-    Answered,
     Ask,
     Began,
     CloseVips,
@@ -57,12 +56,10 @@ from entrypoint.core.notices import Notice
 from entrypoint.core.one_line import reason
 from entrypoint.core.records import dataclass, replace
 from entrypoint.core.types import Any, Protocol, assert_never
-from entrypoint.held import HeldSessions
 from entrypoint.refusing import Refusing
 from entrypoint.sources import Sources
-from entrypoint.system.cli_channel import CliChannel, Conversation
+from entrypoint.system.cli_channel import CliChannel
 from entrypoint.system.files import PidFile
-from entrypoint.system.handover import Offer
 from entrypoint.system.listeners import Listeners
 from entrypoint.system.log import Logger
 from entrypoint.system.processes import Birth, Processes
@@ -95,14 +92,8 @@ class Service(Keeper, Protocol):
     def begin(self, supervisor: "Supervisor") -> Event:
         """Begin to serve; return what the core is told first."""
 
-    def gone(self, number: int) -> None:
-        """A generation is no more."""
-
     def offered(self, *, open_offers: bool) -> None:
         """A candidate has taken what it was offered, or never will."""
-
-    def answered(self, number: int, text: str) -> None:
-        """The CLI of a generation has answered."""
 
     def told(self, notice: Notice, message: str, words: str) -> None:
         """Something has happened, which the log has as this message; the words are those of its generation."""
@@ -141,22 +132,18 @@ class Supervisor:
         """Begin; nothing happens before `run`."""
         self.machine = machine
         self.sources = Sources()
-        self._held = HeldSessions(self.sources)
         self._refusing = Refusing(self.sources)
         self._world = world
         self._events: deque[Event] = deque()
         self._deadlines: dict[Timer, float] = {}
-        self._channels: dict[int, CliChannel] = {}
-        self._conversations: dict[int, Conversation] = {}
-        self._words: dict[int, Words] = {}
-        self._offers: dict[int, Offer] = {}
-        self._adoption = Adoption(self.sources, self._channels, world.service)
-        self._last_words: dict[int, str] = {}
+        self._children: dict[int, Child] = {}
+        """By the number of their generation."""
+        self._buried: dict[int, Child] = {}
+        """Those of whose death the core is being told."""
+        self._adoption = Adoption(self.sources, self._channel_of, world.service)
         self._helpers: dict[int, Callable[[int], None]] = {}
         self._tries: dict[object, int] = {}
         """How often each thing has failed that is done again."""
-        self._denied: set[int] = set()
-        """The numbers of those that we may not signal."""
         self._reported = ""
         self._silent_until = 0.0
         self.sources.add(world.arrivals, self._signals_arrived)
@@ -255,7 +242,7 @@ class Supervisor:
             self._set_timers()
             if self._world.service:
                 self.isolated(self._world.service.decided)
-        self._last_words.clear()
+        self._buried.clear()
 
     def _try_again(self, what: object, action: Callable[[], None]) -> None:
         """Do later what has failed, and is not to be forgotten; but not for ever, for it may be our own mistake."""
@@ -316,43 +303,18 @@ class Supervisor:
         try:
             if isinstance(death, Exited):
                 self._forget(death.number)
-                words = self._last_words.get(death.number, "")
-                death = replace(death, transient=is_transient(death.status, words))
+                death = replace(death, transient=is_transient(death.status, self.words_of(death.number)))
         finally:
             # Whatever has failed, it is dead.
             self._events.append(death)
 
     def _forget(self, number: int) -> None:
         """Close every line to a process that is gone, and pass on its last words before anything is said about it."""
-        steps: list[Callable[[int], None]] = [
-            self._end_conversation,
-            self._held.close,
-            self._end_words,
-            self._end_offer,
-            self._adoption.forget,
-            self._end_channel,
-            self._denied.discard,
-        ]
-        if self._world.service:
-            steps.append(self._world.service.gone)
-        for step in steps:
-            self.isolated(lambda step=step: step(number))  # type: ignore[misc]
-
-    def _end_words(self, number: int) -> None:
-        words = self._words.pop(number, None)
-        if words:
-            self.sources.remove(words)
-            self.sources.cancel(words)
-            try:
-                self._world.logger.pass_on(words.drain(), number)
-                self._last_words[number] = words.text
-            finally:
-                words.close()
-
-    def _end_channel(self, number: int) -> None:
-        channel = self._channels.pop(number, None)
-        if channel:
-            channel.close()
+        child = self._children.pop(number, None)
+        if child:
+            self._buried[number] = child
+            self.isolated(child.close)
+        self.isolated(lambda: self._adoption.forget(number))
 
     # ---- what is to be done ----------------------------------------------------------------------------------------
 
@@ -460,8 +422,6 @@ class Supervisor:
             newborn.close()
             # One that the core cannot be told of; most likely there is none.
             world.processes.send(number, signal.SIGKILL)
-            if world.service:
-                world.service.gone(number)
             if isinstance(error, OSError):
                 raise OSError(f"fork: {error.strerror}") from None
             raise
@@ -471,13 +431,16 @@ class Supervisor:
 
     def _connect(self, number: int, newborn: Newborn) -> None:
         """Wait for what a new process says."""
-        if newborn.channel:
-            self._channels[number] = newborn.channel
-        if newborn.words:
-            self._listen_to_words(number, newborn.words)
-        if newborn.offer:
-            self._offers[number] = newborn.offer
-            self._wait_for_offer(number, newborn.offer)
+        self._new_child(number).connect(newborn.channel, newborn.words, newborn.offer)
+
+    def _new_child(self, number: int) -> Child:
+        child = Child(number, self.sources, self._world.logger, self.submit, self._taken)
+        self._children[number] = child
+        return child
+
+    def _taken(self) -> None:
+        if self._world.service:
+            self._world.service.offered(open_offers=self.offers_open)
 
     def _send(self, number: int, signum: int, line: Log | None) -> None:
         """Send a signal; before a soft stop, which closes the CLI, a session is begun that outlives it."""
@@ -495,22 +458,18 @@ class Supervisor:
                 if line:
                     self._carry_out(line)
 
-        session = None
-        if signum == _SOFT_STOP:
-            # Without descriptors or memory left nobody will know how many connections it has; that is all.
-            with contextlib.suppress(OSError, MemoryError):
-                session = self.session(number)
-        if session:
-            self._held.drain(number, session, send)
+        child = self._children.get(number)
+        if child and signum == _SOFT_STOP:
+            child.leave(send)
         else:
             send()
 
     def _say_denied(self, number: int) -> None:
         """Say once of each process that we may not signal it, and what follows."""
-        pid = self._world.processes.pids().get(number)
-        if number in self._denied or pid is None:
+        child, pid = self._children.get(number), self._world.processes.pids().get(number)
+        if not child or child.is_denied or pid is None:
             return
-        self._denied.add(number)
+        child.is_denied = True
         if self._world.service:
             who, fields = f"generation {number} (pid {pid})", {"generation": number, "pid": pid}
             stays = "does not leave: it keeps its connections, and what it binds itself, until others end it"
@@ -558,13 +517,16 @@ class Supervisor:
 
     def hand_down(self) -> dict[str, Any]:
         """Return the children and our lines to them as plain values."""
-        self._held.tell_all()
+        for child in self._children.values():
+            child.tell_to_leave()
         pids = self._world.processes.pids()
+        children = self._children.items()
         return {
             "pids": {number: pid for number, pid in pids.items() if number >= EXPORTER},
             "helpers": {number: pid for number, pid in pids.items() if number < EXPORTER},
-            "channels": {number: channel.fileno() for number, channel in self._channels.items()},
-            "words": {number: (words.fileno(), words.text, words.begun) for number, words in self._words.items()},
+            "channels": {number: child.channel.fileno() for number, child in children if child.channel},
+            "words": {number: left for number, child in children if (left := child.words_left())},
+            "versions": {number: child.version for number, child in children if child.version},
             "adopts": self._adoption.pending,
             "log": self._world.logger.hand_down(),
         }
@@ -577,10 +539,14 @@ class Supervisor:
 
         """
         self._world.processes.inherit({**left["pids"], **left.get("helpers", {})})
-        for number, descriptor in left["channels"].items():
-            self._channels[number] = CliChannel(descriptor)
-        for number, words in left["words"].items():
-            self._listen_to_words(number, Words(*words))
+        channels, words = left["channels"], left["words"]
+        for number in filter(None, left["pids"]):
+            child = self._new_child(number)
+            child.version = left["versions"].get(number, "")
+            child.connect(
+                CliChannel(channels[number]) if number in channels else None,
+                Words(*words[number]) if number in words else None,
+            )
         if left.get("log"):
             self._world.logger.inherit(left["log"])
 
@@ -593,86 +559,34 @@ class Supervisor:
         """Return the signals that have arrived and that nobody has seen to."""
         return list(self._world.arrivals.read())
 
-    # ---- the CLI of a generation -----------------------------------------------------------------------------------
+    # ---- children -----------------------------------------------------------------------------------
 
-    def session(self, number: int) -> socket.socket | None:
-        """Open a connection to the CLI of a generation, if there is one."""
-        channel = self._channels.get(number)
-        return channel.session() if channel else None
+    def child(self, number: int) -> Child | None:
+        """Return the process of a generation; None when it is gone."""
+        return self._children.get(number)
 
-    def connections(self, number: int) -> int | None:
-        """Return how many connections a generation has that drains; None if nobody knows."""
-        return self._held.connections(number)
+    def _channel_of(self, number: int) -> CliChannel | None:
+        child = self._children.get(number)
+        return child.channel if child else None
 
     def _ask(self, number: int, commands: tuple[str, ...]) -> None:
-        self._end_conversation(number)
-        channel = self._channels.get(number)
-        if channel is None:
+        child = self._children.get(number)
+        if child:
+            child.ask(commands)
+        else:
             self._events.append(Unanswered(number))
-            return
-        self._listen_to(number, channel.ask(commands))
 
-    def _listen_to(self, number: int, conversation: Conversation) -> None:
-        self._conversations[number] = conversation
-        self.sources.add(conversation, lambda: self._hear(number, conversation))
+    # ---- what is said ----------------------------------------------------------------------------------------------
 
-    def _hear(self, number: int, conversation: Conversation) -> None:
-        if not conversation.read():
-            return
-        self.sources.remove(conversation)
-        del self._conversations[number]
-        if conversation.failure:
-            conversation.close()
-            self._events.append(Unanswered(number, conversation.failure))
-            return
-        try:
-            if conversation.proceed():
-                self._listen_to(number, conversation)
-                return
-            answer = conversation.answer
-        except (OSError, MemoryError):
-            # No descriptors are left for its next line, and half an answer is none.
-            conversation.close()
-            answer = ""
-        self._events.append(Answered(number, answer) if answer else Unanswered(number))
-        words = self._words.get(number)
-        if answer and words:
-            # Now it listens, so it may have clients.
-            words.started()
-        if answer and self._world.service:
-            self._world.service.answered(number, answer)
+    def words_of(self, number: int) -> str:
+        """Return what is remembered of what a generation has said, also when it has just died."""
+        child = self._children.get(number) or self._buried.get(number)
+        return child.said() if child else ""
 
-    def _end_conversation(self, number: int) -> None:
-        conversation = self._conversations.pop(number, None)
-        if conversation:
-            self.sources.remove(conversation)
-            conversation.close()
-
-    # ---- the stderr of a generation --------------------------------------------------------------------------------
-
-    def _listen_to_words(self, number: int, words: Words) -> None:
-        self._words[number] = words
-        self.sources.add(words, lambda: self._overhear(number, words))
-
-    def _overhear(self, number: int, words: Words) -> None:
-        """Pass on what a generation has said, and then let some more come.
-
-        Lines come one by one, such as those of an access log: waking up for each would cost more than they do.
-        """
-        logger, began = self._world.logger, time.monotonic()
-        self._pass_on(number, words, words.share(full=logger.waits))
-        self.sources.remove(words)
-        if not words.ended:
-            # One that never stops has half of our time at most.
-            pause = words.pause if logger.waits or not words.unread else time.monotonic() - began
-            self.sources.alarm(words, pause, lambda: self._listen_to_words(number, words))
-
-    def _pass_on(self, number: int, words: Words, most: int) -> None:
-        overrun = words.overrun
-        self._world.logger.pass_on(words.read(most), number)
-        if words.overrun and not overrun:
-            what = f"generation {number} may have lost lines: it has written to its stderr faster than they were read"
-            self._world.logger.write(Log(Level.WARNING, "stderr_overrun", what, {"generation": number}), kept=True)
+    @property
+    def offers_open(self) -> bool:
+        """Whether a candidate may still take what it was offered."""
+        return any(child.may_take for child in self._children.values())
 
     def _flush_log(self) -> None:
         logger = self._world.logger
@@ -684,40 +598,6 @@ class Supervisor:
     def lines_lost(self) -> int:
         """How many lines of the log nobody can read any more."""
         return self._world.logger.lines_lost
-
-    def words_of(self, number: int) -> str:
-        """Return what is remembered of what a generation has said, also when it has just died."""
-        words = self._words.get(number)
-        if words:
-            # What it said before it answered may still be in the pipe.
-            self._pass_on(number, words, words.unread)
-            return words.text
-        return self._last_words.get(number, "")
-
-    # ---- what a candidate is offered of the ordinary listeners ------------------------------------------------------
-
-    def _wait_for_offer(self, number: int, offer: Offer) -> None:
-        self.sources.add(offer, lambda: self._offer(number, offer))
-
-    def _offer(self, number: int, offer: Offer) -> None:
-        self.sources.remove(offer)
-        if offer.proceed():
-            self._end_offer(number)
-        else:
-            self._wait_for_offer(number, offer)
-
-    def _end_offer(self, number: int) -> None:
-        offer = self._offers.pop(number, None)
-        if offer:
-            self.sources.remove(offer)
-            offer.close()
-            if self._world.service:
-                self._world.service.offered(open_offers=bool(self._offers))
-
-    @property
-    def offers_open(self) -> bool:
-        """Whether a candidate may still take what it was offered."""
-        return bool(self._offers)
 
 
 def _is_shortage(error: Exception) -> bool:

@@ -7,8 +7,8 @@ import contextlib
 import socket
 from collections.abc import Callable, Iterable
 
+from entrypoint.child import Child
 from entrypoint.core import runtime_api
-from entrypoint.core.types import Protocol
 from entrypoint.sources import Sources
 
 _PATIENCE = 0.5
@@ -16,23 +16,19 @@ _PATIENCE = 0.5
 _MOST = 65536
 
 
-class Generations(Protocol):
-    """Who is asked."""
-
-    def session(self, number: int) -> socket.socket | None:
-        """Open a connection to the CLI of a generation, if there is one."""
-
-    def connections(self, number: int) -> int | None:
-        """Return how many connections a generation has that drains; None if nobody knows."""
-
-
 class Survey:
     """One round of questions."""
 
-    def __init__(self, sources: Sources, generations: Generations) -> None:
-        """Ask nobody yet."""
+    def __init__(self, sources: Sources, child_of: Callable[[int], Child | None]) -> None:
+        """Ask nobody yet.
+
+        Args:
+            sources: where to wait for the answers.
+            child_of: returns the process of a generation; None when it is gone.
+
+        """
         self._sources = sources
-        self._generations = generations
+        self._child_of = child_of
         self._open: dict[int, tuple[socket.socket, bytearray]] = {}
         self._found: dict[int, int | None] = {}
         self._tell: Callable[[dict[int, int | None]], None] = lambda _: None
@@ -43,15 +39,16 @@ class Survey:
         # First: whatever fails, it comes to an end.
         self._sources.alarm(self, _PATIENCE, self._end)
         for number in numbers:
-            self._found[number] = self._generations.connections(number)
-            if self._found[number] is None:
-                self._ask(number)
+            child = self._child_of(number)
+            self._found[number] = child.connections if child else None
+            if child and self._found[number] is None:
+                self._ask(number, child)
         if not self._open:
             self._end()
 
-    def _ask(self, number: int) -> None:
+    def _ask(self, number: int, child: Child) -> None:
         try:
-            session = self._generations.session(number)
+            session = child.session()
         except OSError:
             return
         if session:

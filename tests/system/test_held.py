@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from entrypoint import held
-from entrypoint.held import HeldSessions
+from entrypoint.held import HeldSession
 from entrypoint.sources import Sources
 
 GREETING = b"prompt;set timeout cli 30;show info\n"
@@ -26,12 +26,11 @@ class Peer:
     def __init__(self) -> None:
         """Begin with a generation that is to leave."""
         self.sources = Sources()
-        self.held = HeldSessions(self.sources)
         self.told = 0
         ours, self.theirs = socket.socketpair()
         ours.setblocking(False)
         self.theirs.setblocking(False)
-        self.held.drain(1, ours, self.leave)
+        self.held = HeldSession(self.sources, ours, self.leave)
 
     def leave(self) -> None:
         """Note that it is told to."""
@@ -54,7 +53,7 @@ class Peer:
     def until(self, connections: int | None) -> None:
         """Let the loop run until this number is known."""
         deadline = time.monotonic() + 20
-        while self.held.connections(1) != connections:
+        while self.held.connections != connections:
             assert time.monotonic() < deadline
             self.turn()
 
@@ -64,7 +63,7 @@ def peer() -> Iterator[Peer]:
     """Begin."""
     made = Peer()
     yield made
-    made.held.close(1)
+    made.held.close()
     made.theirs.close()
 
 
@@ -81,7 +80,7 @@ def test_it_is_told_to_leave_once_the_session_is_accepted(monkeypatch: pytest.Mo
     peer.theirs.send(answer[40:])
     peer.until(3)
     assert peer.told == 1
-    peer.held.close(1)
+    peer.held.close()
     peer.theirs.close()
 
 
@@ -93,7 +92,7 @@ def test_it_is_asked_until_nobody_is_left(peer: Peer) -> None:
         peer.theirs.send(info(connections))
         question = QUESTION
     assert peer.asked() == b""
-    assert peer.held.connections(1) is None
+    assert peer.held.connections is None
     assert peer.told == 1
 
 
@@ -141,40 +140,27 @@ def test_one_that_is_not_understood_is_left_alone(peer: Peer) -> None:
     assert peer.told == 1
 
 
-def test_told_again_it_keeps_its_session(peer: Peer) -> None:
-    """A stop tells a generation once more that drains already: a new session would not be accepted."""
-    peer.theirs.send(info(2))
-    peer.until(2)
-    ours, theirs = socket.socketpair()
-    with theirs:
-        peer.held.drain(1, ours, peer.leave)
-        assert theirs.recv(1) == b""
-    assert peer.told == 2
-    assert peer.held.connections(1) == 2
-
-
 def test_who_takes_our_place_leaves_nobody_untold(peer: Peer) -> None:
     """A safe_reload that is replaced does not wait for the answer."""
-    peer.held.tell_all()
-    peer.held.tell_all()
+    peer.held.tell()
+    peer.held.tell()
     assert peer.told == 1
 
 
 def test_one_that_is_gone_is_forgotten(peer: Peer) -> None:
-    """It dies while it is being told; one that never was is nobody."""
-    peer.held.close(1)
-    peer.held.close(2)
+    """It dies while it is being told; closed twice it is told once."""
+    peer.held.close()
+    peer.held.close()
     assert peer.told == 1
-    assert peer.held.connections(1) is None
+    assert peer.held.connections is None
 
 
 def test_one_that_cannot_be_waited_for_is_told_all_the_same() -> None:
     """Where epoll refuses the session, as it does here for what is a file, nobody is kept waiting for an answer."""
     told: list[int] = []
-    held = HeldSessions(Sources())
     ours, theirs = socket.socketpair()
     with theirs, open(__file__) as file:
         os.dup2(file.fileno(), ours.fileno())
-        held.drain(1, ours, lambda: told.append(1))
+        held = HeldSession(Sources(), ours, lambda: told.append(1))
     assert told == [1]
-    assert held.connections(1) is None
+    assert held.connections is None

@@ -745,7 +745,7 @@ def test_who_takes_our_place_leaves_no_generation_untold(begin: Begin) -> None:
 import entrypoint.held as held
 from entrypoint.supervisor import Supervisor
 held._TOLD_WITHIN = held._ANSWER_WITHIN = 3600
-held.HeldSessions._hear = lambda self, number, one: self._sources.remove(one.session)
+held.HeldSession._hear = lambda self: self._sources.remove(self._session)
 right = Supervisor._send
 def send(self, number, signum, line):
     right(self, number, signum, line)

@@ -2,7 +2,9 @@
 
 import os
 import socket
+from typing import cast
 
+from entrypoint.child import Child
 from entrypoint.sources import Sources
 from entrypoint.survey import Survey
 
@@ -26,29 +28,34 @@ class Unwaitable(socket.socket):
         self.file = -1
 
 
-class Generations:
-    """Some whose sessions the kernel will not wait for, and one that cannot even be connected to."""
+class Process:
+    """A generation whose session the kernel will not wait for, or that cannot even be connected to."""
 
-    def __init__(self) -> None:
+    connections: int | None = None
+
+    def __init__(self, *, reachable: bool = True) -> None:
         """Begin without a session."""
         self.sessions: list[Unwaitable] = []
+        self._reachable = reachable
 
-    def session(self, number: int) -> socket.socket | None:
+    def session(self) -> socket.socket:
         """Open what cannot be waited for."""
-        if number == 3:
+        if not self._reachable:
             raise OSError(24, "Too many open files")
         self.sessions.append(Unwaitable())
         return self.sessions[-1]
 
-    def connections(self, number: int) -> int | None:
-        """Know of one without asking it."""
-        return 5 if number == 4 else None
+
+class Draining(Process):
+    """One of which it is known without asking it."""
+
+    connections = 5
 
 
 def test_who_cannot_be_waited_for_is_not_waited_for() -> None:
     """The answer comes all the same, and nothing is left open."""
     told: list[dict[int, int | None]] = []
-    generations = Generations()
-    Survey(Sources(), generations).ask([1, 2, 3, 4], told.append)
-    assert told == [{1: None, 2: None, 3: None, 4: 5}]
-    assert [one.file for one in generations.sessions] == [-1, -1]
+    children = {1: Process(), 2: Process(), 3: Process(reachable=False), 4: Draining()}
+    Survey(Sources(), cast("dict[int, Child]", children).get).ask([1, 2, 3, 4, 5], told.append)
+    assert told == [{1: None, 2: None, 3: None, 4: 5, 5: None}]
+    assert [one.file for child in children.values() for one in child.sessions] == [-1, -1]
