@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from entrypoint.core import runtime_api
-from entrypoint.core.types import Protocol
+from entrypoint.ordinary_listeners import OrdinaryListeners
 from entrypoint.sources import Sources
 from entrypoint.system.cli_channel import CliChannel, Conversation
 from entrypoint.system.handover import Taking
@@ -15,33 +15,18 @@ _AGAIN_AFTER = 1.0
 _MOST_TRIES = 5
 
 
-class Keeper(Protocol):
-    """Keeps what was passed."""
-
-    @property
-    def holds(self) -> bool:
-        """Whether there are ordinary listeners to let go of."""
-
-    def binds_itself(self, number: int, answer: str) -> bool:
-        """Tell from what a generation answered to `show info` whether it has ordinary listeners."""
-
-    def passed(self, taking: Taking) -> None:
-        """A generation has passed its listeners, or has failed to."""
-
-    def unanswered(self, number: int) -> None:
-        """A generation that lives has said nothing, however often it was asked for its listeners."""
-
-
 class Adoption:
     """Owns the one question that is open: to the newest current generation, for what older ones hold is older."""
 
-    def __init__(self, sources: Sources, channel_of: Callable[[int], CliChannel | None], keeper: Keeper | None) -> None:
+    def __init__(
+        self, sources: Sources, channel_of: Callable[[int], CliChannel | None], keeper: OrdinaryListeners
+    ) -> None:
         """Begin without any.
 
         Args:
             sources: where to wait.
             channel_of: returns the line to a generation; None when it is gone.
-            keeper: who gets the listeners; None where nobody wants them.
+            keeper: who gets the listeners.
 
         """
         self._sources = sources
@@ -56,7 +41,7 @@ class Adoption:
         """Ask a generation that has become current, after so many tries in vain."""
         self._stop()
         channel = self._channel_of(number)
-        if not channel or not self._keeper:
+        if not channel:
             return
         self._number, self._tries = number, tries
         try:
@@ -89,7 +74,7 @@ class Adoption:
             return
         self._stop()
         channel = self._channel_of(self._number)
-        if not channel or not self._keeper:
+        if not channel:
             return
         if taking.failure and self._tries < _MOST_TRIES:
             self._ask_again()
@@ -109,8 +94,6 @@ class Adoption:
         if not witness.read():
             return
         self._stop()
-        if not self._keeper:
-            return
         if witness.failure or runtime_api.pid(witness.answer) is None:
             # It dies, and then it is forgotten; or it has no descriptors for this question, either.
             self._ask_again()
@@ -124,7 +107,7 @@ class Adoption:
         if self._tries < _MOST_TRIES:
             self._again = True
             self._sources.alarm(self, _AGAIN_AFTER, lambda: self.ask(self._number, self._tries + 1))
-        elif self._keeper:
+        else:
             self._keeper.unanswered(self._number)
 
     def _stop(self) -> None:

@@ -59,20 +59,6 @@ class Newborn:
 
 
 @dataclass(frozen=True, slots=True)
-class ProgramBirth:
-    """How any program that is not haproxy is started: with everything we have ourselves."""
-
-    words: tuple[str, ...]
-    environment: Mapping[str, str] | None = None
-    """None for our own."""
-    descriptors: tuple[int, ...] = ()
-
-    def of(self, _number: int, *, kept: bool) -> Newborn:  # noqa: ARG002  # it has no configuration
-        """Return what to start."""
-        return Newborn(Birth(self.words, self.environment, self.descriptors, foreground=True))
-
-
-@dataclass(frozen=True, slots=True)
 class HaproxyBirth:
     """How a generation of haproxy is started: with the VIPs, private lines to it, and nothing else of ours."""
 

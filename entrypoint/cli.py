@@ -6,12 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from entrypoint import __version__
 from entrypoint.births import (
     GENERATION_VARIABLE,
-    ProgramBirth,
     RefusedError,
     haproxy_environment,
     refuse_master_worker,
 )
-from entrypoint.core import generic
 from entrypoint.core.arguments import split
 from entrypoint.core.command import (
     SYNOPSIS,
@@ -32,7 +30,6 @@ from entrypoint.core.events import Level, Log
 from entrypoint.core.heritage import HeritageError
 from entrypoint.core.inheritance import VARIABLE as INHERITED_VARIABLE
 from entrypoint.core.inheritance import parse_inheritance
-from entrypoint.core.machine import Machine
 from entrypoint.core.one_line import reason
 from entrypoint.core.settings import (
     ENVIRONMENT_PREFIX,
@@ -44,12 +41,12 @@ from entrypoint.core.settings import (
     instance_name,
     read_settings,
 )
+from entrypoint.init_mode import InitMode
 from entrypoint.serving import SPARE_DESCRIPTORS, Setting, serve
-from entrypoint.supervisor import Supervisor, World
 from entrypoint.system import files, signals
 from entrypoint.system.listeners import ListenError, Listeners
 from entrypoint.system.log import Logger, text_line, write, write_to_stderr
-from entrypoint.system.processes import Processes, find_program, raise_open_files
+from entrypoint.system.processes import Birth, Processes, find_program, raise_open_files
 from entrypoint.upgrade import begin_anew, is_heir
 
 _STDOUT = 1
@@ -254,16 +251,14 @@ def _start(
             if settings.vips and not missing:
                 what = f"--vips does nothing: {words[0]} is not called haproxy, so it is run as any other program"
                 logger.write(Log(Level.WARNING, "configuration", what))
-            births = ProgramBirth(words)
+            birth = Birth(words, None, foreground=True)
         case RunOnce(words=words):
             found = _tags_of(*read_by(words[1:]))
             running = _running(settings, found, tags_of_instance)
-            births = _with_stand_ins(words, settings, environment, listeners, found, running)
+            birth = _with_stand_ins(words, settings, environment, listeners, found, running)
         case Check():
-            births = _check_birth(command, settings, environment, logger, listeners, tags_of_instance)
-    world = World(births, processes, signals.Arrivals(), logger, listeners, signal_groups=settings.kill_group)
-    machine = Machine(generic.State(settings), generic.step, generic.timers)
-    return settings.status(Supervisor(machine, world).run())
+            birth = _check_birth(command, settings, environment, logger, listeners, tags_of_instance)
+    return settings.status(InitMode(birth, settings, processes, logger).run())
 
 
 def _hint(command: Command, environment: Mapping[str, str]) -> str:
@@ -290,7 +285,7 @@ def _check_birth(
     logger: Logger,
     listeners: Listeners,
     tags_of_instance: TagsOf,
-) -> ProgramBirth:
+) -> Birth:
     """Return how the haproxy that checks is started: as the first generation would be, and with every tag it names."""
     found: dict[str, bool] = {}
     for path in files.configuration_files(command.configurations, command.folder):
@@ -342,7 +337,7 @@ def _with_stand_ins(
     listeners: Listeners,
     named: Mapping[str, bool],
     running: Mapping[str, int],
-) -> ProgramBirth:
+) -> Birth:
     """Return how a haproxy is started that does not serve: with something in the place of each VIP.
 
     As many sockets as the instance that runs here has for a tag: for some words of a `bind` one is too many.
@@ -351,7 +346,8 @@ def _with_stand_ins(
     raise_open_files(2 * len(settings.vips) + len(others) + SPARE_DESCRIPTORS)
     listeners.stand_in(settings.vips, others)
     variables = {**haproxy_environment(environment), **listeners.variables()}
-    return ProgramBirth(words, variables, tuple(descriptor for _, descriptor in listeners.descriptors()))
+    descriptors = tuple(descriptor for _, descriptor in listeners.descriptors())
+    return Birth(words, variables, descriptors, foreground=True)
 
 
 def _become_reaper(logger: Logger, *, serves: bool, asked: bool) -> None:

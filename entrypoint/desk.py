@@ -12,15 +12,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
 from entrypoint import __version__
-from entrypoint.child import Child
+from entrypoint.children import Children
 from entrypoint.core import master_cli
-from entrypoint.core.events import Event, ReloadAsked, Request, StopAsked, UpgradeAsked
+from entrypoint.core.events import ReloadAsked, Request, StopAsked, UpgradeAsked
 from entrypoint.core.json_text import json_text
 from entrypoint.core.master_cli import Process
-from entrypoint.core.records import dataclass
 from entrypoint.core.state import Candidate, Current, Draining, State
 from entrypoint.core.types import Any
-from entrypoint.sources import Sources
+from entrypoint.loop import Loop
+from entrypoint.outcomes import Outcomes
 from entrypoint.survey import Survey
 from entrypoint.system.control import Client, Control
 
@@ -45,24 +45,6 @@ _NOBODY = "Can't find the target PID matching the prefix '@{}'\n\n"
 _HANDED_DOWN = ("target", "settings", "empty_lines", "prompt", "spoke", "ends", "waits_for")
 """Of a visit, what is a plain value."""
 _REPLACED = "Success=0\n--\nsafe_reload has been replaced meanwhile: ask again\n\n"
-
-
-@dataclass(frozen=True, slots=True)
-class House:
-    """What the desk knows of the rest, and may ask of it."""
-
-    state: Callable[[], State]
-    submit: Callable[[Event], None]
-    child_of: Callable[[int], Child | None]
-    status: Callable[[dict[int, int | None]], dict[str, object]]
-    """Puts the status together, given the number of connections of each generation."""
-    startup_words: Callable[[], str]
-    """What haproxy said at the last start or reload, failed or not."""
-    began: float
-    """On the monotonic clock."""
-    ages: Callable[[int], float]
-    failures: Callable[[], int]
-    """How many reloads have failed."""
 
 
 class Visit:
@@ -130,11 +112,33 @@ class Desk:
     read: so nobody can have PID 1 work, or remember, more than one answer at a time.
     """
 
-    def __init__(self, control: Control, sources: Sources, house: House) -> None:
-        """Begin to listen."""
+    def __init__(
+        self,
+        control: Control,
+        loop: Loop,
+        children: Children,
+        outcomes: Outcomes,
+        state: Callable[[], State],
+        status: Callable[[dict[int, int | None]], dict[str, object]],
+    ) -> None:
+        """Begin to listen.
+
+        Args:
+            control: the socket.
+            loop: what clients are waited for with.
+            children: the generations, whom clients may ask through us.
+            outcomes: how starts and reloads have ended.
+            state: returns the core's.
+            status: puts the status together, given the number of connections of each generation.
+
+        """
         self._control = control
-        self._sources = sources
-        self._house = house
+        self._loop = loop
+        self._sources = loop.sources
+        self._children = children
+        self._outcomes = outcomes
+        self._state = state
+        self._status = status
         self._visits: dict[int, Visit] = {}
         """By the client's number, oldest first."""
         self._reloaders: set[int] = set()
@@ -142,7 +146,7 @@ class Desk:
         self._asked: list[Visit] = []
         """Those who wait for the survey that runs."""
         self._survey: Survey | None = None
-        sources.add(control, self._accept)
+        self._sources.add(control, self._accept)
 
     # ---- coming and going ------------------------------------------------------------------------------------------
 
@@ -296,13 +300,12 @@ class Desk:
 
     def _turn_to(self, visit: Visit, target: str) -> None:
         """From now on everything is for this one, as with haproxy's master; until it is no more."""
-        generation = master_cli.find(self._house.state(), target)
+        generation = master_cli.find(self._state(), target)
         if generation:
             visit.target = f"!{generation.pid}"
         self._say(visit, "" if generation else _NOBODY.format(target))
 
     def _answer(self, visit: Visit, command: str) -> None:
-        house = self._house
         match command.split():
             case ["reload"]:
                 if len(self._reloaders) >= _MOST_RELOADERS:
@@ -313,13 +316,13 @@ class Desk:
                 visit.waits_for = "reload"
                 self._reloaders.add(visit.client.number)
                 visit.ends = not visit.prompt
-                house.submit(ReloadAsked(Request(TRIGGER, visit.client.number)))
+                self._loop.submit(ReloadAsked(Request(TRIGGER, visit.client.number)))
             case ["upgrade"]:
                 visit.waits_for = "upgrade"
                 visit.ends = not visit.prompt
-                house.submit(UpgradeAsked(visit.client.number))
+                self._loop.submit(UpgradeAsked(visit.client.number))
             case ["stop", *how] if how in ([], ["now"]):
-                house.submit(StopAsked(TRIGGER, quick=bool(how)))
+                self._loop.submit(StopAsked(TRIGGER, quick=bool(how)))
                 visit.ends = not visit.prompt
                 self._say(visit, "stopping\n\n")
             case ["status"]:
@@ -328,7 +331,7 @@ class Desk:
             case ["show", "proc", *_]:
                 self._say(visit, self._show_proc())
             case ["show", "startup-logs"]:
-                self._say(visit, house.startup_words() + "\n")
+                self._say(visit, self._outcomes.startup_words + "\n")
             case ["show", "version"]:
                 self._say(visit, f"safe_reload {__version__}\n\n")
             case ["quit" | "exit"]:
@@ -416,15 +419,15 @@ class Desk:
         visit.waits_for = "status"
         self._asked.append(visit)
         if not self._survey:
-            numbers = [one.number for one in self._house.state().generations if not isinstance(one.phase, Candidate)]
-            self._survey = Survey(self._sources, self._house.child_of)
+            numbers = [one.number for one in self._state().generations if not isinstance(one.phase, Candidate)]
+            self._survey = Survey(self._sources, self._children.find)
             self._survey.ask(numbers, self._surveyed)
 
     def _surveyed(self, found: dict[int, int | None]) -> None:
         visits, self._asked, self._survey = self._asked, [], None
         text = "There is no status, because of an error that the log tells\n\n"
         try:
-            text = json_text(self._house.status(found)) + "\n" if visits else ""
+            text = json_text(self._status(found)) + "\n" if visits else ""
         finally:
             # Whatever has failed, who waits gets an answer.
             for visit in visits:
@@ -432,11 +435,11 @@ class Desk:
 
     def _pass(self, visit: Visit, target: master_cli.Pass) -> None:
         """Put a command to a generation, and copy what it answers."""
-        generation = master_cli.find(self._house.state(), target.target)
+        generation = master_cli.find(self._state(), target.target)
         if generation and isinstance(generation.phase, Draining):
             self._say(visit, _DRAINS.format(generation.number, generation.pid))
             return
-        child = self._house.child_of(generation.number) if generation else None
+        child = self._children.find(generation.number) if generation else None
         session = child.session() if child else None
         if not session:
             self._say(visit, _NOBODY.format(target.target))
@@ -483,18 +486,17 @@ class Desk:
             session.close()
 
     def _show_proc(self) -> str:
-        house = self._house
-        state = house.state()
-        reloads = f"{max(0, state.last_number - 1)} [failed: {house.failures()}]"
-        master = Process(os.getpid(), "master", reloads, time.monotonic() - house.began, __version__)
+        outcomes, state = self._outcomes, self._state()
+        reloads = f"{max(0, state.last_number - 1)} [failed: {outcomes.history.failures}]"
+        master = Process(os.getpid(), "master", reloads, time.monotonic() - outcomes.began, __version__)
         current: list[Process] = []
         old: list[Process] = []
         for one in reversed(state.generations):
             if one.pid is None or isinstance(one.phase, Candidate):
                 continue
-            child = house.child_of(one.number)
+            child = self._children.find(one.number)
             version = (child and child.version) or "-"
-            process = Process(one.pid, "worker", str(state.last_number - one.number), house.ages(one.number), version)
+            process = Process(one.pid, "worker", str(state.last_number - one.number), outcomes.age(one.number), version)
             (current if isinstance(one.phase, Current) else old).append(process)
         return master_cli.show_proc(master, current, old)
 

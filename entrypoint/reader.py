@@ -10,6 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable
 
+from entrypoint.children import Children
 from entrypoint.core.endings import how_it_died
 from entrypoint.core.events import Why
 from entrypoint.core.look import (
@@ -28,7 +29,7 @@ from entrypoint.core.look import (
 )
 from entrypoint.core.records import dataclass
 from entrypoint.core.types import Protocol
-from entrypoint.sources import Sources
+from entrypoint.loop import Loop
 from entrypoint.system.kept import is_sealed
 from entrypoint.system.packets import PacketSocket, pair
 
@@ -50,23 +51,8 @@ Asked = tuple[Why, int]
 """What a look is for, and the generation that it is about."""
 
 
-class Loop(Protocol):
-    """What runs us."""
-
-    sources: Sources
-
-    def fork_helper(self, number: int, run: Callable[[], None], ended: Callable[[int], None]) -> None:
-        """Start a copy of ourselves that runs this and ends; may raise OSError."""
-
-    def adopt_helper(self, number: int, ended: Callable[[int], None]) -> None:
-        """Tell the end of such a process that our last life has started."""
-
-    def kill(self, number: int) -> None:
-        """Kill such a process."""
-
-
 class Listener(Protocol):
-    """Whom the reader tells."""
+    """Whom the reader tells: `ConfigStore`, which owns it."""
 
     def found(self, found: Found, texts: int | None, asked: tuple[Asked, ...]) -> None:
         """A look has ended; the texts are a descriptor that is closed afterwards."""
@@ -96,16 +82,18 @@ class _Request:
 class Reader:
     """Owns the line to the reader, and what has been asked and not answered."""
 
-    def __init__(self, loop: Loop, run: Callable[[PacketSocket], None], listener: Listener) -> None:
+    def __init__(self, loop: Loop, children: Children, run: Callable[[PacketSocket], None], listener: Listener) -> None:
         """Take what is needed; nothing is started.
 
         Args:
-            loop: what runs us.
+            loop: what it is waited for with.
+            children: where it is born.
             run: what the reader does; called in the forked process with its end of the line.
             listener: who is told.
 
         """
         self._loop = loop
+        self._children = children
         self._run = run
         self._listener = listener
         self._line: PacketSocket | None = None
@@ -127,8 +115,8 @@ class Reader:
         """
         for number in left:
             self._alive.add(number)
-            self._loop.adopt_helper(number, lambda status, number=number: self._ended(number, status))  # type: ignore[misc]
-            self._loop.kill(number)
+            self._children.adopt_helper(number, lambda status, number=number: self._ended(number, status))  # type: ignore[misc]
+            self._children.kill(number)
 
     # ---- what is asked ---------------------------------------------------------------------------------------------
 
@@ -185,7 +173,7 @@ class Reader:
         number = free[0]
         ours, theirs = pair(MOST_BYTES)
         try:
-            self._loop.fork_helper(number, lambda: self._run(theirs), lambda status: self._ended(number, status))
+            self._children.fork_helper(number, lambda: self._run(theirs), lambda status: self._ended(number, status))
         except OSError:
             ours.close()
             raise
@@ -260,7 +248,7 @@ class Reader:
 
     def _give_up(self, why: str) -> None:
         """Kill the reader; where a disk hangs that takes until it does not any more, and nobody waits for it."""
-        self._loop.kill(self._number)
+        self._children.kill(self._number)
         self._fail(why)
 
     def _ended(self, number: int, status: int) -> None:
@@ -312,7 +300,7 @@ class Reader:
     def close(self) -> None:
         """End the reader."""
         if self._line:
-            self._loop.kill(self._number)
+            self._children.kill(self._number)
         self._let_go()
 
 

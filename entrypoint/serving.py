@@ -5,17 +5,15 @@ from collections.abc import Mapping
 
 from entrypoint.births import HaproxyBirth, variables_while_reading
 from entrypoint.configurations import Configurations
-from entrypoint.core import lifecycle, state
 from entrypoint.core.command import Serve
 from entrypoint.core.events import Level, Log
 from entrypoint.core.heritage import HeritageError, from_plain
-from entrypoint.core.machine import Machine
 from entrypoint.core.records import dataclass
 from entrypoint.core.settings import Settings
+from entrypoint.core.state import State
 from entrypoint.core.types import Any
 from entrypoint.core.vips import parse_vips
-from entrypoint.haproxy_service import HaproxyService, Parts
-from entrypoint.supervisor import Supervisor, World
+from entrypoint.supervisor import Parts, Supervisor
 from entrypoint.system import files, instances, signals
 from entrypoint.system.files import PidFile
 from entrypoint.system.handover import Adopted
@@ -67,7 +65,7 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
         logger.write(Log(Level.WARNING, "no_cap_kill", what))
     listeners, adopted = Listeners(settings.backlog), Adopted()
     configurations = Configurations(logger.write, watches=settings.watch != (_OFF,))
-    begun = state.State(settings)
+    begun = State(settings)
     predecessor = None
     if left:
         begun = from_plain(settings, left["state"])
@@ -90,29 +88,21 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
         settings,
         setting.name,
         environment,
+        logger,
+        setting.processes,
         listeners,
         adopted,
         configurations,
+        HaproxyBirth(command, environment, listeners, adopted, configurations),
         Notifier({} if rehearses else environment),
         lambda line: _read(line, command, settings, setting, (path,) if path else (), frozenset(listeners.tags())),
         predecessor,
-        path,
+        pid_file,
         setting.inherited,
         left,
         rehearses,
     )
-    world = World(
-        HaproxyBirth(command, environment, listeners, adopted, configurations),
-        setting.processes,
-        signals.Arrivals(),
-        logger,
-        listeners,
-        pid_file,
-        signal_groups=settings.kill_group,
-        service=HaproxyService(parts),
-    )
-    machine = Machine(begun, lifecycle.step, state.timers)
-    supervisor = Supervisor(machine, world)
+    supervisor = Supervisor(begun, parts)
     if left and rehearses:
         _rehearse(supervisor, environment, left)
         return 0

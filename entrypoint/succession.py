@@ -2,59 +2,28 @@
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from entrypoint import upgrade
+from entrypoint.children import Children
 from entrypoint.core.endings import how_it_died
-from entrypoint.core.events import Event, Level, Log, Rehearsed
-from entrypoint.core.types import Any, Protocol
-from entrypoint.sources import Sources
-from entrypoint.system.processes import Birth
+from entrypoint.core.events import Level, Log, Rehearsed
+from entrypoint.core.inheritance import VARIABLE as INHERITED_VARIABLE
+from entrypoint.core.inheritance import Inheritance, format_inheritance
+from entrypoint.core.types import Any
+from entrypoint.loop import Loop
+from entrypoint.system.signals import Arrivals, Inherited, bits_of
 from entrypoint.system.words import Words
 
 _ALARM = "rehearsal"
 _ROOM = 65536
 
 
-class Loop(Protocol):
-    """What runs us."""
+HandDown = Callable[..., tuple[dict[str, Any], tuple[int, ...]]]
+"""Returns everything that the next life needs, and the descriptors among it; may raise OSError.
 
-    sources: Sources
-
-    @property
-    def has_more(self) -> bool:
-        """Whether something has happened that the core does not know yet."""
-
-    def is_to_be_decided(self, kind: type[Event]) -> bool:
-        """Tell whether an event of this kind has happened that the core does not know yet."""
-
-    def submit(self, event: Event) -> None:
-        """Have the core decide about this, after what has happened before it."""
-
-    def log(self, line: Log) -> None:
-        """Write a line."""
-
-    def start_helper(self, number: int, birth: Birth, ended: Callable[[int], None]) -> None:
-        """Start a process that is no generation; may raise OSError."""
-
-    def kill(self, number: int) -> None:
-        """Kill such a process."""
-
-    def unseen(self) -> list[int]:
-        """Return the signals that have arrived and that nobody has seen to."""
-
-
-class HandDown(Protocol):
-    """What we leave."""
-
-    def __call__(self, client: int, *, others: bool) -> tuple[dict[str, Any], tuple[int, ...]]:
-        """Return everything that the next life needs, and the descriptors among it; may raise OSError.
-
-        Args:
-            client: who has asked for it.
-            others: with all other clients, or without.
-
-        """
+It is given who has asked for it (`client`), and whether all other clients are left as well (`others`).
+"""
 
 
 class Succession:
@@ -63,19 +32,28 @@ class Succession:
     def __init__(
         self,
         loop: Loop,
-        variables: Callable[[], dict[str, str]],
+        children: Children,
+        arrivals: Arrivals,
+        environment: Mapping[str, str],
+        inherited: Inherited,
         hand_down: HandDown,
     ) -> None:
         """Begin without one.
 
         Args:
-            loop: what runs us.
-            variables: returns the environment of the next life.
+            loop: what it is waited for with.
+            children: where the rehearsal is born.
+            arrivals: the signals, of which none may be lost.
+            environment: all variables.
+            inherited: how we were started.
             hand_down: see there.
 
         """
         self._loop = loop
-        self._variables = variables
+        self._children = children
+        self._arrivals = arrivals
+        self._environment = environment
+        self._inherited = inherited
         self._hand_down = hand_down
         self._rehearses = False
         self._files: tuple[str, ...] = ()
@@ -83,7 +61,7 @@ class Succession:
 
     def rehearse(self, client: int) -> None:
         """Have the next life do all that it does first, and end."""
-        if self._rehearses or self._loop.is_to_be_decided(Rehearsed):
+        if self._rehearses or any(isinstance(event, Rehearsed) for event in self._loop.events):
             self._loop.submit(Rehearsed(client, "another upgrade is under way"))
             return
         try:
@@ -114,12 +92,12 @@ class Succession:
 
             def kill() -> None:
                 loop.sources.alarm(_ALARM, upgrade.REHEARSE_WITHIN, kill)
-                loop.kill(upgrade.REHEARSAL)
+                self._children.kill(upgrade.REHEARSAL)
 
             loop.sources.alarm(_ALARM, upgrade.REHEARSE_WITHIN, kill)
             on_failure.callback(loop.sources.cancel, _ALARM)
             birth = upgrade.rehearsal(heir, self._variables(), descriptors, words.writer, writer)
-            loop.start_helper(upgrade.REHEARSAL, birth, ended)
+            self._children.start_helper(upgrade.REHEARSAL, birth, ended)
             self._rehearses = True
             on_failure.pop_all()
 
@@ -138,7 +116,7 @@ class Succession:
     def take_place(self, client: int) -> None:
         """Become the next life; what has happened and is not decided comes first, because nobody would remember it."""
         loop = self._loop
-        if loop.has_more:
+        if loop.events:
             loop.submit(Rehearsed(client, ""))
             return
         try:
@@ -154,11 +132,20 @@ class Succession:
                 loop.submit(Rehearsed(client, f"{changed} has changed since the new program was tried: try again"))
                 return
             loop.log(Log(Level.INFO, "upgrading", "safe_reload is replaced; every socket and process stays"))
-            upgrade.execute(heir, self._variables(), descriptors, loop.unseen)
+            upgrade.execute(heir, self._variables(), descriptors, lambda: list(self._arrivals.read()))
         except OSError as error:
             loop.submit(Rehearsed(client, f"exec: {error.strerror or error}"))
         finally:
             os.close(heir)
+
+    def _variables(self) -> dict[str, str]:
+        """Return the environment of the next life."""
+        environment = dict(self._environment)
+        for name in (upgrade.HEIR_VARIABLE, upgrade.REHEARSAL_VARIABLE):
+            environment.pop(name, None)
+        blocked, ignored = bits_of(self._inherited.blocked), bits_of(self._inherited.ignored)
+        inheritance = Inheritance(blocked, ignored, (0, 1, 2), environment.get("LC_CTYPE"))
+        return {**environment, INHERITED_VARIABLE: format_inheritance(inheritance)}
 
 
 def _read(reader: int) -> bytes:

@@ -100,7 +100,7 @@ def test_the_core_cannot_touch_the_world(path: Path) -> None:
 
 def test_the_core_is_all_there() -> None:
     """The files that are walked are those that decide."""
-    assert {path.stem for path in CORE} >= {"lifecycle", "generic", "settings", "vips", "command", "events"}
+    assert {path.stem for path in CORE} >= {"lifecycle", "settings", "vips", "command", "events"}
 
 
 def test_the_house_has_floors() -> None:

@@ -110,7 +110,17 @@ def step(state: State, event: Event) -> Step:
         return state, ()
     state, effects = _decide(state, event)
     state, later = _go_on(state)
-    return state, (*effects, *later)
+    return _owe(state, (*effects, *later))
+
+
+def _owe(state: State, effects: tuple[Effect, ...]) -> Step:
+    """Tell nobody of a success before the old generation has let go: until then it may accept what comes after that."""
+    if not state.retiring:
+        return (replace(state, owed=()) if state.owed else state), (*effects, *state.owed)
+    owed = tuple(effect for effect in effects if isinstance(effect, Reply) and effect.success)
+    if not owed:
+        return state, effects
+    return replace(state, owed=(*state.owed, *owed)), tuple(effect for effect in effects if effect not in owed)
 
 
 def _go_on(state: State) -> Step:

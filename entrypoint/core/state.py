@@ -7,7 +7,7 @@ no pids of the dead, no history.
 from collections.abc import Iterator
 
 from entrypoint.core import runtime_api
-from entrypoint.core.events import Clock, Disk, Effect, Request, Timer
+from entrypoint.core.events import Clock, Disk, Effect, Reply, Request, Timer
 from entrypoint.core.records import dataclass, replace
 from entrypoint.core.settings import Settings
 from entrypoint.core.types import assert_never
@@ -167,6 +167,8 @@ class State:
     """There has been a current generation."""
     waiting: tuple[Request, ...] = ()
     """Those who asked for the reload that waits for the one that runs; none when none waits."""
+    owed: tuple[Reply, ...] = ()
+    """What is said once the generation that retires has let go of the VIPs."""
     held: tuple[int, ...] = ()
     """Signals for the current generation that came before there was one."""
     deaths: int = 0

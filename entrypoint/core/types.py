@@ -5,27 +5,16 @@ The type checker sees the standard library's; at run time they are placeholders,
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Generic, Protocol, TypeVar, assert_never
+    from typing import Any, Protocol, assert_never
 else:
     Any = object
 
     class Protocol:
         """A class that says what others must have."""
 
-    class Generic:
-        """A class that has a type as a parameter."""
-
-        def __class_getitem__(cls, _: object) -> type:
-            """Return the class: its parameter is the type checker's business."""
-            return cls
-
-    def TypeVar(name: str, **_: object) -> str:  # noqa: N802  # as in typing
-        """Name a type that is a parameter."""
-        return name
-
     def assert_never(value: object) -> None:
         """Fail: the type checker has proved that this cannot be reached."""
         raise AssertionError(f"unexpected: {value!r}")
 
 
-__all__ = ["TYPE_CHECKING", "Any", "Generic", "Protocol", "TypeVar", "assert_never"]
+__all__ = ["TYPE_CHECKING", "Any", "Protocol", "assert_never"]

@@ -179,7 +179,9 @@ def possible(state: State) -> Iterator[Event]:
         yield Signalled(signal.SIGUSR1)
         yield Signalled(signal.SIGTERM)
     if state.settings == CLIENTS:
-        yield ReloadAsked(Request("a client", 7))
+        if not state.owed:
+            # Who is owed an answer asks for nothing else.
+            yield ReloadAsked(Request("a client", 7))
         yield StopAsked("a client")
         yield UpgradeAsked(7)
         if state.retiring:
@@ -279,7 +281,8 @@ def canonical(state: State) -> State:
         )
         for generation in state.generations
     )
-    return replace(state, generations=generations, last_number=max([*names.values(), 2]))
+    owed = tuple(replace(one, number=names.get(one.number, 0), message="") for one in state.owed)
+    return replace(state, generations=generations, owed=owed, last_number=max([*names.values(), 2]))
 
 
 def _canonical(phase: Phase) -> Phase:

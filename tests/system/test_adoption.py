@@ -9,6 +9,7 @@ import pytest
 
 from entrypoint import adoption
 from entrypoint.adoption import Adoption
+from entrypoint.ordinary_listeners import OrdinaryListeners
 from entrypoint.sources import Sources
 from entrypoint.system.cli_channel import CliChannel
 from entrypoint.system.handover import Taking
@@ -80,7 +81,7 @@ class Kept:
 def test_what_an_older_generation_says_late_is_not_kept() -> None:
     """It was stopped when it was asked, and another one has become current since."""
     sources, kept, lines = Sources(), Kept(), {1: Line(), 2: Line()}
-    asked = Adoption(sources, cast("dict[int, CliChannel]", lines).get, kept)
+    asked = Adoption(sources, cast("dict[int, CliChannel]", lines).get, cast("OrdinaryListeners", kept))
     asked.ask(1)
     asked.ask(2)
     for line, passed in ((lines[1], 0), (lines[2], 1)):
@@ -93,7 +94,7 @@ def test_what_an_older_generation_says_late_is_not_kept() -> None:
 def begun(kept: Kept, line: Line) -> tuple[Sources, Adoption]:
     """Ask a generation for its listeners."""
     sources = Sources()
-    asked = Adoption(sources, cast("dict[int, CliChannel]", {1: line}).get, kept)
+    asked = Adoption(sources, cast("dict[int, CliChannel]", {1: line}).get, cast("OrdinaryListeners", kept))
     asked.ask(1)
     return sources, asked
 

@@ -1,50 +1,36 @@
 """What the next life has to know: what has happened, and what nobody has decided about yet."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
-from entrypoint.core.events import Event, Log, Rehearsed, StopAsked
-from entrypoint.sources import Sources
+from entrypoint.children import Children
+from entrypoint.core.events import Event, Level, Rehearsed, StopAsked
+from entrypoint.loop import Loop
 from entrypoint.succession import Succession
+from entrypoint.system.log import Logger
 from entrypoint.system.processes import Birth
+from entrypoint.system.signals import Arrivals, Inherited
 
 CLIENT = 7
 
 
-class Loop:
-    """Keeps what it is told; nothing is started."""
-
-    def __init__(self, *events: Event) -> None:
-        """Begin with what has happened and is not decided."""
-        self.sources = Sources()
-        self.events = [*events]
-
-    @property
-    def has_more(self) -> bool:
-        """Whether there is something left to decide."""
-        return bool(self.events)
-
-    def is_to_be_decided(self, kind: type[Event]) -> bool:
-        """Look for one of this kind."""
-        return any(isinstance(event, kind) for event in self.events)
-
-    def submit(self, event: Event) -> None:
-        """Keep it."""
-        self.events.append(event)
-
-    def log(self, line: Log) -> None:
-        """Say nothing."""
+class NoRoom:
+    """Children, where there is no room for a process."""
 
     def start_helper(self, number: int, birth: Birth, ended: Callable[[int], None]) -> None:  # noqa: ARG002
-        """Have no room for a process."""
+        """Have no room for it."""
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     def kill(self, number: int) -> None:
         """Kill nobody."""
 
-    def unseen(self) -> list[int]:
-        """Have seen everything."""
-        return []
+
+def begun(*events: Event) -> tuple[Loop, Succession]:
+    """Return one that may take our place after what has happened and is not decided, and who runs it."""
+    loop = Loop(Logger(Level.ERROR))
+    loop.events.extend(events)
+    inherited = Inherited(frozenset(), frozenset())
+    return loop, Succession(loop, cast("Children", NoRoom()), cast("Arrivals", None), {}, inherited, hand_down)
 
 
 def hand_down(client: int, *, others: bool) -> tuple[dict[str, Any], tuple[int, ...]]:
@@ -55,16 +41,15 @@ def hand_down(client: int, *, others: bool) -> tuple[dict[str, Any], tuple[int, 
 def test_what_is_not_decided_comes_before_the_next_life() -> None:
     """A death, or a request, that the core does not know yet would be forgotten by the exec."""
     waiting = StopAsked("somebody")
-    loop = Loop(waiting)
-    Succession(loop, dict, hand_down).take_place(CLIENT)
+    loop, succession = begun(waiting)
+    succession.take_place(CLIENT)
 
-    assert loop.events == [waiting, Rehearsed(CLIENT, "")]
+    assert [*loop.events] == [waiting, Rehearsed(CLIENT, "")]
 
 
 def test_a_rehearsal_that_cannot_be_started_is_answered_and_may_be_tried_again() -> None:
     """Whoever asked is told why, each time."""
-    loop = Loop()
-    succession = Succession(loop, dict, hand_down)
+    loop, succession = begun()
     for _ in range(2):
         succession.rehearse(CLIENT)
         (outcome,) = loop.events
@@ -75,7 +60,7 @@ def test_a_rehearsal_that_cannot_be_started_is_answered_and_may_be_tried_again()
 def test_a_rehearsal_is_not_begun_while_another_s_outcome_waits() -> None:
     """Of two that succeed each would let the other one go first, for ever."""
     first = Rehearsed(CLIENT, "")
-    loop = Loop(first)
-    Succession(loop, dict, hand_down).rehearse(CLIENT + 1)
+    loop, succession = begun(first)
+    succession.rehearse(CLIENT + 1)
 
-    assert loop.events == [first, Rehearsed(CLIENT + 1, "another upgrade is under way")]
+    assert [*loop.events] == [first, Rehearsed(CLIENT + 1, "another upgrade is under way")]

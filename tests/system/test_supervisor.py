@@ -166,7 +166,7 @@ left = {kind: 2 for kind in events.Effect.__args__ if kind is not events.Upgrade
 right = Supervisor._do
 def wrong(self, effect):
     kind = type(effect)
-    if self.machine.state.last_number > 1 and left.get(kind):
+    if self.state.last_number > 1 and left.get(kind):
         left[kind] -= 1
         raise eval(%r)
     right(self, effect)
@@ -226,15 +226,15 @@ def test_without_memory_it_waits_for_better_times(begin: Begin, tmp_path: Path, 
 def test_a_death_that_was_lost_is_found_by_who_asks_whether_we_live(begin: Begin, tmp_path: Path) -> None:
     """Whatever mistake of ours it was: nobody would ever start the next one, and all would look well."""
     loss = """
-from entrypoint.supervisor import Supervisor
-right = Supervisor._bury
+from entrypoint.children import Children
+right = Children._bury
 losses = iter([True])
 def wrong(self, death):
     if next(losses, False):
         self._forget(death.number)
     else:
         right(self, death)
-Supervisor._bury = wrong
+Children._bury = wrong
 """
     lb = begin("--runtime-dir", str(tmp_path), code=loss)
     assert eventually(lambda: lb.get() == "1")
@@ -251,16 +251,16 @@ def test_a_candidate_that_has_died_by_the_time_it_would_serve_takes_nobody_s_pla
     """It has answered, and dies while the files are looked at once more: the old one goes on, and the reload failed."""
     death = """
 import os, signal
-from entrypoint.haproxy_service import HaproxyService
-right = HaproxyService.found
+from entrypoint.config_store import ConfigStore
+right = ConfigStore.found
 def found(self, found, texts, asked):
     for why, number in asked:
         if why == "candidate" and number == 2:
-            pid = self._state.find(2).pid
+            pid = self._children._processes.pids()[2]
             os.kill(pid, signal.SIGKILL)
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     return right(self, found, texts, asked)
-HaproxyService.found = found
+ConfigStore.found = found
 """
     lb = begin("--watch", "off", code=death)
     assert eventually(lambda: lb.get() == "1")
@@ -664,7 +664,7 @@ def listening(port: int) -> set[str]:
 
 def test_a_generation_that_dies_before_it_passed_its_listeners_takes_none_along(begin: Begin) -> None:
     """Its hang-up is not taken for "there are none": the ordinary listeners are held, and the next one has them."""
-    lb = begin(ordinary=True, code=AT_ADOPTION.format(before="self.kill(2)", after="pass"))
+    lb = begin(ordinary=True, code=AT_ADOPTION.format(before="self._children.kill(2)", after="pass"))
     eventually(lambda: "holds the ordinary listeners" in lb.log)
     held = listening(lb.port)
     lb.process.send_signal(signal.SIGUSR1)
@@ -743,14 +743,14 @@ def test_who_takes_our_place_leaves_no_generation_untold(begin: Begin) -> None:
     """One that has yet to accept our session is told to leave before another program takes over, or it never is."""
     code = """
 import entrypoint.held as held
-from entrypoint.supervisor import Supervisor
 held._TOLD_WITHIN = held._ANSWER_WITHIN = 3600
 held.HeldSession._hear = lambda self: self._sources.remove(self._session)
-right = Supervisor._send
-def send(self, number, signum, line):
-    right(self, number, signum, line)
+from entrypoint.children import Children
+right = Children.send
+def send(self, number, signum, line, sent):
+    right(self, number, signum, line, sent)
     self.hand_down()
-Supervisor._send = send
+Children.send = send
 """
     lb = begin(ordinary=True, code=code)
     eventually(lambda: "is current" in lb.log)

@@ -126,10 +126,10 @@ def _cut(file: str, share: float) -> Callable[[Installed], None]:
 TESTIFIED = '        file.write(os.fsencode("\\0".join(lines)))\n'
 HARM: dict[str, tuple[Callable[[Installed], None], str]] = {
     "a key of the service": (
-        _replaced("entrypoint/haproxy_service.py", 'left["words_of_failures"]', 'left["said"]'),
+        _replaced("entrypoint/outcomes.py", 'left["words_of_failures"]', 'left["said"]'),
         "said",
     ),
-    "a key of the supervisor": (_replaced("entrypoint/supervisor.py", 'left["channels"]', 'left["lines"]'), "lines"),
+    "a key of the supervisor": (_replaced("entrypoint/children.py", 'left["channels"]', 'left["lines"]'), "lines"),
     "a key of the notices": (_replaced("entrypoint/notices.py", 'left["unsent"]', 'left["queue"]'), "queue"),
     "a key of the history": (_replaced("entrypoint/core/history.py", 'left["born"]', 'left["births"]'), "births"),
     "a key of a generation": (_replaced("entrypoint/core/heritage.py", 'plain["pid"]', 'plain["process"]'), "process"),
@@ -149,7 +149,7 @@ HARM: dict[str, tuple[Callable[[Installed], None], str]] = {
         "ZeroDivision",
     ),
     "a status that cannot be told": (
-        _replaced("entrypoint/haproxy_service.py", '"pid": os.getpid(),', '"pid": os.gone(),'),
+        _replaced("entrypoint/status.py", '"pid": os.getpid(),', '"pid": os.gone(),'),
         "gone",
     ),
     "a launcher swapped after it was tried": (
@@ -200,9 +200,9 @@ LATE = {
         "    import os\n    if {late}: raise MemoryError\n    pid_file = _pid_file(path)",
     ),
     "the last step": (
-        "entrypoint/haproxy_service.py",
-        "        self._supervisor.isolated(self._let_vips_accept)\n",
-        "        self._supervisor.isolated(self._let_vips_accept)\n        if {late}: 0 / 0\n",
+        "entrypoint/supervisor.py",
+        "        loop.isolated(self._let_vips_accept)\n",
+        "        loop.isolated(self._let_vips_accept)\n        if {late}: 0 / 0\n",
     ),
 }
 
