@@ -5,26 +5,24 @@ so they are few.
 """
 
 import contextlib
-import errno
 import importlib
-import json
 import os
 import select
 import signal
-import socket
-import struct
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from entrypoint import __version__
+from entrypoint.connection import Connection, DeniedError
 from entrypoint.core import report
 from entrypoint.core.arguments import split
 from entrypoint.core.json_text import json_text
 from entrypoint.core.settings import OptionError
+from entrypoint.core.status_fields import Status
 from entrypoint.core.verbs import SHORT, Question, help_text, read_question
 from entrypoint.system import files
-from entrypoint.system.instances import NoInstanceError, doubt, find, look, names, path_of, peer, who_may_ask
+from entrypoint.system.instances import NoInstanceError, find, look, names, path_of
 from entrypoint.system.log import text_line, write, write_to_stderr
 
 _STDOUT, _STDERR = 1, 2
@@ -32,16 +30,9 @@ _FAILED = 1
 _NO_INSTANCE = 3
 _LATE = 124
 """As timeout(1)."""
-_MOST = 16 * 1024 * 1024
-"""Bytes of an answer: 4,096 VIPs and as many files are 1 MiB."""
-_DENIED = b"Permission denied"
-"""How an answer begins that is none (system/control.py)."""
+_LONGEST_WAIT = 3600.0
+"""Seconds; poll(2) takes no more than 24 days."""
 _PAUSE_MS = 20
-_GONE = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
-
-
-class DeniedError(NoInstanceError):
-    """There is one, and it does not answer us."""
 
 
 class UnwrittenError(Exception):
@@ -155,15 +146,16 @@ def _reload(path: str, _: Question, deadline: Deadline) -> int:
 
 
 def _status(path: str, question: Question, deadline: Deadline, style: report.Style) -> int:
-    line = _ask(path, "status", deadline)
-    status = _read_status(path, line)
+    with _connected(path, deadline) as connection:
+        line = _answer_to(connection, "status", deadline)
+        status = connection.status()
     lines = [line.rstrip("\n")] if "json" in question.flags else report.report(status, time.time(), style)
     _answer_with("\n".join(lines))
     return 0 if report.serves(status) else _FAILED
 
 
 def _list(question: Question, style: report.Style) -> int:
-    found: list[tuple[str, report.Status | str]] = []
+    found: list[tuple[str, Status | str]] = []
     for name in names(question.runtime_dir):
         path = path_of(question.runtime_dir, name)
         try:
@@ -182,11 +174,11 @@ def _list(question: Question, style: report.Style) -> int:
 
 
 def _stop(path: str, question: Question, deadline: Deadline) -> int:
-    with _Connection(path, deadline) as connection:
+    with _connected(path, deadline) as connection:
         # Before it is told to end, so that this is it, and not another process that has got its number since.
         life = _life(connection.pid)
         try:
-            answer = connection.ask("stop now" if "now" in question.flags else "stop")
+            answer = _answer_to(connection, "stop now" if "now" in question.flags else "stop", deadline)
         except DeniedError:
             raise
         except NoInstanceError:
@@ -213,7 +205,7 @@ def _wait_for_end(path: str, life: int | None, deadline: Deadline) -> None:
     if life is not None:
         poller = select.poll()
         poller.register(life, select.POLLIN)
-        while not poller.poll(min(deadline.left(), 3600) * 1000):
+        while not poller.poll(min(deadline.left(), _LONGEST_WAIT) * 1000):
             pass
         return
     while _is_alive(path):
@@ -281,116 +273,49 @@ def _is_alive(path: str) -> bool:
 # ---- asking --------------------------------------------------------------------------------------------------------
 
 
-class _Connection:
-    """One connection to a control socket: one line, one answer."""
+@contextlib.contextmanager
+def _connected(path: str, deadline: Deadline) -> Iterator[Connection]:
+    """Connect, and hang up in the end.
 
-    def __init__(self, path: str, deadline: Deadline) -> None:
-        """Connect.
+    Raises:
+        NoInstanceError: nobody is there, or nobody who speaks to us, or one who is not believed.
+        LateError: nobody accepted in time.
 
-        Raises:
-            NoInstanceError: nobody is there, or nobody who speaks to us, or one who is not believed.
-            LateError: nobody accepted in time.
+    """
+    connection = Connection(path)
+    try:
+        while not connection.connect():
+            _pause(deadline)
+        yield connection
+    finally:
+        connection.close()
 
-        """
-        self._path = path
-        self._deadline = deadline
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            self._limit()
-            self._socket.connect(path)
-        except BaseException as error:
-            self._socket.close()
-            if isinstance(error, OSError):
-                self._raise(error)
-            raise
-        why = doubt(self._socket, path)
-        if why:
-            self._socket.close()
-            raise DeniedError(why)
 
-    @property
-    def pid(self) -> int:
-        """The pid of the process that listens, as this pid namespace numbers it; 0 where it cannot be seen."""
-        return peer(self._socket)[0]
+def _answer_to(connection: Connection, command: str, deadline: Deadline) -> str:
+    """Send a line and return the answer.
 
-    def __enter__(self) -> Self:
-        return self
+    Raises:
+        NoInstanceError: there is none.
+        LateError: it takes too long.
 
-    def __exit__(self, *_: object) -> None:
-        self._socket.close()
-
-    def ask(self, command: str) -> str:
-        """Send a line and return the answer.
-
-        Raises:
-            NoInstanceError: there is none.
-            LateError: it takes too long.
-
-        """
-        pieces = []
-        length = 0
-        try:
-            self._limit()
-            with contextlib.suppress(BrokenPipeError):
-                # Who may not ask is told so before it has asked.
-                self._socket.sendall(f"{command}\n".encode(), socket.MSG_NOSIGNAL)
-            while True:
-                self._limit()
-                data = self._socket.recv(65536)
-                if not data:
-                    break
-                pieces.append(data)
-                length += len(data)
-                if length > _MOST:
-                    raise NoInstanceError(f"{self._path}: the answer does not end; this is no safe_reload")
-        except OSError as error:
-            # Who hangs up on us has not read our question, and may have said why.
-            if not b"".join(pieces).startswith(_DENIED):
-                self._raise(error)
-        if b"".join(pieces).startswith(_DENIED):
-            raise DeniedError(f"{self._path}: permission denied; {who_may_ask(self._path)}")
-        if not length:
-            raise NoInstanceError(f"{self._path}: it hung up without an answer; {who_may_ask(self._path)}")
-        return b"".join(pieces).decode(errors="replace")
-
-    def _limit(self) -> None:
-        """Let the kernel end what takes too long: a connect(2) that waits for room in the queue, too (unix(7))."""
-        left = self._deadline.left()
-        if left != float("inf"):
-            whole, part = divmod(max(1, int(min(left, 1e9) * 1_000_000)), 1_000_000)
-            for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
-                self._socket.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", whole, part))
-
-    def _raise(self, error: OSError) -> None:
-        if error.errno == errno.EAGAIN:
-            raise LateError from None
-        if isinstance(error, PermissionError):
-            raise NoInstanceError(f"{self._path}: permission denied; {who_may_ask(self._path)}") from None
-        if isinstance(error, _GONE):
-            hint = f"no instance answers: {error.strerror}; is it running, with this --name and --runtime-dir?"
-            raise NoInstanceError(f"{self._path}: {hint}") from None
-        if error.errno is None:
-            raise NoInstanceError(f"{self._path}: {error}; take a shorter --runtime-dir") from None
-        raise NoInstanceError(f"{self._path}: it hung up: {error.strerror}; {who_may_ask(self._path)}") from None
+    """
+    connection.ask(command)
+    poller = select.poll()
+    poller.register(connection.socket or -1, select.POLLIN)
+    while True:
+        if poller.poll(min(deadline.left(), _LONGEST_WAIT) * 1000) and connection.read():
+            return connection.answer
 
 
 def _ask(path: str, command: str, deadline: Deadline) -> str:
-    with _Connection(path, deadline) as connection:
-        return connection.ask(command)
+    with _connected(path, deadline) as connection:
+        return _answer_to(connection, command, deadline)
 
 
-def _status_of(path: str, deadline: Deadline) -> report.Status:
-    return _read_status(path, _ask(path, "status", deadline))
-
-
-def _read_status(path: str, answer: str) -> report.Status:
-    try:
-        status = json.loads(answer)
-    except (ValueError, RecursionError):
-        status = None
-    if not isinstance(status, dict):
-        raise NoInstanceError(f"{path}: the answer is no status; this is no safe_reload, or it ended meanwhile")
-    return status
+def _status_of(path: str, deadline: Deadline) -> Status:
+    with _connected(path, deadline) as connection:
+        _answer_to(connection, "status", deadline)
+        return connection.status()
 
 
 def _pause(deadline: Deadline) -> None:

@@ -6,17 +6,14 @@ and what a terminal would take for a command is taken out.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeGuard
 
 from entrypoint.core.history import START
 from entrypoint.core.one_line import one_line
+from entrypoint.core.status_fields import Status, has_current, is_number, mapping, mappings, sequence
 from entrypoint.core.vips import needs_v6only
-
-Status = Mapping[str, Any]
 
 _MOST = 20
 """Rows of a table that may be as long as a VIP list; --json has all."""
-_LARGEST = 1e300
 _HASH = 12
 """Letters of a sha256 that tell two apart."""
 _ALERT = "[ALERT]"
@@ -56,11 +53,7 @@ class Style:
 def serves(status: Status) -> bool:
     """Tell whether clients get answers, and will: a generation is current and it is not being stopped."""
     leaving = printable(status.get("stage")) in {"lingering", "stopping"}
-    return not leaving and _has_current(status)
-
-
-def _has_current(status: Status) -> bool:
-    return any(one.get("state") == "current" for one in _records(status.get("generations")))
+    return not leaving and has_current(status)
 
 
 def report(status: Status, now: float, style: Style) -> list[str]:
@@ -77,7 +70,7 @@ def report(status: Status, now: float, style: Style) -> list[str]:
         *_last_reload(status, now, style),
         *_watch(status, style),
         *_restarts(status, style),
-        *(("adopted", _adopted(printable(text))) for text in _several(_sequence(status.get("adopted")), 5)),
+        *(("adopted", _adopted(printable(text))) for text in _several(sequence(status.get("adopted")), 5)),
         *_log(status, style),
     ]
     width = max((len(name) for name, _ in facts), default=0)
@@ -110,7 +103,7 @@ def _stage(status: Status) -> str:
 
 def _generations(status: Status, style: Style) -> list[str]:
     rows = [["generation", "pid", "state", "age", "connections", "configuration", "asked by"]]
-    generations = _records(status.get("generations"))
+    generations = mappings(status.get("generations"))
     for one in generations[:_MOST]:
         known = "  last known good" if one.get("last_known_good") is True else ""
         rows.append([
@@ -130,7 +123,7 @@ def _generations(status: Status, style: Style) -> list[str]:
 
 
 def _configuration(status: Status, style: Style) -> Iterator[tuple[str, str]]:
-    configuration = _record(status.get("configuration"))
+    configuration = mapping(status.get("configuration"))
     if not configuration:
         return
     running, code = _running(status, configuration)
@@ -144,7 +137,7 @@ def _running(status: Status, configuration: Status) -> tuple[str, str]:
         return f"{_short(configuration.get('sha256'))}, the LAST KNOWN GOOD one", f"{_BOLD};{_RED}"
     if configuration.get("sha256"):
         return _short(configuration["sha256"]), ""
-    if _has_current(status):
+    if has_current(status):
         return "not known: the files could not be read when haproxy was started", _YELLOW
     return "none runs", _RED
 
@@ -153,10 +146,10 @@ def _disk(status: Status, configuration: Status) -> tuple[str, str]:
     """Return what the disk has, as far as that is known, and its colour."""
     if configuration.get("unreadable"):
         return f"the disk: {printable(configuration['unreadable'])}", _RED
-    incomplete = _sequence(configuration.get("incomplete"))
+    incomplete = sequence(configuration.get("incomplete"))
     if incomplete:
         return f"the disk: {'; '.join(map(printable, incomplete))}; waited for", _YELLOW
-    watch = _record(status.get("watch"))
+    watch = mapping(status.get("watch"))
     known = bool(configuration.get("sha256"))
     # Nobody looks again but for a reload; and the last look was before one that was started without.
     has = "had, when it was last read," if watch.get("mode") == "off" or not known else "has"
@@ -167,13 +160,13 @@ def _disk(status: Status, configuration: Status) -> tuple[str, str]:
         return f"the disk {has} {'another one, ' if known else ''}{_short(on_disk)}: {what}", _YELLOW
     if not on_disk or configuration.get("last_known_good") is True:
         return "what the disk has is not known", _YELLOW
-    if _sequence(watch.get("stale_mounts")):
+    if sequence(watch.get("stale_mounts")):
         return f"the disk {has} the same, but some of it can never change again: STALE MOUNT", _YELLOW
     return f"the disk {has} the same", ""
 
 
 def _last_reload(status: Status, now: float, style: Style) -> Iterator[tuple[str, str]]:
-    last = _record(status.get("last_reload"))
+    last = mapping(status.get("last_reload"))
     if not last:
         yield "last reload", "none since the start"
         return
@@ -200,15 +193,15 @@ def _last_reload(status: Status, now: float, style: Style) -> Iterator[tuple[str
         yield "", style(error, _RED)
     yield "", _advice(status, printable(last.get("message")), words)
     at = status.get("last_success_at")
-    yield "", f"the last success was {_ago(at, now)}" if _is_number(at) else "none has succeeded since the start"
+    yield "", f"the last success was {_ago(at, now)}" if is_number(at) else "none has succeeded since the start"
 
 
 def _advice(status: Status, message: str, words: str) -> str:
     """Say what is to be done about a reload, or a start, that has failed."""
-    configuration = _record(status.get("configuration"))
+    configuration = mapping(status.get("configuration"))
     facts = []
     # A crash since then may have brought the last known good one, which can be older than what served.
-    if _has_current(status) and configuration.get("last_known_good") is not True:
+    if has_current(status) and configuration.get("last_known_good") is not True:
         facts.append("what serves is as before")
     if configuration.get("retries"):
         facts.append("the configuration is not to blame: it is tried again")
@@ -219,7 +212,7 @@ def _advice(status: Status, message: str, words: str) -> str:
         return "; ".join(facts)
     place = place_of(words)
     where = f"look at line {place[1]} of {place[0]}" if place else "correct the configuration"
-    watched = _record(status.get("watch")).get("mode") != "off"
+    watched = mapping(status.get("watch")).get("mode") != "off"
     what = ": once it is corrected it is loaded"
     if not watched:
         what = ", try it with `safe_reload check`, then `safe_reload reload`"
@@ -227,11 +220,11 @@ def _advice(status: Status, message: str, words: str) -> str:
 
 
 def _watch(status: Status, style: Style) -> Iterator[tuple[str, str]]:
-    watch = _record(status.get("watch"))
+    watch = mapping(status.get("watch"))
     if watch:
         mode = printable(watch.get("mode"))
         yield "watch", "off: only signals and commands reload" if mode == "off" else f"{mode}, {_count(watch, 'files')}"
-    for path in _several(_sequence(watch.get("stale_mounts")), _MOST):
+    for path in _several(sequence(watch.get("stale_mounts")), _MOST):
         what = "what is mounted has been replaced outside, and this is the old one; mount the folder above it instead"
         what = f"STALE MOUNT {printable(path)}: {what}"
         yield "", style(what, _YELLOW)
@@ -243,28 +236,28 @@ def _count(record: Status, name: str) -> str:
 
 
 def _restarts(status: Status, style: Style) -> Iterator[tuple[str, str]]:
-    restarts = _record(status.get("restarts"))
-    reasons = _record(restarts.get("by_reason"))
+    restarts = mapping(status.get("restarts"))
+    reasons = mapping(restarts.get("by_reason"))
     if not reasons:
         yield "restarts", "none"
         return
     told = ", ".join(f"{printable(count)} after {printable(reason)}" for reason, count in reasons.items())
     in_a_row = restarts.get("in_a_row")
-    if _is_number(in_a_row) and in_a_row:
+    if is_number(in_a_row) and in_a_row:
         told += style(f"; {printable(in_a_row)} in a row, the limit is {printable(restarts.get('limit'))}", _RED)
     yield "restarts", told
 
 
 def _log(status: Status, style: Style) -> Iterator[tuple[str, str]]:
-    lost = _record(status.get("log")).get("lines_lost")
-    if _is_number(lost) and lost:
+    lost = mapping(status.get("log")).get("lines_lost")
+    if is_number(lost) and lost:
         lines = "1 line is" if lost == 1 else f"{printable(lost)} lines are"
         yield "log", style(f"{lines} lost: stderr was full, and nobody read it", _YELLOW)
 
 
 def _vips(status: Status, style: Style) -> Iterator[str]:
     # Those that do not accept first, in case there are too many to show.
-    vips = sorted(_records(status.get("vips")), key=lambda vip: vip.get("accepts") is True)
+    vips = sorted(mappings(status.get("vips")), key=lambda vip: vip.get("accepts") is True)
     if not vips:
         return
     rows = [["VIP", "address", ""]]
@@ -286,7 +279,7 @@ def _vips(status: Status, style: Style) -> Iterator[str]:
 def tags(status: Status) -> dict[str, int]:
     """Return the tags of its VIPs, each with the number of its sockets."""
     found: dict[str, int] = {}
-    for vip in _records(status.get("vips")):
+    for vip in mappings(status.get("vips")):
         tag = printable(vip.get("tag"))
         found[tag] = found.get(tag, 0) + 1
     return found
@@ -309,8 +302,8 @@ def instances(found: Sequence[tuple[str, Status | str]], now: float, style: Styl
         if isinstance(status, str):
             rows.append([printable(name), "-", style(printable(status), _RED), "", ""])
             continue
-        current = next((g for g in _records(status.get("generations")) if g.get("state") == "current"), {})
-        last = _record(status.get("last_reload"))
+        current = next((g for g in mappings(status.get("generations")) if g.get("state") == "current"), {})
+        last = mapping(status.get("last_reload"))
         told = "-"
         if last:
             good = last.get("result") == "success"
@@ -360,7 +353,7 @@ def read_reload(answer: str) -> tuple[bool | None, str, list[str]]:
 
 def current(status: Status) -> str:
     """Return which generation serves, for people."""
-    for one in _records(status.get("generations")):
+    for one in mappings(status.get("generations")):
         if one.get("state") == "current":
             return f"generation {printable(one.get('number'))} (pid {printable(one.get('pid'))}) serves"
     return "no generation is current"
@@ -397,7 +390,7 @@ def printable(value: object) -> str:
 
 def duration(seconds: object) -> str:
     """Return a time span in its two largest units."""
-    if not _is_number(seconds):
+    if not is_number(seconds):
         return "-"
     whole = int(max(0.0, min(seconds, 1e12)))
     if whole < 10:
@@ -408,11 +401,11 @@ def duration(seconds: object) -> str:
 
 
 def _ago(at: object, now: float) -> str:
-    return f"{duration(now - at)} ago" if _is_number(at) else "at an unknown time"
+    return f"{duration(now - at)} ago" if is_number(at) else "at an unknown time"
 
 
 def _seconds(value: object) -> str:
-    return f"{value:.3g} s" if _is_number(value) else "-"
+    return f"{value:.3g} s" if is_number(value) else "-"
 
 
 def _short(value: object) -> str:
@@ -440,23 +433,3 @@ def _several(values: Sequence[object], most: int) -> Iterator[object]:
     yield from values[:most]
     if len(values) > most:
         yield f"and {len(values) - most} more"
-
-
-# ---- an answer may be anything -------------------------------------------------------------------------------------
-
-
-def _record(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _sequence(value: object) -> Sequence[object]:
-    return value if isinstance(value, list) else []
-
-
-def _records(value: object) -> list[Mapping[str, Any]]:
-    return [one for one in _sequence(value) if isinstance(one, dict)]
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    # No NaN and no infinity, which json reads although RFC 8259 has neither, and no integer too large for a float.
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST

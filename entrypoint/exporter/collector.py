@@ -22,6 +22,8 @@ except ImportError as _error:
 else:
     _WHY_NOT = ""
 
+from entrypoint.core.status_fields import is_number, mapping, mappings, sequence
+
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
@@ -93,7 +95,7 @@ class _Status:
 
 
 def _configuration(status: Mapping[str, Any]) -> "Iterator[Metric]":
-    about = _table(status.get("configuration"))
+    about = mapping(status.get("configuration"))
     build = {"version": _word(status.get("version")), "python_version": platform.python_version()}
     yield InfoMetricFamily(f"{PREFIX}build", "The version of safe_reload and of its Python.", build)
     yield _gauge("uptime_seconds", "For how long PID 1 has been running.", _number(status.get("uptime_seconds")))
@@ -120,7 +122,7 @@ def _reloads(status: Mapping[str, Any]) -> "Iterator[Metric]":
     yield _gauge(
         "config_last_reload_successful",
         "Whether the last reload succeeded; 1 before the first one.",
-        _table(status.get("last_reload")).get("result", "success") == "success",
+        mapping(status.get("last_reload")).get("result", "success") == "success",
     )
     moment = GaugeMetricFamily(
         f"{PREFIX}config_last_reload_success_timestamp_seconds", "When a configuration was last loaded successfully."
@@ -129,11 +131,11 @@ def _reloads(status: Mapping[str, Any]) -> "Iterator[Metric]":
         moment.add_metric((), _number(status["last_success_at"]))
     yield moment
     counts: dict[tuple[str, ...], float] = {(trigger, result): 0 for trigger in _TRIGGERS for result in _RESULTS}
-    for row in _tables(status.get("reloads")):
+    for row in mappings(status.get("reloads")):
         labels = (_word(row.get("trigger")), _word(row.get("result")))
         counts[labels] = counts.get(labels, 0) + _number(row.get("count"))
     yield _counter("reloads", "Reloads, by what asked for them and how they ended.", ("trigger", "result"), counts)
-    durations = _table(status.get("reload_seconds"))
+    durations = mapping(status.get("reload_seconds"))
     count = _number(durations.get("count"))
     buckets = [(repr(_number(le)), _number(many)) for le, many in durations.get("buckets", ())]
     yield HistogramMetricFamily(
@@ -145,7 +147,7 @@ def _reloads(status: Mapping[str, Any]) -> "Iterator[Metric]":
 
 
 def _generations(status: Mapping[str, Any]) -> "Iterator[Metric]":
-    generations = _tables(status.get("generations"))
+    generations = mappings(status.get("generations"))
     yield _by(
         "generations",
         "Generations of haproxy, by state.",
@@ -164,15 +166,15 @@ def _generations(status: Mapping[str, Any]) -> "Iterator[Metric]":
         "The age of the oldest generation that drains; 0 without one.",
         max((_number(g.get("age_seconds")) for g in generations if g.get("state") == "draining"), default=0),
     )
-    restarts = _table(status.get("restarts"))
+    restarts = mapping(status.get("restarts"))
     reasons: dict[tuple[str, ...], float] = {(reason,): 0 for reason in _REASONS}
-    for reason, count in _table(restarts.get("by_reason")).items():
+    for reason, count in mapping(restarts.get("by_reason")).items():
         reasons[(_word(reason),)] = _number(count)
     yield _counter("restarts", "Deaths of the current haproxy that nobody asked for, by reason.", ("reason",), reasons)
     yield _gauge(
         "restarts_in_a_row", "Deaths since a generation last lived long enough.", _number(restarts.get("in_a_row"))
     )
-    vips = _tables(status.get("vips"))
+    vips = mappings(status.get("vips"))
     yield _by(
         "vips",
         "VIPs, by whether the current generation accepts connections on them.",
@@ -185,7 +187,7 @@ _ACCEPTS = (("true", True), ("false", False), ("unknown", None))
 
 
 def _watch(status: Mapping[str, Any]) -> "Iterator[Metric]":
-    watch = _table(status.get("watch"))
+    watch = mapping(status.get("watch"))
     mode = _word(watch.get("mode"))
     yield _by(
         "watch_mode",
@@ -194,16 +196,15 @@ def _watch(status: Mapping[str, Any]) -> "Iterator[Metric]":
         {name: float(name == mode) for name in dict.fromkeys((*_MODES, mode))},
     )
     yield _gauge("watched_files", "Files and folders that are watched.", _number(watch.get("files")))
-    stale = watch.get("stale_mounts")
     yield _gauge(
         "stale_mounts",
         "Watched mounts that can never change again, such as a subPath.",
-        len(stale) if isinstance(stale, list) else 0,
+        len(sequence(watch.get("stale_mounts"))),
     )
 
 
 def _log(status: Mapping[str, Any]) -> "Iterator[Metric]":
-    lost = _number(_table(status.get("log")).get("lines_lost"))
+    lost = _number(mapping(status.get("log")).get("lines_lost"))
     yield _counter("log_lines_lost", "Lines that stderr had no room for, haproxy's included.", (), {(): lost})
 
 
@@ -232,17 +233,9 @@ def _counter(name: str, text: str, labels: tuple[str, ...], values: Mapping[tupl
 
 
 def _number(value: object) -> float:
-    return float(value) if isinstance(value, (int, float)) else 0.0
+    return float(value) if is_number(value) or isinstance(value, bool) else 0.0
 
 
 def _word(value: object) -> str:
     # JSON can carry half of a surrogate pair, which UTF-8 cannot.
     return str(value).encode(errors="replace").decode() if value is not None else "unknown"
-
-
-def _table(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _tables(value: object) -> list[Mapping[str, Any]]:
-    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []

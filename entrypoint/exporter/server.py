@@ -17,8 +17,9 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import Any
 
+from entrypoint.core.status_fields import Status
 from entrypoint.exporter.collector import OPENMETRICS, TEXT, render
-from entrypoint.exporter.instance import Instance, Question, Status, not_ready
+from entrypoint.exporter.instance import Instance, Question, not_ready
 from entrypoint.system import signals
 
 ANSWER_SECONDS = 2.0

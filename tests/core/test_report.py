@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from entrypoint.core import history, report
 from entrypoint.core.report import Style
+from entrypoint.core.status_fields import Status
 
 NOW = 1_790_000_000.0
 PLAIN = Style(colour=False)
@@ -280,7 +281,7 @@ JSON = LEAVES | RECORDS | st.lists(LEAVES | RECORDS, max_size=3)
 def test_no_answer_makes_it_stumble(changes: dict[str, object]) -> None:
     """Whatever an instance of another version says is shown as far as it can be understood."""
     facts = {**STATUS, **changes}
-    found: list[tuple[str, report.Status | str]] = [("lb", facts), ("x", "dead")]
+    found: list[tuple[str, Status | str]] = [("lb", facts), ("x", "dead")]
     for style in (PLAIN, Style(colour=True)):
         assert report.report(facts, NOW, style)
         assert report.instances(found, NOW, style)
@@ -291,7 +292,7 @@ def test_no_answer_makes_it_stumble(changes: dict[str, object]) -> None:
 def test_instances_are_listed_the_dead_ones_too() -> None:
     """Name, pid, stage, generation and last reload of each."""
     failure = {**STATUS["last_reload"], "result": "failure"}
-    found: list[tuple[str, report.Status | str]] = [("a", STATUS), ("b2", status(last_reload=failure, pid=77))]
+    found: list[tuple[str, Status | str]] = [("a", STATUS), ("b2", status(last_reload=failure, pid=77))]
     found.append(("c", "dead: nobody listens"))
     assert report.instances(found, NOW, PLAIN) == [
         "name  pid  stage                 generation  last reload",
