@@ -4,13 +4,12 @@ import os
 from collections.abc import Callable
 
 from entrypoint.children import Children
-from entrypoint.configurations import Configurations
 from entrypoint.core.events import Disk, Level, Log, Restored, Seen, Stirred, Why
 from entrypoint.core.look import Found
 from entrypoint.core.one_line import reason
 from entrypoint.loop import Loop
+from entrypoint.parts import Parts
 from entrypoint.reader import Asked, Reader
-from entrypoint.system.packets import PacketSocket
 
 
 class ConfigStore:
@@ -20,29 +19,24 @@ class ConfigStore:
         self,
         loop: Loop,
         children: Children,
-        configurations: Configurations,
-        read: Callable[[PacketSocket], None],
+        parts: Parts,
         is_known: Callable[[int], bool],
-        *,
-        has_state_dir: bool,
     ) -> None:
         """Begin; no reader is started.
 
         Args:
             loop: what it is waited for with.
             children: where the reader is born.
-            configurations: what generations were given.
-            read: what the reader does.
+            parts: what PID 1 is made of.
             is_known: tells whether a generation of this number lives or is about to.
-            has_state_dir: the last known good one is kept on disk, too.
 
         """
         self._loop = loop
         self._children = children
-        self._configurations = configurations
+        self._configurations = parts.configurations
         self._is_known = is_known
-        self._has_state_dir = has_state_dir
-        self.reader = Reader(loop, children, read, self)
+        self._has_state_dir = bool(parts.settings.state_dir)
+        self.reader = Reader(loop, children, parts.read, self)
 
     # ---- what is wanted --------------------------------------------------------------------------------------------
 

@@ -4,12 +4,12 @@ import time
 from collections.abc import Callable, Mapping
 
 from entrypoint.births import IS_MASTER
-from entrypoint.configurations import Configurations
 from entrypoint.core.events import Level, Log
 from entrypoint.core.history import History
 from entrypoint.core.notices import Died, Gone, Notice, Promoted, Recovered, ReloadFailed, StartFailed, Starting
 from entrypoint.core.one_line import one_line
 from entrypoint.core.types import Any, assert_never
+from entrypoint.parts import Parts
 
 _NO_DESCRIPTOR = "file descriptor ''"
 """What haproxy says of `fd@${TAG}` where there is no such variable, and all that it says of it."""
@@ -32,19 +32,16 @@ _MOST_TOLD = 10
 class Outcomes:
     """Owns the history, and what the last generations that started, or did not, have said."""
 
-    def __init__(
-        self, configurations: Configurations, known: Callable[[], frozenset[str]], log: Callable[[Log], None]
-    ) -> None:
+    def __init__(self, parts: Parts, log: Callable[[Log], None]) -> None:
         """Begin to count.
 
         Args:
-            configurations: what was found on disk.
-            known: returns the variables that a configuration can use for a descriptor.
+            parts: what PID 1 is made of.
             log: writes a line.
 
         """
-        self._configurations = configurations
-        self._known = known
+        self._parts = parts
+        self._configurations = parts.configurations
         self._log = log
         self.history = History(time.time())
         self.began = time.monotonic()
@@ -116,7 +113,7 @@ class Outcomes:
 
     def _missing_vips(self) -> str:
         """Name the tags that are no VIPs."""
-        known = self._known()
+        known = {*self._parts.listeners.tags(), *self._parts.environment}
         missing = [tag for tag in self._configurations.found.tags if tag not in known]
         if not missing:
             return ""

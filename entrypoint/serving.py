@@ -13,7 +13,8 @@ from entrypoint.core.settings import Settings
 from entrypoint.core.state import State
 from entrypoint.core.types import Any
 from entrypoint.core.vips import parse_vips
-from entrypoint.supervisor import Parts, Supervisor
+from entrypoint.parts import Parts
+from entrypoint.supervisor import Supervisor
 from entrypoint.system import files, instances, signals
 from entrypoint.system.files import PidFile
 from entrypoint.system.handover import Adopted

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from entrypoint import upgrade
 from entrypoint.children import Children
@@ -12,7 +12,8 @@ from entrypoint.core.inheritance import VARIABLE as INHERITED_VARIABLE
 from entrypoint.core.inheritance import Inheritance, format_inheritance
 from entrypoint.core.types import Any
 from entrypoint.loop import Loop
-from entrypoint.system.signals import Arrivals, Inherited, bits_of
+from entrypoint.parts import Parts
+from entrypoint.system.signals import Arrivals, bits_of
 from entrypoint.system.words import Words
 
 _ALARM = "rehearsal"
@@ -34,8 +35,7 @@ class Succession:
         loop: Loop,
         children: Children,
         arrivals: Arrivals,
-        environment: Mapping[str, str],
-        inherited: Inherited,
+        parts: Parts,
         hand_down: HandDown,
     ) -> None:
         """Begin without one.
@@ -44,16 +44,15 @@ class Succession:
             loop: what it is waited for with.
             children: where the rehearsal is born.
             arrivals: the signals, of which none may be lost.
-            environment: all variables.
-            inherited: how we were started.
+            parts: what PID 1 is made of.
             hand_down: see there.
 
         """
         self._loop = loop
         self._children = children
         self._arrivals = arrivals
-        self._environment = environment
-        self._inherited = inherited
+        self._environment = parts.environment
+        self._inherited = parts.inherited
         self._hand_down = hand_down
         self._rehearses = False
         self._files: tuple[str, ...] = ()

@@ -7,14 +7,13 @@ failure is an event or a log line, and an unexpected one is reported, and servin
 import math
 import signal
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 
 from entrypoint import __version__, upgrade
 from entrypoint.adoption import Adoption
-from entrypoint.births import HaproxyBirth, RefusedError, exporter_birth
+from entrypoint.births import RefusedError, exporter_birth
 from entrypoint.children import Children
 from entrypoint.config_store import ConfigStore
-from entrypoint.configurations import Configurations
 from entrypoint.core import lifecycle, retiring
 from entrypoint.core.events import (
     Adopt,
@@ -54,63 +53,21 @@ from entrypoint.core.json_text import json_text
 from entrypoint.core.lines import line_of
 from entrypoint.core.notices import Notice
 from entrypoint.core.one_line import one_line, reason
-from entrypoint.core.records import dataclass
-from entrypoint.core.settings import Settings
 from entrypoint.core.state import Ended, State, timers
-from entrypoint.core.types import TYPE_CHECKING, Any, assert_never
+from entrypoint.core.types import Any, assert_never
+from entrypoint.front import Front
 from entrypoint.loop import Loop, is_shortage
 from entrypoint.ordinary_listeners import OrdinaryListeners
 from entrypoint.outcomes import Outcomes
+from entrypoint.parts import Parts
+from entrypoint.published_pid import PublishedPid
 from entrypoint.refusing import Refusing
-from entrypoint.status import Sight
+from entrypoint.retries import Retries
+from entrypoint.status import status
 from entrypoint.succession import Succession
-from entrypoint.system.files import PidFile
-from entrypoint.system.handover import Adopted
-from entrypoint.system.listeners import Listeners
-from entrypoint.system.log import Logger
-from entrypoint.system.notify import Notifier
-from entrypoint.system.packets import PacketSocket
-from entrypoint.system.predecessor import Predecessor
-from entrypoint.system.processes import Processes
-from entrypoint.system.signals import Arrivals, Inherited, why_not_signalled
-
-if TYPE_CHECKING:
-    from entrypoint.desk import Desk
-    from entrypoint.notices import Notices
-    from entrypoint.presence import Presence
-    from entrypoint.system.control import Control
+from entrypoint.system.signals import Arrivals
 
 _SIGCHLD = signal.SIGCHLD
-_PUBLISH_AGAIN_AFTER = 5.0
-"""Seconds."""
-_AGAIN_AFTER = 1.0
-"""Seconds after which something that has failed is done once more; it doubles."""
-_MOST_TRIES = 5
-
-
-@dataclass(slots=True)
-class Parts:
-    """What was made before the first process is started; who made it closes nothing of it."""
-
-    settings: Settings
-    name: str
-    environment: Mapping[str, str]
-    logger: Logger
-    processes: Processes
-    listeners: Listeners
-    adopted: Adopted
-    configurations: Configurations
-    births: HaproxyBirth
-    notifier: Notifier
-    read: Callable[[PacketSocket], None]
-    """What the process does that reads files."""
-    predecessor: Predecessor | None
-    pid_file: PidFile | None
-    inherited: Inherited
-    left: dict[str, Any] | None = None
-    """What our last life has handed down, if this one is the next."""
-    rehearses: bool = False
-    """This is but the rehearsal of that: nobody else may notice."""
 
 
 class Supervisor:
@@ -121,36 +78,22 @@ class Supervisor:
         self.state = begun
         """Changed by the core only."""
         self._parts = parts
-        settings = parts.settings
         loop = self._loop = Loop(parts.logger)
         self._deadlines: dict[Timer, float] = {}
-        self._tries: dict[object, int] = {}
-        """How often each thing has failed that is done again."""
+        self._retries = Retries(loop)
         self._refusing = Refusing(loop.sources)
-        self._children = children = Children(loop, parts.processes, to_groups=settings.kill_group)
+        self._children = children = Children(loop, parts.processes, to_groups=parts.settings.kill_group)
         self._ordinary = OrdinaryListeners(
             parts.adopted, parts.listeners.inodes, loop.log, children.may_take, self._binds_of
         )
         self._adoption = Adoption(loop.sources, children.channel_of, self._ordinary)
         children.tell(taken=self._ordinary.taken, gone=self._adoption.forget)
-        self._store = ConfigStore(
-            loop,
-            children,
-            parts.configurations,
-            parts.read,
-            lambda number: bool(self.state.find(number)),
-            has_state_dir=bool(settings.state_dir),
-        )
-        self._outcomes = Outcomes(parts.configurations, self._known, loop.log)
-        pid_file = parts.pid_file.path if parts.pid_file else None
-        self._sight = Sight(parts.name, pid_file, parts.listeners, parts.adopted, parts.configurations, self._outcomes)
+        self._store = ConfigStore(loop, children, parts, lambda number: bool(self.state.find(number)))
+        self._outcomes = Outcomes(parts, loop.log)
+        self._pid = PublishedPid(loop, children, parts.pid_file, parts.predecessor)
         self._arrivals = Arrivals()
-        self._succession = Succession(
-            loop, self._children, self._arrivals, parts.environment, parts.inherited, self._hand_down
-        )
-        self._desk: Desk | None = None
-        self._notices: Notices | None = None
-        self._presence: Presence | None = None
+        self._succession = Succession(loop, children, self._arrivals, parts, self._hand_down)
+        self._front = Front(loop, parts, children, self._outcomes, lambda: self.state, self._status)
         loop.sources.add(self._arrivals, self._signals_arrived)
 
     def run(self) -> int:
@@ -166,8 +109,7 @@ class Supervisor:
             except Exception as error:  # noqa: BLE001  # PID 1 may not die of it
                 loop.unexpected(error)
         loop.isolated(self._close)
-        if self._parts.pid_file:
-            loop.isolated(self._parts.pid_file.remove)
+        loop.isolated(self._pid.close)
         loop.isolated(self._parts.logger.close)
         return self.state.stage.status
 
@@ -179,12 +121,8 @@ class Supervisor:
 
     def _close(self) -> None:
         """End: hang up on everybody who asks."""
-        if self._notices:
-            notices = self._notices
-            self._loop.isolated(lambda: notices.update(self.state))
-        for one in (self._notices, self._presence, self._desk):
-            if one:
-                self._loop.isolated(one.close)
+        self._loop.isolated(lambda: self._front.update(self.state))
+        self._front.close()
         self._store.reader.close()
 
     # ---- the beginning ---------------------------------------------------------------------------------------------
@@ -197,44 +135,19 @@ class Supervisor:
         self._store.restore()
         return Began(parts.listeners.descriptors())
 
-    def _open(self) -> None:
-        """Begin to answer and to tell, once the first haproxy has been started: it need not wait for this."""
-        from entrypoint.desk import Desk  # noqa: PLC0415  # see above
-        from entrypoint.notices import Notices  # noqa: PLC0415
-        from entrypoint.presence import Presence  # noqa: PLC0415
-
-        parts, loop = self._parts, self._loop
-
-        def opened(control: "Control") -> None:
-            if self._desk:
-                self._desk.move_to(control)
-            else:
-                self._desk = Desk(control, loop, self._children, self._outcomes, lambda: self.state, self._status)
-
-        left = parts.left and parts.left["control"]
-        settings = parts.settings
-        self._presence = Presence(settings.runtime_dir, parts.name, settings.poll, loop.sources, loop.log)
-        self._presence.begin(opened, left[:2] if left else None, rehearses=parts.rehearses)
-        # Last: as long as they are missing, all of this is tried again.
-        notices = Notices(parts.notifier, loop.sources, self._children.find, loop.log)
-        listeners = parts.listeners
-        notices.store(listeners.forgotten(), listeners.to_store(), listeners.stored())
-        self._notices = notices
-
     def _go_on(self, left: dict[str, Any]) -> Event:
         """Take up what our last life has handed down; the files may have changed while nobody watched."""
         loop = self._loop
         self._children.inherit(left)
         if left.get("log"):
             self._parts.logger.inherit(left["log"])
-        self._open()
-        assert self._notices
+        self._front.open()
         self._outcomes.inherit(left)
-        self._notices.resume(left["notices"])
-        adopts, client = left["adopts"], left["control"] and left["control"][2]
+        self._front.inherit(left)
+        adopts = left["adopts"]
         what = f"safe_reload {__version__} has taken over"
         if self._parts.rehearses:
-            self._tell_asker(client, "")
+            self._front.tell_asker(left, "")
             json_text(self._status({}))
             return Stirred()
         loop.log(Log(Level.INFO, "upgraded", what))
@@ -246,15 +159,9 @@ class Supervisor:
         loop.isolated(self._let_vips_accept)
         # Last of all: whatever fails before is begun anew, and what follows could not be.
         loop.isolated(lambda: upgrade.has_begun(self._parts.environment))
-        loop.isolated(lambda: self._tell_asker(client, f"Success=1\n--\n{what}\n\n"))
-        if self._desk:
-            desk, visits = self._desk, left.get("visits", ())
-            loop.isolated(lambda: desk.resume(visits))
+        loop.isolated(lambda: self._front.tell_asker(left, f"Success=1\n--\n{what}\n\n"))
+        loop.isolated(lambda: self._front.resume(left))
         return Stirred()
-
-    def _tell_asker(self, client: int | None, answer: str) -> None:
-        if self._desk and client is not None and client >= 0:
-            self._desk.take_in(client, answer)
 
     def _let_vips_accept(self) -> None:
         for listen in retiring.follow(self.state):
@@ -269,33 +176,25 @@ class Supervisor:
 
         """
         parts = self._parts
-        assert self._notices
-        listeners = parts.listeners.hand_down()
-        adopted = parts.adopted.hand_down()
-        control = self._desk.hand_down(client) if self._desk else None
-        visits, of_visits = self._desk.hand_down_others(client) if self._desk and others else ([], [])
+        listeners, adopted = parts.listeners.hand_down(), parts.adopted.hand_down()
+        front, of_front = self._front.hand_down(client, others=others)
         configurations, texts = parts.configurations.hand_down()
         left = {
             **self._children.hand_down(),
             **self._outcomes.hand_down(),
+            **front,
             "adopts": self._adoption.pending,
             "log": parts.logger.hand_down(),
             "state": to_plain(self.state),
             "listeners": listeners,
             "adopted": adopted,
-            "control": control,
-            "visits": visits,
             "configurations": configurations,
             "readers": self._store.reader.hand_down(),
-            "notices": self._notices.hand_down(),
         }
-        descriptors = [one[1] for one in listeners]
-        descriptors += [one[0] for one in adopted]
-        descriptors += [descriptor for descriptor in control[1:] if descriptor >= 0] if control else []
-        descriptors += texts
+        descriptors = [*(one[1] for one in listeners), *(one[0] for one in adopted), *of_front, *texts]
         descriptors += left["channels"].values()
         descriptors += [descriptor for descriptor, *_ in left["words"].values()]
-        return left, (*descriptors, *of_visits)
+        return left, tuple(descriptors)
 
     # ---- what happens ----------------------------------------------------------------------------------------------
 
@@ -308,9 +207,9 @@ class Supervisor:
                 self.state, effects = lifecycle.step(self.state, event)
             except Exception as error:  # noqa: BLE001  # a death must not be forgotten for it
                 loop.unexpected(error)
-                self._try_again(event, lambda event=event: loop.submit(event))  # type: ignore[misc]
+                self._retries.failed(event, lambda event=event: loop.submit(event))  # type: ignore[misc]
                 continue
-            self._has_succeeded(event)
+            self._retries.succeeded(event)
             for effect in effects:
                 self._carry_out(effect)
             self._set_timers()
@@ -319,14 +218,12 @@ class Supervisor:
 
     def _decided(self) -> None:
         """Tell systemd what has become true, and let go of what nobody needs any more."""
-        if not self._notices:
-            self._open()
-        assert self._notices
-        notices, state = self._notices, self.state
+        self._front.open()
+        state = self.state
         # Nobody will ever start from what one that leaves was started from.
         needed = [one.number for one in (state.candidate, state.current) if one]
         self._loop.isolated(lambda: self._parts.configurations.retain(needed))
-        self._loop.isolated(lambda: notices.update(state))
+        self._loop.isolated(lambda: self._front.update(state))
         self._find_lost()
 
     def _find_lost(self) -> None:
@@ -341,22 +238,8 @@ class Supervisor:
         """Tell whether a process is gone of whose death the core will not be told any more: by a mistake of ours."""
         if self._children.is_alive(number):
             return False
-        told = (*self._loop.events, *self._tries)
+        told = (*self._loop.events, *self._retries)
         return not any(isinstance(event, Exited) and event.number == number for event in told)
-
-    def _try_again(self, what: object, action: Callable[[], None]) -> None:
-        """Do later what has failed, and is not to be forgotten; but not for ever, for it may be our own mistake."""
-        tries = self._tries.pop(what, 0) + 1
-        if tries > _MOST_TRIES:
-            line = f"has failed {tries} times, and is not tried again: {what!r}"
-            self._loop.log(Log(Level.ERROR, "given_up", line))
-            return
-        self._tries[what] = tries
-        self._loop.sources.alarm(("again", what), _AGAIN_AFTER * 2 ** (tries - 1), action)
-
-    def _has_succeeded(self, what: object) -> None:
-        if self._tries and self._tries.pop(what, 0):
-            self._loop.sources.cancel(("again", what))
 
     def _set_timers(self) -> None:
         now = time.monotonic()
@@ -390,7 +273,7 @@ class Supervisor:
         """Do it; never raises. Whatever fails, who awaits an answer gets one, as `core.failures` says."""
         try:
             self._do(effect)
-            self._has_succeeded(lasting(effect))
+            self._retries.succeeded(lasting(effect))
         except Exception as error:  # noqa: BLE001  # the rest of the step is to be carried out
             failure = error
             self._loop.isolated(lambda: self._failed(effect, failure))
@@ -401,7 +284,7 @@ class Supervisor:
         if event:
             self._loop.submit(event)
         elif what:
-            self._try_again(what, lambda: self._carry_out(effect))
+            self._retries.failed(what, lambda: self._carry_out(effect))
         if isinstance(error, OSError) or is_shortage(error):
             self._loop.log(Log(Level.ERROR, "system_error", f"{type(effect).__name__.lower()}: {why}"))
         else:
@@ -424,7 +307,7 @@ class Supervisor:
             case Listen(tags=tags, doubtful=doubtful):
                 self._listen(tags, doubtful)
             case Publish(pid=pid):
-                self._publish(pid)
+                self._pid.publish(pid)
             case Adopt(number=number):
                 self._adoption.ask(number)
             case Log():
@@ -442,7 +325,7 @@ class Supervisor:
             case Reply():
                 self._reply(effect)
             case TakeOver():
-                self._take_over()
+                self._pid.take_over()
             case Rehearse(client=client):
                 self._succession.rehearse(client)
             case Upgrade(client=client):
@@ -476,8 +359,7 @@ class Supervisor:
         loop.log(line)
         words = self._children.words_of(notice.number)
         message = self._outcomes.note(notice, line.message, words)
-        if self._notices:
-            self._notices.note(notice, message, words)
+        self._front.note(notice, message, words)
 
     def _reply(self, reply: Reply) -> None:
         """Answer who has asked for a reload."""
@@ -487,36 +369,8 @@ class Supervisor:
             words = self._children.words_of(number) + beside
         except Exception as error:  # noqa: BLE001  # who waits is told what became of it, if not all about it
             self._loop.unexpected(error)
-        if self._desk:
-            self._desk.reply(reply.client, f"Success={int(reply.success)}\n--\n{words}{one_line(reply.message)}\n\n")
-
-    def _take_over(self) -> None:
-        """Tell the haproxy that served before to leave, if there is one."""
-        predecessor = self._parts.predecessor
-        if not predecessor:
-            return
-        who = f"the haproxy that served before (pid {predecessor.pid})"
-        try:
-            predecessor.retire()
-        except PermissionError:
-            what = f"{who} does not leave, and shares the clients with us: {why_not_signalled()}; or stop it yourself"
-            self._loop.log(Log(Level.ERROR, "not_permitted", what))
-        else:
-            self._loop.log(Log(Level.INFO, "taken_over", f"{who} is told to leave"))
-
-    def _publish(self, pid: int, *, again: bool = False) -> None:
-        """Write the pid file; where that cannot be done there is none, and it is tried again."""
-        pid_file, sources = self._parts.pid_file, self._loop.sources
-        if not pid_file or (again and not self._children.has_pid(pid)):
-            return
-        sources.cancel(pid_file)
-        try:
-            pid_file.write(pid)
-        except OSError as error:
-            if not again:
-                what = f"the pid file {pid_file.path} cannot be written, and is tried again: {error.strerror}"
-                self._loop.log(Log(Level.ERROR, "pid_file", what))
-            sources.alarm(pid_file, _PUBLISH_AGAIN_AFTER, lambda: self._publish(pid, again=True))
+        text = f"Success={int(reply.success)}\n--\n{words}{one_line(reply.message)}\n\n"
+        self._front.reply(reply.client, text)
 
     def _listen(self, tags: Collection[str], doubtful: Collection[str]) -> None:
         """Let these VIPs accept, and no others.
@@ -536,11 +390,7 @@ class Supervisor:
         # Who asks whether we live has us look.
         self._children.reap()
         self._find_lost()
-        return self._sight.status(self.state, connections, self._parts.logger.lines_lost)
-
-    def _known(self) -> frozenset[str]:
-        """Return the variables that a configuration can use for a descriptor."""
-        return frozenset({*self._parts.listeners.tags(), *self._parts.environment})
+        return status(self._parts, self._outcomes, self.state, connections)
 
     def _binds_of(self, number: int) -> int | None:
         generation = self.state.find(number)

@@ -1,11 +1,13 @@
 """What the next life has to know: what has happened, and what nobody has decided about yet."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 from entrypoint.children import Children
 from entrypoint.core.events import Event, Level, Rehearsed, StopAsked
 from entrypoint.loop import Loop
+from entrypoint.parts import Parts
 from entrypoint.succession import Succession
 from entrypoint.system.log import Logger
 from entrypoint.system.processes import Birth
@@ -29,8 +31,9 @@ def begun(*events: Event) -> tuple[Loop, Succession]:
     """Return one that may take our place after what has happened and is not decided, and who runs it."""
     loop = Loop(Logger(Level.ERROR))
     loop.events.extend(events)
-    inherited = Inherited(frozenset(), frozenset())
-    return loop, Succession(loop, cast("Children", NoRoom()), cast("Arrivals", None), {}, inherited, hand_down)
+    parts = SimpleNamespace(environment={}, inherited=Inherited(frozenset(), frozenset()))
+    children, arrivals = cast("Children", NoRoom()), cast("Arrivals", None)
+    return loop, Succession(loop, children, arrivals, cast("Parts", parts), hand_down)
 
 
 def hand_down(client: int, *, others: bool) -> tuple[dict[str, Any], tuple[int, ...]]:

@@ -423,7 +423,7 @@ def test_haproxy_does_not_get_what_systemd_means_for_us(begin: Begin) -> None:
 def test_a_pid_file_that_can_no_longer_be_written_is_a_log_line(begin: Begin, tmp_path: Path) -> None:
     """What fails after the start is reported, the reload succeeds all the same, and the file comes when it can."""
     folder = tmp_path / "run"
-    soon = "from entrypoint import supervisor; supervisor._PUBLISH_AGAIN_AFTER = 0.1"
+    soon = "from entrypoint import published_pid; published_pid._PUBLISH_AGAIN_AFTER = 0.1"
     lb = begin("--pid-file", str(folder / "pid"), code=soon)
     eventually(lambda: lb.get() == "1")
     eventually((folder / "pid").exists)
