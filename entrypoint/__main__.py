@@ -35,14 +35,14 @@ def main() -> None:
 
 def _door() -> "Callable[[dict[str, str]], int]":
     """Import what the command line asks for."""
-    from entrypoint.core.command import is_question  # noqa: PLC0415  # what cannot be imported may not end an heir
+    from entrypoint.options.command import is_question  # noqa: PLC0415  # what cannot be imported may not end an heir
 
     if is_question(sys.argv[1:]):
         # Probes ask often: what only PID 1 needs would add a tenth to the price of a question.
-        from entrypoint.client import run as ask  # noqa: PLC0415
+        from entrypoint.client.main import run as ask  # noqa: PLC0415
 
         return lambda environment: ask(sys.argv[1:], environment)
-    from entrypoint.cli import run  # noqa: PLC0415
+    from entrypoint.pid1.cli import run  # noqa: PLC0415
 
     return lambda environment: run(sys.argv[1:], environment, _MASK, _tags_of_instance)
 
@@ -66,7 +66,7 @@ def _begin_anew() -> None:
 
 
 def _tags_of_instance(runtime_dir: str, name: str | None) -> dict[str, int]:
-    from entrypoint.client import tags_of_instance  # noqa: PLC0415  # only `check` asks, and seldom
+    from entrypoint.client.main import tags_of_instance  # noqa: PLC0415  # only `check` asks, and seldom
 
     return tags_of_instance(runtime_dir, name)
 
@@ -76,7 +76,7 @@ def _environment() -> dict[str, str]:
 
     The process's own are so too, afterwards, for what we execute with them: but for the launcher's.
     """
-    from entrypoint.core.inheritance import VARIABLE, parse_inheritance  # noqa: PLC0415  # as in `_door`
+    from entrypoint.options.inheritance import VARIABLE, parse_inheritance  # noqa: PLC0415  # as in `_door`
 
     inheritance = parse_inheritance(os.environ.get(VARIABLE, ""))
     if inheritance and inheritance.standard:

@@ -11,7 +11,9 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "entrypoint"
-CORE = sorted((PACKAGE / "core").glob("*.py"))
+PURE = {"core": {"core", "haproxy", "options", "lean"}, "haproxy": {"haproxy", "lean"}, "options": {"options", "lean"}}
+"""The folders that touch nothing, each with those that it may import."""
+FILES = [path for folder in PURE for path in sorted((PACKAGE / folder).glob("*.py"))]
 
 TOO_DEAR = (
     "asyncio",
@@ -30,7 +32,7 @@ TOO_DEAR = (
     "argparse",
     "http",
     "prometheus_client",
-    "entrypoint.exporter",
+    "entrypoint.client.exporter",
 )
 TOUCHES = frozenset({"os", "socket", "time", "select", "selectors", "ctypes", "subprocess"})
 
@@ -62,13 +64,13 @@ def imported_by(path: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def loaded() -> frozenset[str]:
     """What PID 1 has loaded when it begins to serve."""
-    return loaded_by("entrypoint.cli")
+    return loaded_by("entrypoint.pid1.cli")
 
 
 @pytest.mark.parametrize("module", TOO_DEAR)
 def test_pid_1_does_not_load_what_is_dear(loaded: frozenset[str], module: str) -> None:
     """The import budget: none of what costs memory, threads or races with waitpid(-1) is there."""
-    assert "entrypoint.supervisor" in loaded
+    assert "entrypoint.pid1.supervisor" in loaded
     assert module not in loaded
 
 
@@ -87,20 +89,18 @@ def test_the_package_itself_loads_nothing() -> None:
     assert list(imported_by(PACKAGE / "__init__.py")) == []
 
 
-@pytest.mark.parametrize("path", CORE, ids=lambda path: path.name)
-def test_the_core_cannot_touch_the_world(path: Path) -> None:
-    """No file of the core imports what has to do with processes, sockets, files or time, nor what does."""
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_what_decides_cannot_touch_the_world(path: Path) -> None:
+    """No file of the core, of what haproxy says, or of the options imports what has to do with processes or files."""
     modules = set(imported_by(path))
     assert not {module.split(".")[0] for module in modules} & TOUCHES
-    assert {module for module in modules if module.startswith("entrypoint")} <= {
-        "entrypoint.core",
-        *(f"entrypoint.core.{other.stem}" for other in CORE),
-    }
+    folders = {module.split(".")[1] for module in modules if module.startswith("entrypoint.")}
+    assert folders <= PURE[path.parent.name]
 
 
-def test_the_core_is_all_there() -> None:
+def test_all_of_it_is_looked_at() -> None:
     """The files that are walked are those that decide."""
-    assert {path.stem for path in CORE} >= {"lifecycle", "settings", "vips", "command", "events"}
+    assert {path.stem for path in FILES} >= {"lifecycle", "settings", "vips", "command", "events", "runtime_api"}
 
 
 def test_the_house_has_floors() -> None:
@@ -118,4 +118,4 @@ def test_the_house_has_floors() -> None:
 
 def test_it_starts_without_python_prctl() -> None:
     """PID 1 can be imported where python-prctl is missing or cannot be loaded."""
-    assert "prctl" not in loaded_by("entrypoint.cli", with_prctl=False)
+    assert "prctl" not in loaded_by("entrypoint.pid1.cli", with_prctl=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from entrypoint.exporter import render
+from entrypoint.client.exporter import render
 from tests.documented import PAGES, shown
 from tests.promtool import needs_promtool, promtool
 

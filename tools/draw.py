@@ -24,9 +24,9 @@ from entrypoint.core.events import (
     Unanswered,
     Why,
 )
-from entrypoint.core.settings import OPTIONS, Option
 from entrypoint.core.state import Candidate
-from entrypoint.core.verbs import VERBS, help_line
+from entrypoint.options.settings import OPTIONS, Option
+from entrypoint.options.verbs import VERBS, help_line
 from tests.core.explorer import Transition, explore
 from tests.core.world import SMALL
 

@@ -4,21 +4,12 @@ Generations are named by their number, processes by nothing else: the shell know
 """
 
 from collections.abc import Mapping
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 from types import MappingProxyType
 
 from entrypoint.core.notices import Notice
-from entrypoint.core.records import dataclass
-
-
-class Level(IntEnum):
-    """How much a log line matters; the numbers are tini's verbosity (0 to 3)."""
-
-    ERROR = 0
-    WARNING = 1
-    INFO = 2
-    DEBUG = 3
-
+from entrypoint.lean.level import Level
+from entrypoint.lean.records import dataclass
 
 NO_FIELDS: Mapping[str, object] = MappingProxyType({})
 

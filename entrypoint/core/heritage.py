@@ -6,11 +6,11 @@ ones, and nobody waits.
 
 from collections.abc import Mapping
 
-from entrypoint.core.records import replace
-from entrypoint.core.runtime_api import Bind
-from entrypoint.core.settings import Settings
 from entrypoint.core.state import Current, Draining, Ending, Generation, Phase, State
-from entrypoint.core.types import Any
+from entrypoint.haproxy.runtime_api import Bind
+from entrypoint.lean.records import replace
+from entrypoint.lean.types import Any
+from entrypoint.options.settings import Settings
 
 FORMAT = 2
 """Of everything that is left; a program that knows another one refuses, and the old one goes on."""

@@ -21,7 +21,7 @@ at hand, and the better choice.
 
 import signal
 
-from entrypoint.core import retiring, runtime_api, stopping, watching
+from entrypoint.core import retiring, stopping, watching
 from entrypoint.core.endings import how_it_died, shell_status
 from entrypoint.core.events import (
     EXPORTER,
@@ -36,7 +36,6 @@ from entrypoint.core.events import (
     Event,
     Exited,
     Keep,
-    Level,
     Log,
     Look,
     NotSpawned,
@@ -67,8 +66,6 @@ from entrypoint.core.events import (
 )
 from entrypoint.core.lines import line_of, say
 from entrypoint.core.notices import Died, Gone, Promoted, ReloadFailed, StartFailed, Starting
-from entrypoint.core.records import replace
-from entrypoint.core.settings import Restart
 from entrypoint.core.state import (
     FIRST_EXPORTER_DELAY,
     FIRST_RETRY_DELAY,
@@ -91,7 +88,11 @@ from entrypoint.core.state import (
     then,
     timers,
 )
-from entrypoint.core.types import assert_never
+from entrypoint.haproxy import runtime_api
+from entrypoint.lean.level import Level
+from entrypoint.lean.records import replace
+from entrypoint.lean.types import assert_never
+from entrypoint.options.settings import Restart
 
 RELOAD_SIGNALS = frozenset({signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP})
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})

@@ -1,10 +1,11 @@
 """The lines of the log that are about generations."""
 
 from entrypoint.core.endings import how_it_died, shell_status
-from entrypoint.core.events import Level, Log
+from entrypoint.core.events import Log
 from entrypoint.core.notices import Died, Gone, Notice, Promoted, Recovered, ReloadFailed, StartFailed, Starting
 from entrypoint.core.state import Generation
-from entrypoint.core.types import assert_never
+from entrypoint.lean.level import Level
+from entrypoint.lean.types import assert_never
 
 
 def line_of(notice: Notice) -> Log:

@@ -3,7 +3,7 @@
 The line of the log is made of the same, and last (`core.lines`).
 """
 
-from entrypoint.core.records import dataclass
+from entrypoint.lean.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

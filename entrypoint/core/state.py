@@ -6,11 +6,11 @@ no pids of the dead, no history.
 
 from collections.abc import Iterator
 
-from entrypoint.core import runtime_api
 from entrypoint.core.events import Clock, Disk, Effect, Reply, Request, Timer
-from entrypoint.core.records import dataclass, replace
-from entrypoint.core.settings import Settings
-from entrypoint.core.types import assert_never
+from entrypoint.haproxy import runtime_api
+from entrypoint.lean.records import dataclass, replace
+from entrypoint.lean.types import assert_never
+from entrypoint.options.settings import Settings
 
 SERVED_AFTER = 1.0
 PROVEN_AFTER = 10.0

@@ -2,9 +2,8 @@
 
 import signal
 
-from entrypoint.core.events import EXPORTER, CloseVips, Effect, Level, Log, Reply, Request, Send
+from entrypoint.core.events import EXPORTER, CloseVips, Effect, Log, Reply, Request, Send
 from entrypoint.core.lines import say
-from entrypoint.core.records import replace
 from entrypoint.core.retiring import end
 from entrypoint.core.state import (
     KILL_AFTER,
@@ -23,7 +22,9 @@ from entrypoint.core.state import (
     Stopping,
     then,
 )
-from entrypoint.core.types import assert_never
+from entrypoint.lean.level import Level
+from entrypoint.lean.records import replace
+from entrypoint.lean.types import assert_never
 
 
 def stop(state: State, trigger: str) -> Step:

@@ -5,9 +5,8 @@ one that has failed for another reason is, later and later. One that goes back t
 another one. What looks incomplete and is not what the current generation was started with is waited for, for a while.
 """
 
-from entrypoint.core.events import Disk, Effect, Level, Log, Look, Request, Tell, Why
+from entrypoint.core.events import Disk, Effect, Log, Look, Request, Tell, Why
 from entrypoint.core.notices import Recovered
-from entrypoint.core.records import replace
 from entrypoint.core.state import (
     INCOMPLETE_WITHIN,
     MOST_POLL_DOUBLINGS,
@@ -18,6 +17,8 @@ from entrypoint.core.state import (
     State,
     Step,
 )
+from entrypoint.lean.level import Level
+from entrypoint.lean.records import replace
 
 FILES = Request("files")
 """What asks for a reload when files have changed."""

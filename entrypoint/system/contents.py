@@ -6,10 +6,10 @@ import stat
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from entrypoint.core.hashing import sha256
-from entrypoint.core.key_pairs import fits
-from entrypoint.core.named_files import ANYTHING, Named, named_by, named_in
-from entrypoint.core.records import dataclass, replace
+from entrypoint.haproxy.key_pairs import fits
+from entrypoint.haproxy.named_files import ANYTHING, Named, named_by, named_in
+from entrypoint.lean.hashing import sha256
+from entrypoint.lean.records import dataclass, replace
 
 _TRIES = 5
 """How often a set of files that changes while it is read is read again."""

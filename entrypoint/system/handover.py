@@ -32,7 +32,7 @@ import socket
 import struct
 from collections.abc import Collection, Iterable
 
-from entrypoint.core.records import dataclass
+from entrypoint.lean.records import dataclass
 
 _REQUEST = b"_getsocks\n"
 _INT = struct.Struct("=i")

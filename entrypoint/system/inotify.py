@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterable
 
-from entrypoint.libc import libc_functions
+from entrypoint.lean.libc import libc_functions
 
 _NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
 _MODIFY, _ATTRIB, _CLOSE_WRITE = 0x2, 0x4, 0x8

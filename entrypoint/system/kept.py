@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Iterator
 
-from entrypoint.core.hashing import sha256
+from entrypoint.lean.hashing import sha256
 
 Files = tuple[tuple[str, bytes], ...]
 

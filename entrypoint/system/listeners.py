@@ -11,9 +11,9 @@ import os
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from entrypoint.core.records import dataclass
-from entrypoint.core.types import Any
-from entrypoint.core.vips import ANY, Vip
+from entrypoint.lean.records import dataclass
+from entrypoint.lean.types import Any
+from entrypoint.options.vips import ANY, Vip
 
 STORED = "safe_reload_vip_"
 """Begins the name under which a VIP is stored; its tag follows."""

@@ -14,11 +14,12 @@ import time
 from collections import deque
 from collections.abc import Mapping
 
-from entrypoint.core.events import Level, Log
-from entrypoint.core.json_text import json_text
-from entrypoint.core.one_line import one_line, valid
-from entrypoint.core.settings import LogFormat
-from entrypoint.core.types import Any
+from entrypoint.core.events import Log
+from entrypoint.lean.json_text import json_text
+from entrypoint.lean.level import Level
+from entrypoint.lean.one_line import one_line, valid
+from entrypoint.lean.types import Any
+from entrypoint.options.settings import LogFormat
 
 _STDERR = 2
 _NOBODY_READS = (errno.EPIPE, errno.EBADF)

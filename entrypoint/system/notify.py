@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 
-from entrypoint.core.one_line import one_line
+from entrypoint.lean.one_line import one_line
 
 _LONGEST_ADDRESS = 107
 """sun_path of unix(7), less one for the end of a path or the beginning of an abstract name."""

@@ -11,7 +11,7 @@ import stat
 import sys
 from collections.abc import Iterable, Iterator
 
-from entrypoint.core.vips import ANY, Vip
+from entrypoint.options.vips import ANY, Vip
 
 _ROOM = 32
 """Bytes; more than a pid has."""

@@ -11,10 +11,10 @@ import struct
 import sys
 from collections.abc import Iterable, Iterator
 
-from entrypoint.core.inheritance import Inheritance
-from entrypoint.core.records import dataclass
-from entrypoint.core.types import Any
-from entrypoint.libc import libc_functions
+from entrypoint.lean.libc import libc_functions
+from entrypoint.lean.records import dataclass
+from entrypoint.lean.types import Any
+from entrypoint.options.inheritance import Inheritance
 
 try:
     import prctl

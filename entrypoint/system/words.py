@@ -12,7 +12,7 @@ import select
 import sys
 import termios
 
-from entrypoint.core.excerpt import Excerpt
+from entrypoint.haproxy.excerpt import Excerpt
 
 _CAPACITY = 262144
 """Bytes that a pipe may hold, where the kernel allows it. More would be taken from others: what all processes of a user

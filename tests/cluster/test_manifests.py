@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from entrypoint.core import settings
+from entrypoint.options import settings
 from tests.cluster.manifests import K8S, ROOT, Manifest, kustomize, the
 from tests.documented import the as documented
 

@@ -6,8 +6,8 @@ from unittest import mock
 
 from entrypoint.core import lifecycle, retiring
 from entrypoint.core.events import Effect, Event
-from entrypoint.core.settings import Settings
 from entrypoint.core.state import State
+from entrypoint.options.settings import Settings
 from tests.core.world import RETRYING, SMALL, begin, canonical, possible
 
 MOST_GENERATIONS = 3

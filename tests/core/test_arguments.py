@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entrypoint.core.arguments import Arguments, split
-from entrypoint.core.settings import OPTIONS, OptionError
+from entrypoint.options.arguments import Arguments, split
+from entrypoint.options.settings import OPTIONS, OptionError
 
 
 def given_in(*arguments: str) -> list[tuple[str, str]]:

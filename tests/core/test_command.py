@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entrypoint.core.arguments import split
-from entrypoint.core.command import (
+from entrypoint.options.arguments import split
+from entrypoint.options.command import (
     DEFAULT_CONFIGURATION,
     VERBS,
     Check,
@@ -21,7 +21,7 @@ from entrypoint.core.command import (
     with_configuration,
     without_configurations,
 )
-from entrypoint.core.vips import VipError, parse_vips
+from entrypoint.options.vips import VipError, parse_vips
 
 PROGRAMS = frozenset({"haproxy", "/usr/sbin/haproxy", "/opt/haproxy", "sh", "/bin/sleep", "reload", "./run"})
 """What can be executed here."""

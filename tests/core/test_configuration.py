@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from entrypoint.core.configuration import line_of_master_worker, tags
+from entrypoint.haproxy.configuration import line_of_master_worker, tags
 
 
 @pytest.mark.parametrize(

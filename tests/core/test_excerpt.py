@@ -5,7 +5,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entrypoint.core.excerpt import BOUND, Excerpt
+from entrypoint.haproxy.excerpt import BOUND, Excerpt
 
 NOTICE = re.compile(rb"\((\d+) lines? left out here\)")
 

@@ -7,8 +7,8 @@ import pytest
 from entrypoint.core import lifecycle
 from entrypoint.core.events import Rehearse, Rehearsed, Reply, Upgrade, UpgradeAsked
 from entrypoint.core.heritage import HeritageError, from_plain, to_plain
-from entrypoint.core.records import replace
 from entrypoint.core.state import Current, Draining, Ended, Ending, Serving, State
+from entrypoint.lean.records import replace
 from tests.core.explorer import explore
 from tests.core.world import CLIENTS, settings
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from entrypoint.core.inheritance import Inheritance, format_inheritance, parse_inheritance
+from entrypoint.options.inheritance import Inheritance, format_inheritance, parse_inheritance
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entrypoint.core.json_text import json_text
-from entrypoint.core.settings import LogFormat
+from entrypoint.lean.json_text import json_text
+from entrypoint.options.settings import LogFormat
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entrypoint.core.key_pairs import fits
+from entrypoint.haproxy.key_pairs import fits
 
 KINDS = {
     "rsa": ("rsa:2048",),

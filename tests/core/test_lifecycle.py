@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from entrypoint.core import lifecycle, retiring, runtime_api
+from entrypoint.core import lifecycle, retiring
 from entrypoint.core.events import (
     EXPORTER,
     Adopt,
@@ -19,7 +19,6 @@ from entrypoint.core.events import (
     Elapsed,
     Exited,
     Keep,
-    Level,
     Listen,
     Log,
     Look,
@@ -40,7 +39,6 @@ from entrypoint.core.events import (
     Why,
 )
 from entrypoint.core.heritage import from_plain, to_plain
-from entrypoint.core.settings import Restart
 from entrypoint.core.state import (
     FIRST_RESTART_DELAY,
     BackingOff,
@@ -57,6 +55,9 @@ from entrypoint.core.state import (
     Stopping,
     timers,
 )
+from entrypoint.haproxy import runtime_api
+from entrypoint.lean.level import Level
+from entrypoint.options.settings import Restart
 from tests.core.explorer import Exploration, Transition, explore
 from tests.core.test_runtime_api import PIDS, answer
 from tests.core.world import (

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entrypoint.core import master_cli
-from entrypoint.core.master_cli import LONGEST_COMMAND, LONGEST_LINE, CommandReader, Pass, Process, TooLongError
-from entrypoint.core.settings import read_settings
 from entrypoint.core.state import Candidate, Current, Draining, Generation, State
+from entrypoint.options.settings import read_settings
+from entrypoint.pid1 import master_cli
+from entrypoint.pid1.master_cli import LONGEST_COMMAND, LONGEST_LINE, CommandReader, Pass, Process, TooLongError
 
 STATE = State(
     read_settings((), {})[0],

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entrypoint.core import named_files as core
-from entrypoint.core.named_files import Bases, Context, Kind, named_by, named_files, named_in
+from entrypoint.haproxy import named_files as core
+from entrypoint.haproxy.named_files import Bases, Context, Kind, named_by, named_files, named_in
 
 HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entrypoint.core.json_text import json_text
-from entrypoint.core.one_line import one_line, valid
+from entrypoint.lean.json_text import json_text
+from entrypoint.lean.one_line import one_line, valid
 
 anything = st.text(st.characters() | st.characters(categories=["Cs", "Cc", "Cf", "Zl"]))
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entrypoint.core.events import Elapsed, Exited, Level, Log, Reaped, Signalled, Timer
-from entrypoint.core.records import dataclass, replace
+from entrypoint.core.events import Elapsed, Exited, Log, Reaped, Signalled, Timer
+from entrypoint.lean.level import Level
+from entrypoint.lean.records import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entrypoint.core import history, report
-from entrypoint.core.report import Style
-from entrypoint.core.status_fields import Status
+from entrypoint.client import report
+from entrypoint.client.report import Style
+from entrypoint.client.status_fields import Status
+from entrypoint.core import history
 
 NOW = 1_790_000_000.0
 PLAIN = Style(colour=False)

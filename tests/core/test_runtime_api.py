@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entrypoint.core import runtime_api
-from entrypoint.core.runtime_api import (
+from entrypoint.haproxy import runtime_api
+from entrypoint.haproxy.runtime_api import (
     Bind,
     binds_on,
     can_pause,

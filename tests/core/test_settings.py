@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entrypoint.core.arguments import split
-from entrypoint.core.events import Level
-from entrypoint.core.settings import (
+from entrypoint.lean.level import Level
+from entrypoint.options.arguments import split
+from entrypoint.options.settings import (
     INTERNAL_VARIABLES,
     OPTIONS,
     LogFormat,
@@ -22,7 +22,7 @@ from entrypoint.core.settings import (
     instance_name,
     read_settings,
 )
-from entrypoint.core.vips import Vip
+from entrypoint.options.vips import Vip
 
 GOOD: dict[str, tuple[str, object, str, object]] = {
     "vips": ("10.0.0.1:80:A", (Vip("10.0.0.1", 80, "A"),), "*:1:B", (Vip("*", 1, "B"),)),

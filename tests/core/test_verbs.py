@@ -2,10 +2,10 @@
 
 import pytest
 
-from entrypoint.core.arguments import split
-from entrypoint.core.command import VERBS as NAMES
-from entrypoint.core.settings import OptionError
-from entrypoint.core.verbs import VERBS, Question, help_text, read_question
+from entrypoint.options.arguments import split
+from entrypoint.options.command import VERBS as NAMES
+from entrypoint.options.settings import OptionError
+from entrypoint.options.verbs import VERBS, Question, help_text, read_question
 
 
 def read(line: str, **environment: str) -> Question:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entrypoint.core.vips import ANY, Vip, VipError, needs_v6only, parse_vips
+from entrypoint.options.vips import ANY, Vip, VipError, needs_v6only, parse_vips
 
 GOOD = "10.0.0.1:80:FD_A"
 

@@ -29,7 +29,6 @@ from entrypoint.core.events import (
     Why,
 )
 from entrypoint.core.lifecycle import MOST_TRIES
-from entrypoint.core.settings import Settings
 from entrypoint.core.state import (
     INCOMPLETE_WITHIN,
     MOST_DEBOUNCES,
@@ -40,6 +39,7 @@ from entrypoint.core.state import (
     State,
     timers,
 )
+from entrypoint.options.settings import Settings
 from tests.core.world import OFF, begin, listening, logged, pid_of, settings, starts
 
 DEBOUNCE = 0.5

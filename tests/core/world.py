@@ -38,8 +38,6 @@ from entrypoint.core.events import (
     Why,
 )
 from entrypoint.core.lines import line_of
-from entrypoint.core.records import replace
-from entrypoint.core.settings import Restart, Settings, read_settings
 from entrypoint.core.state import (
     Candidate,
     Current,
@@ -52,6 +50,8 @@ from entrypoint.core.state import (
     State,
     timers,
 )
+from entrypoint.lean.records import replace
+from entrypoint.options.settings import Restart, Settings, read_settings
 
 VIPS = (("FD_A", 3), ("FD_B", 4))
 FIRST_PID = 1000

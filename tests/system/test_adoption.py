@@ -7,12 +7,12 @@ from typing import cast
 
 import pytest
 
-from entrypoint import adoption
-from entrypoint.adoption import Adoption
-from entrypoint.ordinary_listeners import OrdinaryListeners
-from entrypoint.sources import Sources
+from entrypoint.pid1 import adoption
+from entrypoint.pid1.adoption import Adoption
+from entrypoint.pid1.ordinary_listeners import OrdinaryListeners
 from entrypoint.system.cli_channel import CliChannel
 from entrypoint.system.handover import Taking
+from entrypoint.system.sources import Sources
 from tests.waiting import eventually
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from entrypoint.births import HaproxyBirth, RefusedError, exporter_birth, variables_while_reading
-from entrypoint.configurations import Configurations
-from entrypoint.core.command import Serve
 from entrypoint.core.look import Found
+from entrypoint.options.command import Serve
+from entrypoint.pid1.births import HaproxyBirth, RefusedError, exporter_birth, variables_while_reading
+from entrypoint.pid1.configurations import Configurations
 from entrypoint.system.handover import Adopted
 from entrypoint.system.kept import in_memory
 from entrypoint.system.listeners import Listeners

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from entrypoint.child import Child
-from entrypoint.core.events import Event, Level, Unanswered
-from entrypoint.sources import Sources
+from entrypoint.core.events import Event, Unanswered
+from entrypoint.lean.level import Level
+from entrypoint.pid1.child import Child
 from entrypoint.system.cli_channel import CliChannel
 from entrypoint.system.log import Logger
+from entrypoint.system.sources import Sources
 from entrypoint.system.words import Words
 from tests.descriptors import descriptors
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from entrypoint.core.runtime_api import is_idle, pid
+from entrypoint.haproxy.runtime_api import is_idle, pid
 from entrypoint.system.cli_channel import CliChannel, Conversation
 from tests.system.lives import stat
 from tests.waiting import eventually

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from entrypoint.client import Deadline, LateError, _wait_for_end
+from entrypoint.client.main import Deadline, LateError, _wait_for_end
 from tests.core.test_report import STATUS, WORDS
 from tests.system.strangers import STRANGER, folder_of, listening_as
 from tests.waiting import eventually
@@ -216,7 +216,7 @@ def test_a_queue_that_is_full_is_waited_for_and_no_longer_than_asked(run: Run, t
 
 AS_NOBODY = """
 import os, sys
-from entrypoint.client import run
+from entrypoint.client.main import run
 os.setgroups([])
 os.setresgid(65534, 65534, 65534)
 os.setresuid(65534, 65534, 65534)
@@ -376,11 +376,17 @@ def test_colours_are_for_terminals_where_they_are_wanted(
 
 def test_a_question_loads_nothing_that_only_pid_1_needs() -> None:
     """Probes ask often: neither the supervisor nor the state machine is there, nor anything large."""
-    program = "import sys, entrypoint.__main__, entrypoint.client; print(*sys.modules)"
+    program = "import sys, entrypoint.__main__, entrypoint.client.main; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-S", "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, env=environment()
     )
-    dear = {"entrypoint.supervisor", "entrypoint.core.lifecycle", "entrypoint.system.processes", "argparse", "asyncio"}
+    dear = {
+        "entrypoint.pid1.supervisor",
+        "entrypoint.core.lifecycle",
+        "entrypoint.system.processes",
+        "argparse",
+        "asyncio",
+    }
     assert not dear & set(done.stdout.split())
 
 

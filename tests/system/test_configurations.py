@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from entrypoint.configurations import Configurations
 from entrypoint.core.look import Found
+from entrypoint.pid1.configurations import Configurations
 from entrypoint.system.kept import for_haproxy, in_memory
 from tests.descriptors import descriptors
 

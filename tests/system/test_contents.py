@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from entrypoint.core.named_files import Named, named_by
+from entrypoint.haproxy.named_files import Named, named_by
 from entrypoint.system import contents as system
 from entrypoint.system.contents import Contents, Disk
 from tests.system.apart import apart

@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 
-from entrypoint.client import run
+from entrypoint.client.exporter.server import MOST_CLIENTS, first_that_exists, wants_openmetrics
+from entrypoint.client.main import run
 from entrypoint.core.lifecycle import RELOAD_SIGNALS
 from entrypoint.core.watching import FILES, RETRY
-from entrypoint.desk import TRIGGER as DESK
-from entrypoint.exporter.server import MOST_CLIENTS, first_that_exists, wants_openmetrics
+from entrypoint.pid1.desk import TRIGGER as DESK
 from tests.descriptors import sockets
 from tests.promtool import needs_promtool, promtool
 from tests.system.lives import is_running, status_fields
@@ -30,7 +30,7 @@ from tests.system.strangers import OURS, STRANGER, as_user, folder_of, listening
 from tests.waiting import eventually
 
 REPOSITORY = Path(__file__).parents[2]
-RUN = "import os, sys; from entrypoint.client import run; sys.exit(run(['exporter', *sys.argv[1:]], os.environ))"
+RUN = "import os, sys; from entrypoint.client.main import run; sys.exit(run(['exporter', *sys.argv[1:]], os.environ))"
 PATIENCE = 20.0
 ALLOWED_GROWTH_KIB = 8 * 1024
 

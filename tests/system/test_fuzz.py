@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from entrypoint.core.vips import VipError, parse_vips
+from entrypoint.options.vips import VipError, parse_vips
 from entrypoint.system.kept import DamagedError, StateFile, in_memory
 from entrypoint.system.listeners import ListenError, Listeners
 from entrypoint.system.notify import Notifier

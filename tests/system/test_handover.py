@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entrypoint.core.runtime_api import pid
+from entrypoint.haproxy.runtime_api import pid
 from entrypoint.system.cli_channel import CliChannel
 from entrypoint.system.handover import Adopted, Offer, Passed, Taking
 from tests.descriptors import sockets

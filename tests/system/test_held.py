@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from entrypoint import held
-from entrypoint.held import HeldSession
-from entrypoint.sources import Sources
+from entrypoint.pid1 import held
+from entrypoint.pid1.held import HeldSession
+from entrypoint.system.sources import Sources
 
 GREETING = b"prompt;set timeout cli 30;show info\n"
 QUESTION = b"show info\n"

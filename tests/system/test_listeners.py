@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from entrypoint.core.vips import Vip, parse_vips
+from entrypoint.options.vips import Vip, parse_vips
 from entrypoint.system.listeners import STORED, ListenError, Listeners
 from tests.system.apart import apart, bring_up, own_network, why_no_network
 from tests.waiting import eventually

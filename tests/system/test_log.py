@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entrypoint.core.events import Level, Log
-from entrypoint.core.settings import LogFormat
+from entrypoint.core.events import Log
+from entrypoint.lean.level import Level
+from entrypoint.options.settings import LogFormat
 from entrypoint.system.log import Logger, text_line, write_to_stderr
 from tests.system.apart import apart
 
@@ -157,7 +158,7 @@ def test_no_style_of_log_loads_the_json_module() -> None:
     program = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from entrypoint.core.events import Level, Log\n"
-        "from entrypoint.core.settings import LogFormat\n"
+        "from entrypoint.options.settings import LogFormat\n"
         "from entrypoint.system.log import Logger\n"
         "for style in LogFormat:\n"
         "    Logger(Level.DEBUG, style).write(Log(Level.INFO, 'e', 'm'))\n"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from entrypoint import upgrade
+from entrypoint.pid1 import upgrade
 from entrypoint.system.cli_channel import CliChannel
 from entrypoint.system.kept import in_memory
 from tests.descriptors import descriptors

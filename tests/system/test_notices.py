@@ -182,7 +182,7 @@ def test_a_start_that_fails_says_why(begin: Begin, systemd: Systemd) -> None:
 
 def test_stopping_is_said_once_and_more_time_is_asked_for(begin: Begin, systemd: Systemd) -> None:
     """As long as a connection drains; a second SIGTERM is no second STOPPING."""
-    lb = begin("--stop-timeout", "9", code="import entrypoint.notices as n; n._EXTENSION = n._REFRESH = 0.3")
+    lb = begin("--stop-timeout", "9", code="import entrypoint.pid1.notices as n; n._EXTENSION = n._REFRESH = 0.3")
     eventually(lambda: systemd.said() == ["READY"])
     with socket.create_connection(("127.0.0.1", lb.port)) as client:
         client.sendall(b"GET / HTTP/1.1\r\n")
@@ -199,7 +199,7 @@ def test_stopping_is_said_once_and_more_time_is_asked_for(begin: Begin, systemd:
 
 def test_a_number_of_connections_that_is_unknown_is_not_said(begin: Begin, systemd: Systemd) -> None:
     """A haproxy that does not answer has not lost its clients; of several the known ones are the least."""
-    lb = begin(code="import entrypoint.notices as n; n._REFRESH = 2")
+    lb = begin(code="import entrypoint.pid1.notices as n; n._REFRESH = 2")
     eventually(lambda: systemd.statuses()[-1:] and systemd.statuses()[-1].endswith(", 0 connections"))
     (haproxy,) = lb.children()
     os.kill(haproxy, signal.SIGSTOP)
@@ -258,7 +258,7 @@ def test_a_reload_that_fails_is_over_as_well_and_says_why(
 
 def test_a_reload_that_is_never_ready_says_so(begin: Begin, systemd: Systemd, tmp_path: Path) -> None:
     """And asks for more time meanwhile: `systemctl reload` waits for as long as safe_reload does."""
-    lb = begin("--ready-timeout", "2", code="import entrypoint.notices as n; n._EXTENSION = 0.3")
+    lb = begin("--ready-timeout", "2", code="import entrypoint.pid1.notices as n; n._EXTENSION = 0.3")
     eventually(lambda: systemd.said() == ["READY"])
     lb.configuration.write_text(hangs(tmp_path))
     lb.kill(signal.SIGUSR1)
@@ -404,7 +404,7 @@ def test_the_vips_are_stored_once_it_is_ready(begin: Begin, systemd: Systemd) ->
 
 def test_a_systemd_that_was_deaf_is_told_later(begin: Begin, tmp_path: Path) -> None:
     """READY and what follows in their order, and the VIPs: a start that was not heard of would be a failed one."""
-    lb = begin(code="import entrypoint.notices as n; n._REFRESH = 0.1", FDSTORE="2")
+    lb = begin(code="import entrypoint.pid1.notices as n; n._REFRESH = 0.1", FDSTORE="2")
 
     eventually(lb.serves)
     (first,) = eventually(lb.children)

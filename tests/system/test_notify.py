@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from entrypoint.core.one_line import one_line
+from entrypoint.lean.one_line import one_line
 from entrypoint.system.notify import Notifier, monotonic_usec
 from tests.waiting import eventually
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from entrypoint.core.vips import Vip
+from entrypoint.options.vips import Vip
 from entrypoint.system.predecessor import find
 
 LISTEN = """
@@ -117,7 +117,7 @@ def test_a_haproxy_of_another_network_is_a_stranger(start: Start, tmp_path: Path
 import ctypes, os, sys
 assert ctypes.CDLL(None).unshare(0x40000000) == 0
 sys.path.insert(0, {os.getcwd()!r})
-from entrypoint.core.vips import Vip
+from entrypoint.options.vips import Vip
 from entrypoint.system.predecessor import find
 print(find(sys.argv[1], [Vip("127.0.0.1", {port}, "FD")]))
 """

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from entrypoint.core.events import Log
-from entrypoint.presence import Presence
-from entrypoint.sources import Sources
+from entrypoint.pid1.presence import Presence
 from entrypoint.system.control import Control
+from entrypoint.system.sources import Sources
 from tests.system.apart import apart
 from tests.system.strangers import OURS, STRANGER, as_user, folder_of, listening_as
 from tests.waiting import eventually
@@ -127,7 +127,7 @@ def test_where_the_kernel_reports_nothing_it_is_looked_for(tmp_path: Path) -> No
     """Without descriptors there is no inotify; then every --poll seconds."""
 
     def without_inotify() -> list[str]:
-        import entrypoint.presence as module
+        import entrypoint.pid1.presence as module
 
         def none() -> object:
             raise OSError

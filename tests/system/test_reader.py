@@ -221,7 +221,7 @@ def test_a_stop_waits_for_no_reader(begin: Begin, signum: int, phase: str) -> No
 
 def test_a_reader_that_takes_too_long_is_killed_and_another_one_tries_again(begin: Begin) -> None:
     """It is said once, however often it is so; when it is over, the change is noticed."""
-    soon = "import entrypoint.reader\nentrypoint.reader.READ_WITHIN = 0.3\n"
+    soon = "import entrypoint.pid1.reader\nentrypoint.reader.READ_WITHIN = 0.3\n"
     lb = begin(code=soon + STOPS)
     lb.serves(1)
     first = lb.reader
@@ -278,7 +278,7 @@ GARBAGE = {
 def test_a_reader_that_answers_garbage_is_killed(begin: Begin, answer: bytes) -> None:
     """That look has failed, and nothing of it is believed."""
     fault = f"""
-import entrypoint.reading as reading
+import entrypoint.pid1.reading as reading
 right = reading._Reader._look
 def wrong(self, *, with_texts):
     if os.path.exists("HANG"):

@@ -3,8 +3,8 @@
 import socket
 import time
 
-from entrypoint.refusing import Refusing
-from entrypoint.sources import Sources
+from entrypoint.pid1.refusing import Refusing
+from entrypoint.system.sources import Sources
 from tests.waiting import eventually
 
 MANY = 200

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from entrypoint.core.inheritance import Inheritance
+from entrypoint.options.inheritance import Inheritance
 from entrypoint.system import signals
 from entrypoint.system.signals import (
     CATCHABLE,

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from entrypoint.sources import Sources
+from entrypoint.system.sources import Sources
 from tests.waiting import eventually
 
 
@@ -55,7 +55,7 @@ def test_what_has_happened_comes_before_the_time_that_was_up_since() -> None:
     """A process that was stopped while it waited is told of the time first: that is not the order of things."""
     program = """
 import os, time
-from entrypoint.sources import Sources
+from entrypoint.system.sources import Sources
 sources = Sources()
 sources.add(open(0, "rb", 0), lambda: print("news", flush=True))
 sources.alarm("a", 2, lambda: print("late", flush=True))

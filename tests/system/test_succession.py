@@ -4,11 +4,12 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
-from entrypoint.children import Children
-from entrypoint.core.events import Event, Level, Rehearsed, StopAsked
-from entrypoint.loop import Loop
-from entrypoint.parts import Parts
-from entrypoint.succession import Succession
+from entrypoint.core.events import Event, Rehearsed, StopAsked
+from entrypoint.lean.level import Level
+from entrypoint.pid1.children import Children
+from entrypoint.pid1.loop import Loop
+from entrypoint.pid1.parts import Parts
+from entrypoint.pid1.succession import Succession
 from entrypoint.system.log import Logger
 from entrypoint.system.processes import Birth
 from entrypoint.system.signals import Arrivals, Inherited

@@ -161,7 +161,7 @@ lifecycle._reload = wrong
 EVERY_EFFECT = """
 import importlib
 from entrypoint.core import events
-from entrypoint.supervisor import Supervisor
+from entrypoint.pid1.supervisor import Supervisor
 left = {kind: 2 for kind in events.Effect.__args__ if kind is not events.Upgrade}
 right = Supervisor._do
 def wrong(self, effect):
@@ -226,7 +226,7 @@ def test_without_memory_it_waits_for_better_times(begin: Begin, tmp_path: Path, 
 def test_a_death_that_was_lost_is_found_by_who_asks_whether_we_live(begin: Begin, tmp_path: Path) -> None:
     """Whatever mistake of ours it was: nobody would ever start the next one, and all would look well."""
     loss = """
-from entrypoint.children import Children
+from entrypoint.pid1.children import Children
 right = Children._bury
 losses = iter([True])
 def wrong(self, death):
@@ -251,7 +251,7 @@ def test_a_candidate_that_has_died_by_the_time_it_would_serve_takes_nobody_s_pla
     """It has answered, and dies while the files are looked at once more: the old one goes on, and the reload failed."""
     death = """
 import os, signal
-from entrypoint.config_store import ConfigStore
+from entrypoint.pid1.config_store import ConfigStore
 right = ConfigStore.found
 def found(self, found, texts, asked):
     for why, number in asked:
@@ -378,7 +378,7 @@ def test_a_stderr_that_nobody_reads_does_not_stop_it(tmp_path: Path) -> None:
 def test_a_signal_that_comes_late_does_not_change_the_exit_status(tmp_path: Path) -> None:
     """While the interpreter ends it would be back to its default action."""
     code = (
-        "import os, signal, sys; from entrypoint.cli import run; "
+        "import os, signal, sys; from entrypoint.pid1.cli import run; "
         "status = run(['--', 'sh', '-c', 'exit 7'], dict(os.environ), frozenset()); "
         "os.kill(os.getpid(), signal.SIGTERM); sys.exit(status)"
     )
@@ -423,7 +423,7 @@ def test_haproxy_does_not_get_what_systemd_means_for_us(begin: Begin) -> None:
 def test_a_pid_file_that_can_no_longer_be_written_is_a_log_line(begin: Begin, tmp_path: Path) -> None:
     """What fails after the start is reported, the reload succeeds all the same, and the file comes when it can."""
     folder = tmp_path / "run"
-    soon = "from entrypoint import published_pid; published_pid._PUBLISH_AGAIN_AFTER = 0.1"
+    soon = "from entrypoint.pid1 import published_pid; published_pid._PUBLISH_AGAIN_AFTER = 0.1"
     lb = begin("--pid-file", str(folder / "pid"), code=soon)
     eventually(lambda: lb.get() == "1")
     eventually((folder / "pid").exists)
@@ -644,7 +644,7 @@ def test_sockets_that_systemd_passes_are_vips(tmp_path: Path) -> None:
 AT_ADOPTION = """
 import signal
 from entrypoint.core.events import Adopt
-from entrypoint.supervisor import Supervisor
+from entrypoint.pid1.supervisor import Supervisor
 right = Supervisor._do
 def wrong(self, effect):
     if effect == Adopt(2):
@@ -742,10 +742,10 @@ def _ask(runtime_dir: Path, *verb: str) -> subprocess.CompletedProcess[str]:
 def test_who_takes_our_place_leaves_no_generation_untold(begin: Begin) -> None:
     """One that has yet to accept our session is told to leave before another program takes over, or it never is."""
     code = """
-import entrypoint.held as held
+import entrypoint.pid1.held as held
 held._TOLD_WITHIN = held._ANSWER_WITHIN = 3600
 held.HeldSession._hear = lambda self: self._sources.remove(self._session)
-from entrypoint.children import Children
+from entrypoint.pid1.children import Children
 right = Children.send
 def send(self, number, signum, line, sent):
     right(self, number, signum, line, sent)
@@ -762,7 +762,7 @@ def test_a_life_that_takes_over_survives_what_it_cannot_watch(begin: Begin, tmp_
     """No exec can be taken back: an error at its beginning is logged like any other, and serving goes on."""
     fault = """
 import os
-from entrypoint.reader import Reader
+from entrypoint.pid1.reader import Reader
 right = Reader.look
 faults = iter([bool(os.environ.get("SAFE_RELOAD_HEIR"))])
 def wrong(self, why, number):

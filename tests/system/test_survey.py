@@ -4,9 +4,9 @@ import os
 import socket
 from typing import cast
 
-from entrypoint.child import Child
-from entrypoint.sources import Sources
-from entrypoint.survey import Survey
+from entrypoint.pid1.child import Child
+from entrypoint.pid1.survey import Survey
+from entrypoint.system.sources import Sources
 
 
 class Unwaitable(socket.socket):

@@ -126,11 +126,11 @@ def _cut(file: str, share: float) -> Callable[[Installed], None]:
 TESTIFIED = '        file.write(os.fsencode("\\0".join(lines)))\n'
 HARM: dict[str, tuple[Callable[[Installed], None], str]] = {
     "a key of the service": (
-        _replaced("entrypoint/outcomes.py", 'left["words_of_failures"]', 'left["said"]'),
+        _replaced("entrypoint/pid1/outcomes.py", 'left["words_of_failures"]', 'left["said"]'),
         "said",
     ),
-    "a key of the supervisor": (_replaced("entrypoint/children.py", 'left["channels"]', 'left["lines"]'), "lines"),
-    "a key of the notices": (_replaced("entrypoint/notices.py", 'left["unsent"]', 'left["queue"]'), "queue"),
+    "a key of the supervisor": (_replaced("entrypoint/pid1/children.py", 'left["channels"]', 'left["lines"]'), "lines"),
+    "a key of the notices": (_replaced("entrypoint/pid1/notices.py", 'left["unsent"]', 'left["queue"]'), "queue"),
     "a key of the history": (_replaced("entrypoint/core/history.py", 'left["born"]', 'left["births"]'), "births"),
     "a key of a generation": (_replaced("entrypoint/core/heritage.py", 'plain["pid"]', 'plain["process"]'), "process"),
     "an empty launcher": (_cut("safe_reload", 0), "is it installed completely"),
@@ -138,10 +138,13 @@ HARM: dict[str, tuple[Callable[[Installed], None], str]] = {
     "an empty __main__": (_cut("entrypoint/__main__.py", 0), "cannot import name 'main'"),
     "a __main__ cut short": (_cut("entrypoint/__main__.py", 0.8), "the new program exited with status 1"),
     "no __init__": (_cut("entrypoint/__init__.py", 0), "__version__"),
-    "a syntax error": (_replaced("entrypoint/cli.py", "def run(", "def run(("), "SyntaxError"),
-    "an error at an import": (_replaced("entrypoint/desk.py", "import socket\n", "raise OSError(5)\n"), "OSError(5)"),
+    "a syntax error": (_replaced("entrypoint/pid1/cli.py", "def run(", "def run(("), "SyntaxError"),
+    "an error at an import": (
+        _replaced("entrypoint/pid1/desk.py", "import socket\n", "raise OSError(5)\n"),
+        "OSError(5)",
+    ),
     "an exit at an import": (
-        _replaced("entrypoint/notices.py", "from collections", "raise SystemExit(0)\nfrom c"),
+        _replaced("entrypoint/pid1/notices.py", "from collections", "raise SystemExit(0)\nfrom c"),
         "is it installed completely",
     ),
     "a step that fails": (
@@ -149,15 +152,15 @@ HARM: dict[str, tuple[Callable[[Installed], None], str]] = {
         "ZeroDivision",
     ),
     "a status that cannot be told": (
-        _replaced("entrypoint/status.py", '"pid": os.getpid(),', '"pid": os.gone(),'),
+        _replaced("entrypoint/pid1/status.py", '"pid": os.getpid(),', '"pid": os.gone(),'),
         "gone",
     ),
     "a launcher swapped after it was tried": (
-        _replaced("entrypoint/upgrade.py", TESTIFIED, TESTIFIED + '    open(sys.argv[0], "w").close()\n'),
+        _replaced("entrypoint/pid1/upgrade.py", TESTIFIED, TESTIFIED + '    open(sys.argv[0], "w").close()\n'),
         "has changed since the new program was tried",
     ),
     "a module swapped after it was tried": (
-        _replaced("entrypoint/upgrade.py", TESTIFIED, TESTIFIED + '    open(__file__, "w").close()\n'),
+        _replaced("entrypoint/pid1/upgrade.py", TESTIFIED, TESTIFIED + '    open(__file__, "w").close()\n'),
         "has changed since the new program was tried",
     ),
 }
@@ -188,19 +191,19 @@ def test_a_program_that_would_not_serve_does_not_take_our_place(installed: Insta
 
 ONLY_LATER = "not (o := __import__('os')).environ.get('SAFE_RELOAD_REHEARSAL') and o.path.exists({broken!r})"
 LATE = {
-    "an import": ("entrypoint/cli.py", "_STDOUT = 1\n", "_STDOUT = 1\nif {late}: raise SystemExit(0)\n"),
+    "an import": ("entrypoint/pid1/cli.py", "_STDOUT = 1\n", "_STDOUT = 1\nif {late}: raise SystemExit(0)\n"),
     "the command line": (
-        "entrypoint/cli.py",
+        "entrypoint/pid1/cli.py",
         "            words = split(arguments)\n",
         "            words = split(arguments)\n            if {late}: raise UsageError('x')\n",
     ),
     "the listeners": (
-        "entrypoint/serving.py",
+        "entrypoint/pid1/serving.py",
         "    pid_file = _pid_file(path)",
         "    import os\n    if {late}: raise MemoryError\n    pid_file = _pid_file(path)",
     ),
     "the last step": (
-        "entrypoint/supervisor.py",
+        "entrypoint/pid1/supervisor.py",
         "        loop.isolated(self._let_vips_accept)\n",
         "        loop.isolated(self._let_vips_accept)\n        if {late}: 0 / 0\n",
     ),

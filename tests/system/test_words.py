@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from entrypoint.core.excerpt import BOUND
+from entrypoint.haproxy.excerpt import BOUND
 from entrypoint.system.words import Words
 
 PIPE = 262144

@@ -1,0 +1,1 @@
+"""The processes that ask a running instance."""

@@ -1,0 +1,1 @@
+"""What haproxy says, and what it reads: pure."""

@@ -1,0 +1,1 @@
+"""The command line and the environment, as values that never change: pure."""

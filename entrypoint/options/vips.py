@@ -1,0 +1,124 @@
+"""The VIP list: its grammar, and errors that say which entry is wrong and what would be right.
+
+VIPS is VIP *( "," VIP ), VIP is ADDRESS ":" PORT ":" TAG, ADDRESS is IPv4, IPv6 in brackets, or "*".
+"""
+
+from entrypoint.lean.records import dataclass
+
+ANY = "*"
+"""The address that stands for every address of both families."""
+
+_HIGHEST_PORT = 65535
+_RESERVED = ("SAFE_RELOAD_", "HAPROXY_", "LISTEN_", "LD_", "TINI_")
+_EXAMPLE = "10.0.0.1:80:FD_HTTP"
+
+
+class VipError(ValueError):
+    """A VIP list that cannot be used; its text is one line for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vip:
+    """One declared listener: an address (IPv4, IPv6 without brackets, or `*`), a TCP port, and its tag."""
+
+    address: str
+    port: int
+    tag: str
+
+    def __str__(self) -> str:
+        """Write the entry as the list has it."""
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{host}:{self.port}:{self.tag}"
+
+
+def parse_vips(text: str) -> tuple[Vip, ...]:
+    """Read a VIP list.
+
+    Args:
+        text: the list as given on the command line or in the environment; blanks around entries are allowed.
+
+    Raises:
+        VipError: one line that names the entry by number and text, and says what would be right.
+
+    """
+    vips: list[Vip] = []
+    numbers: dict[str, int] = {}
+    for number, entry in enumerate(text.split(","), start=1):
+        vip = _parse_entry(number, entry.strip())
+        first = numbers.setdefault(vip.tag, number)
+        if first != number:
+            raise _error(number, entry, f"the tag {vip.tag} is already that of entry {first}; give each VIP its own")
+        vips.append(vip)
+    return tuple(vips)
+
+
+def _parse_entry(number: int, entry: str) -> Vip:
+    if not entry:
+        raise _error(number, entry, f"it is empty; an entry is ADDRESS:PORT:TAG, such as {_EXAMPLE}")
+    address, port, tag = _split(number, entry)
+    if not _is_port(port):
+        raise _error(number, entry, f"the port {port!r} is not a number from 1 to {_HIGHEST_PORT}")
+    if tag == "PATH" or tag.startswith(_RESERVED):
+        raise _error(number, entry, f"the tag {tag} is a variable that means something else; take one like FD_HTTP")
+    if not (tag.isascii() and tag.isidentifier()):
+        raise _error(number, entry, f"the tag {tag!r} is not a variable's name: letters, digits and _, no digit first")
+    return Vip(address, int(port), tag)
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and text[0] != "0" and len(text) <= 5 and int(text) <= _HIGHEST_PORT
+
+
+def _split(number: int, entry: str) -> tuple[str, str, str]:
+    """Cut an entry in three and check the address."""
+    if entry.startswith("["):
+        inside, closed, rest = entry[1:].partition("]")
+        fields = rest.split(":")
+        if not closed or len(fields) != 3 or fields[0]:
+            raise _error(number, entry, "an IPv6 entry is [ADDRESS]:PORT:TAG, such as [2001:db8::1]:443:FD_HTTPS")
+        import ipaddress  # noqa: PLC0415  # 0.6 MiB, which PID 1 need not have for IPv4
+
+        try:
+            parsed = ipaddress.IPv6Address(inside)
+        except ValueError:
+            raise _error(number, entry, f"{inside!r} is not an IPv6 address") from None
+        if parsed.ipv4_mapped:
+            right = f"{parsed.ipv4_mapped}:{fields[1]}:{fields[2]}"
+            raise _error(number, entry, f"this is an address of IPv4: write {right}")
+        return str(parsed), fields[1], fields[2]
+    fields = entry.split(":")
+    if len(fields) > 3:
+        wanted = f"one entry is ADDRESS:PORT:TAG, such as {_EXAMPLE}; a comma separates two, brackets enclose IPv6"
+        raise _error(number, entry, f"it has more than three fields; {wanted}")
+    if len(fields) < 3:
+        raise _error(
+            number, entry, f"it has {len(fields)} of three fields; an entry is ADDRESS:PORT:TAG, such as {_EXAMPLE}"
+        )
+    address, port, tag = fields
+    if address != ANY and not _is_ipv4(address):
+        raise _error(number, entry, f"{address!r} is not an IPv4 address, an IPv6 address in brackets, or *")
+    return address, port, tag
+
+
+def _is_ipv4(text: str) -> bool:
+    """Tell whether this is an address in the form that inet_pton(3) takes: four numbers without leading zeros."""
+    numbers = text.split(".")
+    return len(numbers) == 4 and all(
+        n.isascii() and n.isdigit() and str(int(n[:4])) == n and int(n) < 256 for n in numbers
+    )
+
+
+def _error(number: int, entry: str, reason: str) -> VipError:
+    return VipError(f"VIPS entry {number} {entry.strip()!r}: {reason}")
+
+
+def needs_v6only(address: str) -> bool:
+    """Tell whether haproxy takes an ordinary listener over only if its `bind` says v6only: one of one IPv6 address.
+
+    The kernel says v6only of each such socket, and haproxy compares that with the words (`system.handover`).
+
+    Args:
+        address: as haproxy spells it, such as `[::1]:80`.
+
+    """
+    return address.startswith("[") and not address.startswith("[::]")

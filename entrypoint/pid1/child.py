@@ -1,0 +1,242 @@
+"""One process of haproxy, or the one program that is not: every line to it, and what is known through them."""
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from entrypoint.core.events import Answered, Event, Log, Unanswered
+from entrypoint.haproxy import runtime_api
+from entrypoint.lean.level import Level
+from entrypoint.pid1.held import HeldSession
+from entrypoint.system.cli_channel import CliChannel, Conversation
+from entrypoint.system.handover import Offer
+from entrypoint.system.log import Logger
+from entrypoint.system.sources import Sources
+from entrypoint.system.words import Words
+
+
+class Child:
+    """Owns its private CLI, its stderr and what it is offered, until `close`."""
+
+    def __init__(
+        self, number: int, sources: Sources, logger: Logger, submit: Callable[[Event], None], taken: Callable[[], None]
+    ) -> None:
+        """Begin without a line to it.
+
+        Args:
+            number: of its generation.
+            sources: where to wait for what it says.
+            logger: gets what it writes to its stderr.
+            submit: is given what its CLI answers.
+            taken: is called when it has taken what it was offered, or never will.
+
+        """
+        self.number = number
+        self.version = ""
+        """Of its haproxy, as soon as it has answered."""
+        self.is_denied = False
+        """It has been said that we may not signal it."""
+        self.channel: CliChannel | None = None
+        self.text = ""
+        """What is remembered of what it has said, once it is gone."""
+        self._sources = sources
+        self._logger = logger
+        self._submit = submit
+        self._taken = taken
+        self._conversation: Conversation | None = None
+        self._words: Words | None = None
+        self._offer: Offer | None = None
+        self._held: HeldSession | None = None
+
+    def connect(self, channel: CliChannel | None, words: Words | None, offer: Offer | None = None) -> None:
+        """Wait for what it says through these, which are its own from now on.
+
+        Raises:
+            OSError: there is no room for another descriptor to wait for.
+
+        """
+        self.channel, self._words, self._offer = channel, words, offer
+        if words:
+            self._listen_to_words(words)
+        if offer:
+            self._wait_for_offer(offer)
+
+    def close(self) -> None:
+        """Close every line to it, now that it is gone; its last words are passed on before.
+
+        Raises:
+            Exception: something of it has failed, and all else is done.
+
+        """
+        with ExitStack() as last:
+            if self.channel:
+                last.callback(self.channel.close)
+                self.channel = None
+            last.callback(self._end_offer)
+            last.callback(self._end_words)
+            if self._held:
+                last.callback(self._held.close)
+            last.callback(self._end_conversation)
+
+    # ---- its CLI ---------------------------------------------------------------------------------------------------
+
+    def session(self) -> socket.socket | None:
+        """Open a connection to its CLI, if it has one.
+
+        Raises:
+            OSError: there are no descriptors left.
+
+        """
+        return self.channel.session() if self.channel else None
+
+    def ask(self, commands: tuple[str, ...]) -> None:
+        """Put these commands to its CLI, instead of what it was asked before; the answer is submitted.
+
+        Raises:
+            OSError: there are no descriptors left.
+
+        """
+        self._end_conversation()
+        if self.channel:
+            self._listen_to(self.channel.ask(commands))
+        else:
+            self._submit(Unanswered(self.number))
+
+    def _listen_to(self, conversation: Conversation) -> None:
+        self._conversation = conversation
+        self._sources.add(conversation, lambda: self._hear(conversation))
+
+    def _hear(self, conversation: Conversation) -> None:
+        if not conversation.read():
+            return
+        self._sources.remove(conversation)
+        self._conversation = None
+        if conversation.failure:
+            conversation.close()
+            self._submit(Unanswered(self.number, conversation.failure))
+            return
+        try:
+            if conversation.proceed():
+                self._listen_to(conversation)
+                return
+            answer = conversation.answer
+        except (OSError, MemoryError):
+            # No descriptors are left for its next line, and half an answer is none.
+            conversation.close()
+            answer = ""
+        self._submit(Answered(self.number, answer) if answer else Unanswered(self.number))
+        if answer:
+            self.version = runtime_api.version(answer) or self.version
+            if self._words:
+                # Now it listens, so it may have clients.
+                self._words.started()
+
+    def _end_conversation(self) -> None:
+        conversation, self._conversation = self._conversation, None
+        if conversation:
+            self._sources.remove(conversation)
+            conversation.close()
+
+    # ---- how it leaves ---------------------------------------------------------------------------------------------
+
+    def leave(self, tell: Callable[[], None]) -> None:
+        """Begin a session that outlives its CLI, and tell it to leave as soon as it has accepted that, or does not.
+
+        Args:
+            tell: tells it; called once.
+
+        """
+        session = None
+        if not (self._held and self._held.is_open):
+            # Without descriptors or memory left nobody will know how many connections it has; that is all.
+            with contextlib.suppress(OSError, MemoryError):
+                session = self.session()
+        if session:
+            self._held = HeldSession(self._sources, session, tell)
+        else:
+            tell()
+
+    def tell_to_leave(self) -> None:
+        """Tell it now if it is to leave: who takes our place does not know of it."""
+        if self._held:
+            self._held.tell()
+
+    @property
+    def connections(self) -> int | None:
+        """How many it has, if it drains; None if nobody knows."""
+        return self._held.connections if self._held else None
+
+    # ---- its stderr ------------------------------------------------------------------------------------------------
+
+    def said(self) -> str:
+        """Return what is remembered of what it has said, also when it has just died."""
+        if self._words:
+            # What it said before it answered may still be in the pipe.
+            self._pass_on(self._words, self._words.unread)
+            return self._words.text
+        return self.text
+
+    def words_left(self) -> tuple[int, str, bytes] | None:
+        """Return its stderr as `Words` takes it, for the program that takes our place."""
+        return (self._words.fileno(), self._words.text, self._words.begun) if self._words else None
+
+    def _listen_to_words(self, words: Words) -> None:
+        self._sources.add(words, lambda: self._overhear(words))
+
+    def _overhear(self, words: Words) -> None:
+        """Pass on what it has said, and then let some more come.
+
+        Lines come one by one, such as those of an access log: waking up for each would cost more than they do.
+        """
+        logger, began = self._logger, time.monotonic()
+        self._pass_on(words, words.share(full=logger.waits))
+        self._sources.remove(words)
+        if not words.ended:
+            # One that never stops has half of our time at most.
+            pause = words.pause if logger.waits or not words.unread else time.monotonic() - began
+            self._sources.alarm(words, pause, lambda: self._listen_to_words(words))
+
+    def _pass_on(self, words: Words, most: int) -> None:
+        overrun = words.overrun
+        self._logger.pass_on(words.read(most), self.number)
+        if words.overrun and not overrun:
+            what = "may have lost lines: it has written to its stderr faster than they were read"
+            line = Log(Level.WARNING, "stderr_overrun", f"generation {self.number} {what}", {"generation": self.number})
+            self._logger.write(line, kept=True)
+
+    def _end_words(self) -> None:
+        words, self._words = self._words, None
+        if words:
+            self._sources.remove(words)
+            self._sources.cancel(words)
+            try:
+                self._logger.pass_on(words.drain(), self.number)
+                self.text = words.text
+            finally:
+                words.close()
+
+    # ---- what it is offered of the ordinary listeners --------------------------------------------------------------
+
+    @property
+    def may_take(self) -> bool:
+        """Whether it may still take what it was offered."""
+        return self._offer is not None
+
+    def _wait_for_offer(self, offer: Offer) -> None:
+        self._sources.add(offer, lambda: self._proceed(offer))
+
+    def _proceed(self, offer: Offer) -> None:
+        self._sources.remove(offer)
+        if offer.proceed():
+            self._end_offer()
+        else:
+            self._wait_for_offer(offer)
+
+    def _end_offer(self) -> None:
+        offer, self._offer = self._offer, None
+        if offer:
+            self._sources.remove(offer)
+            offer.close()
+            self._taken()

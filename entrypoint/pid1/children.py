@@ -1,0 +1,254 @@
+"""All our children: born here, signalled here, buried here."""
+
+import signal
+from collections.abc import Callable, Mapping
+
+from entrypoint.core.endings import is_transient
+from entrypoint.core.events import EXPORTER, Exited, Log, Reaped, Spawned
+from entrypoint.lean.level import Level
+from entrypoint.lean.one_line import reason
+from entrypoint.lean.records import replace
+from entrypoint.lean.types import Any
+from entrypoint.pid1.births import Newborn
+from entrypoint.pid1.child import Child
+from entrypoint.pid1.loop import Loop
+from entrypoint.system.cli_channel import CliChannel
+from entrypoint.system.processes import Birth, Processes
+from entrypoint.system.signals import why_not_signalled
+from entrypoint.system.words import Words
+
+_SOFT_STOP = signal.SIGUSR1
+_AGAIN_AFTER = 1.0
+"""Seconds after which a signal is sent again for which there was no memory."""
+
+
+class Children:
+    """Owns the processes, and the lines to those that are generations of haproxy."""
+
+    def __init__(self, loop: Loop, processes: Processes, *, to_groups: bool) -> None:
+        """Begin without any.
+
+        Args:
+            loop: what they are waited for with.
+            processes: where they are born and reaped.
+            to_groups: signals go to their process groups.
+
+        """
+        self._loop = loop
+        self._processes = processes
+        self._to_groups = to_groups
+        self._taken: Callable[[], None] = lambda: None
+        self._gone: Callable[[int], None] = lambda _: None
+        self._children: dict[int, Child] = {}
+        """By the number of their generation."""
+        self._buried: dict[int, Child] = {}
+        """Those of whose death the core is being told."""
+        self._helpers: dict[int, Callable[[int], None]] = {}
+
+    def tell(self, *, taken: Callable[[], None], gone: Callable[[int], None]) -> None:
+        """Tell who wants to know, from now on.
+
+        Args:
+            taken: is called when a candidate has taken what it was offered, or never will.
+            gone: is told the number of a generation that is no more.
+
+        """
+        self._taken, self._gone = taken, gone
+
+    def find(self, number: int) -> Child | None:
+        """Return the process of a generation; None when it is gone."""
+        return self._children.get(number)
+
+    def channel_of(self, number: int) -> CliChannel | None:
+        """Return the line to the CLI of a generation; None when it is gone."""
+        child = self._children.get(number)
+        return child.channel if child else None
+
+    def words_of(self, number: int) -> str:
+        """Return what is remembered of what a generation has said, also when it has just died."""
+        child = self._children.get(number) or self._buried.get(number)
+        return child.said() if child else ""
+
+    def may_take(self) -> bool:
+        """Tell whether a candidate may still take what it was offered."""
+        return any(child.may_take for child in self._children.values())
+
+    # ---- births ----------------------------------------------------------------------------------------------------
+
+    def spawn(self, number: int, newborn: Newborn) -> None:
+        """Start the process of a generation.
+
+        Raises:
+            Exception: it has no process, and no line to one is left.
+
+        """
+        try:
+            pid = self._processes.spawn(number, newborn.birth)
+            self._loop.submit(Spawned(number, pid))
+        except BaseException as error:
+            newborn.spawned()
+            newborn.close()
+            # One that the core cannot be told of; most likely there is none.
+            self._processes.send(number, signal.SIGKILL)
+            if isinstance(error, OSError):
+                raise OSError(f"fork: {error.strerror}") from None
+            raise
+        # Whatever fails from here on, there is a process.
+        self._loop.isolated(newborn.spawned)
+        self._loop.isolated(lambda: self._new_child(number).connect(newborn.channel, newborn.words, newborn.offer))
+
+    def _new_child(self, number: int) -> Child:
+        child = Child(number, self._loop.sources, self._loop.logger, self._loop.submit, self._taken)
+        self._children[number] = child
+        return child
+
+    def spawn_exporter(self, birth: Birth) -> None:
+        """Start the exporter.
+
+        Raises:
+            OSError: there can be no new process now.
+
+        """
+        self._loop.submit(Spawned(EXPORTER, self._processes.spawn(EXPORTER, birth)))
+
+    def start_helper(self, number: int, birth: Birth, ended: Callable[[int], None]) -> None:
+        """Start a process that is no generation; tell its end, with its status as in Exited.
+
+        Raises:
+            OSError: there can be no new process now.
+
+        """
+        self._processes.spawn(number, birth)
+        self._helpers[number] = ended
+
+    def fork_helper(self, number: int, run: Callable[[], None], ended: Callable[[int], None]) -> None:
+        """Start a copy of ourselves that runs this and ends; tell its end, with its status as in Exited.
+
+        Raises:
+            OSError: there can be no new process now.
+
+        """
+        self._processes.fork(number, run)
+        self._helpers[number] = ended
+
+    def adopt_helper(self, number: int, ended: Callable[[int], None]) -> None:
+        """Tell the end of such a process that our last life has started."""
+        self._helpers[number] = ended
+
+    # ---- signals ---------------------------------------------------------------------------------------------------
+
+    def send(self, number: int, signum: int, line: Log | None, sent: Callable[[Log], None]) -> None:
+        """Send a signal; before a soft stop, which closes the CLI, a session is begun that outlives it.
+
+        Args:
+            number: of the generation.
+            signum: the signal.
+            line: true once it is sent.
+            sent: is given the line then.
+
+        """
+
+        def send() -> None:
+            try:
+                self._processes.send(number, signum, to_group=self._to_groups)
+            except PermissionError:
+                self._say_denied(number)
+            except OSError as error:
+                self._loop.log(Log(Level.ERROR, "system_error", f"send: {reason(error)}"))
+            except MemoryError:
+                self._loop.sources.alarm(("send", number, signum), _AGAIN_AFTER, send)
+            else:
+                if line:
+                    sent(line)
+
+        child = self._children.get(number)
+        if child and signum == _SOFT_STOP:
+            child.leave(send)
+        else:
+            send()
+
+    def _say_denied(self, number: int) -> None:
+        """Say once of each process that we may not signal it, and what follows."""
+        child, pid = self._children.get(number), self._processes.pids().get(number)
+        if not child or child.is_denied or pid is None:
+            return
+        child.is_denied = True
+        what = "does not leave: it keeps its connections, and what it binds itself, until others end it"
+        line = f"generation {number} (pid {pid}) {what}; {why_not_signalled()}"
+        self._loop.log(Log(Level.ERROR, "not_permitted", line, {"generation": number, "pid": pid}))
+
+    def kill(self, number: int) -> None:
+        """Kill a process that is no generation."""
+        self._processes.send(number, signal.SIGKILL)
+
+    # ---- deaths ----------------------------------------------------------------------------------------------------
+
+    def reap(self) -> None:
+        """Note who has died."""
+        for death in self._processes.reap():
+            self._loop.isolated(lambda death=death: self._bury(death))  # type: ignore[misc]
+
+    def _bury(self, death: Exited | Reaped) -> None:
+        if isinstance(death, Exited) and death.number in self._helpers:
+            self._helpers.pop(death.number)(death.status)
+            return
+        try:
+            if isinstance(death, Exited):
+                self._forget(death.number)
+                death = replace(death, transient=is_transient(death.status, self.words_of(death.number)))
+        finally:
+            # Whatever has failed, it is dead.
+            self._loop.submit(death)
+
+    def _forget(self, number: int) -> None:
+        """Close every line to a process that is gone, and pass on its last words before anything is said about it."""
+        child = self._children.pop(number, None)
+        if child:
+            self._buried[number] = child
+            self._loop.isolated(child.close)
+        self._loop.isolated(lambda: self._gone(number))
+
+    def has_pid(self, pid: int) -> bool:
+        """Tell whether this is a child of ours that lives."""
+        return pid in self._processes.pids().values()
+
+    def is_alive(self, number: int) -> bool:
+        """Tell whether a process is not reaped yet."""
+        return number in self._processes.pids()
+
+    def forget_buried(self) -> None:
+        """Let go of what the dead have said: the core has been told of their deaths."""
+        self._buried.clear()
+
+    # ---- another program takes our place ---------------------------------------------------------------------------
+
+    def hand_down(self) -> dict[str, Any]:
+        """Return the children and our lines to them as plain values."""
+        for child in self._children.values():
+            child.tell_to_leave()
+        pids = self._processes.pids()
+        children = self._children.items()
+        return {
+            "pids": {number: pid for number, pid in pids.items() if number >= EXPORTER},
+            "helpers": {number: pid for number, pid in pids.items() if number < EXPORTER},
+            "channels": {number: child.channel.fileno() for number, child in children if child.channel},
+            "words": {number: left for number, child in children if (left := child.words_left())},
+            "versions": {number: child.version for number, child in children if child.version},
+        }
+
+    def inherit(self, left: Mapping[str, Any]) -> None:
+        """Go on with the children that our last life has handed down.
+
+        Raises:
+            OSError: a descriptor is not there.
+
+        """
+        self._processes.inherit({**left["pids"], **left.get("helpers", {})})
+        channels, words = left["channels"], left["words"]
+        for number in filter(None, left["pids"]):
+            child = self._new_child(number)
+            child.version = left["versions"].get(number, "")
+            child.connect(
+                CliChannel(channels[number]) if number in channels else None,
+                Words(*words[number]) if number in words else None,
+            )

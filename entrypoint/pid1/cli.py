@@ -1,0 +1,372 @@
+"""The command line: arguments and environment in, an exit status out."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from entrypoint import __version__
+from entrypoint.core.events import Log
+from entrypoint.core.heritage import HeritageError
+from entrypoint.haproxy.configuration import tags
+from entrypoint.lean.level import Level
+from entrypoint.lean.one_line import reason
+from entrypoint.options.arguments import split
+from entrypoint.options.command import (
+    SYNOPSIS,
+    VERBS,
+    Check,
+    Command,
+    Run,
+    RunOnce,
+    Serve,
+    UsageError,
+    read_by,
+    read_check,
+    read_command,
+    verb_of,
+)
+from entrypoint.options.inheritance import VARIABLE as INHERITED_VARIABLE
+from entrypoint.options.inheritance import parse_inheritance
+from entrypoint.options.settings import (
+    ENVIRONMENT_PREFIX,
+    OPTIONS,
+    LogFormat,
+    Option,
+    OptionError,
+    Settings,
+    instance_name,
+    read_settings,
+)
+from entrypoint.pid1.births import (
+    GENERATION_VARIABLE,
+    RefusedError,
+    haproxy_environment,
+    refuse_master_worker,
+)
+from entrypoint.pid1.init_mode import InitMode
+from entrypoint.pid1.serving import SPARE_DESCRIPTORS, Setting, serve
+from entrypoint.pid1.upgrade import begin_anew, is_heir
+from entrypoint.system import files, signals
+from entrypoint.system.listeners import ListenError, Listeners
+from entrypoint.system.log import Logger, text_line, write, write_to_stderr
+from entrypoint.system.processes import Birth, Processes, find_program, raise_open_files
+
+_STDOUT = 1
+_FAILED = 1
+"""Exit status of everything that is wrong before a process has been started, as tini's."""
+
+_MOST_TOLD = 10
+_TEXTS = ("help", "version")
+"""Words that other programs take as verbs, and that are options here."""
+TagsOf = Callable[[str, str | None], Mapping[str, int]]
+"""Asks the instance of a name, or the only one, in a runtime directory for the tags of its VIPs."""
+
+_LICENCE = """\
+safe_reload is free software: you can redistribute it and/or modify it under the terms of the GNU General Public
+License as published by the Free Software Foundation, either version 3 of the License, or (at your option) any later
+version. It comes without any warranty; see <https://www.gnu.org/licenses/>."""
+
+_NOT_A_REAPER = (
+    "safe_reload is not running as PID 1 and isn't registered as a child subreaper.",
+    "Zombie processes will not be re-parented to it: to reap them, run it as PID 1, or with -s or TINI_SUBREAPER.",
+)
+
+
+def run(
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    mask: frozenset[int],
+    tags_of_instance: TagsOf = lambda *_: {},
+) -> int:
+    """Do what the command line asks for; return the exit status.
+
+    Args:
+        arguments: without the program's name.
+        environment: all variables.
+        mask: the signals that were blocked when this process began; all are blocked now.
+        tags_of_instance: what `check` may ask.
+
+    """
+    fatal = _fatal((), environment)
+    manual = "safe_reload --help"
+    try:
+        with _for_ever_if_heir(environment):
+            words = split(arguments)
+            fatal = _fatal(words.given, environment)
+            if words.text:
+                return _tell(_text(words.text), fatal)
+
+            def is_program(name: str) -> bool:
+                return bool(find_program(name, environment))
+
+            command: Command
+            if verb_of(words) == "check":
+                manual = "safe_reload check --help"
+                rest = split(words.operands[1:])
+                if rest.text:
+                    return _tell(_check_text(rest.text), fatal)
+                settings, warnings = read_settings((*words.given, *rest.given), environment)
+                command, more = read_check(rest.operands, is_program=is_program)
+                return _start(command, settings, (*warnings, *more), environment, mask, fatal, tags_of_instance)
+            settings, warnings = read_settings(words.given, environment)
+            command = read_command(words.operands, after_dashes=words.after_dashes, is_program=is_program)
+            return _start(command, settings, warnings, environment, mask, fatal, tags_of_instance)
+    except (UsageError, OptionError) as error:
+        fatal(f"{error}; see {manual}")
+    except (ListenError, RefusedError, HeritageError, signals.PrctlError) as error:
+        fatal(str(error))
+    except OSError as error:
+        fatal(f"cannot start: {reason(error)}")
+    except MemoryError:
+        fatal("cannot start: no memory is left")
+    finally:
+        # The interpreter gives signals their default actions back when it ends: a late one must not change the status.
+        signals.block_all()
+    return _FAILED
+
+
+@contextlib.contextmanager
+def _for_ever_if_heir(environment: Mapping[str, str]) -> Iterator[None]:
+    """Where we have taken the place of another life, have no error end us: nobody else has its children and sockets."""
+    try:
+        yield
+    except BaseException as error:
+        if is_heir(environment):
+            begin_anew(environment, _fatal((), environment), error)
+        raise
+
+
+def _tell(text: str, fatal: Callable[[str], None]) -> int:
+    try:
+        write(_STDOUT, text)
+    except OSError as error:
+        fatal(f"stdout: {error.strerror}")
+        return _FAILED
+    return 0
+
+
+def _text_fatal(line: str) -> None:
+    write_to_stderr(text_line("FATAL", line))
+
+
+def _fatal(given: Sequence[tuple[Option, str]], environment: Mapping[str, str]) -> Callable[[str], None]:
+    """Return what tells why nothing is started, in the format that was asked for, also when an option is wrong."""
+    asked = [text for option, text in given if option.field == "log_format"]
+    if (asked or [environment.get(f"{ENVIRONMENT_PREFIX}LOG_FORMAT", "")])[-1] != LogFormat.JSON:
+        return _text_fatal
+    logger = Logger(Level.ERROR, LogFormat.JSON)
+    return lambda line: write_to_stderr(logger.line(Log(Level.ERROR, "fatal", line)))
+
+
+# ---- texts ---------------------------------------------------------------------------------------------------------
+
+
+def _text(name: str) -> str:
+    if name == "help":
+        return _help()
+    return _LICENCE if name == "licence" else f"safe_reload {__version__}"
+
+
+def _check_text(name: str) -> str:
+    from entrypoint.options.verbs import help_text  # noqa: PLC0415  # words that PID 1 has no use for
+
+    return help_text("check") if name == "help" else _text(name)
+
+
+def _help() -> str:
+    from entrypoint.options.verbs import VERBS  # noqa: PLC0415  # words that PID 1 has no use for
+
+    lines = [
+        f"safe_reload {__version__}: a PID 1 for HAProxy that never lets go of a listening socket",
+        "",
+        *(("usage: " if not index else "       ") + line for index, line in enumerate(SYNOPSIS.splitlines())),
+        "",
+        "No operand means: haproxy -f /usr/local/etc/haproxy/haproxy.cfg; operands that begin with - are haproxy's.",
+        "A PROGRAM that is not haproxy is run as tini would run it.",
+        "USR1, USR2, HUP reload; TERM, INT stop gracefully, a second one at once; QUIT stops at once.",
+        "",
+        "VIPS is ADDRESS:PORT:TAG,... such as 10.0.0.1:80:FD_A,[2001:db8::1]:443:FD_B,*:8080:FD_C",
+        'haproxy binds each one with: bind "fd@${TAG}"',
+        "",
+    ]
+    for option in OPTIONS:
+        name = f"{option.shown} {option.metavar}".rstrip()
+        default = option.shown_default
+        lines.append(f"  {name:<24} {option.help}{f' [{default}]' if default else ''}")
+    lines += [
+        f"  {'-h, --help':<24} show this text",
+        f"  {'-l':<24} show the licence",
+        f"  {'--version':<24} show the version",
+        "",
+        "Each --long-option can be given as the variable SAFE_RELOAD_LONG_OPTION; the command line wins.",
+        "",
+        "Verbs, each with a --help; most of them ask the instance with this --name, or the only one:",
+        *(f"  {verb.name:<24} {verb.summary}" for verb in VERBS),
+        "",
+        "The exit status is 0 after a stop that was asked for, else haproxy's or the PROGRAM's: see safe_reload(8).",
+    ]
+    return "\n".join(lines)
+
+
+# ---- start ---------------------------------------------------------------------------------------------------------
+
+
+def _start(
+    command: Command,
+    settings: Settings,
+    warnings: Sequence[str],
+    environment: Mapping[str, str],
+    mask: frozenset[int],
+    fatal: Callable[[str], None],
+    tags_of_instance: TagsOf,
+) -> int:
+    serves = isinstance(command, Serve)
+    files.fill_standard_descriptors(inheritable=serves)
+    pid_file = (command.pid_file if isinstance(command, Serve) else None) or settings.pid_file
+    name = settings.name or instance_name(pid_file)
+    logger = Logger(_level(settings, serves=serves), settings.log_format, name)
+    for warning in (*warnings, *(command.warnings if isinstance(command, Serve) else ())):
+        logger.write(Log(Level.WARNING, "configuration", warning))
+    if isinstance(command, Serve) and command.master_cli:
+        ours = f"{settings.runtime_dir}/{name}.sock"
+        what = f"haproxy's -S is dropped: safe_reload is the master, and {ours} answers instead of {command.master_cli}"
+        logger.write(Log(Level.WARNING, "configuration", what))
+    inherited = signals.inherited(parse_inheritance(environment.get(INHERITED_VARIABLE, "")), mask)
+    if settings.parent_death_signal:
+        signals.set_parent_death_signal(settings.parent_death_signal)
+    missing = _is_missing(command, environment)
+    if not missing:
+        _become_reaper(logger, serves=serves or isinstance(command, Check), asked=settings.subreaper)
+    signals.set_name("safe_reload")
+
+    def complain(line: str) -> None:
+        fatal(line + _hint(command, environment))
+
+    processes = Processes(lambda: signals.restore(inherited), complain, signals.owed(inherited))
+    if settings.no_new_privs:
+        signals.forbid_new_privileges()
+    listeners = Listeners(settings.backlog)
+    match command:
+        case Serve():
+            return serve(command, settings, Setting(name, environment, logger, processes, inherited))
+        case Run(words=words):
+            if settings.vips and not missing:
+                what = f"--vips does nothing: {words[0]} is not called haproxy, so it is run as any other program"
+                logger.write(Log(Level.WARNING, "configuration", what))
+            birth = Birth(words, None, foreground=True)
+        case RunOnce(words=words):
+            found = _tags_of(*read_by(words[1:]))
+            running = _running(settings, found, tags_of_instance)
+            birth = _with_stand_ins(words, settings, environment, listeners, found, running)
+        case Check():
+            birth = _check_birth(command, settings, environment, logger, listeners, tags_of_instance)
+    return settings.status(InitMode(birth, settings, processes, logger).run())
+
+
+def _hint(command: Command, environment: Mapping[str, str]) -> str:
+    """Say what may have been meant by a program that cannot be executed, in the child that was to become it."""
+    if not isinstance(command, Run) or not _is_missing(command, environment):
+        return ""
+    from entrypoint.options.slips import meant  # noqa: PLC0415  # for those only who have made a mistake
+
+    word = meant(command.words[0], (*VERBS, *_TEXTS))
+    if word in _TEXTS:
+        return f"; did you mean safe_reload --{word}?"
+    return f"; did you mean the verb `{word}`?" if word else ""
+
+
+def _is_missing(command: Command, environment: Mapping[str, str]) -> bool:
+    """Tell whether the program does not exist: then that is all that there is to say."""
+    return isinstance(command, Run) and not find_program(command.words[0], environment)
+
+
+def _check_birth(
+    command: Check,
+    settings: Settings,
+    environment: Mapping[str, str],
+    logger: Logger,
+    listeners: Listeners,
+    tags_of_instance: TagsOf,
+) -> Birth:
+    """Return how the haproxy that checks is started: as the first generation would be, and with every tag it names."""
+    found: dict[str, bool] = {}
+    for path in files.configuration_files(command.configurations, command.folder):
+        text = files.read(path)
+        refuse_master_worker(path, text)
+        found |= tags(text)
+    running = _running(settings, found, tags_of_instance)
+    unknown = [tag for tag in _missing(settings, found) if tag not in running]
+    if unknown:
+        more = f" and {len(unknown) - _MOST_TOLD} more" if len(unknown) > _MOST_TOLD else ""
+        names = f"{', '.join(unknown[:_MOST_TOLD])}{more}"
+        what = f"not in --vips: {names}; checked with a stand-in socket for each: to run it, give these VIPs"
+        if running:
+            what = (
+                f"the instance that runs here has no VIP {names}: it would refuse this; checked with a stand-in socket"
+            )
+        logger.write(Log(Level.WARNING, "stand_ins", what))
+    variables = {**environment, GENERATION_VARIABLE: "1"}
+    return _with_stand_ins(command.words, settings, variables, listeners, found, running)
+
+
+def _missing(settings: Settings, named: Iterable[str]) -> list[str]:
+    declared = {vip.tag for vip in settings.vips}
+    return [tag for tag in named if tag not in declared]
+
+
+def _running(settings: Settings, named: Iterable[str], tags_of_instance: TagsOf) -> Mapping[str, int]:
+    """Return the tags of the instance that runs here, where there is none in --vips."""
+    if settings.vips or not _missing(settings, named):
+        return {}
+    name = settings.name or (instance_name(settings.pid_file) if settings.pid_file else None)
+    return tags_of_instance(settings.runtime_dir, name)
+
+
+def _tags_of(configurations: Sequence[str], folder: str | None) -> dict[str, bool]:
+    """Return the tags that these files name, as far as they can be read: haproxy says what is wrong with the others."""
+    found: dict[str, bool] = {}
+    for configuration in configurations:
+        with contextlib.suppress(OSError):
+            for path in files.configuration_files((configuration,), folder):
+                found |= tags(files.read(path))
+    return found
+
+
+def _with_stand_ins(
+    words: tuple[str, ...],
+    settings: Settings,
+    environment: Mapping[str, str],
+    listeners: Listeners,
+    named: Mapping[str, bool],
+    running: Mapping[str, int],
+) -> Birth:
+    """Return how a haproxy is started that does not serve: with something in the place of each VIP.
+
+    As many sockets as the instance that runs here has for a tag: for some words of a `bind` one is too many.
+    """
+    others = [(tag, named[tag]) for tag in _missing(settings, named) for _ in range(running.get(tag, 1))]
+    raise_open_files(2 * len(settings.vips) + len(others) + SPARE_DESCRIPTORS)
+    listeners.stand_in(settings.vips, others)
+    variables = {**haproxy_environment(environment), **listeners.variables()}
+    descriptors = tuple(descriptor for _, descriptor in listeners.descriptors())
+    return Birth(words, variables, descriptors, foreground=True)
+
+
+def _become_reaper(logger: Logger, *, serves: bool, asked: bool) -> None:
+    if signals.is_reaper():
+        return
+    if asked:
+        signals.become_subreaper()
+        return
+    if serves:
+        # It may be denied (seccomp): nobody has asked for it, and haproxy's children are few.
+        with contextlib.suppress(PermissionError):
+            signals.become_subreaper()
+            return
+    for line in _NOT_A_REAPER:
+        logger.write(Log(Level.WARNING, "not_a_reaper", line))
+
+
+def _level(settings: Settings, *, serves: bool) -> Level:
+    if settings.log_level is not None:
+        return settings.log_level
+    return Level(min((Level.INFO if serves else Level.WARNING) + settings.verbose, Level.DEBUG))

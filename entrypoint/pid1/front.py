@@ -1,0 +1,139 @@
+"""Who asks and who is told: the clients of the control socket, and systemd."""
+
+from collections.abc import Callable
+
+from entrypoint.core.notices import Notice
+from entrypoint.core.state import State
+from entrypoint.lean.types import TYPE_CHECKING, Any
+from entrypoint.pid1.children import Children
+from entrypoint.pid1.loop import Loop
+from entrypoint.pid1.outcomes import Outcomes
+from entrypoint.pid1.parts import Parts
+
+if TYPE_CHECKING:
+    from entrypoint.pid1.desk import Desk
+    from entrypoint.pid1.notices import Notices
+    from entrypoint.pid1.presence import Presence
+    from entrypoint.system.control import Control
+
+
+class Front:
+    """Owns the control socket with its clients, and what systemd is told, from when the first haproxy is started."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        parts: Parts,
+        children: Children,
+        outcomes: Outcomes,
+        state: Callable[[], State],
+        status: Callable[[dict[int, int | None]], dict[str, object]],
+    ) -> None:
+        """Begin with nobody.
+
+        Args:
+            loop: what they are waited for with.
+            parts: what PID 1 is made of.
+            children: the generations, whom clients may ask through us.
+            outcomes: how starts and reloads have ended.
+            state: returns the core's.
+            status: puts the status together, given the number of connections of each generation.
+
+        """
+        self._loop = loop
+        self._parts = parts
+        self._children = children
+        self._outcomes = outcomes
+        self._state = state
+        self._status = status
+        self._desk: Desk | None = None
+        self._notices: Notices | None = None
+        self._presence: Presence | None = None
+
+    def open(self) -> None:
+        """Begin to answer and to tell, unless that has begun; the first haproxy need not wait for this."""
+        if self._notices:
+            return
+        from entrypoint.pid1.notices import Notices  # noqa: PLC0415  # see above
+        from entrypoint.pid1.presence import Presence  # noqa: PLC0415
+
+        parts, loop, settings = self._parts, self._loop, self._parts.settings
+        left = parts.left and parts.left["control"]
+        self._presence = Presence(settings.runtime_dir, parts.name, settings.poll, loop.sources, loop.log)
+        self._presence.begin(self._opened, left[:2] if left else None, rehearses=parts.rehearses)
+        # Last: as long as they are missing, all of this is tried again.
+        notices = Notices(parts.notifier, loop.sources, self._children.find, loop.log)
+        listeners = parts.listeners
+        notices.store(listeners.forgotten(), listeners.to_store(), listeners.stored())
+        self._notices = notices
+
+    def _opened(self, control: "Control") -> None:
+        from entrypoint.pid1.desk import Desk  # noqa: PLC0415
+
+        if self._desk:
+            self._desk.move_to(control)
+        else:
+            self._desk = Desk(control, self._loop, self._children, self._outcomes, self._state, self._status)
+
+    def reply(self, client: int, text: str) -> None:
+        """Give a client what it has waited for, if it still is there."""
+        if self._desk:
+            self._desk.reply(client, text)
+
+    def note(self, notice: Notice, message: str, words: str) -> None:
+        """Tell systemd what has happened, as `Notices.note` says."""
+        if self._notices:
+            self._notices.note(notice, message, words)
+
+    def update(self, state: State) -> None:
+        """Tell systemd what has become true."""
+        if self._notices:
+            self._notices.update(state)
+
+    def close(self) -> None:
+        """End: hang up on everybody who asks."""
+        for one in (self._notices, self._presence, self._desk):
+            if one:
+                self._loop.isolated(one.close)
+
+    # ---- another program takes our place ---------------------------------------------------------------------------
+
+    def hand_down(self, client: int, *, others: bool) -> tuple[dict[str, Any], list[int]]:
+        """Return all of it as plain values, and the descriptors among it.
+
+        Args:
+            client: who has asked for it.
+            others: with all other clients.
+
+        """
+        assert self._notices
+        control = self._desk.hand_down(client) if self._desk else None
+        visits, of_visits = self._desk.hand_down_others(client) if self._desk and others else ([], [])
+        descriptors = [descriptor for descriptor in control[1:] if descriptor >= 0] if control else []
+        return {"control": control, "visits": visits, "notices": self._notices.hand_down()}, descriptors + of_visits
+
+    def inherit(self, left: dict[str, Any]) -> None:
+        """Go on with what our last life has told systemd."""
+        assert self._notices
+        self._notices.resume(left["notices"])
+
+    def tell_asker(self, left: dict[str, Any], answer: str) -> None:
+        """Answer who has asked for the upgrade, if he is there.
+
+        Raises:
+            OSError: the descriptor is not there.
+
+        """
+        client = left["control"][2] if left["control"] else -1
+        if self._desk and client >= 0:
+            self._desk.take_in(client, answer)
+
+    def resume(self, left: dict[str, Any]) -> None:
+        """Go on with the other clients of our last life.
+
+        Raises:
+            OSError: a descriptor is not there.
+
+        """
+        if self._desk:
+            self._desk.resume(left.get("visits", ()))

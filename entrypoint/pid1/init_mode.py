@@ -1,0 +1,98 @@
+"""The init mode: one program that is not haproxy is run as tini would run it, no more.
+
+tini's behaviour is documented in its README and its source (`wait_and_forward_signal`, `reap_zombies`).
+"""
+
+import math
+import signal
+
+from entrypoint.core.endings import shell_status
+from entrypoint.core.events import Exited, Log, Reaped
+from entrypoint.lean.level import Level
+from entrypoint.lean.one_line import reason
+from entrypoint.options.settings import Settings
+from entrypoint.pid1.loop import Loop
+from entrypoint.system.log import Logger
+from entrypoint.system.processes import Birth, Processes
+from entrypoint.system.signals import Arrivals, why_not_signalled
+
+_ONLY = 1
+"""The number of the one process that there is."""
+_NOT_STARTED = 1
+_AGAIN_AFTER = 1.0
+"""Seconds after which a signal is sent again for which there was no memory."""
+
+
+class InitMode:
+    """Runs the program until it ends."""
+
+    def __init__(self, birth: Birth, settings: Settings, processes: Processes, logger: Logger) -> None:
+        """Begin; nothing is started before `run`."""
+        self._birth = birth
+        self._settings = settings
+        self._processes = processes
+        self._loop = Loop(logger)
+        self._arrivals = Arrivals()
+        self._denied = False
+        """It has been said that we may not signal it."""
+        self._status: int | None = None
+        self._loop.sources.add(self._arrivals, self._signals_arrived)
+
+    def run(self) -> int:
+        """Start it, pass on signals and reap until it ends; return its exit status as a shell would say it."""
+        try:
+            pid = self._processes.spawn(_ONLY, self._birth)
+        except (OSError, MemoryError) as error:
+            why = reason(error) if isinstance(error, OSError) else "no memory is left"
+            self._log(Level.ERROR, "not_spawned", f"{self._birth.words[0]} was not started: fork: {why}")
+            self._status = _NOT_STARTED
+        else:
+            self._log(Level.INFO, "spawned", f"Spawned child process with pid {pid}")
+        while self._status is None:
+            try:
+                self._loop.wait(math.inf)
+            except Exception as error:  # noqa: BLE001  # PID 1 may not die of it
+                self._loop.unexpected(error)
+        self._loop.isolated(self._loop.logger.close)
+        return self._status
+
+    def _signals_arrived(self) -> None:
+        for signum in self._arrivals.read():
+            if signum != signal.SIGCHLD:
+                self._loop.isolated(lambda signum=signum: self._forward(signum))  # type: ignore[misc]
+        # Whatever arrived, for a SIGCHLD that found the pipe full is lost, and waitpid(2) costs nothing.
+        for death in self._processes.reap():
+            self._bury(death)
+
+    def _forward(self, signum: int) -> None:
+        name = signal.Signals(signum).name if signum in set(signal.Signals) else f"signal {signum}"
+        self._log(Level.DEBUG, "forwarded", f"Passing {name} to child")
+        try:
+            self._processes.send(_ONLY, signum, to_group=self._settings.kill_group)
+        except PermissionError:
+            self._say_denied()
+        except OSError as error:
+            self._log(Level.ERROR, "system_error", f"send: {reason(error)}")
+        except MemoryError:
+            self._loop.sources.alarm(signum, _AGAIN_AFTER, lambda: self._forward(signum))
+
+    def _say_denied(self) -> None:
+        if not self._denied:
+            self._denied = True
+            pid = self._processes.pids().get(_ONLY)
+            what = f"the program (pid {pid}) does not get the signals that are sent to us; {why_not_signalled()}"
+            self._log(Level.ERROR, "not_permitted", what)
+
+    def _bury(self, death: Exited | Reaped) -> None:
+        match death:
+            case Exited(status=status):
+                # Before the line: whatever fails of that, it has ended.
+                self._status = shell_status(status)
+                how = "signal" if status < 0 else "status"
+                self._log(Level.INFO, "exited", f"Main child exited with {how} {abs(status)}")
+            case Reaped(pid=pid):
+                level = Level.WARNING if self._settings.warn_reaped else Level.DEBUG
+                self._log(level, "reaped", f"Reaped zombie process with pid={pid}")
+
+    def _log(self, level: Level, event: str, message: str) -> None:
+        self._loop.log(Log(level, event, message))

@@ -1,0 +1,224 @@
+"""The words of the control socket: a subset of the CLI of haproxy's master (management guide, section 9.4)."""
+
+from collections.abc import Iterator, Sequence
+
+from entrypoint.core.state import Candidate, Current, Generation, State
+from entrypoint.lean.records import dataclass
+from entrypoint.lean.types import Any
+
+HELP = """\
+The following commands are valid here:
+  reload                  : start a new generation, wait until it serves or has failed
+  status                  : everything there is to know, as one line of JSON
+  show proc               : the processes, as haproxy's master shows them
+  show startup-logs       : what haproxy said at the last start or reload, failed or not
+  show version            : the version of safe_reload
+  stop [now]              : stop gracefully, or at once
+  upgrade                 : replace safe_reload itself, keeping every socket and process
+  @<generation> <command> : pass a command to the current generation (@1), or to an old one (@2 ...)
+  @!<pid> <command>       : pass a command to the generation with this pid
+  set severity-output <how> : none, number or string, for what is passed on from now
+  expert-mode [on|off]    : for what is passed on from now; likewise experimental-mode
+  prompt [i|p|n]          : show a prompt, or no more
+  help                    : this text
+  quit                    : close the connection
+"""
+
+LONGEST_LINE = 16384
+"""Bytes; as long as a line of haproxy's own CLI may be (tune.bufsize)."""
+LONGEST_COMMAND = 65536
+"""Bytes, with its payload and the ends of its lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A command for a generation's own CLI."""
+
+    target: str
+    """`1`, `2`, ... as `show proc` lists them, or `!PID`."""
+    command: str
+
+
+class TooLongError(ValueError):
+    """More than a command may have; its text is one line for who sends it."""
+
+
+class CommandReader:
+    """Cuts what a client sends into commands, in whatever pieces it arrives.
+
+    A line is commands with a semicolon between them, unless a backslash takes its meaning; and a semicolon is enough
+    for HAProxy up to 3.0: its Go library ends `reload;quit` with nothing else. The last command of a line may have a
+    payload in the lines after it (management guide, section 9.3).
+
+    Each byte is looked at when it arrives and when its command is whole, so that a command costs what it is long; and
+    of one that is not whole no more is kept than `LONGEST_COMMAND`.
+    """
+
+    def __init__(self) -> None:
+        """Begin before the first command."""
+        self._begun = bytearray()
+        """What has come of a command, or of a line of its payload."""
+        self._length = 0
+        """Of the line that has begun, in bytes."""
+        self._escaped = False
+        """What comes next follows a backslash."""
+        self._any = False
+        """The line that has begun has had a command."""
+        self._payload: bytearray | None = None
+        """A command that is not whole yet, with the lines of its payload."""
+        self._pattern = b""
+        """The line that ends it."""
+
+    def hand_down(self) -> list[Any]:
+        """Return what has come of a command that is not whole, as plain values."""
+        payload = None if self._payload is None else bytes(self._payload)
+        return [bytes(self._begun), self._length, self._escaped, self._any, payload, self._pattern]
+
+    @classmethod
+    def inherit(cls, left: Sequence[Any]) -> "CommandReader":
+        """Go on with a command that our last life has read the beginning of."""
+        reader = cls()
+        begun, reader._length, reader._escaped, reader._any, payload, reader._pattern = left
+        reader._begun = bytearray(begun)
+        reader._payload = None if payload is None else bytearray(payload)
+        return reader
+
+    def read(self, data: bytes) -> Iterator[str]:
+        """Yield the commands that are whole now, and an empty one for each line without any.
+
+        Args:
+            data: what has arrived.
+
+        Raises:
+            TooLongError: a line, or a command with its payload, is too long; nothing more can be read.
+
+        """
+        *lines, rest = data.split(b"\n")
+        for line in lines:
+            yield from self._take(line)
+            yield from self._end_line()
+        yield from self._take(rest)
+
+    def _take(self, piece: bytes) -> Iterator[str]:
+        """Take in what has come of a line."""
+        self._length += len(piece)
+        if self._length > LONGEST_LINE:
+            raise TooLongError(f"a line of a command may have {LONGEST_LINE} bytes")
+        if self._payload is not None:
+            if len(self._payload) + self._length > LONGEST_COMMAND:
+                raise TooLongError(f"a command with its payload may have {LONGEST_COMMAND} bytes")
+            self._begun += piece
+            return
+        *whole, rest = piece.split(b";")
+        for begun in whole:
+            self._add(begun)
+            if self._escaped:
+                self._begun += b";"
+                self._escaped = False
+            else:
+                yield from self._command()
+        self._add(rest)
+
+    def _add(self, piece: bytes) -> None:
+        """Add what has no semicolon; of the backslashes at its end each second one is escaped itself."""
+        self._begun += piece
+        backslashes = len(piece) - len(piece.rstrip(b"\\"))
+        before = self._escaped and backslashes == len(piece)
+        self._escaped = (backslashes + before) % 2 == 1
+
+    def _command(self) -> Iterator[str]:
+        command = self._begun.decode(errors="surrogateescape").strip()
+        self._begun.clear()
+        if command:
+            self._any = True
+            yield command
+
+    def _end_line(self) -> Iterator[str]:
+        if self._begun.endswith(b"\r"):
+            del self._begun[-1:]
+        if self._payload is not None:
+            self._payload += b"\n" + self._begun
+            whole = self._begun == self._pattern
+            self._begun.clear()
+            if whole:
+                yield self._payload.decode(errors="surrogateescape")
+                self._payload = None
+        else:
+            for command in self._command():
+                pattern = payload_ends_with(command)
+                if pattern is None:
+                    yield command
+                else:
+                    self._payload = bytearray(command.encode(errors="surrogateescape"))
+                    self._pattern = pattern.encode(errors="surrogateescape")
+            if not self._any:
+                yield ""
+        self._length = 0
+        self._escaped = self._any = False
+
+
+def payload_ends_with(command: str) -> str | None:
+    """Return the line that ends a command's payload; None if it has none (management guide, section 9.3)."""
+    last = command.rpartition(" ")[2]
+    return last[2:] if last.startswith("<<") and last != command else None
+
+
+def remembered(command: str) -> tuple[str, str] | None:
+    """Return what a command sets for those that are passed on after it: its name, and what to say before each of them.
+
+    HAProxy's master says it again to each worker, because every command is a connection of its own there (management
+    guide, section 9.4).
+    """
+    match command.split():
+        case ["set", "severity-output", "none" | "number" | "string" as how]:
+            return "severity-output", "" if how == "none" else f"set severity-output {how}"
+        case ["expert-mode" | "experimental-mode" as mode, "on" | "off" as how]:
+            return mode, f"{mode} on" if how == "on" else ""
+        case _:
+            return None
+
+
+def passed(command: str) -> Pass | None:
+    """Tell whether a command is for a generation; HAProxy 3.1 has `@@` as well, which leads to the same one."""
+    if not command.startswith("@"):
+        return None
+    target, _, rest = command[1:].removeprefix("@").partition(" ")
+    return None if target in {"", "0", "master"} else Pass(target, rest.lstrip(" "))
+
+
+def find(state: State, target: str) -> Generation | None:
+    """Return the generation that is meant: `1` is the current one, `2` the youngest old one, `!PID` has that pid."""
+    serving = [
+        one for one in reversed(state.generations) if one.pid is not None and not isinstance(one.phase, Candidate)
+    ]
+    serving.sort(key=lambda one: not isinstance(one.phase, Current))
+    if target.startswith("!"):
+        return next((one for one in serving if str(one.pid) == target[1:]), None)
+    return next((one for number, one in enumerate(serving, start=1) if str(number) == target), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A line of `show proc`."""
+
+    pid: int
+    kind: str
+    reloads: str
+    seconds: float
+    version: str
+
+
+def show_proc(master: Process, current: Sequence[Process], old: Sequence[Process]) -> str:
+    """Write `show proc` as haproxy's master does."""
+    lines = [f"{'#<PID>':<15} {'<type>':<15} {'<reloads>':<15} {'<uptime>':<15} {'<version>':<15}", _process(master)]
+    lines += ["# workers", *map(_process, current)]
+    if old:
+        lines += ["# old workers", *map(_process, old)]
+    lines += ["# programs", "", ""]
+    return "\n".join(lines)
+
+
+def _process(process: Process) -> str:
+    seconds = int(process.seconds)
+    uptime = f"{seconds // 86400}d{seconds // 3600 % 24:02}h{seconds // 60 % 60:02}m{seconds % 60:02}s"
+    return f"{process.pid:<15} {process.kind:<15} {process.reloads:<15} {uptime:<15} {process.version:<15}"

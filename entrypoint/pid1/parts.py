@@ -1,0 +1,43 @@
+"""What PID 1 is made of when it begins to serve."""
+
+from collections.abc import Callable, Mapping
+
+from entrypoint.lean.records import dataclass
+from entrypoint.lean.types import Any
+from entrypoint.options.settings import Settings
+from entrypoint.pid1.births import HaproxyBirth
+from entrypoint.pid1.configurations import Configurations
+from entrypoint.system.files import PidFile
+from entrypoint.system.handover import Adopted
+from entrypoint.system.listeners import Listeners
+from entrypoint.system.log import Logger
+from entrypoint.system.notify import Notifier
+from entrypoint.system.packets import PacketSocket
+from entrypoint.system.predecessor import Predecessor
+from entrypoint.system.processes import Processes
+from entrypoint.system.signals import Inherited
+
+
+@dataclass(slots=True)
+class Parts:
+    """What was made before the first process is started; who made it closes nothing of it."""
+
+    settings: Settings
+    name: str
+    environment: Mapping[str, str]
+    logger: Logger
+    processes: Processes
+    listeners: Listeners
+    adopted: Adopted
+    configurations: Configurations
+    births: HaproxyBirth
+    notifier: Notifier
+    read: Callable[[PacketSocket], None]
+    """What the process does that reads files."""
+    predecessor: Predecessor | None
+    pid_file: PidFile | None
+    inherited: Inherited
+    left: dict[str, Any] | None = None
+    """What our last life has handed down, if this one is the next."""
+    rehearses: bool = False
+    """This is but the rehearsal of that: nobody else may notice."""

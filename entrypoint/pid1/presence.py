@@ -1,0 +1,139 @@
+"""The control socket stays where those who ask look for it: made at the start, and again when its file has gone.
+
+What removes it is a cleaner of temporary files, an `rm`, or who else may write in the runtime folder. Noticed by
+inotify(7), so that nothing wakes an idle PID 1; where there is none, by a look every --poll seconds.
+"""
+
+import time
+from collections.abc import Callable
+
+from entrypoint.core.events import Log
+from entrypoint.lean.level import Level
+from entrypoint.system import control, instances
+from entrypoint.system.control import Control
+from entrypoint.system.files import make_folder
+from entrypoint.system.inotify import Inotify
+from entrypoint.system.sources import Sources
+
+_PAUSE = 0.2
+"""Seconds between an event and the look that it is worth, so that who writes there all the time is cheap."""
+_REMAKE_AFTER = 1.0
+"""Seconds between two times that it is made: who removes it again and again does not fill the log."""
+
+
+class Presence:
+    """Owns the watch on the runtime folder; the socket belongs to who is given it."""
+
+    def __init__(self, folder: str, name: str, poll: float, sources: Sources, log: Callable[[Log], None]) -> None:
+        """Begin without a socket.
+
+        Args:
+            folder: the runtime folder.
+            name: of this instance.
+            poll: seconds between two looks where the kernel reports no changes.
+            sources: what the loop waits for.
+            log: writes a line.
+
+        """
+        self._folder = folder
+        self._name = name
+        self._poll = poll
+        self._sources = sources
+        self._log = log
+        self._opened: Callable[[Control], None] = lambda _: None
+        self._control: Control | None = None
+        self._made_at = 0.0
+        self._inotify: Inotify | None = None
+        self._failure = ""
+
+    def begin(
+        self, opened: Callable[[Control], None], left: tuple[str, int] | None, *, rehearses: bool = False
+    ) -> None:
+        """Open the socket, and keep it in its place.
+
+        Args:
+            opened: takes the socket, and later each one that is to be served in its stead.
+            left: the path and the descriptor of our last life's, if there was one.
+            rehearses: touch nothing but that.
+
+        """
+        self._opened = opened
+        if left:
+            self._control = control.inherit(*left)
+            opened(self._control)
+        if not rehearses:
+            self._keep()
+
+    def _keep(self) -> None:
+        """See that it is in its place, and wait until that may have changed."""
+        watched = self._watch()
+        if not (self._control and self._control.is_in_place):
+            too_early = self._made_at and self._made_at + _REMAKE_AFTER - time.monotonic()
+            if too_early > 0:
+                self._sources.alarm(self, too_early, self._keep)
+                return
+            watched = self._make() and self._watch()
+        if not watched:
+            self._sources.alarm(self, self._poll, self._keep)
+        if self._inotify:
+            self._sources.add(self._inotify, self._stirred)
+
+    def _stirred(self) -> None:
+        assert self._inotify
+        self._inotify.read()
+        self._sources.remove(self._inotify)
+        self._sources.alarm(self, _PAUSE, self._keep)
+
+    def _watch(self) -> bool:
+        """Watch the folder; return whether that can be relied on."""
+        try:
+            self._inotify = self._inotify or Inotify()
+        except OSError:
+            return False
+        return self._inotify.watch([self._folder])
+
+    def _make(self) -> bool:
+        try:
+            fresh = self._open()
+        except OSError as error:
+            self._tell_failure(error)
+            return False
+        self._failure = ""
+        self._made_at = time.monotonic()
+        if self._control:
+            what = f"the control socket {fresh.path} had been removed or replaced, and is made again"
+            self._log(Log(Level.WARNING, "control_made_again", what))
+        self._control = fresh
+        self._opened(fresh)
+        return True
+
+    def _open(self) -> Control:
+        path = instances.path_of(self._folder, self._name)
+        make_folder(self._folder)
+        alive, doubt = instances.look(path)
+        if alive and not doubt:
+            raise OSError(f"{path} belongs to a running instance: give this one another --name")
+        try:
+            fresh = control.listen(self._folder, self._name)
+        except OSError as error:
+            if doubt:
+                raise OSError(f"{doubt}; it cannot be replaced: {error.strerror or error}") from None
+            raise
+        if doubt:
+            self._log(Log(Level.WARNING, "control_of_a_stranger", f"{doubt}; it has been replaced"))
+        return fresh
+
+    def _tell_failure(self, error: OSError) -> None:
+        reason = f"{error.strerror}: {self._folder}" if error.strerror else str(error)
+        if reason != self._failure:
+            self._failure = reason
+            what = f"no control socket, so no `safe_reload reload`, status or metrics (--runtime-dir): {reason}"
+            self._log(Log(Level.WARNING, "no_control", what))
+
+    def close(self) -> None:
+        """Watch no longer."""
+        self._sources.cancel(self)
+        if self._inotify:
+            self._sources.remove(self._inotify)
+            self._inotify.close()
+            self._inotify = None

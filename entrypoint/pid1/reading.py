@@ -1,0 +1,214 @@
+"""The reader: the process that reads, hashes, follows and interprets what is on disk, so that PID 1 need not.
+
+How long that takes, and how much memory, is decided by who writes the files. So this process may be killed at any
+moment, and PID 1 starts another one: what it remembers only saves time. It answers one request after the other over a
+socket, and between them tells when a file may have changed; it ends when the socket does.
+"""
+
+import contextlib
+import errno
+import os
+import select
+import signal
+import time
+from collections.abc import Collection
+
+from entrypoint.core.look import (
+    FOUND,
+    KEEP,
+    KEPT,
+    LOOK,
+    LOOK_WITH_TEXTS,
+    MOST_BYTES,
+    POLLING,
+    RESTORE,
+    RESTORED,
+    STIRRED,
+    Found,
+    to_message,
+)
+from entrypoint.haproxy.configuration import line_of_master_worker, tags
+from entrypoint.lean.one_line import reason
+from entrypoint.lean.records import dataclass
+from entrypoint.system.confinement import confine
+from entrypoint.system.contents import MOST_TEXT, Contents, Disk
+from entrypoint.system.files import make_folder
+from entrypoint.system.inotify import Inotify
+from entrypoint.system.kept import DamagedError, StateFile, in_memory
+from entrypoint.system.packets import PacketSocket
+from entrypoint.system.signals import PrctlError, set_parent_death_signal
+
+NAME = "sr-reader"
+"""What `ps` and `top` call it. Not safe_reload: `pkill safe_reload` is about PID 1."""
+MOST_MEMORY = 256 << 20
+"""Bytes, where the control group has four times that."""
+_SHARE_OF_TEXTS = 8
+"""The files given with -f may have this part of it together: to interpret them takes several times what they are."""
+
+_BETWEEN_STIRS = 0.02
+"""Seconds. Who writes at full speed makes ten thousand events in a second, and PID 1 needs to know of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What there is to read."""
+
+    disk: Disk
+    state_file: StateFile | None
+    known: Collection[str]
+    """The variables that a `bind` can name, VIPs included."""
+    watches: bool
+    """Changes are of interest."""
+
+
+def run(line: PacketSocket, task: Task) -> None:
+    """Serve until the other end is closed."""
+    most = confine(NAME, line.fileno(), MOST_MEMORY)
+    with contextlib.suppress(PrctlError):
+        set_parent_death_signal(signal.SIGKILL)
+    _Reader(line, task, most).serve()
+
+
+class _Reader:
+    def __init__(self, line: PacketSocket, task: Task, most: int) -> None:
+        self._line = line
+        self._task = task
+        self._most = most
+        self._disk = task.disk
+        self._disk.most_text = min(MOST_TEXT, most // _SHARE_OF_TEXTS)
+        self._inotify: Inotify | None = None
+        self._polling = ""
+
+    def serve(self) -> None:
+        """Answer what is asked, and tell of changes."""
+        silent_until = 0.0
+        while True:
+            waiting = silent_until - time.monotonic()
+            ready = self._wait(waiting if waiting > 0 else None)
+            if self._line.fileno() in ready:
+                request, descriptor = self._line.receive(MOST_BYTES)
+                if not request:
+                    return
+                self._answer(request, descriptor)
+            elif ready and self._inotify and self._inotify.read():
+                self._say(STIRRED)
+                silent_until = time.monotonic() + _BETWEEN_STIRS
+
+    def _wait(self, silent: float | None) -> set[int]:
+        """Wait for what is to be done; while it is to be silent, not for changes."""
+        poll = select.poll()
+        poll.register(self._line.fileno(), select.POLLIN)
+        if self._inotify and silent is None:
+            poll.register(self._inotify.fileno(), select.POLLIN)
+        return {descriptor for descriptor, _ in poll.poll(None if silent is None else silent * 1000 + 1)}
+
+    def _say(self, kind: bytes, text: bytes = b"", descriptor: int | None = None) -> None:
+        self._line.send(kind + b"\0" + text, descriptor)
+
+    # ---- what is asked ---------------------------------------------------------------------------------------------
+
+    def _answer(self, request: bytes, descriptor: int | None) -> None:
+        if request in {LOOK, LOOK_WITH_TEXTS}:
+            self._look(with_texts=request == LOOK_WITH_TEXTS)
+        elif request == KEEP and descriptor is not None:
+            self._keep(descriptor)
+        elif request == RESTORE:
+            self._restore()
+
+    def _look(self, *, with_texts: bool) -> None:
+        texts = None
+        try:
+            contents = self._disk.read()
+            found = self._found(contents)
+            if with_texts and found.digest:
+                texts = in_memory(found.digest, contents.kept)
+        except MemoryError:
+            found = _given_up(f"reading it takes more than {self._most >> 20} MiB of memory")
+        except OSError as error:
+            found = _given_up(f"reading it: {error.strerror or error}")
+        except Exception as error:  # noqa: BLE001  # it has come upon what nobody thought of
+            found = _given_up(f"a bug in safe_reload, please report it: {error!r}")
+        self._say(FOUND, to_message(found), texts)
+        if texts is not None:
+            os.close(texts)
+        self._watch()
+
+    def _found(self, contents: Contents) -> Found:
+        unreadable = contents.unreadable or ""
+        unknown = {tag: None for _, text in contents.kept for tag in tags(text) if tag not in self._task.known}
+        return Found(
+            "" if unreadable else contents.digest,
+            unreadable,
+            polled=contents.polled,
+            master_worker=_master_worker(contents),
+            conditional_master_worker=_master_worker(contents, in_block=True),
+            count=len(contents.files),
+            files=contents.files,
+            stale=contents.stale,
+            tags=tuple(unknown),
+            incomplete=contents.incomplete,
+        )
+
+    def _keep(self, descriptor: int) -> None:
+        problem = ""
+        try:
+            state_file = self._task.state_file
+            assert state_file
+            make_folder(state_file.folder, 0o700)
+            state_file.write(descriptor)
+        except OSError as error:
+            problem = _unwritable(self._task.state_file.folder if self._task.state_file else "", error)
+        finally:
+            os.close(descriptor)
+        self._say(KEPT, problem.encode("utf-8", "surrogateescape")[:1024])
+
+    def _restore(self) -> None:
+        problem, descriptor = "", None
+        try:
+            descriptor = self._task.state_file.read() if self._task.state_file else None
+        except (DamagedError, OSError, MemoryError) as error:
+            problem = str(error) or "there is not enough memory to read it"
+        self._say(RESTORED, problem.encode("utf-8", "surrogateescape")[:1024], descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
+
+    # ---- what changes ----------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Watch what was looked at; tell if something may have changed in between, or is not watched."""
+        if not self._task.watches:
+            return
+        polling = ""
+        try:
+            if not self._inotify:
+                self._inotify = Inotify()
+            if not self._inotify.watch(self._disk.watched):
+                polling = "not every file can be watched: --poll looks for changes as well"
+            fresh = self._inotify.fresh
+        except (OSError, MemoryError) as error:
+            polling, fresh = f"changes are looked for every --poll seconds: {reason(error)}", False
+        if polling != self._polling:
+            self._polling = polling
+            self._say(POLLING, polling.encode("utf-8", "surrogateescape")[:1024])
+        if fresh:
+            self._say(STIRRED)
+
+
+def _master_worker(contents: Contents, *, in_block: bool = False) -> str:
+    lines = ((path, line_of_master_worker(text, in_block=in_block)) for path, text in contents.kept)
+    return next((f"{path}:{line}" for path, line in lines if line), "")
+
+
+def _unwritable(folder: str, error: OSError) -> str:
+    """Say why the state directory cannot be written, and what would be right."""
+    what = "it is not a folder" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror
+    full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+    advice = "make room there" if full else f"give a folder that uid {os.geteuid()} can write to"
+    return f"{folder}: {what or error}; {advice}"
+
+
+def _given_up(why: str) -> Found:
+    return Found(unreadable=why, unfinished=True, polled=True)
+
+
+__all__ = ["NAME", "Task", "run"]

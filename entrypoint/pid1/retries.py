@@ -1,0 +1,39 @@
+"""What has failed and is not to be forgotten: done again later, but not for ever, for it may be our own mistake."""
+
+from collections.abc import Callable, Iterator
+
+from entrypoint.core.events import Log
+from entrypoint.lean.level import Level
+from entrypoint.pid1.loop import Loop
+
+_AGAIN_AFTER = 1.0
+"""Seconds; it doubles."""
+_MOST_TRIES = 5
+
+
+class Retries:
+    """Counts the tries of each thing."""
+
+    def __init__(self, loop: Loop) -> None:
+        """Begin with none."""
+        self._loop = loop
+        self._tries: dict[object, int] = {}
+
+    def __iter__(self) -> Iterator[object]:
+        """Yield what is to be done again."""
+        return iter(self._tries)
+
+    def failed(self, what: object, action: Callable[[], None]) -> None:
+        """Do this later, once more."""
+        tries = self._tries.pop(what, 0) + 1
+        if tries > _MOST_TRIES:
+            line = f"has failed {tries} times, and is not tried again: {what!r}"
+            self._loop.log(Log(Level.ERROR, "given_up", line))
+            return
+        self._tries[what] = tries
+        self._loop.sources.alarm(("again", what), _AGAIN_AFTER * 2 ** (tries - 1), action)
+
+    def succeeded(self, what: object) -> None:
+        """Forget it."""
+        if self._tries and self._tries.pop(what, 0):
+            self._loop.sources.cancel(("again", what))

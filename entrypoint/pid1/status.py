@@ -1,0 +1,93 @@
+"""What `status` tells: put together from what the parts know."""
+
+import os
+import time
+
+from entrypoint import __version__
+from entrypoint.core import watching
+from entrypoint.core.history import BUCKETS
+from entrypoint.core.state import BackingOff, Candidate, Current, Lingering, State, Stopping
+from entrypoint.pid1.outcomes import Outcomes
+from entrypoint.pid1.parts import Parts
+
+_STAGES = {BackingOff: "backing_off", Lingering: "lingering", Stopping: "stopping"}
+
+
+def status(parts: Parts, outcomes: Outcomes, state: State, connections: dict[int, int | None]) -> dict[str, object]:
+    """Return the status as plain values; docs/control-socket.md says what each of them is.
+
+    Args:
+        parts: what PID 1 is made of.
+        outcomes: how starts and reloads have ended.
+        state: of the core.
+        connections: of each generation, as far as they are known.
+
+    """
+    history, current, disk = outcomes.history, state.current, state.disk
+    found = parts.configurations.found
+    last = history.last
+    return {
+        "version": __version__,
+        "name": parts.name,
+        "pid": os.getpid(),
+        "stage": _STAGES.get(type(state.stage), "serving"),
+        "uptime_seconds": round(time.monotonic() - outcomes.began, 3),
+        "pid_file": parts.pid_file.path if parts.pid_file else None,
+        "generations": [
+            {
+                "number": one.number,
+                "pid": one.pid,
+                "state": _public(one.phase),
+                "age_seconds": round(outcomes.age(one.number), 3),
+                "connections": connections.get(one.number),
+                "sha256": one.digest or None,
+                "last_known_good": one.kept,
+                "asked_by": history.asked_by.get(one.number),
+            }
+            for one in state.generations
+        ],
+        "vips": parts.listeners.status(),
+        "adopted": parts.adopted.addresses,
+        "configuration": {
+            "sha256": (current.digest or None) if current else None,
+            "disk_sha256": disk.digest or None,
+            "pending": bool(current and disk.digest and disk.digest != current.digest),
+            "last_known_good": bool(current and current.kept),
+            "files": found.files,
+            "failed_sha256": state.failed or state.retried or None,
+            "retries": state.retries,
+            "unreadable": disk.unreadable or None,
+            "incomplete": watching.unfinished(state),
+        },
+        "last_reload": last
+        and {
+            "result": "success" if last.success else "failure",
+            "trigger": last.trigger,
+            "generation": last.number,
+            "at": round(last.at, 3),
+            "seconds": None if last.seconds is None else round(last.seconds, 6),
+            "message": last.message,
+            "words": outcomes.words_of_last,
+        },
+        "last_success_at": history.last_success and round(history.last_success, 3),
+        "watch": {"mode": parts.configurations.mode(disk), "stale_mounts": found.stale, "files": found.count},
+        "restarts": {
+            "in_a_row": state.deaths,
+            "limit": state.settings.restart_limit,
+            "by_reason": history.restarts,
+        },
+        "log": {"lines_lost": parts.logger.lines_lost},
+        "reloads": [
+            {"trigger": trigger, "result": result, "count": count}
+            for (trigger, result), count in history.reloads.items()
+        ],
+        "reload_seconds": {
+            "buckets": [list(pair) for pair in zip(BUCKETS, history.buckets, strict=True)],
+            "sum": round(history.seconds, 6),
+            "count": history.finished,
+        },
+    }
+
+
+def _public(phase: object) -> str:
+    return "candidate" if isinstance(phase, Candidate) else "current" if isinstance(phase, Current) else "draining"
