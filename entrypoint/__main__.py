@@ -35,7 +35,7 @@ def main() -> None:
 
 def _door() -> "Callable[[dict[str, str]], int]":
     """Import what the command line asks for."""
-    from entrypoint.options.command import is_question  # noqa: PLC0415  # what cannot be imported may not end an heir
+    from entrypoint.options.command_line import is_question  # noqa: PLC0415  # what cannot be imported may not end an heir
 
     if is_question(sys.argv[1:]):
         # Probes ask often: what only PID 1 needs would add a tenth to the price of a question.

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from entrypoint.system.contents import Disk
+from entrypoint.system.config_snapshot import Disk
 
 STRACE = shutil.which("strace")
 HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")

@@ -11,7 +11,7 @@ from functools import cache
 
 import pytest
 
-from entrypoint.pid1.serving import _KEPT_CAPABILITIES
+from entrypoint.pid1.bootstrap import _KEPT_CAPABILITIES
 from tests.documented import PAGES, ROOT, Shown, shown
 from tools.draw import stale
 

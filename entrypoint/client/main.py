@@ -18,7 +18,7 @@ from entrypoint.client import report
 from entrypoint.client.connection import Connection, DeniedError
 from entrypoint.client.status_fields import Status
 from entrypoint.lean.json_text import json_text
-from entrypoint.options.arguments import split
+from entrypoint.options.parser import split
 from entrypoint.options.settings import OptionError
 from entrypoint.options.verbs import SHORT, Question, help_text, read_question
 from entrypoint.system import files

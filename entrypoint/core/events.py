@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from entrypoint.core.notices import Notice
 from entrypoint.lean.level import Level
-from entrypoint.lean.records import dataclass
+from entrypoint.lean.record import dataclass
 
 NO_FIELDS: Mapping[str, object] = MappingProxyType({})
 

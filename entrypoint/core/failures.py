@@ -33,7 +33,7 @@ from entrypoint.core.events import (
     Unanswered,
     Upgrade,
 )
-from entrypoint.lean.types import assert_never
+from entrypoint.lean.typing import assert_never
 
 _FAILED = 1
 """What safe_reload exits with when its first generation could not be started."""

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from entrypoint.core.endings import cause_of_death
+from entrypoint.core.exit_status import cause_of_death
 from entrypoint.core.notices import Died, Gone, Notice, Promoted, Recovered, ReloadFailed, StartFailed, Starting
-from entrypoint.lean.records import dataclass
-from entrypoint.lean.types import Any, assert_never
+from entrypoint.lean.record import dataclass
+from entrypoint.lean.typing import Any, assert_never
 
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 """Upper bounds in seconds of how long reloads took."""

@@ -22,7 +22,6 @@ at hand, and the better choice.
 import signal
 
 from entrypoint.core import retiring, stopping, watching
-from entrypoint.core.endings import how_it_died, shell_status
 from entrypoint.core.events import (
     EXPORTER,
     Adopt,
@@ -64,7 +63,8 @@ from entrypoint.core.events import (
     UpgradeAsked,
     Why,
 )
-from entrypoint.core.lines import line_of, say
+from entrypoint.core.exit_status import how_it_died, shell_status
+from entrypoint.core.log_lines import line_of, say
 from entrypoint.core.notices import Died, Gone, Promoted, ReloadFailed, StartFailed, Starting
 from entrypoint.core.state import (
     FIRST_EXPORTER_DELAY,
@@ -90,8 +90,8 @@ from entrypoint.core.state import (
 )
 from entrypoint.haproxy import runtime_api
 from entrypoint.lean.level import Level
-from entrypoint.lean.records import replace
-from entrypoint.lean.types import assert_never
+from entrypoint.lean.record import replace
+from entrypoint.lean.typing import assert_never
 from entrypoint.options.settings import Restart
 
 RELOAD_SIGNALS = frozenset({signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP})

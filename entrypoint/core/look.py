@@ -7,7 +7,7 @@ believes nothing: it comes from a process that interprets what others have writt
 from collections.abc import Iterable
 from itertools import islice
 
-from entrypoint.lean.records import dataclass
+from entrypoint.lean.record import dataclass
 
 MOST_BYTES = 128 * 1024
 """Of a message: more than names fit into it is what the counts are for."""

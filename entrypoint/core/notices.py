@@ -3,7 +3,7 @@
 The line of the log is made of the same, and last (`core.lines`).
 """
 
-from entrypoint.lean.records import dataclass
+from entrypoint.lean.record import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,11 @@ past until `show fd` says that no thread polls a VIP any more; only then it gets
 import signal
 
 from entrypoint.core.events import Ask, Effect, Listen, Poke, Send
-from entrypoint.core.lines import say
+from entrypoint.core.log_lines import say
 from entrypoint.core.state import Draining, Ending, Generation, Retiring, State, Step, then
 from entrypoint.haproxy import runtime_api
 from entrypoint.lean.level import Level
-from entrypoint.lean.records import replace
+from entrypoint.lean.record import replace
 
 ROUNDS_FOR_CLIENTS = 3
 """So many looks at a retiring generation before we connect ourselves: under load the clients do it."""

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from entrypoint.core.events import Clock, Disk, Effect, Reply, Request, Timer
 from entrypoint.haproxy import runtime_api
-from entrypoint.lean.records import dataclass, replace
-from entrypoint.lean.types import assert_never
+from entrypoint.lean.record import dataclass, replace
+from entrypoint.lean.typing import assert_never
 from entrypoint.options.settings import Settings
 
 SERVED_AFTER = 1.0

@@ -3,7 +3,7 @@
 import signal
 
 from entrypoint.core.events import EXPORTER, CloseVips, Effect, Log, Reply, Request, Send
-from entrypoint.core.lines import say
+from entrypoint.core.log_lines import say
 from entrypoint.core.retiring import end
 from entrypoint.core.state import (
     KILL_AFTER,
@@ -23,8 +23,8 @@ from entrypoint.core.state import (
     then,
 )
 from entrypoint.lean.level import Level
-from entrypoint.lean.records import replace
-from entrypoint.lean.types import assert_never
+from entrypoint.lean.record import replace
+from entrypoint.lean.typing import assert_never
 
 
 def stop(state: State, trigger: str) -> Step:

@@ -18,7 +18,7 @@ from entrypoint.core.state import (
     Step,
 )
 from entrypoint.lean.level import Level
-from entrypoint.lean.records import replace
+from entrypoint.lean.record import replace
 
 FILES = Request("files")
 """What asks for a reload when files have changed."""

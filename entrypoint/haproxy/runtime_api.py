@@ -6,7 +6,7 @@ HAProxy's management guide, section 9.3, documents `show info`, `disable fronten
 
 from collections.abc import Iterable, Iterator
 
-from entrypoint.lean.records import dataclass
+from entrypoint.lean.record import dataclass
 
 WHO = "show info"
 DESCRIPTORS = "show fd"

@@ -1,6 +1,6 @@
 """What the launcher tells Python of what was there before it: one variable, whose format docker/launcher.c has."""
 
-from entrypoint.lean.records import dataclass
+from entrypoint.lean.record import dataclass
 
 VARIABLE = "SAFE_RELOAD_INHERITED"
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 
 from entrypoint.lean.level import Level
-from entrypoint.lean.records import dataclass
-from entrypoint.lean.types import Any
+from entrypoint.lean.record import dataclass
+from entrypoint.lean.typing import Any
 from entrypoint.options.vips import Vip, parse_vips
 
 ENVIRONMENT_PREFIX = "SAFE_RELOAD_"

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from entrypoint.lean.records import dataclass
-from entrypoint.lean.types import Any
-from entrypoint.options.arguments import split
-from entrypoint.options.command import DEFAULT_CONFIGURATION
+from entrypoint.lean.record import dataclass
+from entrypoint.lean.typing import Any
+from entrypoint.options.command_line import DEFAULT_CONFIGURATION
+from entrypoint.options.parser import split
 from entrypoint.options.settings import OPTIONS, LogFormat, Option, OptionError, instance_name
 
 _OF_PID_1 = {option.field: option for option in OPTIONS}

@@ -3,7 +3,7 @@
 VIPS is VIP *( "," VIP ), VIP is ADDRESS ":" PORT ":" TAG, ADDRESS is IPv4, IPv6 in brackets, or "*".
 """
 
-from entrypoint.lean.records import dataclass
+from entrypoint.lean.record import dataclass
 
 ANY = "*"
 """The address that stands for every address of both families."""

@@ -9,12 +9,12 @@ from contextlib import ExitStack
 from entrypoint.core.events import Answered, Event, Log, Unanswered
 from entrypoint.haproxy import runtime_api
 from entrypoint.lean.level import Level
-from entrypoint.pid1.held import HeldSession
-from entrypoint.system.cli_channel import CliChannel, Conversation
-from entrypoint.system.handover import Offer
+from entrypoint.pid1.drain_monitor import HeldSession
+from entrypoint.system.event_loop import Sources
+from entrypoint.system.getsocks import Offer
+from entrypoint.system.haproxy_cli import CliChannel, Conversation
 from entrypoint.system.log import Logger
-from entrypoint.system.sources import Sources
-from entrypoint.system.words import Words
+from entrypoint.system.stderr_pipe import Words
 
 
 class Child:

@@ -3,19 +3,19 @@
 import signal
 from collections.abc import Callable, Mapping
 
-from entrypoint.core.endings import is_transient
 from entrypoint.core.events import EXPORTER, Exited, Log, Reaped, Spawned
+from entrypoint.core.exit_status import is_transient
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import reason
-from entrypoint.lean.records import replace
-from entrypoint.lean.types import Any
-from entrypoint.pid1.births import Newborn
+from entrypoint.lean.record import replace
+from entrypoint.lean.typing import Any
 from entrypoint.pid1.child import Child
-from entrypoint.pid1.loop import Loop
-from entrypoint.system.cli_channel import CliChannel
+from entrypoint.pid1.launch import Newborn
+from entrypoint.pid1.runtime import Loop
+from entrypoint.system.haproxy_cli import CliChannel
 from entrypoint.system.processes import Birth, Processes
 from entrypoint.system.signals import why_not_signalled
-from entrypoint.system.words import Words
+from entrypoint.system.stderr_pipe import Words
 
 _SOFT_STOP = signal.SIGUSR1
 _AGAIN_AFTER = 1.0

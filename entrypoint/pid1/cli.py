@@ -5,12 +5,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from entrypoint import __version__
 from entrypoint.core.events import Log
-from entrypoint.core.heritage import HeritageError
-from entrypoint.haproxy.configuration import tags
+from entrypoint.core.upgrade_state import HeritageError
+from entrypoint.haproxy.config_text import tags
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import reason
-from entrypoint.options.arguments import split
-from entrypoint.options.command import (
+from entrypoint.options.command_line import (
     SYNOPSIS,
     VERBS,
     Check,
@@ -26,6 +25,7 @@ from entrypoint.options.command import (
 )
 from entrypoint.options.inheritance import VARIABLE as INHERITED_VARIABLE
 from entrypoint.options.inheritance import parse_inheritance
+from entrypoint.options.parser import split
 from entrypoint.options.settings import (
     ENVIRONMENT_PREFIX,
     OPTIONS,
@@ -36,14 +36,14 @@ from entrypoint.options.settings import (
     instance_name,
     read_settings,
 )
-from entrypoint.pid1.births import (
+from entrypoint.pid1.bootstrap import SPARE_DESCRIPTORS, Setting, serve
+from entrypoint.pid1.init_mode import InitMode
+from entrypoint.pid1.launch import (
     GENERATION_VARIABLE,
     RefusedError,
     haproxy_environment,
     refuse_master_worker,
 )
-from entrypoint.pid1.init_mode import InitMode
-from entrypoint.pid1.serving import SPARE_DESCRIPTORS, Setting, serve
 from entrypoint.pid1.upgrade import begin_anew, is_heir
 from entrypoint.system import files, signals
 from entrypoint.system.listeners import ListenError, Listeners
@@ -266,7 +266,7 @@ def _hint(command: Command, environment: Mapping[str, str]) -> str:
     """Say what may have been meant by a program that cannot be executed, in the child that was to become it."""
     if not isinstance(command, Run) or not _is_missing(command, environment):
         return ""
-    from entrypoint.options.slips import meant  # noqa: PLC0415  # for those only who have made a mistake
+    from entrypoint.options.did_you_mean import meant  # noqa: PLC0415  # for those only who have made a mistake
 
     word = meant(command.words[0], (*VERBS, *_TEXTS))
     if word in _TEXTS:

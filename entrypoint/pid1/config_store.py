@@ -8,9 +8,9 @@ from entrypoint.core.look import Found
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import reason
 from entrypoint.pid1.children import Children
-from entrypoint.pid1.loop import Loop
 from entrypoint.pid1.parts import Parts
 from entrypoint.pid1.reader import Asked, Reader
+from entrypoint.pid1.runtime import Loop
 
 
 class ConfigStore:

@@ -10,9 +10,9 @@ from entrypoint.core import events
 from entrypoint.core.events import Log
 from entrypoint.core.look import Found
 from entrypoint.lean.level import Level
-from entrypoint.lean.records import dataclass
-from entrypoint.lean.types import Any
-from entrypoint.system.kept import digest_of, for_haproxy
+from entrypoint.lean.record import dataclass
+from entrypoint.lean.typing import Any
+from entrypoint.system.state_file import digest_of, for_haproxy
 
 
 @dataclass(frozen=True, slots=True)

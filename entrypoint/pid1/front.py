@@ -4,17 +4,17 @@ from collections.abc import Callable
 
 from entrypoint.core.notices import Notice
 from entrypoint.core.state import State
-from entrypoint.lean.types import TYPE_CHECKING, Any
+from entrypoint.lean.typing import TYPE_CHECKING, Any
 from entrypoint.pid1.children import Children
-from entrypoint.pid1.loop import Loop
 from entrypoint.pid1.outcomes import Outcomes
 from entrypoint.pid1.parts import Parts
+from entrypoint.pid1.runtime import Loop
 
 if TYPE_CHECKING:
-    from entrypoint.pid1.desk import Desk
-    from entrypoint.pid1.notices import Notices
+    from entrypoint.pid1.control_server import Desk
     from entrypoint.pid1.presence import Presence
-    from entrypoint.system.control import Control
+    from entrypoint.pid1.systemd_status import Notices
+    from entrypoint.system.control_socket import Control
 
 
 class Front:
@@ -54,8 +54,8 @@ class Front:
         """Begin to answer and to tell, unless that has begun; the first haproxy need not wait for this."""
         if self._notices:
             return
-        from entrypoint.pid1.notices import Notices  # noqa: PLC0415  # see above
         from entrypoint.pid1.presence import Presence  # noqa: PLC0415
+        from entrypoint.pid1.systemd_status import Notices  # noqa: PLC0415  # see above
 
         parts, loop, settings = self._parts, self._loop, self._parts.settings
         left = parts.left and parts.left["control"]
@@ -68,7 +68,7 @@ class Front:
         self._notices = notices
 
     def _opened(self, control: "Control") -> None:
-        from entrypoint.pid1.desk import Desk  # noqa: PLC0415
+        from entrypoint.pid1.control_server import Desk  # noqa: PLC0415
 
         if self._desk:
             self._desk.move_to(control)

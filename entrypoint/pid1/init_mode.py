@@ -6,12 +6,12 @@ tini's behaviour is documented in its README and its source (`wait_and_forward_s
 import math
 import signal
 
-from entrypoint.core.endings import shell_status
 from entrypoint.core.events import Exited, Log, Reaped
+from entrypoint.core.exit_status import shell_status
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import reason
 from entrypoint.options.settings import Settings
-from entrypoint.pid1.loop import Loop
+from entrypoint.pid1.runtime import Loop
 from entrypoint.system.log import Logger
 from entrypoint.system.processes import Birth, Processes
 from entrypoint.system.signals import Arrivals, why_not_signalled

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from entrypoint.core.state import Candidate, Current, Generation, State
-from entrypoint.lean.records import dataclass
-from entrypoint.lean.types import Any
+from entrypoint.lean.record import dataclass
+from entrypoint.lean.typing import Any
 
 HELP = """\
 The following commands are valid here:

@@ -6,7 +6,7 @@ from entrypoint.core.events import Log
 from entrypoint.haproxy import runtime_api
 from entrypoint.lean.level import Level
 from entrypoint.options.vips import needs_v6only
-from entrypoint.system.handover import Adopted, Passed, Taking
+from entrypoint.system.getsocks import Adopted, Passed, Taking
 
 
 class OrdinaryListeners:

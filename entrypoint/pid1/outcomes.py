@@ -8,8 +8,8 @@ from entrypoint.core.history import History
 from entrypoint.core.notices import Died, Gone, Notice, Promoted, Recovered, ReloadFailed, StartFailed, Starting
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import one_line
-from entrypoint.lean.types import Any, assert_never
-from entrypoint.pid1.births import IS_MASTER
+from entrypoint.lean.typing import Any, assert_never
+from entrypoint.pid1.launch import IS_MASTER
 from entrypoint.pid1.parts import Parts
 
 _NO_DESCRIPTOR = "file descriptor ''"

@@ -2,19 +2,19 @@
 
 from collections.abc import Callable, Mapping
 
-from entrypoint.lean.records import dataclass
-from entrypoint.lean.types import Any
+from entrypoint.lean.record import dataclass
+from entrypoint.lean.typing import Any
 from entrypoint.options.settings import Settings
-from entrypoint.pid1.births import HaproxyBirth
 from entrypoint.pid1.configurations import Configurations
+from entrypoint.pid1.launch import HaproxyBirth
 from entrypoint.system.files import PidFile
-from entrypoint.system.handover import Adopted
+from entrypoint.system.getsocks import Adopted
 from entrypoint.system.listeners import Listeners
 from entrypoint.system.log import Logger
-from entrypoint.system.notify import Notifier
 from entrypoint.system.packets import PacketSocket
 from entrypoint.system.predecessor import Predecessor
 from entrypoint.system.processes import Processes
+from entrypoint.system.sd_notify import Notifier
 from entrypoint.system.signals import Inherited
 
 

@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 from entrypoint.core.events import Log
 from entrypoint.lean.level import Level
-from entrypoint.system import control, instances
-from entrypoint.system.control import Control
+from entrypoint.system import control_socket, instances
+from entrypoint.system.control_socket import Control
+from entrypoint.system.event_loop import Sources
 from entrypoint.system.files import make_folder
 from entrypoint.system.inotify import Inotify
-from entrypoint.system.sources import Sources
 
 _PAUSE = 0.2
 """Seconds between an event and the look that it is worth, so that who writes there all the time is cheap."""
@@ -59,7 +59,7 @@ class Presence:
         """
         self._opened = opened
         if left:
-            self._control = control.inherit(*left)
+            self._control = control_socket.inherit(*left)
             opened(self._control)
         if not rehearses:
             self._keep()
@@ -114,7 +114,7 @@ class Presence:
         if alive and not doubt:
             raise OSError(f"{path} belongs to a running instance: give this one another --name")
         try:
-            fresh = control.listen(self._folder, self._name)
+            fresh = control_socket.listen(self._folder, self._name)
         except OSError as error:
             if doubt:
                 raise OSError(f"{doubt}; it cannot be replaced: {error.strerror or error}") from None

@@ -10,8 +10,8 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from entrypoint.core.endings import how_it_died
 from entrypoint.core.events import Why
+from entrypoint.core.exit_status import how_it_died
 from entrypoint.core.look import (
     FOUND,
     KEEP,
@@ -26,12 +26,12 @@ from entrypoint.core.look import (
     Found,
     from_message,
 )
-from entrypoint.lean.records import dataclass
-from entrypoint.lean.types import Protocol
+from entrypoint.lean.record import dataclass
+from entrypoint.lean.typing import Protocol
 from entrypoint.pid1.children import Children
-from entrypoint.pid1.loop import Loop
-from entrypoint.system.kept import is_sealed
+from entrypoint.pid1.runtime import Loop
 from entrypoint.system.packets import PacketSocket, pair
+from entrypoint.system.state_file import is_sealed
 
 READ_WITHIN = 30.0
 """Seconds. A million files take ten; and who needs an answer soon does not wait so long."""

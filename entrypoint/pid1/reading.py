@@ -27,16 +27,16 @@ from entrypoint.core.look import (
     Found,
     to_message,
 )
-from entrypoint.haproxy.configuration import line_of_master_worker, tags
+from entrypoint.haproxy.config_text import line_of_master_worker, tags
 from entrypoint.lean.one_line import reason
-from entrypoint.lean.records import dataclass
+from entrypoint.lean.record import dataclass
+from entrypoint.system.config_snapshot import MOST_TEXT, Contents, Disk
 from entrypoint.system.confinement import confine
-from entrypoint.system.contents import MOST_TEXT, Contents, Disk
 from entrypoint.system.files import make_folder
 from entrypoint.system.inotify import Inotify
-from entrypoint.system.kept import DamagedError, StateFile, in_memory
 from entrypoint.system.packets import PacketSocket
 from entrypoint.system.signals import PrctlError, set_parent_death_signal
+from entrypoint.system.state_file import DamagedError, StateFile, in_memory
 
 NAME = "sr-reader"
 """What `ps` and `top` call it. Not safe_reload: `pkill safe_reload` is about PID 1."""

@@ -8,7 +8,7 @@ import contextlib
 import socket
 from collections.abc import Collection
 
-from entrypoint.system.sources import Sources
+from entrypoint.system.event_loop import Sources
 
 _AT_ONCE = 64
 """So many are refused before the loop goes on with something else."""

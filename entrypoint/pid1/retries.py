@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from entrypoint.core.events import Log
 from entrypoint.lean.level import Level
-from entrypoint.pid1.loop import Loop
+from entrypoint.pid1.runtime import Loop
 
 _AGAIN_AFTER = 1.0
 """Seconds; it doubles."""

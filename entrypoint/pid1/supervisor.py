@@ -43,29 +43,29 @@ from entrypoint.core.events import (
     Why,
 )
 from entrypoint.core.failures import failure_of, lasting
-from entrypoint.core.heritage import to_plain
-from entrypoint.core.lines import line_of
+from entrypoint.core.log_lines import line_of
 from entrypoint.core.notices import Notice
 from entrypoint.core.state import Ended, State, timers
+from entrypoint.core.upgrade_state import to_plain
 from entrypoint.lean.json_text import json_text
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import one_line, reason
-from entrypoint.lean.types import Any, assert_never
+from entrypoint.lean.typing import Any, assert_never
 from entrypoint.pid1 import upgrade
-from entrypoint.pid1.adoption import Adoption
-from entrypoint.pid1.births import RefusedError, exporter_birth
 from entrypoint.pid1.children import Children
 from entrypoint.pid1.config_store import ConfigStore
 from entrypoint.pid1.front import Front
-from entrypoint.pid1.loop import Loop, is_shortage
+from entrypoint.pid1.launch import RefusedError, exporter_birth
+from entrypoint.pid1.listener_transfer import Adoption
 from entrypoint.pid1.ordinary_listeners import OrdinaryListeners
 from entrypoint.pid1.outcomes import Outcomes
 from entrypoint.pid1.parts import Parts
 from entrypoint.pid1.published_pid import PublishedPid
+from entrypoint.pid1.reexec import Succession
 from entrypoint.pid1.refusing import Refusing
 from entrypoint.pid1.retries import Retries
+from entrypoint.pid1.runtime import Loop, is_shortage
 from entrypoint.pid1.status import status
-from entrypoint.pid1.succession import Succession
 from entrypoint.system.signals import Arrivals
 
 _SIGCHLD = signal.SIGCHLD

@@ -17,8 +17,8 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from entrypoint.core.heritage import FORMAT, HeritageError
-from entrypoint.lean.types import Any
+from entrypoint.core.upgrade_state import FORMAT, HeritageError
+from entrypoint.lean.typing import Any
 from entrypoint.system.processes import Birth, find_program
 from entrypoint.system.signals import block_all, let_through
 

@@ -11,8 +11,8 @@ import os
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from entrypoint.lean.records import dataclass
-from entrypoint.lean.types import Any
+from entrypoint.lean.record import dataclass
+from entrypoint.lean.typing import Any
 from entrypoint.options.vips import ANY, Vip
 
 STORED = "safe_reload_vip_"

@@ -18,7 +18,7 @@ from entrypoint.core.events import Log
 from entrypoint.lean.json_text import json_text
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import one_line, valid
-from entrypoint.lean.types import Any
+from entrypoint.lean.typing import Any
 from entrypoint.options.settings import LogFormat
 
 _STDERR = 2

@@ -11,7 +11,7 @@ import signal
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from entrypoint.core.events import Exited, Reaped
-from entrypoint.lean.records import dataclass
+from entrypoint.lean.record import dataclass
 
 _STDERR = 2
 _NOT_FOUND = 127

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from entrypoint.lean.libc import libc_functions
-from entrypoint.lean.records import dataclass
-from entrypoint.lean.types import Any
+from entrypoint.lean.record import dataclass
+from entrypoint.lean.typing import Any
 from entrypoint.options.inheritance import Inheritance
 
 try:

@@ -38,7 +38,6 @@ from entrypoint.core.events import (
     Unanswered,
     Why,
 )
-from entrypoint.core.heritage import from_plain, to_plain
 from entrypoint.core.state import (
     FIRST_RESTART_DELAY,
     BackingOff,
@@ -55,6 +54,7 @@ from entrypoint.core.state import (
     Stopping,
     timers,
 )
+from entrypoint.core.upgrade_state import from_plain, to_plain
 from entrypoint.haproxy import runtime_api
 from entrypoint.lean.level import Level
 from entrypoint.options.settings import Restart

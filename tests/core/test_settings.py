@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from entrypoint.lean.level import Level
-from entrypoint.options.arguments import split
+from entrypoint.options.parser import split
 from entrypoint.options.settings import (
     INTERNAL_VARIABLES,
     OPTIONS,

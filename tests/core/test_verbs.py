@@ -2,8 +2,8 @@
 
 import pytest
 
-from entrypoint.options.arguments import split
-from entrypoint.options.command import VERBS as NAMES
+from entrypoint.options.command_line import VERBS as NAMES
+from entrypoint.options.parser import split
 from entrypoint.options.settings import OptionError
 from entrypoint.options.verbs import VERBS, Question, help_text, read_question
 

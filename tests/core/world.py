@@ -37,7 +37,7 @@ from entrypoint.core.events import (
     UpgradeAsked,
     Why,
 )
-from entrypoint.core.lines import line_of
+from entrypoint.core.log_lines import line_of
 from entrypoint.core.state import (
     Candidate,
     Current,
@@ -50,7 +50,7 @@ from entrypoint.core.state import (
     State,
     timers,
 )
-from entrypoint.lean.records import replace
+from entrypoint.lean.record import replace
 from entrypoint.options.settings import Restart, Settings, read_settings
 
 VIPS = (("FD_A", 3), ("FD_B", 4))

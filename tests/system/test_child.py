@@ -11,10 +11,10 @@ import pytest
 from entrypoint.core.events import Event, Unanswered
 from entrypoint.lean.level import Level
 from entrypoint.pid1.child import Child
-from entrypoint.system.cli_channel import CliChannel
+from entrypoint.system.event_loop import Sources
+from entrypoint.system.haproxy_cli import CliChannel
 from entrypoint.system.log import Logger
-from entrypoint.system.sources import Sources
-from entrypoint.system.words import Words
+from entrypoint.system.stderr_pipe import Words
 from tests.descriptors import descriptors
 
 INFO = b"Name: HAProxy\nJobs: 3\nCurrConns: 2\n\n> "

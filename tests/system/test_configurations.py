@@ -6,7 +6,7 @@ import pytest
 
 from entrypoint.core.look import Found
 from entrypoint.pid1.configurations import Configurations
-from entrypoint.system.kept import for_haproxy, in_memory
+from entrypoint.system.state_file import for_haproxy, in_memory
 from tests.descriptors import descriptors
 
 DIGEST = "ab" * 32

@@ -22,7 +22,7 @@ from entrypoint.client.exporter.server import MOST_CLIENTS, first_that_exists, w
 from entrypoint.client.main import run
 from entrypoint.core.lifecycle import RELOAD_SIGNALS
 from entrypoint.core.watching import FILES, RETRY
-from entrypoint.pid1.desk import TRIGGER as DESK
+from entrypoint.pid1.control_server import TRIGGER as DESK
 from tests.descriptors import sockets
 from tests.promtool import needs_promtool, promtool
 from tests.system.lives import is_running, status_fields

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from entrypoint.options.vips import VipError, parse_vips
-from entrypoint.system.kept import DamagedError, StateFile, in_memory
 from entrypoint.system.listeners import ListenError, Listeners
-from entrypoint.system.notify import Notifier
+from entrypoint.system.sd_notify import Notifier
+from entrypoint.system.state_file import DamagedError, StateFile, in_memory
 from tests.system.apart import apart
-from tests.system.test_desk import Instance, begin, lb  # noqa: F401  # fixtures
+from tests.system.test_control_server import Instance, begin, lb  # noqa: F401  # fixtures
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "3"))
 WORDS = st.sampled_from([

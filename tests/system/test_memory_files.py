@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from entrypoint.pid1 import upgrade
-from entrypoint.system.cli_channel import CliChannel
-from entrypoint.system.kept import in_memory
+from entrypoint.system.haproxy_cli import CliChannel
+from entrypoint.system.state_file import in_memory
 from tests.descriptors import descriptors
 from tests.system.apart import apart
 

@@ -105,6 +105,6 @@ def test_haproxys_own_tests(tmp_path: Path) -> None:
 
 def test_a_keyword_that_is_not_known_shows(laid_out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without what is known of `errorfile`, the comparison fails: it is one."""
-    monkeypatch.setattr("entrypoint.haproxy.named_files._Reader._line", lambda *_: None)
+    monkeypatch.setattr("entrypoint.haproxy.referenced_files._Reader._line", lambda *_: None)
     with pytest.raises(AssertionError, match=r"503\.http"):
         next(case for case in CASES if case.name == "errorfile").holds(laid_out, _WORDS)

@@ -12,8 +12,8 @@ import pytest
 
 from entrypoint.core.events import Log
 from entrypoint.pid1.presence import Presence
-from entrypoint.system.control import Control
-from entrypoint.system.sources import Sources
+from entrypoint.system.control_socket import Control
+from entrypoint.system.event_loop import Sources
 from tests.system.apart import apart
 from tests.system.strangers import OURS, STRANGER, as_user, folder_of, listening_as
 from tests.waiting import eventually

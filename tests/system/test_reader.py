@@ -34,7 +34,7 @@ state.LOOK_WITHIN = lifecycle.LOOK_WITHIN = 0.5
 """Nobody waits five seconds in a test."""
 STOPS = """
 import os, signal
-from entrypoint.system.contents import Disk
+from entrypoint.system.config_snapshot import Disk
 right = Disk.read
 def stop(self):
     if os.path.exists("HANG"):

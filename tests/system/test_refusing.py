@@ -4,7 +4,7 @@ import socket
 import time
 
 from entrypoint.pid1.refusing import Refusing
-from entrypoint.system.sources import Sources
+from entrypoint.system.event_loop import Sources
 from tests.waiting import eventually
 
 MANY = 200

@@ -276,8 +276,8 @@ def test_ordinary_listeners_are_asked_for_again_where_no_answer_is_none(begin: B
     """A haproxy without descriptors hangs up on us as one does that has no listeners to pass."""
     shortage = """
 import os, socket
-from entrypoint.system import handover
-right = handover.Taking.__init__
+from entrypoint.system import getsocks
+right = getsocks.Taking.__init__
 asked = 0
 def wrong(self, session):
     global asked
@@ -289,7 +289,7 @@ def wrong(self, session):
         session, theirs = socket.socketpair()
         theirs.close()
     right(self, session)
-handover.Taking.__init__ = wrong
+getsocks.Taking.__init__ = wrong
 """
     lb = begin(code=shortage, ordinary=True)
     assert eventually(lambda: lb.get() == "1")
@@ -307,14 +307,14 @@ def test_a_question_that_cannot_be_put_to_its_end_has_no_answer(begin: Begin) ->
     """Without a descriptor for its second line an old generation is told to leave as it is."""
     shortage = """
 import errno
-from entrypoint.system import cli_channel
-cli_channel._LONGEST_LINE = 10
-right = cli_channel.Conversation.proceed
+from entrypoint.system import haproxy_cli
+haproxy_cli._LONGEST_LINE = 10
+right = haproxy_cli.Conversation.proceed
 def wrong(self):
     if b"Name: HAProxy" in self._answer and b"l.st=" not in self._answer:
         raise OSError(errno.EMFILE, "for this test")
     return right(self)
-cli_channel.Conversation.proceed = wrong
+haproxy_cli.Conversation.proceed = wrong
 """
     lb = begin(code=shortage)
     assert eventually(lambda: lb.get() == "1")
@@ -330,7 +330,7 @@ def test_a_candidate_for_whose_question_there_is_no_descriptor_is_asked_later(be
     """It serves already: it is neither killed after --ready-timeout nor forgotten."""
     shortage = """
 import errno
-from entrypoint.system.cli_channel import CliChannel
+from entrypoint.system.haproxy_cli import CliChannel
 right = CliChannel.ask
 faults = iter([False, True])
 def wrong(self, commands):
@@ -742,7 +742,7 @@ def _ask(runtime_dir: Path, *verb: str) -> subprocess.CompletedProcess[str]:
 def test_who_takes_our_place_leaves_no_generation_untold(begin: Begin) -> None:
     """One that has yet to accept our session is told to leave before another program takes over, or it never is."""
     code = """
-import entrypoint.pid1.held as held
+import entrypoint.pid1.drain_monitor as held
 held._TOLD_WITHIN = held._ANSWER_WITHIN = 3600
 held.HeldSession._hear = lambda self: self._sources.remove(self._session)
 from entrypoint.pid1.children import Children
@@ -787,7 +787,7 @@ def test_ordinary_listeners_that_are_yet_to_be_passed_are_asked_for_after_an_upg
     """The next life does not know what was answered to the last one."""
     silence = """
 import os
-from entrypoint.system.handover import Taking
+from entrypoint.system.getsocks import Taking
 if not os.environ.get("SAFE_RELOAD_HEIR"):
     Taking.read = lambda self: False
 """

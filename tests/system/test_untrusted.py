@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.lives import status_fields
-from tests.system.test_desk import read_all
+from tests.system.test_control_server import read_all
 from tests.waiting import eventually
 
 FAKE = Path(__file__).with_name("fake_haproxy.py")

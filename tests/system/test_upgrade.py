@@ -130,9 +130,15 @@ HARM: dict[str, tuple[Callable[[Installed], None], str]] = {
         "said",
     ),
     "a key of the supervisor": (_replaced("entrypoint/pid1/children.py", 'left["channels"]', 'left["lines"]'), "lines"),
-    "a key of the notices": (_replaced("entrypoint/pid1/notices.py", 'left["unsent"]', 'left["queue"]'), "queue"),
+    "a key of the notices": (
+        _replaced("entrypoint/pid1/systemd_status.py", 'left["unsent"]', 'left["queue"]'),
+        "queue",
+    ),
     "a key of the history": (_replaced("entrypoint/core/history.py", 'left["born"]', 'left["births"]'), "births"),
-    "a key of a generation": (_replaced("entrypoint/core/heritage.py", 'plain["pid"]', 'plain["process"]'), "process"),
+    "a key of a generation": (
+        _replaced("entrypoint/core/upgrade_state.py", 'plain["pid"]', 'plain["process"]'),
+        "process",
+    ),
     "an empty launcher": (_cut("safe_reload", 0), "is it installed completely"),
     "a launcher cut short": (_replaced("safe_reload", "\nmain()\n", "\n"), "is it installed completely"),
     "an empty __main__": (_cut("entrypoint/__main__.py", 0), "cannot import name 'main'"),
@@ -140,11 +146,11 @@ HARM: dict[str, tuple[Callable[[Installed], None], str]] = {
     "no __init__": (_cut("entrypoint/__init__.py", 0), "__version__"),
     "a syntax error": (_replaced("entrypoint/pid1/cli.py", "def run(", "def run(("), "SyntaxError"),
     "an error at an import": (
-        _replaced("entrypoint/pid1/desk.py", "import socket\n", "raise OSError(5)\n"),
+        _replaced("entrypoint/pid1/control_server.py", "import socket\n", "raise OSError(5)\n"),
         "OSError(5)",
     ),
     "an exit at an import": (
-        _replaced("entrypoint/pid1/notices.py", "from collections", "raise SystemExit(0)\nfrom c"),
+        _replaced("entrypoint/pid1/systemd_status.py", "from collections", "raise SystemExit(0)\nfrom c"),
         "is it installed completely",
     ),
     "a step that fails": (
@@ -198,7 +204,7 @@ LATE = {
         "            words = split(arguments)\n            if {late}: raise UsageError('x')\n",
     ),
     "the listeners": (
-        "entrypoint/pid1/serving.py",
+        "entrypoint/pid1/bootstrap.py",
         "    pid_file = _pid_file(path)",
         "    import os\n    if {late}: raise MemoryError\n    pid_file = _pid_file(path)",
     ),

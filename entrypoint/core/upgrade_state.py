@@ -1,0 +1,103 @@
+"""What one life of safe_reload leaves to the next when it replaces itself: the state, as plain values and back.
+
+Only what lives on: an upgrade is refused while a generation starts or retires, so there are current and draining
+ones, and nobody waits.
+"""
+
+from collections.abc import Mapping
+
+from entrypoint.core.state import Current, Draining, Ending, Generation, Phase, State
+from entrypoint.haproxy.runtime_api import Bind
+from entrypoint.lean.record import replace
+from entrypoint.lean.typing import Any
+from entrypoint.options.settings import Settings
+
+FORMAT = 2
+"""Of everything that is left; a program that knows another one refuses, and the old one goes on."""
+
+Plain = Mapping[str, Any]
+
+
+class HeritageError(ValueError):
+    """What was left cannot be taken over; its text is one line."""
+
+
+def to_plain(state: State) -> dict[str, Any]:
+    """Return what another program needs to go on from this state."""
+    return {
+        "generations": [
+            {
+                "number": one.number,
+                "pid": one.pid,
+                "phase": type(one.phase).__name__,
+                "proven": isinstance(one.phase, Current) and one.phase.proven,
+                "binds": [[bind.descriptor, bind.frontend, bind.mixed] for bind in one.binds],
+                "doubt": one.doubt,
+                "digest": one.digest,
+                "kept": one.kept,
+                "incomplete": list(one.incomplete),
+            }
+            for one in state.generations
+        ],
+        "vips": [list(vip) for vip in state.vips],
+        "last_number": state.last_number,
+        "deaths": state.deaths,
+        "kept": state.kept,
+        "failed": state.failed,
+        "retried": state.retried,
+        "retries": state.retries,
+        "exporter": state.exporter,
+        "exporters": state.exporters,
+    }
+
+
+def from_plain(settings: Settings, plain: Plain) -> State:
+    """Return the state that a program goes on from.
+
+    Raises:
+        HeritageError: it is not one.
+
+    """
+    try:
+        generations = tuple(_generation(one) for one in plain["generations"])
+        state = State(
+            settings,
+            vips=tuple((str(tag), int(descriptor)) for tag, descriptor in plain["vips"]),
+            generations=generations,
+            last_number=int(plain["last_number"]),
+            started=True,
+            deaths=int(plain["deaths"]),
+            kept=str(plain["kept"]),
+            failed=str(plain["failed"]),
+            retried=str(plain.get("retried", "")),
+            retries=int(plain.get("retries", 0)),
+            exporter=bool(plain["exporter"]),
+            exporters=int(plain["exporters"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise HeritageError(f"what the last life left cannot be read: {error!r}") from None
+    if not state.current:
+        raise HeritageError("what the last life left has no current generation")
+    return replace(state, deaths=min(state.deaths, settings.restart_limit - 1))
+
+
+def _generation(plain: Plain) -> Generation:
+    phases: dict[str, Phase] = {
+        "Current": Current(served=True, proven=bool(plain["proven"])),
+        "Draining": Draining(),
+        "Ending": Ending(),
+    }
+    return Generation(
+        int(plain["number"]),
+        phases[plain["phase"]],
+        int(plain["pid"]),
+        tuple(
+            # 0.1.0 did not know every ordinary listener for one.
+            Bind(int(descriptor), str(frontend), bool(mixed) or "doubt" not in plain)
+            for descriptor, frontend, mixed in plain["binds"]
+        ),
+        str(plain.get("doubt", "")),
+        str(plain["digest"]),
+        bool(plain["kept"]),
+        tuple(map(str, plain.get("incomplete", ()))),
+    )

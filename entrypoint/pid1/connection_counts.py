@@ -1,0 +1,92 @@
+"""Asks all generations at once how many connections they have, and does not wait for ever.
+
+But for those that drain: of them it is known already, and nobody could ask (see `held`).
+"""
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterable
+
+from entrypoint.haproxy import runtime_api
+from entrypoint.pid1.child import Child
+from entrypoint.system.event_loop import Sources
+
+_PATIENCE = 0.5
+"""Seconds; a generation that is stopped or hangs does not answer."""
+_MOST = 65536
+
+
+class Survey:
+    """One round of questions."""
+
+    def __init__(self, sources: Sources, child_of: Callable[[int], Child | None]) -> None:
+        """Ask nobody yet.
+
+        Args:
+            sources: where to wait for the answers.
+            child_of: returns the process of a generation; None when it is gone.
+
+        """
+        self._sources = sources
+        self._child_of = child_of
+        self._open: dict[int, tuple[socket.socket, bytearray]] = {}
+        self._found: dict[int, int | None] = {}
+        self._tell: Callable[[dict[int, int | None]], None] = lambda _: None
+
+    def ask(self, numbers: Iterable[int], tell: Callable[[dict[int, int | None]], None]) -> None:
+        """Ask these generations, and tell what they answered: None for one that did not."""
+        self._tell = tell
+        # First: whatever fails, it comes to an end.
+        self._sources.alarm(self, _PATIENCE, self._end)
+        for number in numbers:
+            child = self._child_of(number)
+            self._found[number] = child.connections if child else None
+            if child and self._found[number] is None:
+                self._ask(number, child)
+        if not self._open:
+            self._end()
+
+    def _ask(self, number: int, child: Child) -> None:
+        try:
+            session = child.session()
+        except OSError:
+            return
+        if session:
+            with contextlib.suppress(OSError):
+                session.send(runtime_api.WHO.encode() + b"\n")
+            self._open[number] = (session, bytearray())
+            try:
+                self._sources.add(session, lambda: self._hear(number))
+            except OSError:
+                self._hang_up(number)
+
+    def _hear(self, number: int) -> None:
+        session, answer = self._open[number]
+        try:
+            data = session.recv(_MOST)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        answer += data
+        if data and len(answer) < _MOST:
+            return
+        self._found[number] = runtime_api.connections(answer.decode(errors="replace"))
+        self._hang_up(number)
+        if not self._open:
+            self._end()
+
+    def _hang_up(self, number: int) -> None:
+        session, _ = self._open.pop(number)
+        self._sources.remove(session)
+        session.close()
+
+    def _end(self) -> None:
+        self.cancel()
+        self._tell(self._found)
+
+    def cancel(self) -> None:
+        """Ask no more, and tell nobody."""
+        self._sources.cancel(self)
+        for number in list(self._open):
+            self._hang_up(number)

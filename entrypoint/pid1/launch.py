@@ -1,0 +1,156 @@
+"""What a new process is made of: its words, its variables, its descriptors."""
+
+import os
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+
+from entrypoint.haproxy.config_text import line_of_master_worker
+from entrypoint.lean.record import dataclass
+from entrypoint.options.command_line import Serve, with_configuration, without_configurations
+from entrypoint.options.inheritance import VARIABLE as INHERITED_VARIABLE
+from entrypoint.options.settings import Settings
+from entrypoint.pid1.configurations import Configurations
+from entrypoint.system.getsocks import Adopted, Offer
+from entrypoint.system.haproxy_cli import CliChannel
+from entrypoint.system.listeners import Listeners
+from entrypoint.system.processes import Birth
+from entrypoint.system.stderr_pipe import Words
+
+GENERATION_VARIABLE = "SAFE_RELOAD_GENERATION"
+"""Tells each haproxy its generation's number."""
+
+IS_MASTER = "safe_reload is the master already"
+_OURS = ("NOTIFY_SOCKET", "FDSTORE", INHERITED_VARIABLE, "SAFE_RELOAD_HEIR", "SAFE_RELOAD_REHEARSAL")
+_OURS_BY_PREFIX = ("WATCHDOG_", "LISTEN_")
+
+_EXPORTER_NEEDS = ("PATH", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH")
+_EXPORTER_NEEDS_BY_PREFIX = ("LC_", "PYTHON")
+"""For Python to be found and to begin; it reads no other."""
+
+
+class RefusedError(Exception):
+    """A generation that may not be started; its text is one line for the user."""
+
+
+@dataclass(slots=True)
+class Newborn:
+    """A process that is about to be started, and our lines to it."""
+
+    birth: Birth
+    channel: CliChannel | None = None
+    words: Words | None = None
+    offer: Offer | None = None
+    passed: tuple[int, ...] = ()
+    """Descriptors that only it needs."""
+
+    def spawned(self) -> None:
+        """Let go of everything that is the new process's alone."""
+        for line in (self.channel, self.offer):
+            if line:
+                line.spawned()
+        for descriptor in self.passed:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Let go of our lines to it as well."""
+        for line in (self.channel, self.words, self.offer):
+            if line:
+                line.close()
+
+
+@dataclass(frozen=True, slots=True)
+class HaproxyBirth:
+    """How a generation of haproxy is started: with the VIPs, private lines to it, and nothing else of ours."""
+
+    command: Serve
+    environment: Mapping[str, str]
+    listeners: Listeners
+    adopted: Adopted
+    configurations: Configurations
+
+    def of(self, number: int, *, kept: bool) -> Newborn:
+        """Return what to start, and the lines to it.
+
+        Args:
+            number: of the generation.
+            kept: start it from the last known good configuration.
+
+        Raises:
+            RefusedError: the configuration would defeat the purpose.
+            OSError: the lines cannot be made.
+
+        """
+        if kept:
+            passed = tuple(self.configurations.last_known_good())
+            paths = [word for descriptor in passed for word in ("-f", f"/dev/fd/{descriptor}")]
+            return self._newborn(number, (*without_configurations(self.command.arguments), *paths), passed)
+        given = self.configurations.given(number)
+        if given and given.master_worker:
+            raise RefusedError(_REFUSAL.format(given.master_worker))
+        return self._newborn(number, self.command.arguments, ())
+
+    def _newborn(self, number: int, arguments: tuple[str, ...], passed: tuple[int, ...]) -> Newborn:
+        newborn = Newborn(_NOTHING, passed=passed)
+        try:
+            newborn.channel = channel = CliChannel()
+            newborn.words = words = Words()
+            newborn.offer = offer = self.adopted.offer() if self.adopted.sockets else None
+        except BaseException:
+            newborn.spawned()
+            newborn.close()
+            raise
+        environment = {
+            **haproxy_environment(self.environment),
+            **self.listeners.variables(),
+            GENERATION_VARIABLE: str(number),
+        }
+        taken = ("-x", offer.argument) if offer else ()
+        vips = (descriptor for _, descriptor in self.listeners.descriptors())
+        descriptors = (*vips, *channel.inherited, *(offer.inherited if offer else ()), *passed)
+        newborn.birth = Birth(
+            (self.command.program, "-db", *taken, *with_configuration(arguments, channel.configuration)),
+            environment,
+            descriptors,
+            stderr=words.writer,
+        )
+        return newborn
+
+
+_NOTHING = Birth((), {})
+_REFUSAL = "{}: remove `master-worker`: " + IS_MASTER
+
+
+def refuse_master_worker(path: str, text: bytes) -> None:
+    """Refuse a configuration that would make haproxy fork behind our back.
+
+    Raises:
+        RefusedError: it would.
+
+    """
+    line = line_of_master_worker(text)
+    if line:
+        raise RefusedError(_REFUSAL.format(f"{path}:{line}"))
+
+
+def haproxy_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables for haproxy: all but what systemd means for us (sd_notify(3), sd_listen_fds(3))."""
+    return {n: v for n, v in environment.items() if n not in _OURS and not n.startswith(_OURS_BY_PREFIX)}
+
+
+def variables_while_reading(command: Serve, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return haproxy's variables with what it sets itself before it reads a configuration (manual, section 2.3)."""
+    arguments = without_configurations(command.arguments)
+    given = [value for word, value in pairwise(arguments) if word == "-L"]
+    return {**haproxy_environment(environment), "HAPROXY_LOCALPEER": given[-1] if given else os.uname().nodename}
+
+
+def exporter_birth(
+    settings: Settings, name: str, environment: Mapping[str, str], launcher: Callable[[], tuple[str, ...]]
+) -> Birth:
+    """Return how the exporter is started: with what it needs to find us, and no variable that may be a secret."""
+    words = (*launcher(), "exporter", "--listen", settings.exporter or "", "--name", name)
+    variables = {
+        n: v for n, v in environment.items() if n in _EXPORTER_NEEDS or n.startswith(_EXPORTER_NEEDS_BY_PREFIX)
+    }
+    log_format = ("--log-format", str(settings.log_format))
+    return Birth((*words, "--runtime-dir", settings.runtime_dir, *log_format), variables)

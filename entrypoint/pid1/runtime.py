@@ -1,0 +1,107 @@
+"""What every part of PID 1 works with: what it waits for, what has happened, the log, and that it goes on.
+
+After the first process has been started nothing may raise out of here: the death of PID 1 is the death of the
+container. So an exception that nobody has expected is reported with its traceback, and serving goes on.
+"""
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable
+
+from entrypoint.core.events import Event, Log
+from entrypoint.lean.level import Level
+from entrypoint.system.event_loop import Sources
+from entrypoint.system.log import Logger
+
+_PAUSE_AFTER_ERROR = 0.1
+"""Seconds; bounds how much of a CPU what fails each time can use."""
+_SILENCE = 60.0
+"""Seconds in which the same error is not told again."""
+
+
+class Loop:
+    """Owns the sources, and the events that are not decided yet."""
+
+    def __init__(self, logger: Logger) -> None:
+        """Begin with nothing to wait for."""
+        self.sources = Sources()
+        self.logger = logger
+        self.events: deque[Event] = deque()
+        self._reported = ""
+        self._silent_until = 0.0
+        logger.open()
+
+    def submit(self, event: Event) -> None:
+        """Have the core decide about this, after what has happened before it."""
+        self.events.append(event)
+
+    def log(self, line: Log) -> None:
+        """Write a line."""
+        self.logger.write(line)
+
+    def wait(self, deadline: float) -> None:
+        """Wait for the next thing to happen, at most until a point in time of the monotonic clock, and do it.
+
+        Raises:
+            ExceptionGroup: something of it has failed, and all else has been done.
+
+        """
+        if self.logger.waits:
+            self.sources.pause(self.logger, self._flush_log)
+        self.sources.wait(deadline)
+
+    def _flush_log(self) -> None:
+        self.logger.flush()
+        if not self.logger.waits:
+            self.sources.remove(self.logger)
+
+    # ---- what nobody has expected ----------------------------------------------------------------------------------
+
+    def isolated(self, action: Callable[[], object]) -> None:
+        """Do it, and whatever fails of it keeps nothing else from being done."""
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001  # whatever it is
+            self.unexpected(error)
+
+    def unexpected(self, error: Exception) -> None:
+        """Report an exception that nobody has expected here, and go on; never raises."""
+        try:
+            self._report(error)
+        except Exception as another:  # noqa: BLE001  # not even this may end PID 1
+            with contextlib.suppress(Exception):
+                self.log(Log(Level.ERROR, "bug", f"a bug could not be reported: {another!r}"))
+        time.sleep(_PAUSE_AFTER_ERROR)  # noqa: TID251  # a loop that fails each time must not fill the disk
+
+    def _report(self, error: Exception) -> None:
+        now = time.monotonic()
+        # What fails each time is told once a minute.
+        if repr(error) == self._reported and now < self._silent_until:
+            return
+        self._reported, self._silent_until = repr(error), now + _SILENCE
+        if is_shortage(error):
+            self.log(Log(Level.ERROR, "system_error", f"no memory was left ({_place(error)}); serving goes on"))
+            return
+        import traceback  # noqa: PLC0415  # half a MiB, for a day that should never come
+
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            self.log(Log(Level.ERROR, "bug", line))
+        self.log(Log(Level.ERROR, "bug", "a bug in safe_reload, please report it; serving goes on"))
+
+
+def is_shortage(error: Exception) -> bool:
+    """Tell whether there was no memory, and nothing else is wrong."""
+    if isinstance(error, ExceptionGroup):
+        return all(map(is_shortage, error.exceptions))
+    return isinstance(error, MemoryError)
+
+
+def _place(error: BaseException) -> str:
+    """Say where an exception was raised."""
+    if isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    frame = error.__traceback__
+    while frame and frame.tb_next:
+        frame = frame.tb_next
+    return f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame else "?"

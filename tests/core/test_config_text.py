@@ -1,0 +1,95 @@
+"""What is found in the text of a haproxy configuration before haproxy reads it."""
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from entrypoint.haproxy.config_text import line_of_master_worker, tags
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (b"master-worker", 1),
+        (b"global\n  master-worker\n", 2),
+        (b"global\r\n\tmaster-worker no-exit-on-failure\r\n", 2),
+        (b"# a\n\nglobal\n  nbthread 2\n  master-worker # why not\n  master-worker\n", 5),
+        (b"\xff\xfe\n master-worker\n", 2),
+    ],
+)
+def test_the_line_that_says_master_worker_is_named(text: bytes, line: int) -> None:
+    """The first line whose keyword it is is found, however it is indented and whatever else is in the file."""
+    assert line_of_master_worker(text) == line
+
+
+def test_what_stands_in_a_conditional_block_is_for_haproxy_to_judge() -> None:
+    """Its line can be asked for, to be named when it has turned out to hold."""
+    text = b'global\n.if defined(X)\n  .if 1\n  .endif\n  "master"-worker\n.endif\n'
+    assert line_of_master_worker(text) is None
+    assert line_of_master_worker(text, in_block=True) == 5
+    assert line_of_master_worker(text + b"global\nmaster-worker\n") == 8
+    assert line_of_master_worker(b"global\n'master'-worker\n", in_block=True) is None
+
+
+@pytest.mark.parametrize("text", [b"master-worker#c", b'"master-worker"', b"'master-worker'", b'master"-"worker'])
+def test_it_is_found_however_haproxy_lets_it_be_written(text: bytes) -> None:
+    """What haproxy takes for the keyword is taken for it here: a comment may touch it, and it may be quoted."""
+    assert line_of_master_worker(b"global\n" + text + b"\n") == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"global\n",
+        b"global\n  # master-worker\n",
+        b"global\n  #master-worker\n",
+        b"global\n  description a master-worker of old\n",
+        b"backend master-worker\n",
+        b"global\n  master-worker-no-more\n",
+        b"global\n  no-master-worker\n",
+    ],
+)
+def test_what_only_mentions_it_is_left_alone(text: bytes) -> None:
+    """A comment, a name, or another keyword with the same letters is no reason to refuse."""
+    assert line_of_master_worker(text) is None
+
+
+@given(st.binary(max_size=200), st.integers(0, 20))
+def test_it_is_found_after_anything(before: bytes, empty: int) -> None:
+    """Whatever bytes come before, but a conditional block, it is found no later than in the line that it was put in."""
+    assume(b"if" not in before.translate(None, b"\"'\\"))
+    text = before + b"\n" * (empty + 1) + b"master-worker\n"
+    found = line_of_master_worker(text)
+    assert found is not None
+    assert found <= len(text.splitlines())
+    assert text.splitlines()[found - 1].split()[0] == b"master-worker"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (b'bind "fd@${FD_WEB}"', ("FD_WEB",)),
+        (b"bind fd@${FD_WEB}", ("FD_WEB",)),
+        (b"bind fd@$FD_WEB ssl", ("FD_WEB",)),
+        (b'bind "fd@${B}" "fd@${A}"\nbind fd@$B,fd@$C_1\n', ("B", "A", "C_1")),
+        (b'bind ipv4@"fd@${FD_X-3}"', ("FD_X",)),
+        (b'# bind "fd@${FD_OLD}"', ()),
+        (b'bind "fd@${FD_A}" # "fd@${FD_OLD}"', ("FD_A",)),
+        (b'bind "x#fd@${FD_A}" \\# fd@$B', ("FD_A", "B")),
+        (b"log '\\' # fd@$A", ()),
+        (b"bind fd@3 fd@${} fd@$ fd@$1X fd@", ()),
+        (b"\xff fd@$A\xff", ("A",)),
+        (b'bind fd@"${FD_A}"', ("FD_A",)),
+        (b"bind \"fd@\"${FD_A} fd@'$'{FD_B}", ("FD_A", "FD_B")),
+    ],
+)
+def test_the_tags_that_a_configuration_names(text: bytes, found: tuple[str, ...]) -> None:
+    """Quoted or not, each once, in order, and none from a comment."""
+    assert tuple(tags(text)) == found
+
+
+def test_which_tags_are_for_datagrams() -> None:
+    """`check` has to give haproxy a socket of the right kind."""
+    text = b'bind "quic+fd@${Q}"\nbind quic+"fd@${R}"\n  dgram-bind "fd@${D}"\nbind "fd@${T}"\nlog dgram+fd@$L\n'
+    assert tags(text) == {"Q": True, "R": True, "D": True, "T": False, "L": True}

@@ -1,0 +1,108 @@
+"""What one life leaves to the next: every state in which an upgrade is allowed, whole."""
+
+import marshal
+
+import pytest
+
+from entrypoint.core import lifecycle
+from entrypoint.core.events import Rehearse, Rehearsed, Reply, Upgrade, UpgradeAsked
+from entrypoint.core.state import Current, Draining, Ended, Ending, Serving, State
+from entrypoint.core.upgrade_state import HeritageError, from_plain, to_plain
+from entrypoint.lean.record import replace
+from tests.core.explorer import explore
+from tests.core.world import CLIENTS, settings
+
+pytestmark = pytest.mark.explores
+
+
+@pytest.fixture
+def states() -> set[State]:
+    """Every reachable state."""
+    return explore(CLIENTS).states
+
+
+def at_rest(states: set[State]) -> list[State]:
+    """Return those states in which an upgrade may begin."""
+    return [state for state in states if Rehearse(7) in lifecycle.step(state, UpgradeAsked(7))[1]]
+
+
+def test_an_upgrade_begins_only_when_nothing_is_under_way(states: set[State]) -> None:
+    """While a generation starts or leaves, or safe_reload stops, whoever asks is told to try again."""
+    allowed = at_rest(states)
+    assert allowed
+    for state in states:
+        _, effects = lifecycle.step(state, UpgradeAsked(7))
+        rests = isinstance(state.stage, Serving) and state.current and not (state.candidate or state.retiring)
+        assert (Rehearse(7) in effects) == bool(rests), state
+        if not rests and not isinstance(state.stage, Ended):
+            (reply,) = [effect for effect in effects if isinstance(effect, Reply)]
+            assert reply.client == 7
+            assert not reply.success
+            assert "try again" in reply.message
+
+
+def test_a_rehearsal_that_fails_changes_nothing_and_is_told(states: set[State]) -> None:
+    """The old program goes on, and whoever asked gets the new one's words."""
+    for state in at_rest(states)[:50]:
+        after, effects = lifecycle.step(state, Rehearsed(7, "it exited with status 1: no such option"))
+        assert after == state
+        assert not any(isinstance(effect, Upgrade) for effect in effects)
+        (reply,) = [effect for effect in effects if isinstance(effect, Reply)]
+        assert "no such option" in reply.message
+
+
+def test_what_began_during_the_rehearsal_is_not_lost(states: set[State]) -> None:
+    """The upgrade itself happens only if there is still nothing under way."""
+    for state in states:
+        _, effects = lifecycle.step(state, Rehearsed(7))
+        assert (Upgrade(7) in effects) == (Rehearse(7) in lifecycle.step(state, UpgradeAsked(7))[1])
+
+
+def test_the_next_life_goes_on_from_the_same_state(states: set[State]) -> None:
+    """Every generation, with its phase, its pid and its listeners, and every count survives, as plain values."""
+    phases = set()
+    found = at_rest(states)
+    old = next(one for state in found for one in state.generations if isinstance(one.phase, Draining))
+    found += [state.update(replace(old, phase=Ending())) for state in found if old in state.generations]
+    for state in found:
+        left = marshal.loads(marshal.dumps(to_plain(state), 2))
+        after = from_plain(state.settings, left)
+        phases |= {type(one.phase) for one in after.generations}
+        # Timers begin anew, what was looked at is looked at again, and a shortage that is not over is met again.
+        expected = replace(
+            state,
+            generations=after.generations,
+            disk=after.disk,
+            settling=0,
+            polls=0,
+            shortages=0,
+            deaths=min(state.deaths, state.settings.restart_limit - 1),
+        )
+        assert after == expected
+        for was, new in zip(state.generations, after.generations, strict=True):
+            assert (new.number, new.pid, new.binds, new.digest, new.kept, type(new.phase)) == (
+                was.number,
+                was.pid,
+                was.binds,
+                was.digest,
+                was.kept,
+                type(was.phase),
+            )
+    assert phases == {Current, Draining, Ending}
+
+
+@pytest.mark.parametrize("damage", ["generations", "vips", "last_number"])
+def test_what_cannot_be_read_is_refused(states: set[State], damage: str) -> None:
+    """A program that does not understand what was left says so instead of starting with half of it."""
+    left = to_plain(at_rest(states)[0])
+    del left[damage]
+    with pytest.raises(HeritageError, match="cannot be read"):
+        from_plain(settings(), left)
+    with pytest.raises(HeritageError):
+        from_plain(settings(), {**left, damage: "x"})
+
+
+def test_a_life_without_a_current_generation_is_none() -> None:
+    """There is nothing to go on with."""
+    with pytest.raises(HeritageError, match="no current generation"):
+        from_plain(settings(), to_plain(State(settings())))

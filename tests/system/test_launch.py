@@ -1,0 +1,110 @@
+"""What a generation is made of: and that nothing is left of one that could not be made."""
+
+import os
+import resource
+from pathlib import Path
+
+import pytest
+
+from entrypoint.core.look import Found
+from entrypoint.options.command_line import Serve
+from entrypoint.pid1.configurations import Configurations
+from entrypoint.pid1.launch import HaproxyBirth, RefusedError, exporter_birth, variables_while_reading
+from entrypoint.system.getsocks import Adopted
+from entrypoint.system.listeners import Listeners
+from entrypoint.system.state_file import in_memory
+from tests.core.world import settings
+from tests.descriptors import descriptors
+from tests.system.apart import apart
+
+DIGEST = "ab" * 32
+COMMAND = Serve("haproxy", ("-f", "haproxy.cfg"), ("haproxy.cfg",), None)
+
+
+def births() -> tuple[HaproxyBirth, Configurations]:
+    """Return how generations are made, and what they are made from."""
+    configurations = Configurations(lambda _: None, watches=True)
+    return HaproxyBirth(COMMAND, {}, Listeners(), Adopted(), configurations), configurations
+
+
+def keep(configurations: Configurations, files: tuple[tuple[str, bytes], ...]) -> None:
+    """Have a generation whose configuration is the last known good one."""
+    texts = in_memory(DIGEST, files)
+    configurations.give(1, Found(DIGEST), texts)
+    os.close(texts)
+    copy = configurations.keep(1)
+    assert copy is not None
+    os.close(copy)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_nothing_is_left_of_a_generation_that_could_not_be_made(kept: bool) -> None:
+    """Without descriptors a storm of reloads leaves none behind."""
+
+    def work() -> bool:
+        birth, configurations = births()
+        keep(configurations, (("/a.cfg", b"defaults\n"), ("/b.cfg", b"global\n")))
+        made = birth.of(1, kept=kept)
+        made.spawned()
+        made.close()
+        before = descriptors(os.getpid())
+        free = os.open("/dev/null", os.O_RDONLY)
+        os.close(free)
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 3, limit[1]))
+        for number in range(2, 50):
+            with pytest.raises(OSError, match="Too many open files"):
+                birth.of(number, kept=kept)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+        return descriptors(os.getpid()) == before
+
+    assert apart(work)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (("-f", "a"), os.uname().nodename),
+        (("-L", "b", "-f", "a"), "b"),
+        (("-L", "b", "-f", "-L", "-L", "c", "--", "-L", "d"), "c"),
+    ],
+)
+def test_the_local_peer_is_known_before_haproxy_reads(arguments: tuple[str, ...], name: str) -> None:
+    """It is the host, or what -L says (haproxy(1)); the rest of the environment is haproxy's."""
+    command = Serve("haproxy", arguments, ("a",), None)
+    variables = variables_while_reading(command, {"A": "b", "NOTIFY_SOCKET": "x"})
+    assert variables == {"A": "b", "HAPROXY_LOCALPEER": name}
+
+
+def test_the_exporter_is_given_no_secret() -> None:
+    """What Python needs to begin, and nothing else of what PID 1 was given."""
+    needed = {"PATH": "/bin", "LANG": "C.UTF-8", "LC_ALL": "C", "PYTHONPATH": "/lib", "TZ": "UTC"}
+    others = ("DB_PASSWORD", "SAFE_RELOAD_VIPS", "SAFE_RELOAD_INHERITED", "TINI_SUBREAPER", "NOTIFY_SOCKET", "HOME")
+    birth = exporter_birth(
+        settings(exporter=":9101"), "lb", {**needed, **dict.fromkeys(others, "secret")}, lambda: ("safe_reload",)
+    )
+    assert birth.environment == needed
+    assert birth.words[:6] == ("safe_reload", "exporter", "--listen", ":9101", "--name", "lb")
+
+
+def test_the_last_known_good_configuration_is_given_from_memory() -> None:
+    """File by file, in haproxy's order, and whole."""
+    birth, configurations = births()
+    files = (("/a.cfg", b"defaults\n" * 1000), ("/b.cfg", b""), ("/c.cfg", b"global\n"))
+    keep(configurations, files)
+    made = birth.of(2, kept=True)
+    try:
+        given = [word for before, word in zip(made.birth.words, made.birth.words[1:], strict=False) if before == "-f"]
+        assert [Path(path).read_bytes() for path in given[:3]] == [content for _, content in files]
+        assert [f"/dev/fd/{one}" for one in made.passed] == given[:3]
+    finally:
+        made.spawned()
+        made.close()
+
+
+def test_what_would_fork_behind_our_back_is_refused() -> None:
+    """With the place where it is written."""
+    birth, configurations = births()
+    configurations.give(1, Found(DIGEST, master_worker="/x.cfg:7"), None)
+    with pytest.raises(RefusedError, match=r"^/x\.cfg:7: remove `master-worker`"):
+        birth.of(1, kept=False)
