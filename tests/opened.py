@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from entrypoint.system.config_snapshot import Disk
+from entrypoint.system.config_snapshot import ConfigFiles
 
 STRACE = shutil.which("strace")
 HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
@@ -89,7 +89,7 @@ def watched(configurations: Sequence[str], folder: Path, variables: Mapping[str,
     here = os.getcwd()
     os.chdir(folder)
     try:
-        return {Path(os.path.realpath(path)) for path in Disk(configurations, None, (), inside).read().files}
+        return {Path(os.path.realpath(path)) for path in ConfigFiles(configurations, None, (), inside).read().files}
     finally:
         os.chdir(here)
 

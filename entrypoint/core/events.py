@@ -9,14 +9,14 @@ from types import MappingProxyType
 
 from entrypoint.core.notices import Notice
 from entrypoint.lean.level import Level
-from entrypoint.lean.record import dataclass
+from entrypoint.lean.record import record
 
 NO_FIELDS: Mapping[str, object] = MappingProxyType({})
 
 # ---- events: what happened ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Began:
     """Everything that can fail before the first process has been done: VIPs are bound, signals are caught."""
 
@@ -24,21 +24,21 @@ class Began:
     """Tag and descriptor of each VIP; the descriptor has the same number in every haproxy."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Restored:
     """The state directory holds a last known good configuration, which has been read."""
 
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Signalled:
     """A signal arrived."""
 
     signum: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Request:
     """Who asks for a reload."""
 
@@ -48,14 +48,14 @@ class Request:
     """Whom the control socket owes an answer; 0 for a request that nobody waits for."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class ReloadAsked:
     """Somebody other than a signal asks for a reload."""
 
     request: Request
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class StopAsked:
     """Somebody other than a signal asks for a stop."""
 
@@ -63,14 +63,14 @@ class StopAsked:
     quick: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class UpgradeAsked:
     """A client asks for safe_reload itself to be replaced."""
 
     client: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Rehearsed:
     """The program that is to take our place has been tried."""
 
@@ -79,7 +79,7 @@ class Rehearsed:
     """Why it could not go on, in its own words; empty when it could."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Disk:
     """What the disk holds: the configuration and all files that it names, as one digest."""
 
@@ -108,7 +108,7 @@ class Why(StrEnum):
     """It was time to."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Seen:
     """What a look at the disk found; of one that was given up as well, so that each Look has one."""
 
@@ -118,12 +118,12 @@ class Seen:
     """The candidate that it is about."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Stirred:
     """The kernel reports that a watched file may have changed."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Spawned:
     """The process of a generation exists."""
 
@@ -131,7 +131,7 @@ class Spawned:
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class NotSpawned:
     """A generation got no process, or may not have one; `reason` is one line for the user."""
 
@@ -143,7 +143,7 @@ class NotSpawned:
     """The configuration is why; not the kernel, for want of a process or a descriptor."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Exited:
     """The process of a generation is gone and reaped.
 
@@ -156,14 +156,14 @@ class Exited:
     """It may go otherwise when it is tried again with the same configuration (`core.endings.is_transient`)."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Reaped:
     """A process that was nobody's generation died and was reaped."""
 
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Answered:
     """A generation's CLI answered what was asked."""
 
@@ -171,7 +171,7 @@ class Answered:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Unanswered:
     """A generation's CLI closed without an answer, or could not be reached."""
 
@@ -180,7 +180,7 @@ class Unanswered:
     """What it did that no haproxy does, as the end of a sentence; empty when it may do better if it is asked again."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Poked:
     """We have tried to connect to VIPs."""
 
@@ -188,7 +188,7 @@ class Poked:
     """The tags of those to which nothing got through: the address is not on this host, a firewall, a key."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Elapsed:
     """A timer of the state ran out."""
 
@@ -260,7 +260,7 @@ class Clock(StrEnum):
     """`--stop-timeout`."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Timer:
     """A running timer. Two equal timers are the same one: it is not started again while it stays in the state."""
 
@@ -273,7 +273,7 @@ class Timer:
 # ---- effects: what is to be done -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Spawn:
     """Start the process of this generation, from the disk. Answered by Spawned or NotSpawned."""
 
@@ -282,7 +282,7 @@ class Spawn:
     """Start it from the last known good configuration."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class SpawnExporter:
     """Start the exporter. Its death is an Exited with the number EXPORTER."""
 
@@ -291,7 +291,7 @@ EXPORTER = 0
 """Stands for the exporter where generations have numbers."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Look:
     """Read what the disk holds. Answered by Seen, sooner or later."""
 
@@ -299,21 +299,21 @@ class Look:
     number: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Keep:
     """Make the configuration of this generation the last known good one."""
 
     number: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Adopt:
     """Ask this generation for its ordinary listeners, and hold them from now on."""
 
     number: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Reply:
     """Answer a client that asked for a reload."""
 
@@ -324,26 +324,26 @@ class Reply:
     """The generation whose own words belong to the answer."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Rehearse:
     """Try whether another program could go on from here. Answered by Rehearsed."""
 
     client: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Upgrade:
     """Become another program, which answers the client; where that fails, answer it, and all goes on."""
 
     client: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class TakeOver:
     """Tell a haproxy to leave that served before us, if there is one."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Ask:
     """Put these commands to the generation's CLI, instead of what it was asked before.
 
@@ -354,7 +354,7 @@ class Ask:
     commands: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Send:
     """Send a signal to the process of this generation."""
 
@@ -364,14 +364,14 @@ class Send:
     """Written once it is sent, and true only then."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Poke:
     """Connect to these VIPs and close at once. Answered by Poked."""
 
     tags: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Listen:
     """Let these VIPs accept, and no other one: a VIP that no `bind` uses refuses."""
 
@@ -380,19 +380,19 @@ class Listen:
     """Let these accept as well: whether a `bind` uses them is not known."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class CloseVips:
     """Let go of every VIP, for ever."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Publish:
     """Make this generation's pid the content of the pid file."""
 
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Log:
     """Write one line."""
 
@@ -403,7 +403,7 @@ class Log:
     fields: Mapping[str, object] = NO_FIELDS
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Tell:
     """Have the status, the metrics and systemd know this, and write its line."""
 

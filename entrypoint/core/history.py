@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from entrypoint.core.exit_status import cause_of_death
 from entrypoint.core.notices import Died, Gone, Notice, Promoted, Recovered, ReloadFailed, StartFailed, Starting
-from entrypoint.lean.record import dataclass
+from entrypoint.lean.record import record
 from entrypoint.lean.typing import Any, assert_never
 
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
@@ -15,7 +15,7 @@ _MOST_REASONS = 20
 """More kinds of death than this are counted together: what a haproxy exits with must not fill the memory."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Reload:
     """The last reload that ended."""
 
@@ -51,7 +51,7 @@ class History:
         self.last_success: float | None = None
         self.restarts: dict[str, int] = {}
 
-    def hand_down(self) -> dict[str, Any]:
+    def serialize(self) -> dict[str, Any]:
         """Return everything as plain values, for the program that takes our place."""
         last = self.last
         return {
@@ -68,7 +68,7 @@ class History:
         }
 
     @classmethod
-    def inherit(cls, left: Mapping[str, Any]) -> "History":
+    def restore(cls, left: Mapping[str, Any]) -> "History":
         """Go on counting where our last life has ended."""
         history = cls(left["began"])
         history.born, history.asked_by = dict(left["born"]), dict(left["asked_by"])

@@ -7,7 +7,7 @@ believes nothing: it comes from a process that interprets what others have writt
 from collections.abc import Iterable
 from itertools import islice
 
-from entrypoint.lean.record import dataclass
+from entrypoint.lean.record import record
 
 MOST_BYTES = 128 * 1024
 """Of a message: more than names fit into it is what the counts are for."""
@@ -22,7 +22,7 @@ _LONGEST_LINE = 1024
 _FIELDS = 11
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Found:
     """What was there, without the content of any file."""
 

@@ -3,10 +3,10 @@
 The line of the log is made of the same, and last (`core.lines`).
 """
 
-from entrypoint.lean.record import dataclass
+from entrypoint.lean.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Starting:
     """A candidate begins."""
 
@@ -16,7 +16,7 @@ class Starting:
     replaces_dead: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Promoted:
     """A candidate has become current."""
 
@@ -31,7 +31,7 @@ class Promoted:
     """It runs the last known good configuration."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class ReloadFailed:
     """A candidate that somebody has asked for is gone."""
 
@@ -50,7 +50,7 @@ class ReloadFailed:
     """The next one starts with the last known good configuration."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class StartFailed:
     """A candidate that nobody has asked for is gone: the first one, or one in the place of a dead one."""
 
@@ -64,7 +64,7 @@ class StartFailed:
     """The next one starts with the last known good configuration."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Died:
     """The current generation has died, and nobody has asked for it."""
 
@@ -74,7 +74,7 @@ class Died:
     """As `os.waitstatus_to_exitcode` gives it."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Gone:
     """A generation that was to leave has left."""
 
@@ -84,7 +84,7 @@ class Gone:
     """As `os.waitstatus_to_exitcode` gives it."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Recovered:
     """The disk holds again what the current generation runs: the failure of something else is over."""
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from entrypoint.core.events import Clock, Disk, Effect, Reply, Request, Timer
 from entrypoint.haproxy import runtime_api
-from entrypoint.lean.record import dataclass, replace
+from entrypoint.lean.record import record, replace
 from entrypoint.lean.typing import assert_never
 from entrypoint.options.settings import Settings
 
@@ -37,7 +37,7 @@ MOST_DEBOUNCES = 10
 # ---- the phases of a generation ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Candidate:
     """To be started, or started, and has not proved ready."""
 
@@ -55,7 +55,7 @@ class Candidate:
     """The disk was looked at for it, or that took too long; before, it has no process."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Current:
     """Serves."""
 
@@ -65,7 +65,7 @@ class Current:
     """It has lived for PROVEN_AFTER."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Retiring:
     """Has a successor and is made to let go of the VIPs."""
 
@@ -77,12 +77,12 @@ class Retiring:
     """The tags of VIPs to which no connection of ours got through when we last tried."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Draining:
     """Was told to leave, and finishes what it has."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Ending:
     """Was told to end at once."""
 
@@ -93,7 +93,7 @@ class Ending:
 Phase = Candidate | Current | Retiring | Draining | Ending
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Generation:
     """One life of one haproxy process."""
 
@@ -116,12 +116,12 @@ class Generation:
 # ---- the stages of safe_reload -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Serving:
     """Starts, serves, reloads."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class BackingOff:
     """The current generation died, and the next one waits for its time."""
 
@@ -129,12 +129,12 @@ class BackingOff:
     """What it ran: that the disk still holds this is no reason to start it before its time."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Lingering:
     """A stop was asked for, and the VIPs still accept (`--stop-delay`)."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Stopping:
     """The VIPs are closed, and the generations leave."""
 
@@ -143,7 +143,7 @@ class Stopping:
     quick: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Ended:
     """Nothing is left to do but to exit with this status."""
 
@@ -153,7 +153,7 @@ class Ended:
 Stage = Serving | BackingOff | Lingering | Stopping | Ended
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class State:
     """Everything that is known; `step` is the only writer."""
 

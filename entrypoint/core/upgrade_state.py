@@ -12,17 +12,17 @@ from entrypoint.lean.record import replace
 from entrypoint.lean.typing import Any
 from entrypoint.options.settings import Settings
 
-FORMAT = 2
+FORMAT = 3
 """Of everything that is left; a program that knows another one refuses, and the old one goes on."""
 
 Plain = Mapping[str, Any]
 
 
-class HeritageError(ValueError):
+class UpgradeStateError(ValueError):
     """What was left cannot be taken over; its text is one line."""
 
 
-def to_plain(state: State) -> dict[str, Any]:
+def serialize(state: State) -> dict[str, Any]:
     """Return what another program needs to go on from this state."""
     return {
         "generations": [
@@ -51,11 +51,11 @@ def to_plain(state: State) -> dict[str, Any]:
     }
 
 
-def from_plain(settings: Settings, plain: Plain) -> State:
+def restore(settings: Settings, plain: Plain) -> State:
     """Return the state that a program goes on from.
 
     Raises:
-        HeritageError: it is not one.
+        UpgradeStateError: it is not one.
 
     """
     try:
@@ -69,15 +69,15 @@ def from_plain(settings: Settings, plain: Plain) -> State:
             deaths=int(plain["deaths"]),
             kept=str(plain["kept"]),
             failed=str(plain["failed"]),
-            retried=str(plain.get("retried", "")),
-            retries=int(plain.get("retries", 0)),
+            retried=str(plain["retried"]),
+            retries=int(plain["retries"]),
             exporter=bool(plain["exporter"]),
             exporters=int(plain["exporters"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise HeritageError(f"what the last life left cannot be read: {error!r}") from None
+        raise UpgradeStateError(f"what the last life left cannot be read: {error!r}") from None
     if not state.current:
-        raise HeritageError("what the last life left has no current generation")
+        raise UpgradeStateError("what the last life left has no current generation")
     return replace(state, deaths=min(state.deaths, settings.restart_limit - 1))
 
 
@@ -91,13 +91,9 @@ def _generation(plain: Plain) -> Generation:
         int(plain["number"]),
         phases[plain["phase"]],
         int(plain["pid"]),
-        tuple(
-            # 0.1.0 did not know every ordinary listener for one.
-            Bind(int(descriptor), str(frontend), bool(mixed) or "doubt" not in plain)
-            for descriptor, frontend, mixed in plain["binds"]
-        ),
-        str(plain.get("doubt", "")),
+        tuple(Bind(int(descriptor), str(frontend), bool(mixed)) for descriptor, frontend, mixed in plain["binds"]),
+        str(plain["doubt"]),
         str(plain["digest"]),
         bool(plain["kept"]),
-        tuple(map(str, plain.get("incomplete", ()))),
+        tuple(map(str, plain["incomplete"])),
     )

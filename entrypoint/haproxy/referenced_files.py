@@ -9,7 +9,7 @@ How the lists of keywords were made: every keyword with a file, path or folder i
 3.2 and 3.4 (and HAProxy's SPOE.txt), and every place where HAProxy 3.5's source opens or lists something; then haproxy
 was traced on configurations that name each keyword, and on HAProxy's own tests (tests/system/test_opened.py).
 
-Sources: sections 2.2 (quoting), 2.3 (variables), 3.1, 3.12 (crt-store), 4.2, 5.1, 5.2, 7.1 (-f), 7.3.1 (map). Of
+EventLoop: sections 2.2 (quoting), 2.3 (variables), 3.1, 3.12 (crt-store), 4.2, 5.1, 5.2, 7.1 (-f), 7.3.1 (map). Of
 conditional blocks (2.4) every branch counts: what decides between them may be known to haproxy only, and to watch a
 file too many costs less than to miss one. For the same reason a file counts twice where haproxy's versions disagree
 about what a relative path is relative to.
@@ -20,7 +20,7 @@ from enum import StrEnum
 from itertools import pairwise
 from posixpath import dirname, join
 
-from entrypoint.lean.record import dataclass, replace
+from entrypoint.lean.record import record, replace
 from entrypoint.lean.typing import assert_never
 
 _SPACE = b" \t\v\f\r\n"
@@ -148,7 +148,7 @@ _SEVERAL_WORDS = b"[*]"
 """Behind a variable's name: its value is split."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Bases:
     """What a relative path is relative to: haproxy's `default-path`, and the `-base` options. All may be relative."""
 
@@ -180,7 +180,7 @@ class Kind(StrEnum):
     LOG_FORMAT = "log-format"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Context:
     """How a file that names files itself is to be understood."""
 
@@ -189,7 +189,7 @@ class Context:
     variables: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Named:
     """What configurations name, in the order in which they name it, each once."""
 
@@ -280,7 +280,7 @@ def _named_in_crt_list(text: bytes, bases: Bases) -> Named:
     return Named(tuple(found), (), tuple(pairs))
 
 
-@dataclass(slots=True)
+@record()
 class _World:
     """What the lines so far may have made of a line: one for each way through the conditional blocks."""
 

@@ -6,7 +6,7 @@ HAProxy's management guide, section 9.3, documents `show info`, `disable fronten
 
 from collections.abc import Iterable, Iterator
 
-from entrypoint.lean.record import dataclass
+from entrypoint.lean.record import record
 
 WHO = "show info"
 DESCRIPTORS = "show fd"
@@ -33,7 +33,7 @@ _LONGEST_VERSION = 100
 """Letters; haproxy's own have 20."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Bind:
     """A listener of a generation: its descriptor there, and the frontend it belongs to."""
 
@@ -171,7 +171,7 @@ def _decimal(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class _Listener:
     """A line of `show fd` that is about a listener."""
 

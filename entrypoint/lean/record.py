@@ -10,11 +10,12 @@ from collections.abc import Callable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from dataclasses import dataclass, replace
+    from dataclasses import dataclass as record
+    from dataclasses import replace
 else:
     _MISSING = object()
 
-    def dataclass(*, frozen: bool = False, slots: bool = True) -> Callable[[type], type]:  # noqa: ARG001
+    def record(*, frozen: bool = False) -> Callable[[type], type]:
         """Make a class of annotations a record: equal when type and values are, and hashable if it is frozen."""
 
         def make(cls: type) -> type:
@@ -33,14 +34,14 @@ else:
 
         return make
 
-    def replace(record: object, /, **changes: object) -> object:
+    def replace(old: object, /, **changes: object) -> object:
         """Return a copy with some values changed."""
-        copy = object.__new__(type(record))
+        copy = object.__new__(type(old))
         values = copy.__dict__
-        values.update(record.__dict__)
+        values.update(old.__dict__)
         values.update(changes)
-        if len(values) > len(record.__dict__):
-            _complain(type(record), (), changes)
+        if len(values) > len(old.__dict__):
+            _complain(type(old), (), changes)
         return copy
 
     def _init(self: object, *values: object, **named: object) -> None:
@@ -70,4 +71,4 @@ else:
         raise AttributeError(f"{type(self).__name__}.{name} cannot be changed")
 
 
-__all__ = ["dataclass", "replace"]
+__all__ = ["record", "replace"]

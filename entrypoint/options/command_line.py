@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from entrypoint.lean.record import dataclass, replace
+from entrypoint.lean.record import record, replace
 from entrypoint.options.parser import Arguments, split
 from entrypoint.options.settings import OptionError
 from entrypoint.options.vips import VipError, parse_vips
@@ -45,7 +45,7 @@ class UsageError(ValueError):
     """Operands that cannot be used; its text is one line for the user."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Serve:
     """Run haproxy and keep it running."""
 
@@ -65,21 +65,21 @@ class Serve:
     """Where haproxy's master would have its CLI (`-S`), which is not served."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class RunOnce:
     """Run a haproxy that does not serve (`-c`, `-v`, ...), with stand-ins for the VIPs."""
 
     words: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Run:
     """Run any other program: be tini, no more."""
 
     words: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Check:
     """Have haproxy check a configuration, with stand-ins for the VIPs and for every tag that the text names."""
 

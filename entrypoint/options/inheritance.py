@@ -1,11 +1,11 @@
 """What the launcher tells Python of what was there before it: one variable, whose format docker/launcher.c has."""
 
-from entrypoint.lean.record import dataclass
+from entrypoint.lean.record import record
 
 VARIABLE = "SAFE_RELOAD_INHERITED"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Inheritance:
     """What CPython changes before the first line of Python runs, as it was."""
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
-from entrypoint.lean.record import dataclass
+from entrypoint.lean.record import record
 from entrypoint.options.settings import OPTIONS, Option, OptionError
 
 TEXTS = {"-h": "help", "--help": "help", "-l": "licence", "--version": "version"}
 """Options that ask for a text and nothing else."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Arguments:
     """A command line, taken apart."""
 

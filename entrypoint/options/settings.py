@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 
 from entrypoint.lean.level import Level
-from entrypoint.lean.record import dataclass
+from entrypoint.lean.record import record
 from entrypoint.lean.typing import Any
 from entrypoint.options.vips import Vip, parse_vips
 
@@ -35,7 +35,7 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Settings:
     """Every option's value. Times are in seconds."""
 
@@ -182,7 +182,7 @@ def _truth(text: str) -> bool:
 # ---- the table -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Option:
     """One option: its names, how its value is read, and its line of the help text."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from entrypoint.lean.record import dataclass
+from entrypoint.lean.record import record
 from entrypoint.lean.typing import Any
 from entrypoint.options.command_line import DEFAULT_CONFIGURATION
 from entrypoint.options.parser import split
@@ -19,7 +19,7 @@ def _timeout(default: float) -> Option:
     return Option("timeout", "give up after so long; 0 is never", "SECONDS", default, _SECONDS)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Verb:
     """One verb."""
 
@@ -146,7 +146,7 @@ VERBS = (
 _BY_NAME = {verb.name: verb for verb in VERBS}
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Question:
     """What is asked of which instance."""
 

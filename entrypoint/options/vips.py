@@ -3,7 +3,7 @@
 VIPS is VIP *( "," VIP ), VIP is ADDRESS ":" PORT ":" TAG, ADDRESS is IPv4, IPv6 in brackets, or "*".
 """
 
-from entrypoint.lean.record import dataclass
+from entrypoint.lean.record import record
 
 ANY = "*"
 """The address that stands for every address of both families."""
@@ -17,7 +17,7 @@ class VipError(ValueError):
     """A VIP list that cannot be used; its text is one line for the user."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Vip:
     """One declared listener: an address (IPv4, IPv6 without brackets, or `*`), a TCP port, and its tag."""
 

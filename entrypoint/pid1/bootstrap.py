@@ -5,15 +5,15 @@ from collections.abc import Mapping
 
 from entrypoint.core.events import Log
 from entrypoint.core.state import State
-from entrypoint.core.upgrade_state import HeritageError, from_plain
+from entrypoint.core.upgrade_state import UpgradeStateError, restore
 from entrypoint.lean.level import Level
-from entrypoint.lean.record import dataclass
+from entrypoint.lean.record import record
 from entrypoint.lean.typing import Any
 from entrypoint.options.command_line import Serve
 from entrypoint.options.settings import Settings
 from entrypoint.options.vips import parse_vips
 from entrypoint.pid1.configurations import Configurations
-from entrypoint.pid1.launch import HaproxyBirth, variables_while_reading
+from entrypoint.pid1.launch import HaproxyLaunch, variables_while_reading
 from entrypoint.pid1.parts import Parts
 from entrypoint.pid1.supervisor import Supervisor
 from entrypoint.pid1.upgrade import REHEARSAL_VARIABLE, testify, unwrap
@@ -33,10 +33,10 @@ _KEPT_CAPABILITIES = ("net_bind_service", "setuid", "setgid", "sys_chroot", "kil
 """What haproxy needs to bind and to switch user and root, and what we need to signal it afterwards."""
 _MOST_TOLD = 10
 _AUTO, _OFF = "auto", "off"
-"""Words that `--watch` takes instead of a path."""
+"""StderrPipe that `--watch` takes instead of a path."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Setting:
     """What every mode of safe_reload has arranged already."""
 
@@ -52,7 +52,7 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
 
     Raises:
         ListenError: a VIP, or the pid file, cannot be had.
-        HeritageError: what the last life left cannot be taken over.
+        UpgradeStateError: what the last life left cannot be taken over.
         OSError: something else cannot.
 
     """
@@ -70,7 +70,7 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
     begun = State(settings)
     predecessor = None
     if left:
-        begun = from_plain(settings, left["state"])
+        begun = restore(settings, left["state"])
         _inherit(left, listeners, adopted, configurations)
     else:
         if path and _is_taken(settings.runtime_dir, setting.name):
@@ -83,7 +83,7 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
     pid_file = _pid_file(path) if path else None
     rehearses = bool(left and environment.get(REHEARSAL_VARIABLE))
     if pid_file and begun.current and begun.current.pid:
-        pid_file.inherit(begun.current.pid)
+        pid_file.restore(begun.current.pid)
     if settings.drop_caps:
         signals.keep_capabilities(*_KEPT_CAPABILITIES)
     parts = Parts(
@@ -95,7 +95,7 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
         listeners,
         adopted,
         configurations,
-        HaproxyBirth(command, environment, listeners, adopted, configurations),
+        HaproxyLaunch(command, environment, listeners, adopted, configurations),
         Notifier({} if rehearses else environment),
         lambda line: _read(line, command, settings, setting, (path,) if path else (), frozenset(listeners.tags())),
         predecessor,
@@ -115,13 +115,13 @@ def _rehearse(supervisor: Supervisor, environment: Mapping[str, str], left: Mapp
     """Try, in the next life, all that it does first and might not survive, and touch nobody.
 
     Raises:
-        HeritageError: it cannot go on from this.
+        UpgradeStateError: it cannot go on from this.
 
     """
     try:
         supervisor.rehearse()
     except Exception as error:  # noqa: BLE001  # whatever it is, it would keep the next life from serving
-        raise HeritageError(f"it would not go on: {error!r}") from None
+        raise UpgradeStateError(f"it would not go on: {error!r}") from None
     testify(environment, str(left.get("token")))
 
 
@@ -133,9 +133,9 @@ def _is_taken(folder: str, name: str) -> bool:
 
 def _inherit(left: Mapping[str, Any], listeners: Listeners, adopted: Adopted, configurations: Configurations) -> None:
     """Take over what the last life left, but for its children, its clients and its pid file."""
-    listeners.inherit(left["listeners"])
-    adopted.inherit(left["adopted"])
-    configurations.inherit(left["configurations"])
+    listeners.restore(left["listeners"])
+    adopted.restore(left["adopted"])
+    configurations.restore(left["configurations"])
 
 
 def _read(
@@ -148,13 +148,13 @@ def _read(
 ) -> None:
     """Be the process that reads files; what only it needs is imported now, and never is in PID 1's memory."""
     from entrypoint.pid1.reading import Task, run  # noqa: PLC0415
-    from entrypoint.system.config_snapshot import Disk  # noqa: PLC0415
+    from entrypoint.system.config_snapshot import ConfigFiles  # noqa: PLC0415
     from entrypoint.system.state_file import StateFile  # noqa: PLC0415
 
     variables = variables_while_reading(command, setting.environment)
     watches = settings.watch != (_OFF,)
     extra = tuple(os.path.abspath(path) for path in settings.watch if path not in {_AUTO, _OFF})
-    disk = Disk(command.configurations, command.folder, extra, variables, follow=watches, ours=ours)
+    disk = ConfigFiles(command.configurations, command.folder, extra, variables, follow=watches, ours=ours)
     state_file = StateFile(settings.state_dir, setting.name) if settings.state_dir else None
     run(line, Task(disk, state_file, tags | setting.environment.keys(), watches))
 

@@ -9,25 +9,30 @@ from contextlib import ExitStack
 from entrypoint.core.events import Answered, Event, Log, Unanswered
 from entrypoint.haproxy import runtime_api
 from entrypoint.lean.level import Level
-from entrypoint.pid1.drain_monitor import HeldSession
-from entrypoint.system.event_loop import Sources
-from entrypoint.system.getsocks import Offer
+from entrypoint.pid1.drain_monitor import DrainMonitor
+from entrypoint.system.event_loop import EventLoop
+from entrypoint.system.getsocks import SocketOffer
 from entrypoint.system.haproxy_cli import CliChannel, Conversation
 from entrypoint.system.log import Logger
-from entrypoint.system.stderr_pipe import Words
+from entrypoint.system.stderr_pipe import StderrPipe
 
 
 class Child:
     """Owns its private CLI, its stderr and what it is offered, until `close`."""
 
     def __init__(
-        self, number: int, sources: Sources, logger: Logger, submit: Callable[[Event], None], taken: Callable[[], None]
+        self,
+        number: int,
+        event_loop: EventLoop,
+        logger: Logger,
+        submit: Callable[[Event], None],
+        taken: Callable[[], None],
     ) -> None:
         """Begin without a line to it.
 
         Args:
             number: of its generation.
-            sources: where to wait for what it says.
+            event_loop: where to wait for what it says.
             logger: gets what it writes to its stderr.
             submit: is given what its CLI answers.
             taken: is called when it has taken what it was offered, or never will.
@@ -41,30 +46,30 @@ class Child:
         self.channel: CliChannel | None = None
         self.text = ""
         """What is remembered of what it has said, once it is gone."""
-        self._sources = sources
+        self._event_loop = event_loop
         self._logger = logger
         self._submit = submit
         self._taken = taken
         self._conversation: Conversation | None = None
-        self._words: Words | None = None
-        self._offer: Offer | None = None
-        self._held: HeldSession | None = None
+        self._stderr: StderrPipe | None = None
+        self._offer: SocketOffer | None = None
+        self._held: DrainMonitor | None = None
 
-    def connect(self, channel: CliChannel | None, words: Words | None, offer: Offer | None = None) -> None:
+    def connect(self, channel: CliChannel | None, stderr: StderrPipe | None, offer: SocketOffer | None = None) -> None:
         """Wait for what it says through these, which are its own from now on.
 
         Raises:
             OSError: there is no room for another descriptor to wait for.
 
         """
-        self.channel, self._words, self._offer = channel, words, offer
-        if words:
-            self._listen_to_words(words)
+        self.channel, self._stderr, self._offer = channel, stderr, offer
+        if stderr:
+            self._listen_to_words(stderr)
         if offer:
             self._wait_for_offer(offer)
 
     def close(self) -> None:
-        """Close every line to it, now that it is gone; its last words are passed on before.
+        """Close every line to it, now that it is gone; its last stderr are passed on before.
 
         Raises:
             Exception: something of it has failed, and all else is done.
@@ -106,12 +111,12 @@ class Child:
 
     def _listen_to(self, conversation: Conversation) -> None:
         self._conversation = conversation
-        self._sources.add(conversation, lambda: self._hear(conversation))
+        self._event_loop.add_reader(conversation, lambda: self._hear(conversation))
 
     def _hear(self, conversation: Conversation) -> None:
         if not conversation.read():
             return
-        self._sources.remove(conversation)
+        self._event_loop.remove(conversation)
         self._conversation = None
         if conversation.failure:
             conversation.close()
@@ -129,14 +134,14 @@ class Child:
         self._submit(Answered(self.number, answer) if answer else Unanswered(self.number))
         if answer:
             self.version = runtime_api.version(answer) or self.version
-            if self._words:
+            if self._stderr:
                 # Now it listens, so it may have clients.
-                self._words.started()
+                self._stderr.started()
 
     def _end_conversation(self) -> None:
         conversation, self._conversation = self._conversation, None
         if conversation:
-            self._sources.remove(conversation)
+            self._event_loop.remove(conversation)
             conversation.close()
 
     # ---- how it leaves ---------------------------------------------------------------------------------------------
@@ -154,7 +159,7 @@ class Child:
             with contextlib.suppress(OSError, MemoryError):
                 session = self.session()
         if session:
-            self._held = HeldSession(self._sources, session, tell)
+            self._held = DrainMonitor(self._event_loop, session, tell)
         else:
             tell()
 
@@ -172,50 +177,50 @@ class Child:
 
     def said(self) -> str:
         """Return what is remembered of what it has said, also when it has just died."""
-        if self._words:
+        if self._stderr:
             # What it said before it answered may still be in the pipe.
-            self._pass_on(self._words, self._words.unread)
-            return self._words.text
+            self._pass_on(self._stderr, self._stderr.unread)
+            return self._stderr.text
         return self.text
 
-    def words_left(self) -> tuple[int, str, bytes] | None:
-        """Return its stderr as `Words` takes it, for the program that takes our place."""
-        return (self._words.fileno(), self._words.text, self._words.begun) if self._words else None
+    def stderr_left(self) -> tuple[int, str, bytes] | None:
+        """Return its stderr as `StderrPipe` takes it, for the program that takes our place."""
+        return (self._stderr.fileno(), self._stderr.text, self._stderr.begun) if self._stderr else None
 
-    def _listen_to_words(self, words: Words) -> None:
-        self._sources.add(words, lambda: self._overhear(words))
+    def _listen_to_words(self, stderr: StderrPipe) -> None:
+        self._event_loop.add_reader(stderr, lambda: self._overhear(stderr))
 
-    def _overhear(self, words: Words) -> None:
+    def _overhear(self, stderr: StderrPipe) -> None:
         """Pass on what it has said, and then let some more come.
 
         Lines come one by one, such as those of an access log: waking up for each would cost more than they do.
         """
         logger, began = self._logger, time.monotonic()
-        self._pass_on(words, words.share(full=logger.waits))
-        self._sources.remove(words)
-        if not words.ended:
+        self._pass_on(stderr, stderr.share(full=logger.waits))
+        self._event_loop.remove(stderr)
+        if not stderr.ended:
             # One that never stops has half of our time at most.
-            pause = words.pause if logger.waits or not words.unread else time.monotonic() - began
-            self._sources.alarm(words, pause, lambda: self._listen_to_words(words))
+            pause = stderr.pause if logger.waits or not stderr.unread else time.monotonic() - began
+            self._event_loop.call_later(stderr, pause, lambda: self._listen_to_words(stderr))
 
-    def _pass_on(self, words: Words, most: int) -> None:
-        overrun = words.overrun
-        self._logger.pass_on(words.read(most), self.number)
-        if words.overrun and not overrun:
+    def _pass_on(self, stderr: StderrPipe, most: int) -> None:
+        overrun = stderr.overrun
+        self._logger.pass_on(stderr.read(most), self.number)
+        if stderr.overrun and not overrun:
             what = "may have lost lines: it has written to its stderr faster than they were read"
             line = Log(Level.WARNING, "stderr_overrun", f"generation {self.number} {what}", {"generation": self.number})
             self._logger.write(line, kept=True)
 
     def _end_words(self) -> None:
-        words, self._words = self._words, None
-        if words:
-            self._sources.remove(words)
-            self._sources.cancel(words)
+        stderr, self._stderr = self._stderr, None
+        if stderr:
+            self._event_loop.remove(stderr)
+            self._event_loop.cancel(stderr)
             try:
-                self._logger.pass_on(words.drain(), self.number)
-                self.text = words.text
+                self._logger.pass_on(stderr.drain(), self.number)
+                self.text = stderr.text
             finally:
-                words.close()
+                stderr.close()
 
     # ---- what it is offered of the ordinary listeners --------------------------------------------------------------
 
@@ -224,11 +229,11 @@ class Child:
         """Whether it may still take what it was offered."""
         return self._offer is not None
 
-    def _wait_for_offer(self, offer: Offer) -> None:
-        self._sources.add(offer, lambda: self._proceed(offer))
+    def _wait_for_offer(self, offer: SocketOffer) -> None:
+        self._event_loop.add_reader(offer, lambda: self._proceed(offer))
 
-    def _proceed(self, offer: Offer) -> None:
-        self._sources.remove(offer)
+    def _proceed(self, offer: SocketOffer) -> None:
+        self._event_loop.remove(offer)
         if offer.proceed():
             self._end_offer()
         else:
@@ -237,6 +242,6 @@ class Child:
     def _end_offer(self) -> None:
         offer, self._offer = self._offer, None
         if offer:
-            self._sources.remove(offer)
+            self._event_loop.remove(offer)
             offer.close()
             self._taken()

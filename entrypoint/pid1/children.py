@@ -10,12 +10,12 @@ from entrypoint.lean.one_line import reason
 from entrypoint.lean.record import replace
 from entrypoint.lean.typing import Any
 from entrypoint.pid1.child import Child
-from entrypoint.pid1.launch import Newborn
-from entrypoint.pid1.runtime import Loop
+from entrypoint.pid1.launch import PreparedChild
+from entrypoint.pid1.runtime import Runtime
 from entrypoint.system.haproxy_cli import CliChannel
-from entrypoint.system.processes import Birth, Processes
+from entrypoint.system.processes import Processes, SpawnSpec
 from entrypoint.system.signals import why_not_signalled
-from entrypoint.system.stderr_pipe import Words
+from entrypoint.system.stderr_pipe import StderrPipe
 
 _SOFT_STOP = signal.SIGUSR1
 _AGAIN_AFTER = 1.0
@@ -25,16 +25,16 @@ _AGAIN_AFTER = 1.0
 class Children:
     """Owns the processes, and the lines to those that are generations of haproxy."""
 
-    def __init__(self, loop: Loop, processes: Processes, *, to_groups: bool) -> None:
+    def __init__(self, runtime: Runtime, processes: Processes, *, to_groups: bool) -> None:
         """Begin without any.
 
         Args:
-            loop: what they are waited for with.
+            runtime: what they are waited for with.
             processes: where they are born and reaped.
             to_groups: signals go to their process groups.
 
         """
-        self._loop = loop
+        self._runtime = runtime
         self._processes = processes
         self._to_groups = to_groups
         self._taken: Callable[[], None] = lambda: None
@@ -73,9 +73,9 @@ class Children:
         """Tell whether a candidate may still take what it was offered."""
         return any(child.may_take for child in self._children.values())
 
-    # ---- births ----------------------------------------------------------------------------------------------------
+    # ---- launch ----------------------------------------------------------------------------------------------------
 
-    def spawn(self, number: int, newborn: Newborn) -> None:
+    def spawn(self, number: int, prepared: PreparedChild) -> None:
         """Start the process of a generation.
 
         Raises:
@@ -83,42 +83,44 @@ class Children:
 
         """
         try:
-            pid = self._processes.spawn(number, newborn.birth)
-            self._loop.submit(Spawned(number, pid))
+            pid = self._processes.spawn(number, prepared.spec)
+            self._runtime.submit(Spawned(number, pid))
         except BaseException as error:
-            newborn.spawned()
-            newborn.close()
+            prepared.spawned()
+            prepared.close()
             # One that the core cannot be told of; most likely there is none.
             self._processes.send(number, signal.SIGKILL)
             if isinstance(error, OSError):
                 raise OSError(f"fork: {error.strerror}") from None
             raise
         # Whatever fails from here on, there is a process.
-        self._loop.isolated(newborn.spawned)
-        self._loop.isolated(lambda: self._new_child(number).connect(newborn.channel, newborn.words, newborn.offer))
+        self._runtime.isolated(prepared.spawned)
+        self._runtime.isolated(
+            lambda: self._new_child(number).connect(prepared.channel, prepared.stderr, prepared.offer)
+        )
 
     def _new_child(self, number: int) -> Child:
-        child = Child(number, self._loop.sources, self._loop.logger, self._loop.submit, self._taken)
+        child = Child(number, self._runtime.event_loop, self._runtime.logger, self._runtime.submit, self._taken)
         self._children[number] = child
         return child
 
-    def spawn_exporter(self, birth: Birth) -> None:
+    def spawn_exporter(self, spec: SpawnSpec) -> None:
         """Start the exporter.
 
         Raises:
             OSError: there can be no new process now.
 
         """
-        self._loop.submit(Spawned(EXPORTER, self._processes.spawn(EXPORTER, birth)))
+        self._runtime.submit(Spawned(EXPORTER, self._processes.spawn(EXPORTER, spec)))
 
-    def start_helper(self, number: int, birth: Birth, ended: Callable[[int], None]) -> None:
+    def start_helper(self, number: int, spec: SpawnSpec, ended: Callable[[int], None]) -> None:
         """Start a process that is no generation; tell its end, with its status as in Exited.
 
         Raises:
             OSError: there can be no new process now.
 
         """
-        self._processes.spawn(number, birth)
+        self._processes.spawn(number, spec)
         self._helpers[number] = ended
 
     def fork_helper(self, number: int, run: Callable[[], None], ended: Callable[[int], None]) -> None:
@@ -154,9 +156,9 @@ class Children:
             except PermissionError:
                 self._say_denied(number)
             except OSError as error:
-                self._loop.log(Log(Level.ERROR, "system_error", f"send: {reason(error)}"))
+                self._runtime.log(Log(Level.ERROR, "system_error", f"send: {reason(error)}"))
             except MemoryError:
-                self._loop.sources.alarm(("send", number, signum), _AGAIN_AFTER, send)
+                self._runtime.event_loop.call_later(("send", number, signum), _AGAIN_AFTER, send)
             else:
                 if line:
                     sent(line)
@@ -175,7 +177,7 @@ class Children:
         child.is_denied = True
         what = "does not leave: it keeps its connections, and what it binds itself, until others end it"
         line = f"generation {number} (pid {pid}) {what}; {why_not_signalled()}"
-        self._loop.log(Log(Level.ERROR, "not_permitted", line, {"generation": number, "pid": pid}))
+        self._runtime.log(Log(Level.ERROR, "not_permitted", line, {"generation": number, "pid": pid}))
 
     def kill(self, number: int) -> None:
         """Kill a process that is no generation."""
@@ -186,7 +188,7 @@ class Children:
     def reap(self) -> None:
         """Note who has died."""
         for death in self._processes.reap():
-            self._loop.isolated(lambda death=death: self._bury(death))  # type: ignore[misc]
+            self._runtime.isolated(lambda death=death: self._bury(death))  # type: ignore[misc]
 
     def _bury(self, death: Exited | Reaped) -> None:
         if isinstance(death, Exited) and death.number in self._helpers:
@@ -198,15 +200,15 @@ class Children:
                 death = replace(death, transient=is_transient(death.status, self.words_of(death.number)))
         finally:
             # Whatever has failed, it is dead.
-            self._loop.submit(death)
+            self._runtime.submit(death)
 
     def _forget(self, number: int) -> None:
         """Close every line to a process that is gone, and pass on its last words before anything is said about it."""
         child = self._children.pop(number, None)
         if child:
             self._buried[number] = child
-            self._loop.isolated(child.close)
-        self._loop.isolated(lambda: self._gone(number))
+            self._runtime.isolated(child.close)
+        self._runtime.isolated(lambda: self._gone(number))
 
     def has_pid(self, pid: int) -> bool:
         """Tell whether this is a child of ours that lives."""
@@ -222,7 +224,7 @@ class Children:
 
     # ---- another program takes our place ---------------------------------------------------------------------------
 
-    def hand_down(self) -> dict[str, Any]:
+    def serialize(self) -> dict[str, Any]:
         """Return the children and our lines to them as plain values."""
         for child in self._children.values():
             child.tell_to_leave()
@@ -232,23 +234,23 @@ class Children:
             "pids": {number: pid for number, pid in pids.items() if number >= EXPORTER},
             "helpers": {number: pid for number, pid in pids.items() if number < EXPORTER},
             "channels": {number: child.channel.fileno() for number, child in children if child.channel},
-            "words": {number: left for number, child in children if (left := child.words_left())},
+            "stderr_pipes": {number: left for number, child in children if (left := child.stderr_left())},
             "versions": {number: child.version for number, child in children if child.version},
         }
 
-    def inherit(self, left: Mapping[str, Any]) -> None:
+    def restore(self, left: Mapping[str, Any]) -> None:
         """Go on with the children that our last life has handed down.
 
         Raises:
             OSError: a descriptor is not there.
 
         """
-        self._processes.inherit({**left["pids"], **left.get("helpers", {})})
-        channels, words = left["channels"], left["words"]
+        self._processes.restore({**left["pids"], **left["helpers"]})
+        channels, pipes = left["channels"], left["stderr_pipes"]
         for number in filter(None, left["pids"]):
             child = self._new_child(number)
             child.version = left["versions"].get(number, "")
             child.connect(
                 CliChannel(channels[number]) if number in channels else None,
-                Words(*words[number]) if number in words else None,
+                StderrPipe(*pipes[number]) if number in pipes else None,
             )

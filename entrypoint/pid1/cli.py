@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from entrypoint import __version__
 from entrypoint.core.events import Log
-from entrypoint.core.upgrade_state import HeritageError
+from entrypoint.core.upgrade_state import UpgradeStateError
 from entrypoint.haproxy.config_text import tags
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import reason
@@ -48,7 +48,7 @@ from entrypoint.pid1.upgrade import begin_anew, is_heir
 from entrypoint.system import files, signals
 from entrypoint.system.listeners import ListenError, Listeners
 from entrypoint.system.log import Logger, text_line, write, write_to_stderr
-from entrypoint.system.processes import Birth, Processes, find_program, raise_open_files
+from entrypoint.system.processes import Processes, SpawnSpec, find_program, raise_open_files
 
 _STDOUT = 1
 _FAILED = 1
@@ -56,7 +56,7 @@ _FAILED = 1
 
 _MOST_TOLD = 10
 _TEXTS = ("help", "version")
-"""Words that other programs take as verbs, and that are options here."""
+"""StderrPipe that other programs take as verbs, and that are options here."""
 TagsOf = Callable[[str, str | None], Mapping[str, int]]
 """Asks the instance of a name, or the only one, in a runtime directory for the tags of its VIPs."""
 
@@ -112,7 +112,7 @@ def run(
             return _start(command, settings, warnings, environment, mask, fatal, tags_of_instance)
     except (UsageError, OptionError) as error:
         fatal(f"{error}; see {manual}")
-    except (ListenError, RefusedError, HeritageError, signals.PrctlError) as error:
+    except (ListenError, RefusedError, UpgradeStateError, signals.PrctlError) as error:
         fatal(str(error))
     except OSError as error:
         fatal(f"cannot start: {reason(error)}")
@@ -252,14 +252,14 @@ def _start(
             if settings.vips and not missing:
                 what = f"--vips does nothing: {words[0]} is not called haproxy, so it is run as any other program"
                 logger.write(Log(Level.WARNING, "configuration", what))
-            birth = Birth(words, None, foreground=True)
+            spec = SpawnSpec(words, None, foreground=True)
         case RunOnce(words=words):
             found = _tags_of(*read_by(words[1:]))
             running = _running(settings, found, tags_of_instance)
-            birth = _with_stand_ins(words, settings, environment, listeners, found, running)
+            spec = _with_stand_ins(words, settings, environment, listeners, found, running)
         case Check():
-            birth = _check_birth(command, settings, environment, logger, listeners, tags_of_instance)
-    return settings.status(InitMode(birth, settings, processes, logger).run())
+            spec = _check_birth(command, settings, environment, logger, listeners, tags_of_instance)
+    return settings.status(InitMode(spec, settings, processes, logger).run())
 
 
 def _hint(command: Command, environment: Mapping[str, str]) -> str:
@@ -286,7 +286,7 @@ def _check_birth(
     logger: Logger,
     listeners: Listeners,
     tags_of_instance: TagsOf,
-) -> Birth:
+) -> SpawnSpec:
     """Return how the haproxy that checks is started: as the first generation would be, and with every tag it names."""
     found: dict[str, bool] = {}
     for path in files.configuration_files(command.configurations, command.folder):
@@ -338,7 +338,7 @@ def _with_stand_ins(
     listeners: Listeners,
     named: Mapping[str, bool],
     running: Mapping[str, int],
-) -> Birth:
+) -> SpawnSpec:
     """Return how a haproxy is started that does not serve: with something in the place of each VIP.
 
     As many sockets as the instance that runs here has for a tag: for some words of a `bind` one is too many.
@@ -348,7 +348,7 @@ def _with_stand_ins(
     listeners.stand_in(settings.vips, others)
     variables = {**haproxy_environment(environment), **listeners.variables()}
     descriptors = tuple(descriptor for _, descriptor in listeners.descriptors())
-    return Birth(words, variables, descriptors, foreground=True)
+    return SpawnSpec(words, variables, descriptors, foreground=True)
 
 
 def _become_reaper(logger: Logger, *, serves: bool, asked: bool) -> None:

@@ -10,7 +10,7 @@ from entrypoint.lean.one_line import reason
 from entrypoint.pid1.children import Children
 from entrypoint.pid1.parts import Parts
 from entrypoint.pid1.reader import Asked, Reader
-from entrypoint.pid1.runtime import Loop
+from entrypoint.pid1.runtime import Runtime
 
 
 class ConfigStore:
@@ -18,7 +18,7 @@ class ConfigStore:
 
     def __init__(
         self,
-        loop: Loop,
+        runtime: Runtime,
         children: Children,
         parts: Parts,
         is_known: Callable[[int], bool],
@@ -26,18 +26,18 @@ class ConfigStore:
         """Begin; no reader is started.
 
         Args:
-            loop: what it is waited for with.
+            runtime: what it is waited for with.
             children: where the reader is born.
             parts: what PID 1 is made of.
             is_known: tells whether a generation of this number lives or is about to.
 
         """
-        self._loop = loop
+        self._runtime = runtime
         self._children = children
         self._configurations = parts.configurations
         self._is_known = is_known
         self._has_state_dir = bool(parts.settings.state_dir)
-        self.reader = Reader(loop, children, parts.read, self)
+        self.reader = Reader(runtime, children, parts.read, self)
 
     # ---- what is wanted --------------------------------------------------------------------------------------------
 
@@ -52,14 +52,14 @@ class ConfigStore:
         if texts is None:
             return
         if self._has_state_dir:
-            self.reader.keep(texts)
+            self.reader.write_state_file(texts)
         else:
             os.close(texts)
 
-    def restore(self) -> None:
+    def read_state_file(self) -> None:
         """Have the state directory read, if there is one."""
         if self._has_state_dir:
-            self.reader.restore()
+            self.reader.read_state_file()
 
     def keep_again(self) -> None:
         """Have done what our last life may not have finished: the state directory written, or read.
@@ -72,9 +72,9 @@ class ConfigStore:
             return
         texts = self._configurations.kept()
         if texts is None:
-            self.reader.restore()
+            self.reader.read_state_file()
         else:
-            self.reader.keep(texts)
+            self.reader.write_state_file(texts)
 
     # ---- what the reader says --------------------------------------------------------------------------------------
 
@@ -89,33 +89,33 @@ class ConfigStore:
                 if why is Why.START and self._is_known(number):
                     self._configurations.give(number, found, texts)
         except OSError as error:
-            self._loop.log(Log(Level.ERROR, "system_error", f"look: {reason(error)}"))
+            self._runtime.log(Log(Level.ERROR, "system_error", f"look: {reason(error)}"))
         finally:
             # Whatever happened: a candidate waits for this.
             for why, number in asked:
-                self._loop.submit(Seen(why, disk, number))
+                self._runtime.submit(Seen(why, disk, number))
 
     def restored(self, problem: str, texts: int | None) -> None:
         """Tell the core that the state directory holds a last known good configuration."""
         try:
             if texts is not None:
-                self._loop.submit(Restored(self._configurations.restored(texts)))
+                self._runtime.submit(Restored(self._configurations.restored(texts)))
         except (OSError, ValueError) as error:
             problem = reason(error)
         if problem:
             what = f"there is no last known good configuration from --state-dir: {problem}"
-            self._loop.log(Log(Level.WARNING, "state_ignored", what))
+            self._runtime.log(Log(Level.WARNING, "state_ignored", what))
 
     def not_kept(self, problem: str) -> None:
         """Say that the state directory could not be written."""
         what = f"the last known good configuration is kept in memory only: --state-dir cannot be written: {problem}"
-        self._loop.log(Log(Level.WARNING, "not_kept", what))
+        self._runtime.log(Log(Level.WARNING, "not_kept", what))
 
     def stirred(self) -> None:
         """Tell the core that a file may have changed."""
-        self._loop.submit(Stirred())
+        self._runtime.submit(Stirred())
 
     def polling(self, why: str) -> None:
         """Note that not every change will be reported; the core learns it with the next look, which is now."""
         self._configurations.polling(why)
-        self._loop.submit(Stirred())
+        self._runtime.submit(Stirred())

@@ -10,12 +10,12 @@ from entrypoint.core import events
 from entrypoint.core.events import Log
 from entrypoint.core.look import Found
 from entrypoint.lean.level import Level
-from entrypoint.lean.record import dataclass
+from entrypoint.lean.record import record
 from entrypoint.lean.typing import Any
 from entrypoint.system.state_file import digest_of, for_haproxy
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Given:
     """What a generation is started from."""
 
@@ -78,13 +78,13 @@ class Configurations:
 
     # ---- another program takes our place -------------------------------------------------------------------------
 
-    def hand_down(self) -> tuple[dict[str, Any], tuple[int, ...]]:
+    def serialize(self) -> tuple[dict[str, Any], tuple[int, ...]]:
         """Return what is remembered as plain values, and the descriptors among it."""
         given = {number: [one.digest, one.texts] for number, one in self._given.items()}
         descriptors = (self._kept, *(one.texts for one in self._given.values()))
         return {"kept": self._kept, "given": given}, tuple(one for one in descriptors if one is not None)
 
-    def inherit(self, left: Mapping[str, Any]) -> None:
+    def restore(self, left: Mapping[str, Any]) -> None:
         """Go on with what our last life has handed down.
 
         Raises:
@@ -93,7 +93,7 @@ class Configurations:
         """
         self._kept = left["kept"]
         self._given = {number: Given(digest, texts) for number, (digest, texts) in left["given"].items()}
-        for descriptor in self.hand_down()[1]:
+        for descriptor in self.serialize()[1]:
             os.set_inheritable(descriptor, False)
 
     # ---- what generations were given -------------------------------------------------------------------------------

@@ -9,25 +9,25 @@ from collections.abc import Callable, Iterable
 
 from entrypoint.haproxy import runtime_api
 from entrypoint.pid1.child import Child
-from entrypoint.system.event_loop import Sources
+from entrypoint.system.event_loop import EventLoop
 
 _PATIENCE = 0.5
 """Seconds; a generation that is stopped or hangs does not answer."""
 _MOST = 65536
 
 
-class Survey:
+class ConnectionCounts:
     """One round of questions."""
 
-    def __init__(self, sources: Sources, child_of: Callable[[int], Child | None]) -> None:
+    def __init__(self, event_loop: EventLoop, child_of: Callable[[int], Child | None]) -> None:
         """Ask nobody yet.
 
         Args:
-            sources: where to wait for the answers.
+            event_loop: where to wait for the answers.
             child_of: returns the process of a generation; None when it is gone.
 
         """
-        self._sources = sources
+        self._event_loop = event_loop
         self._child_of = child_of
         self._open: dict[int, tuple[socket.socket, bytearray]] = {}
         self._found: dict[int, int | None] = {}
@@ -37,7 +37,7 @@ class Survey:
         """Ask these generations, and tell what they answered: None for one that did not."""
         self._tell = tell
         # First: whatever fails, it comes to an end.
-        self._sources.alarm(self, _PATIENCE, self._end)
+        self._event_loop.call_later(self, _PATIENCE, self._end)
         for number in numbers:
             child = self._child_of(number)
             self._found[number] = child.connections if child else None
@@ -56,7 +56,7 @@ class Survey:
                 session.send(runtime_api.WHO.encode() + b"\n")
             self._open[number] = (session, bytearray())
             try:
-                self._sources.add(session, lambda: self._hear(number))
+                self._event_loop.add_reader(session, lambda: self._hear(number))
             except OSError:
                 self._hang_up(number)
 
@@ -78,7 +78,7 @@ class Survey:
 
     def _hang_up(self, number: int) -> None:
         session, _ = self._open.pop(number)
-        self._sources.remove(session)
+        self._event_loop.remove(session)
         session.close()
 
     def _end(self) -> None:
@@ -87,6 +87,6 @@ class Survey:
 
     def cancel(self) -> None:
         """Ask no more, and tell nobody."""
-        self._sources.cancel(self)
+        self._event_loop.cancel(self)
         for number in list(self._open):
             self._hang_up(number)

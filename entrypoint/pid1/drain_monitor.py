@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable
 
 from entrypoint.haproxy import runtime_api
-from entrypoint.system.event_loop import Sources
+from entrypoint.system.event_loop import EventLoop
 
 _GREETING = f"prompt;set timeout cli 30;{runtime_api.WHO}\n".encode()
 """With a prompt haproxy does not hang up after an answer (management guide, section 9.3), but on who asks nothing for
@@ -27,19 +27,19 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
 """Seconds between two questions; it doubles. What has drained is gone by so much later, at most."""
 
 
-class HeldSession:
+class DrainMonitor:
     """Owns the session with one generation, and follows it until it has no clients, or says no more."""
 
-    def __init__(self, sources: Sources, session: socket.socket, leave: Callable[[], None]) -> None:
+    def __init__(self, event_loop: EventLoop, session: socket.socket, leave: Callable[[], None]) -> None:
         """Follow a generation that is to leave.
 
         Args:
-            sources: where to wait for its answers.
+            event_loop: where to wait for its answers.
             session: a new one, which is ours from now on.
             leave: tells it to; called once, as soon as haproxy has accepted the session, or does not.
 
         """
-        self._sources = sources
+        self._event_loop = event_loop
         self._session = session
         self._leave: Callable[[], None] | None = leave
         """None once it has been told."""
@@ -49,11 +49,11 @@ class HeldSession:
         self.connections: int | None = None
         """How many it had a second ago, or later; None if nobody knows."""
         try:
-            sources.add(session, self._hear)
+            event_loop.add_reader(session, self._hear)
         except OSError:
             self.close()
             return
-        sources.alarm((session, "leave"), _TOLD_WITHIN, self.tell)
+        event_loop.call_later((session, "leave"), _TOLD_WITHIN, self.tell)
         self._ask(_GREETING)
 
     def tell(self) -> None:
@@ -66,14 +66,14 @@ class HeldSession:
         """Hang up; who was to be told to leave is told."""
         if self.is_open:
             self.is_open, self.connections = False, None
-            self._sources.cancel(self._session)
-            self._sources.cancel((self._session, "leave"))
-            self._sources.remove(self._session)
+            self._event_loop.cancel(self._session)
+            self._event_loop.cancel((self._session, "leave"))
+            self._event_loop.remove(self._session)
             self._session.close()
             self.tell()
 
     def _ask(self, question: bytes = _QUESTION) -> None:
-        self._sources.alarm(self._session, _ANSWER_WITHIN, self.close)
+        self._event_loop.call_later(self._session, _ANSWER_WITHIN, self.close)
         # That nobody listens shows as a closed connection.
         with contextlib.suppress(OSError):
             self._session.send(question)
@@ -100,5 +100,5 @@ class HeldSession:
             return
         self.connections = connections
         self.tell()
-        self._sources.alarm(self._session, self._pause, self._ask)
+        self._event_loop.call_later(self._session, self._pause, self._ask)
         self._pause = min(_LONGEST_PAUSE, self._pause * 2)

@@ -8,12 +8,12 @@ from entrypoint.lean.typing import TYPE_CHECKING, Any
 from entrypoint.pid1.children import Children
 from entrypoint.pid1.outcomes import Outcomes
 from entrypoint.pid1.parts import Parts
-from entrypoint.pid1.runtime import Loop
+from entrypoint.pid1.runtime import Runtime
 
 if TYPE_CHECKING:
-    from entrypoint.pid1.control_server import Desk
+    from entrypoint.pid1.control_server import ControlServer
     from entrypoint.pid1.presence import Presence
-    from entrypoint.pid1.systemd_status import Notices
+    from entrypoint.pid1.systemd_status import SystemdStatus
     from entrypoint.system.control_socket import Control
 
 
@@ -22,7 +22,7 @@ class Front:
 
     def __init__(
         self,
-        loop: Loop,
+        runtime: Runtime,
         parts: Parts,
         children: Children,
         outcomes: Outcomes,
@@ -32,7 +32,7 @@ class Front:
         """Begin with nobody.
 
         Args:
-            loop: what they are waited for with.
+            runtime: what they are waited for with.
             parts: what PID 1 is made of.
             children: the generations, whom clients may ask through us.
             outcomes: how starts and reloads have ended.
@@ -40,65 +40,67 @@ class Front:
             status: puts the status together, given the number of connections of each generation.
 
         """
-        self._loop = loop
+        self._runtime = runtime
         self._parts = parts
         self._children = children
         self._outcomes = outcomes
         self._state = state
         self._status = status
-        self._desk: Desk | None = None
-        self._notices: Notices | None = None
+        self._control_server: ControlServer | None = None
+        self._systemd: SystemdStatus | None = None
         self._presence: Presence | None = None
 
     def open(self) -> None:
         """Begin to answer and to tell, unless that has begun; the first haproxy need not wait for this."""
-        if self._notices:
+        if self._systemd:
             return
         from entrypoint.pid1.presence import Presence  # noqa: PLC0415
-        from entrypoint.pid1.systemd_status import Notices  # noqa: PLC0415  # see above
+        from entrypoint.pid1.systemd_status import SystemdStatus  # noqa: PLC0415  # see above
 
-        parts, loop, settings = self._parts, self._loop, self._parts.settings
+        parts, runtime, settings = self._parts, self._runtime, self._parts.settings
         left = parts.left and parts.left["control"]
-        self._presence = Presence(settings.runtime_dir, parts.name, settings.poll, loop.sources, loop.log)
+        self._presence = Presence(settings.runtime_dir, parts.name, settings.poll, runtime.event_loop, runtime.log)
         self._presence.begin(self._opened, left[:2] if left else None, rehearses=parts.rehearses)
         # Last: as long as they are missing, all of this is tried again.
-        notices = Notices(parts.notifier, loop.sources, self._children.find, loop.log)
+        systemd = SystemdStatus(parts.notifier, runtime.event_loop, self._children.find, runtime.log)
         listeners = parts.listeners
-        notices.store(listeners.forgotten(), listeners.to_store(), listeners.stored())
-        self._notices = notices
+        systemd.store(listeners.forgotten(), listeners.to_store(), listeners.stored())
+        self._systemd = systemd
 
     def _opened(self, control: "Control") -> None:
-        from entrypoint.pid1.control_server import Desk  # noqa: PLC0415
+        from entrypoint.pid1.control_server import ControlServer  # noqa: PLC0415
 
-        if self._desk:
-            self._desk.move_to(control)
+        if self._control_server:
+            self._control_server.move_to(control)
         else:
-            self._desk = Desk(control, self._loop, self._children, self._outcomes, self._state, self._status)
+            self._control_server = ControlServer(
+                control, self._runtime, self._children, self._outcomes, self._state, self._status
+            )
 
     def reply(self, client: int, text: str) -> None:
         """Give a client what it has waited for, if it still is there."""
-        if self._desk:
-            self._desk.reply(client, text)
+        if self._control_server:
+            self._control_server.reply(client, text)
 
     def note(self, notice: Notice, message: str, words: str) -> None:
-        """Tell systemd what has happened, as `Notices.note` says."""
-        if self._notices:
-            self._notices.note(notice, message, words)
+        """Tell systemd what has happened, as `SystemdStatus.note` says."""
+        if self._systemd:
+            self._systemd.note(notice, message, words)
 
     def update(self, state: State) -> None:
         """Tell systemd what has become true."""
-        if self._notices:
-            self._notices.update(state)
+        if self._systemd:
+            self._systemd.update(state)
 
     def close(self) -> None:
         """End: hang up on everybody who asks."""
-        for one in (self._notices, self._presence, self._desk):
+        for one in (self._systemd, self._presence, self._control_server):
             if one:
-                self._loop.isolated(one.close)
+                self._runtime.isolated(one.close)
 
     # ---- another program takes our place ---------------------------------------------------------------------------
 
-    def hand_down(self, client: int, *, others: bool) -> tuple[dict[str, Any], list[int]]:
+    def serialize(self, client: int, *, others: bool) -> tuple[dict[str, Any], list[int]]:
         """Return all of it as plain values, and the descriptors among it.
 
         Args:
@@ -106,16 +108,18 @@ class Front:
             others: with all other clients.
 
         """
-        assert self._notices
-        control = self._desk.hand_down(client) if self._desk else None
-        visits, of_visits = self._desk.hand_down_others(client) if self._desk and others else ([], [])
+        assert self._systemd
+        server = self._control_server
+        control = server.serialize(client) if server else None
+        sessions, of_sessions = server.serialize_others(client) if server and others else ([], [])
         descriptors = [descriptor for descriptor in control[1:] if descriptor >= 0] if control else []
-        return {"control": control, "visits": visits, "notices": self._notices.hand_down()}, descriptors + of_visits
+        left = {"control": control, "sessions": sessions, "systemd": self._systemd.serialize()}
+        return left, descriptors + of_sessions
 
-    def inherit(self, left: dict[str, Any]) -> None:
+    def restore(self, left: dict[str, Any]) -> None:
         """Go on with what our last life has told systemd."""
-        assert self._notices
-        self._notices.resume(left["notices"])
+        assert self._systemd
+        self._systemd.resume(left["systemd"])
 
     def tell_asker(self, left: dict[str, Any], answer: str) -> None:
         """Answer who has asked for the upgrade, if he is there.
@@ -125,8 +129,8 @@ class Front:
 
         """
         client = left["control"][2] if left["control"] else -1
-        if self._desk and client >= 0:
-            self._desk.take_in(client, answer)
+        if self._control_server and client >= 0:
+            self._control_server.take_in(client, answer)
 
     def resume(self, left: dict[str, Any]) -> None:
         """Go on with the other clients of our last life.
@@ -135,5 +139,5 @@ class Front:
             OSError: a descriptor is not there.
 
         """
-        if self._desk:
-            self._desk.resume(left.get("visits", ()))
+        if self._control_server:
+            self._control_server.resume(left["sessions"])

@@ -11,9 +11,9 @@ from entrypoint.core.exit_status import shell_status
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import reason
 from entrypoint.options.settings import Settings
-from entrypoint.pid1.runtime import Loop
+from entrypoint.pid1.runtime import Runtime
 from entrypoint.system.log import Logger
-from entrypoint.system.processes import Birth, Processes
+from entrypoint.system.processes import Processes, SpawnSpec
 from entrypoint.system.signals import Arrivals, why_not_signalled
 
 _ONLY = 1
@@ -26,40 +26,40 @@ _AGAIN_AFTER = 1.0
 class InitMode:
     """Runs the program until it ends."""
 
-    def __init__(self, birth: Birth, settings: Settings, processes: Processes, logger: Logger) -> None:
+    def __init__(self, spec: SpawnSpec, settings: Settings, processes: Processes, logger: Logger) -> None:
         """Begin; nothing is started before `run`."""
-        self._birth = birth
+        self._spec = spec
         self._settings = settings
         self._processes = processes
-        self._loop = Loop(logger)
+        self._runtime = Runtime(logger)
         self._arrivals = Arrivals()
         self._denied = False
         """It has been said that we may not signal it."""
         self._status: int | None = None
-        self._loop.sources.add(self._arrivals, self._signals_arrived)
+        self._runtime.event_loop.add_reader(self._arrivals, self._signals_arrived)
 
     def run(self) -> int:
         """Start it, pass on signals and reap until it ends; return its exit status as a shell would say it."""
         try:
-            pid = self._processes.spawn(_ONLY, self._birth)
+            pid = self._processes.spawn(_ONLY, self._spec)
         except (OSError, MemoryError) as error:
             why = reason(error) if isinstance(error, OSError) else "no memory is left"
-            self._log(Level.ERROR, "not_spawned", f"{self._birth.words[0]} was not started: fork: {why}")
+            self._log(Level.ERROR, "not_spawned", f"{self._spec.words[0]} was not started: fork: {why}")
             self._status = _NOT_STARTED
         else:
             self._log(Level.INFO, "spawned", f"Spawned child process with pid {pid}")
         while self._status is None:
             try:
-                self._loop.wait(math.inf)
+                self._runtime.wait(math.inf)
             except Exception as error:  # noqa: BLE001  # PID 1 may not die of it
-                self._loop.unexpected(error)
-        self._loop.isolated(self._loop.logger.close)
+                self._runtime.unexpected(error)
+        self._runtime.isolated(self._runtime.logger.close)
         return self._status
 
     def _signals_arrived(self) -> None:
         for signum in self._arrivals.read():
             if signum != signal.SIGCHLD:
-                self._loop.isolated(lambda signum=signum: self._forward(signum))  # type: ignore[misc]
+                self._runtime.isolated(lambda signum=signum: self._forward(signum))  # type: ignore[misc]
         # Whatever arrived, for a SIGCHLD that found the pipe full is lost, and waitpid(2) costs nothing.
         for death in self._processes.reap():
             self._bury(death)
@@ -74,7 +74,7 @@ class InitMode:
         except OSError as error:
             self._log(Level.ERROR, "system_error", f"send: {reason(error)}")
         except MemoryError:
-            self._loop.sources.alarm(signum, _AGAIN_AFTER, lambda: self._forward(signum))
+            self._runtime.event_loop.call_later(signum, _AGAIN_AFTER, lambda: self._forward(signum))
 
     def _say_denied(self) -> None:
         if not self._denied:
@@ -95,4 +95,4 @@ class InitMode:
                 self._log(level, "reaped", f"Reaped zombie process with pid={pid}")
 
     def _log(self, level: Level, event: str, message: str) -> None:
-        self._loop.log(Log(level, event, message))
+        self._runtime.log(Log(level, event, message))

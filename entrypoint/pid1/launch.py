@@ -5,16 +5,16 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 from entrypoint.haproxy.config_text import line_of_master_worker
-from entrypoint.lean.record import dataclass
+from entrypoint.lean.record import record
 from entrypoint.options.command_line import Serve, with_configuration, without_configurations
 from entrypoint.options.inheritance import VARIABLE as INHERITED_VARIABLE
 from entrypoint.options.settings import Settings
 from entrypoint.pid1.configurations import Configurations
-from entrypoint.system.getsocks import Adopted, Offer
+from entrypoint.system.getsocks import Adopted, SocketOffer
 from entrypoint.system.haproxy_cli import CliChannel
 from entrypoint.system.listeners import Listeners
-from entrypoint.system.processes import Birth
-from entrypoint.system.stderr_pipe import Words
+from entrypoint.system.processes import SpawnSpec
+from entrypoint.system.stderr_pipe import StderrPipe
 
 GENERATION_VARIABLE = "SAFE_RELOAD_GENERATION"
 """Tells each haproxy its generation's number."""
@@ -32,14 +32,14 @@ class RefusedError(Exception):
     """A generation that may not be started; its text is one line for the user."""
 
 
-@dataclass(slots=True)
-class Newborn:
+@record()
+class PreparedChild:
     """A process that is about to be started, and our lines to it."""
 
-    birth: Birth
+    spec: SpawnSpec
     channel: CliChannel | None = None
-    words: Words | None = None
-    offer: Offer | None = None
+    stderr: StderrPipe | None = None
+    offer: SocketOffer | None = None
     passed: tuple[int, ...] = ()
     """Descriptors that only it needs."""
 
@@ -53,13 +53,13 @@ class Newborn:
 
     def close(self) -> None:
         """Let go of our lines to it as well."""
-        for line in (self.channel, self.words, self.offer):
+        for line in (self.channel, self.stderr, self.offer):
             if line:
                 line.close()
 
 
-@dataclass(frozen=True, slots=True)
-class HaproxyBirth:
+@record(frozen=True)
+class HaproxyLaunch:
     """How a generation of haproxy is started: with the VIPs, private lines to it, and nothing else of ours."""
 
     command: Serve
@@ -68,7 +68,7 @@ class HaproxyBirth:
     adopted: Adopted
     configurations: Configurations
 
-    def of(self, number: int, *, kept: bool) -> Newborn:
+    def of(self, number: int, *, kept: bool) -> PreparedChild:
         """Return what to start, and the lines to it.
 
         Args:
@@ -83,21 +83,21 @@ class HaproxyBirth:
         if kept:
             passed = tuple(self.configurations.last_known_good())
             paths = [word for descriptor in passed for word in ("-f", f"/dev/fd/{descriptor}")]
-            return self._newborn(number, (*without_configurations(self.command.arguments), *paths), passed)
+            return self._prepared(number, (*without_configurations(self.command.arguments), *paths), passed)
         given = self.configurations.given(number)
         if given and given.master_worker:
             raise RefusedError(_REFUSAL.format(given.master_worker))
-        return self._newborn(number, self.command.arguments, ())
+        return self._prepared(number, self.command.arguments, ())
 
-    def _newborn(self, number: int, arguments: tuple[str, ...], passed: tuple[int, ...]) -> Newborn:
-        newborn = Newborn(_NOTHING, passed=passed)
+    def _prepared(self, number: int, arguments: tuple[str, ...], passed: tuple[int, ...]) -> PreparedChild:
+        prepared = PreparedChild(_NOTHING, passed=passed)
         try:
-            newborn.channel = channel = CliChannel()
-            newborn.words = words = Words()
-            newborn.offer = offer = self.adopted.offer() if self.adopted.sockets else None
+            prepared.channel = channel = CliChannel()
+            prepared.stderr = pipe = StderrPipe()
+            prepared.offer = offer = self.adopted.offer() if self.adopted.sockets else None
         except BaseException:
-            newborn.spawned()
-            newborn.close()
+            prepared.spawned()
+            prepared.close()
             raise
         environment = {
             **haproxy_environment(self.environment),
@@ -107,16 +107,16 @@ class HaproxyBirth:
         taken = ("-x", offer.argument) if offer else ()
         vips = (descriptor for _, descriptor in self.listeners.descriptors())
         descriptors = (*vips, *channel.inherited, *(offer.inherited if offer else ()), *passed)
-        newborn.birth = Birth(
+        prepared.spec = SpawnSpec(
             (self.command.program, "-db", *taken, *with_configuration(arguments, channel.configuration)),
             environment,
             descriptors,
-            stderr=words.writer,
+            stderr=pipe.writer,
         )
-        return newborn
+        return prepared
 
 
-_NOTHING = Birth((), {})
+_NOTHING = SpawnSpec((), {})
 _REFUSAL = "{}: remove `master-worker`: " + IS_MASTER
 
 
@@ -144,13 +144,13 @@ def variables_while_reading(command: Serve, environment: Mapping[str, str]) -> d
     return {**haproxy_environment(environment), "HAPROXY_LOCALPEER": given[-1] if given else os.uname().nodename}
 
 
-def exporter_birth(
+def exporter_spec(
     settings: Settings, name: str, environment: Mapping[str, str], launcher: Callable[[], tuple[str, ...]]
-) -> Birth:
+) -> SpawnSpec:
     """Return how the exporter is started: with what it needs to find us, and no variable that may be a secret."""
     words = (*launcher(), "exporter", "--listen", settings.exporter or "", "--name", name)
     variables = {
         n: v for n, v in environment.items() if n in _EXPORTER_NEEDS or n.startswith(_EXPORTER_NEEDS_BY_PREFIX)
     }
     log_format = ("--log-format", str(settings.log_format))
-    return Birth((*words, "--runtime-dir", settings.runtime_dir, *log_format), variables)
+    return SpawnSpec((*words, "--runtime-dir", settings.runtime_dir, *log_format), variables)

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from entrypoint.haproxy import runtime_api
 from entrypoint.pid1.ordinary_listeners import OrdinaryListeners
-from entrypoint.system.event_loop import Sources
-from entrypoint.system.getsocks import Taking
+from entrypoint.system.event_loop import EventLoop
+from entrypoint.system.getsocks import SocketRequest
 from entrypoint.system.haproxy_cli import CliChannel, Conversation
 
 _WITHIN = 5.0
@@ -15,24 +15,24 @@ _AGAIN_AFTER = 1.0
 _MOST_TRIES = 5
 
 
-class Adoption:
+class ListenerTransfer:
     """Owns the one question that is open: to the newest current generation, for what older ones hold is older."""
 
     def __init__(
-        self, sources: Sources, channel_of: Callable[[int], CliChannel | None], keeper: OrdinaryListeners
+        self, event_loop: EventLoop, channel_of: Callable[[int], CliChannel | None], keeper: OrdinaryListeners
     ) -> None:
         """Begin without any.
 
         Args:
-            sources: where to wait.
+            event_loop: where to wait.
             channel_of: returns the line to a generation; None when it is gone.
             keeper: who gets the listeners.
 
         """
-        self._sources = sources
+        self._event_loop = event_loop
         self._channel_of = channel_of
         self._keeper = keeper
-        self._question: Taking | Conversation | None = None
+        self._question: SocketRequest | Conversation | None = None
         self._number = 0
         self._tries = 0
         self._again = False
@@ -45,7 +45,7 @@ class Adoption:
             return
         self._number, self._tries = number, tries
         try:
-            taking = Taking(channel.session())
+            taking = SocketRequest(channel.session())
         except OSError:
             self._ask_again()
         else:
@@ -61,16 +61,16 @@ class Adoption:
         if number == self._number:
             self._stop()
 
-    def _wait_for(self, question: Taking | Conversation, action: Callable[[], None]) -> None:
+    def _wait_for(self, question: SocketRequest | Conversation, action: Callable[[], None]) -> None:
         self._question = question
-        self._sources.add(question, action)
-        self._sources.alarm(self, _WITHIN, self._ask_again)
+        self._event_loop.add_reader(question, action)
+        self._event_loop.call_later(self, _WITHIN, self._ask_again)
 
-    def _taken(self, taking: Taking) -> None:
+    def _taken(self, taking: SocketRequest) -> None:
         # Before it reads: at the end it closes its descriptor.
-        self._sources.remove(taking)
+        self._event_loop.remove(taking)
         if not taking.read():
-            self._sources.add(taking, lambda: self._taken(taking))
+            self._event_loop.add_reader(taking, lambda: self._taken(taking))
             return
         self._stop()
         channel = self._channel_of(self._number)
@@ -90,7 +90,7 @@ class Adoption:
         else:
             self._wait_for(witness, lambda: self._testified(taking, witness))
 
-    def _testified(self, taking: Taking, witness: Conversation) -> None:
+    def _testified(self, taking: SocketRequest, witness: Conversation) -> None:
         if not witness.read():
             return
         self._stop()
@@ -106,14 +106,14 @@ class Adoption:
         self._stop()
         if self._tries < _MOST_TRIES:
             self._again = True
-            self._sources.alarm(self, _AGAIN_AFTER, lambda: self.ask(self._number, self._tries + 1))
+            self._event_loop.call_later(self, _AGAIN_AFTER, lambda: self.ask(self._number, self._tries + 1))
         else:
             self._keeper.unanswered(self._number)
 
     def _stop(self) -> None:
-        self._sources.cancel(self)
+        self._event_loop.cancel(self)
         self._again = False
         if self._question:
-            self._sources.remove(self._question)
+            self._event_loop.remove(self._question)
             self._question.close()
             self._question = None

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from entrypoint.core.state import Candidate, Current, Generation, State
-from entrypoint.lean.record import dataclass
+from entrypoint.lean.record import record
 from entrypoint.lean.typing import Any
 
 HELP = """\
@@ -30,7 +30,7 @@ LONGEST_COMMAND = 65536
 """Bytes, with its payload and the ends of its lines."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Pass:
     """A command for a generation's own CLI."""
 
@@ -69,13 +69,13 @@ class CommandReader:
         self._pattern = b""
         """The line that ends it."""
 
-    def hand_down(self) -> list[Any]:
+    def serialize(self) -> list[Any]:
         """Return what has come of a command that is not whole, as plain values."""
         payload = None if self._payload is None else bytes(self._payload)
         return [bytes(self._begun), self._length, self._escaped, self._any, payload, self._pattern]
 
     @classmethod
-    def inherit(cls, left: Sequence[Any]) -> "CommandReader":
+    def restore(cls, left: Sequence[Any]) -> "CommandReader":
         """Go on with a command that our last life has read the beginning of."""
         reader = cls()
         begun, reader._length, reader._escaped, reader._any, payload, reader._pattern = left
@@ -197,7 +197,7 @@ def find(state: State, target: str) -> Generation | None:
     return next((one for number, one in enumerate(serving, start=1) if str(number) == target), None)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Process:
     """A line of `show proc`."""
 

@@ -6,7 +6,7 @@ from entrypoint.core.events import Log
 from entrypoint.haproxy import runtime_api
 from entrypoint.lean.level import Level
 from entrypoint.options.vips import needs_v6only
-from entrypoint.system.getsocks import Adopted, Passed, Taking
+from entrypoint.system.getsocks import Adopted, Passed, SocketRequest
 
 
 class OrdinaryListeners:
@@ -48,7 +48,7 @@ class OrdinaryListeners:
         binds = self._binds_of(number)
         return binds is not None and runtime_api.listens_elsewhere(answer, binds)
 
-    def passed(self, taking: Taking) -> None:
+    def passed(self, taking: SocketRequest) -> None:
         """Keep the listeners that a generation has passed; not while a candidate is taking those that are kept."""
         if taking.failure:
             what = f"the ordinary listeners are not held by safe_reload: the generation {taking.failure}"

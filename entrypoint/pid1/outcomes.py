@@ -129,16 +129,16 @@ class Outcomes:
 
     # ---- another program takes our place ---------------------------------------------------------------------------
 
-    def hand_down(self) -> dict[str, Any]:
+    def serialize(self) -> dict[str, Any]:
         """Return all of it as plain values."""
         return {
-            "history": self.history.hand_down(),
+            "history": self.history.serialize(),
             "began": self.began,
             "words_of_failures": (self.startup_words, self.words_of_last, self._hint),
         }
 
-    def inherit(self, left: Mapping[str, Any]) -> None:
+    def restore(self, left: Mapping[str, Any]) -> None:
         """Go on with what our last life has handed down."""
-        self.history = History.inherit(left["history"])
+        self.history = History.restore(left["history"])
         self.began = left["began"]
         self.startup_words, self.words_of_last, self._hint = left["words_of_failures"]

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping
 
-from entrypoint.lean.record import dataclass
+from entrypoint.lean.record import record
 from entrypoint.lean.typing import Any
 from entrypoint.options.settings import Settings
 from entrypoint.pid1.configurations import Configurations
-from entrypoint.pid1.launch import HaproxyBirth
+from entrypoint.pid1.launch import HaproxyLaunch
 from entrypoint.system.files import PidFile
 from entrypoint.system.getsocks import Adopted
 from entrypoint.system.listeners import Listeners
@@ -18,7 +18,7 @@ from entrypoint.system.sd_notify import Notifier
 from entrypoint.system.signals import Inherited
 
 
-@dataclass(slots=True)
+@record()
 class Parts:
     """What was made before the first process is started; who made it closes nothing of it."""
 
@@ -30,7 +30,7 @@ class Parts:
     listeners: Listeners
     adopted: Adopted
     configurations: Configurations
-    births: HaproxyBirth
+    launch: HaproxyLaunch
     notifier: Notifier
     read: Callable[[PacketSocket], None]
     """What the process does that reads files."""

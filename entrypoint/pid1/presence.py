@@ -11,7 +11,7 @@ from entrypoint.core.events import Log
 from entrypoint.lean.level import Level
 from entrypoint.system import control_socket, instances
 from entrypoint.system.control_socket import Control
-from entrypoint.system.event_loop import Sources
+from entrypoint.system.event_loop import EventLoop
 from entrypoint.system.files import make_folder
 from entrypoint.system.inotify import Inotify
 
@@ -24,21 +24,21 @@ _REMAKE_AFTER = 1.0
 class Presence:
     """Owns the watch on the runtime folder; the socket belongs to who is given it."""
 
-    def __init__(self, folder: str, name: str, poll: float, sources: Sources, log: Callable[[Log], None]) -> None:
+    def __init__(self, folder: str, name: str, poll: float, event_loop: EventLoop, log: Callable[[Log], None]) -> None:
         """Begin without a socket.
 
         Args:
             folder: the runtime folder.
             name: of this instance.
             poll: seconds between two looks where the kernel reports no changes.
-            sources: what the loop waits for.
+            event_loop: what the loop waits for.
             log: writes a line.
 
         """
         self._folder = folder
         self._name = name
         self._poll = poll
-        self._sources = sources
+        self._event_loop = event_loop
         self._log = log
         self._opened: Callable[[Control], None] = lambda _: None
         self._control: Control | None = None
@@ -59,7 +59,7 @@ class Presence:
         """
         self._opened = opened
         if left:
-            self._control = control_socket.inherit(*left)
+            self._control = control_socket.restore(*left)
             opened(self._control)
         if not rehearses:
             self._keep()
@@ -70,19 +70,19 @@ class Presence:
         if not (self._control and self._control.is_in_place):
             too_early = self._made_at and self._made_at + _REMAKE_AFTER - time.monotonic()
             if too_early > 0:
-                self._sources.alarm(self, too_early, self._keep)
+                self._event_loop.call_later(self, too_early, self._keep)
                 return
             watched = self._make() and self._watch()
         if not watched:
-            self._sources.alarm(self, self._poll, self._keep)
+            self._event_loop.call_later(self, self._poll, self._keep)
         if self._inotify:
-            self._sources.add(self._inotify, self._stirred)
+            self._event_loop.add_reader(self._inotify, self._stirred)
 
     def _stirred(self) -> None:
         assert self._inotify
         self._inotify.read()
-        self._sources.remove(self._inotify)
-        self._sources.alarm(self, _PAUSE, self._keep)
+        self._event_loop.remove(self._inotify)
+        self._event_loop.call_later(self, _PAUSE, self._keep)
 
     def _watch(self) -> bool:
         """Watch the folder; return whether that can be relied on."""
@@ -132,8 +132,8 @@ class Presence:
 
     def close(self) -> None:
         """Watch no longer."""
-        self._sources.cancel(self)
+        self._event_loop.cancel(self)
         if self._inotify:
-            self._sources.remove(self._inotify)
+            self._event_loop.remove(self._inotify)
             self._inotify.close()
             self._inotify = None

@@ -3,7 +3,7 @@
 from entrypoint.core.events import Log
 from entrypoint.lean.level import Level
 from entrypoint.pid1.children import Children
-from entrypoint.pid1.runtime import Loop
+from entrypoint.pid1.runtime import Runtime
 from entrypoint.system.files import PidFile
 from entrypoint.system.predecessor import Predecessor
 from entrypoint.system.signals import why_not_signalled
@@ -15,34 +15,36 @@ _PUBLISH_AGAIN_AFTER = 5.0
 class PublishedPid:
     """Owns the pid file, if there is one."""
 
-    def __init__(self, loop: Loop, children: Children, file: PidFile | None, predecessor: Predecessor | None) -> None:
+    def __init__(
+        self, runtime: Runtime, children: Children, file: PidFile | None, predecessor: Predecessor | None
+    ) -> None:
         """Begin; nothing is written.
 
         Args:
-            loop: what is waited for with.
+            runtime: what is waited for with.
             children: those whose pids are published.
             file: None where nobody wants one.
             predecessor: the haproxy that it named before us.
 
         """
-        self._loop = loop
+        self._runtime = runtime
         self._children = children
         self._file = file
         self._predecessor = predecessor
 
     def publish(self, pid: int, *, again: bool = False) -> None:
         """Write it; where that cannot be done there is none, and it is tried again."""
-        file, sources = self._file, self._loop.sources
+        file, event_loop = self._file, self._runtime.event_loop
         if not file or (again and not self._children.has_pid(pid)):
             return
-        sources.cancel(file)
+        event_loop.cancel(file)
         try:
             file.write(pid)
         except OSError as error:
             if not again:
                 what = f"the pid file {file.path} cannot be written, and is tried again: {error.strerror}"
-                self._loop.log(Log(Level.ERROR, "pid_file", what))
-            sources.alarm(file, _PUBLISH_AGAIN_AFTER, lambda: self.publish(pid, again=True))
+                self._runtime.log(Log(Level.ERROR, "pid_file", what))
+            event_loop.call_later(file, _PUBLISH_AGAIN_AFTER, lambda: self.publish(pid, again=True))
 
     def take_over(self) -> None:
         """Tell the haproxy that served before to leave, if there is one."""
@@ -53,9 +55,9 @@ class PublishedPid:
             self._predecessor.retire()
         except PermissionError:
             what = f"{who} does not leave, and shares the clients with us: {why_not_signalled()}; or stop it yourself"
-            self._loop.log(Log(Level.ERROR, "not_permitted", what))
+            self._runtime.log(Log(Level.ERROR, "not_permitted", what))
         else:
-            self._loop.log(Log(Level.INFO, "taken_over", f"{who} is told to leave"))
+            self._runtime.log(Log(Level.INFO, "taken_over", f"{who} is told to leave"))
 
     def close(self) -> None:
         """Remove it."""

@@ -26,10 +26,10 @@ from entrypoint.core.look import (
     Found,
     from_message,
 )
-from entrypoint.lean.record import dataclass
+from entrypoint.lean.record import record
 from entrypoint.lean.typing import Protocol
 from entrypoint.pid1.children import Children
-from entrypoint.pid1.runtime import Loop
+from entrypoint.pid1.runtime import Runtime
 from entrypoint.system.packets import PacketSocket, pair
 from entrypoint.system.state_file import is_sealed
 
@@ -70,7 +70,7 @@ class Listener(Protocol):
         """Not every change will be reported, and why; empty when every one will be."""
 
 
-@dataclass(slots=True)
+@record()
 class _Request:
     kind: bytes
     asked: list[Asked]
@@ -82,17 +82,19 @@ class _Request:
 class Reader:
     """Owns the line to the reader, and what has been asked and not answered."""
 
-    def __init__(self, loop: Loop, children: Children, run: Callable[[PacketSocket], None], listener: Listener) -> None:
+    def __init__(
+        self, runtime: Runtime, children: Children, run: Callable[[PacketSocket], None], listener: Listener
+    ) -> None:
         """Take what is needed; nothing is started.
 
         Args:
-            loop: what it is waited for with.
+            runtime: what it is waited for with.
             children: where it is born.
             run: what the reader does; called in the forked process with its end of the line.
             listener: who is told.
 
         """
-        self._loop = loop
+        self._runtime = runtime
         self._children = children
         self._run = run
         self._listener = listener
@@ -104,11 +106,11 @@ class Reader:
 
     # ---- another program takes our place ---------------------------------------------------------------------------
 
-    def hand_down(self) -> list[int]:
+    def serialize(self) -> list[int]:
         """Return the numbers of all that live."""
         return sorted(self._alive)
 
-    def inherit(self, left: Iterable[int]) -> None:
+    def restore(self, left: Iterable[int]) -> None:
         """End the readers of our last life, to which the line has gone; what they were asked is to be asked again.
 
         One that hangs must not write the state directory when others have written it since.
@@ -133,14 +135,14 @@ class Reader:
                 return
         self._ask(_Request(kind, [(why, number)]))
 
-    def keep(self, texts: int) -> None:
+    def write_state_file(self, texts: int) -> None:
         """Have the state directory written; the descriptor is taken over."""
         for request in [request for request in self._waiting if request.kind == KEEP]:
             self._waiting.remove(request)
             _close(request.texts)
         self._ask(_Request(KEEP, [], texts))
 
-    def restore(self) -> None:
+    def read_state_file(self) -> None:
         """Have the state directory read."""
         self._ask(_Request(RESTORE, []))
 
@@ -162,7 +164,7 @@ class Reader:
         except (OSError, MemoryError) as error:
             self._give_up(f"no process to read it with: {getattr(error, 'strerror', None) or error or 'no memory'}")
             return
-        self._loop.sources.alarm(_ALARM, READ_WITHIN, self._late)
+        self._runtime.event_loop.call_later(_ALARM, READ_WITHIN, self._late)
 
     def _start(self) -> PacketSocket:
         free = [
@@ -181,7 +183,7 @@ class Reader:
             theirs.close()
         self._alive.add(number)
         self._line, self._number = ours, number
-        self._loop.sources.add(ours, lambda: self._hear(ours))
+        self._runtime.event_loop.add_reader(ours, lambda: self._hear(ours))
         return ours
 
     # ---- what it says ----------------------------------------------------------------------------------------------
@@ -199,8 +201,9 @@ class Reader:
             return
         if not message:
             # Its end says more than that of the line.
-            self._loop.sources.remove(line)
-            self._loop.sources.alarm(_ALARM, _DIES_WITHIN, lambda: self._give_up("the process that reads it hung up"))
+            self._runtime.event_loop.remove(line)
+            why = "the process that reads it hung up"
+            self._runtime.event_loop.call_later(_ALARM, _DIES_WITHIN, lambda: self._give_up(why))
             return
         try:
             self._understand(message, descriptor)
@@ -236,7 +239,7 @@ class Reader:
             self._proceed()
 
     def _done(self) -> None:
-        self._loop.sources.cancel(_ALARM)
+        self._runtime.event_loop.cancel(_ALARM)
         if self._sent:
             _close(self._sent.texts)
             self._sent = None
@@ -291,9 +294,9 @@ class Reader:
             self._listener.found(found, None, tuple(request.asked))
 
     def _let_go(self) -> None:
-        self._loop.sources.cancel(_ALARM)
+        self._runtime.event_loop.cancel(_ALARM)
         if self._line:
-            self._loop.sources.remove(self._line)
+            self._runtime.event_loop.remove(self._line)
             self._line.close()
             self._line, self._number = None, _NO_READER
 

@@ -29,8 +29,8 @@ from entrypoint.core.look import (
 )
 from entrypoint.haproxy.config_text import line_of_master_worker, tags
 from entrypoint.lean.one_line import reason
-from entrypoint.lean.record import dataclass
-from entrypoint.system.config_snapshot import MOST_TEXT, Contents, Disk
+from entrypoint.lean.record import record
+from entrypoint.system.config_snapshot import MOST_TEXT, ConfigFiles, Contents
 from entrypoint.system.confinement import confine
 from entrypoint.system.files import make_folder
 from entrypoint.system.inotify import Inotify
@@ -49,11 +49,11 @@ _BETWEEN_STIRS = 0.02
 """Seconds. Who writes at full speed makes ten thousand events in a second, and PID 1 needs to know of one."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Task:
     """What there is to read."""
 
-    disk: Disk
+    disk: ConfigFiles
     state_file: StateFile | None
     known: Collection[str]
     """The variables that a `bind` can name, VIPs included."""

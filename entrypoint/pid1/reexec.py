@@ -13,95 +13,95 @@ from entrypoint.options.inheritance import Inheritance, format_inheritance
 from entrypoint.pid1 import upgrade
 from entrypoint.pid1.children import Children
 from entrypoint.pid1.parts import Parts
-from entrypoint.pid1.runtime import Loop
+from entrypoint.pid1.runtime import Runtime
 from entrypoint.system.signals import Arrivals, bits_of
-from entrypoint.system.stderr_pipe import Words
+from entrypoint.system.stderr_pipe import StderrPipe
 
 _ALARM = "rehearsal"
 _ROOM = 65536
 
 
-HandDown = Callable[..., tuple[dict[str, Any], tuple[int, ...]]]
+Serialize = Callable[..., tuple[dict[str, Any], tuple[int, ...]]]
 """Returns everything that the next life needs, and the descriptors among it; may raise OSError.
 
 It is given who has asked for it (`client`), and whether all other clients are left as well (`others`).
 """
 
 
-class Succession:
+class Reexec:
     """Owns the rehearsal that runs, if one does."""
 
     def __init__(
         self,
-        loop: Loop,
+        runtime: Runtime,
         children: Children,
         arrivals: Arrivals,
         parts: Parts,
-        hand_down: HandDown,
+        serialize: Serialize,
     ) -> None:
         """Begin without one.
 
         Args:
-            loop: what it is waited for with.
+            runtime: what it is waited for with.
             children: where the rehearsal is born.
             arrivals: the signals, of which none may be lost.
             parts: what PID 1 is made of.
-            hand_down: see there.
+            serialize: see there.
 
         """
-        self._loop = loop
+        self._runtime = runtime
         self._children = children
         self._arrivals = arrivals
         self._environment = parts.environment
         self._inherited = parts.inherited
-        self._hand_down = hand_down
+        self._serialize = serialize
         self._rehearses = False
         self._files: tuple[str, ...] = ()
         """What the program that was rehearsed last is made of."""
 
     def rehearse(self, client: int) -> None:
         """Have the next life do all that it does first, and end."""
-        if self._rehearses or any(isinstance(event, Rehearsed) for event in self._loop.events):
-            self._loop.submit(Rehearsed(client, "another upgrade is under way"))
+        if self._rehearses or any(isinstance(event, Rehearsed) for event in self._runtime.events):
+            self._runtime.submit(Rehearsed(client, "another upgrade is under way"))
             return
         try:
             self._start(client)
         except OSError as error:
-            self._loop.submit(Rehearsed(client, f"the new program cannot be tried: {error.strerror or error}"))
+            self._runtime.submit(Rehearsed(client, f"the new program cannot be tried: {error.strerror or error}"))
 
     def _start(self, client: int) -> None:
-        loop, token = self._loop, os.urandom(16).hex()
-        left, descriptors = self._hand_down(client, others=False)
+        runtime, token = self._runtime, os.urandom(16).hex()
+        left, descriptors = self._serialize(client, others=False)
         with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as theirs:
             heir = upgrade.wrap({**left, "token": token, "descriptors": descriptors})
             theirs.callback(os.close, heir)
             reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             theirs.callback(os.close, writer)
             on_failure.callback(os.close, reader)
-            words = Words()
+            words = StderrPipe()
             on_failure.callback(words.close)
 
             def ended(status: int) -> None:
                 """Tell what became of it; once, as soon as it has died or is not worth waiting for."""
-                loop.sources.cancel(_ALARM)
+                runtime.event_loop.cancel(_ALARM)
                 self._rehearses = False
                 with contextlib.ExitStack() as last:
                     last.callback(words.close)
                     last.callback(os.close, reader)
-                    loop.submit(Rehearsed(client, self._judge(status, _read(reader), token, words)))
+                    runtime.submit(Rehearsed(client, self._judge(status, _read(reader), token, words)))
 
             def kill() -> None:
-                loop.sources.alarm(_ALARM, upgrade.REHEARSE_WITHIN, kill)
+                runtime.event_loop.call_later(_ALARM, upgrade.REHEARSE_WITHIN, kill)
                 self._children.kill(upgrade.REHEARSAL)
 
-            loop.sources.alarm(_ALARM, upgrade.REHEARSE_WITHIN, kill)
-            on_failure.callback(loop.sources.cancel, _ALARM)
-            birth = upgrade.rehearsal(heir, self._variables(), descriptors, words.writer, writer)
-            self._children.start_helper(upgrade.REHEARSAL, birth, ended)
+            runtime.event_loop.call_later(_ALARM, upgrade.REHEARSE_WITHIN, kill)
+            on_failure.callback(runtime.event_loop.cancel, _ALARM)
+            spec = upgrade.rehearsal(heir, self._variables(), descriptors, words.writer, writer)
+            self._children.start_helper(upgrade.REHEARSAL, spec, ended)
             self._rehearses = True
             on_failure.pop_all()
 
-    def _judge(self, status: int, testimony: bytes, token: str, words: Words) -> str:
+    def _judge(self, status: int, testimony: bytes, token: str, words: StderrPipe) -> str:
         """Return why the program that was rehearsed may not take our place; empty where it may."""
         said = words.drain().decode(errors="replace").replace("\n", " ").strip()
         if status:
@@ -115,26 +115,26 @@ class Succession:
 
     def take_place(self, client: int) -> None:
         """Become the next life; what has happened and is not decided comes first, because nobody would remember it."""
-        loop = self._loop
-        if loop.events:
-            loop.submit(Rehearsed(client, ""))
+        runtime = self._runtime
+        if runtime.events:
+            runtime.submit(Rehearsed(client, ""))
             return
         try:
-            left, descriptors = self._hand_down(client, others=True)
+            left, descriptors = self._serialize(client, others=True)
             heir = upgrade.wrap({**left, "descriptors": descriptors})
         except OSError as error:
-            loop.submit(Rehearsed(client, f"it cannot be handed down: {error.strerror or error}"))
+            runtime.submit(Rehearsed(client, f"it cannot be handed down: {error.strerror or error}"))
             return
         try:
             # As late as can be.
             changed = upgrade.changed(self._files)
             if changed:
-                loop.submit(Rehearsed(client, f"{changed} has changed since the new program was tried: try again"))
+                runtime.submit(Rehearsed(client, f"{changed} has changed since the new program was tried: try again"))
                 return
-            loop.log(Log(Level.INFO, "upgrading", "safe_reload is replaced; every socket and process stays"))
+            runtime.log(Log(Level.INFO, "upgrading", "safe_reload is replaced; every socket and process stays"))
             upgrade.execute(heir, self._variables(), descriptors, lambda: list(self._arrivals.read()))
         except OSError as error:
-            loop.submit(Rehearsed(client, f"exec: {error.strerror or error}"))
+            runtime.submit(Rehearsed(client, f"exec: {error.strerror or error}"))
         finally:
             os.close(heir)
 

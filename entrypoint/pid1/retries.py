@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from entrypoint.core.events import Log
 from entrypoint.lean.level import Level
-from entrypoint.pid1.runtime import Loop
+from entrypoint.pid1.runtime import Runtime
 
 _AGAIN_AFTER = 1.0
 """Seconds; it doubles."""
@@ -14,9 +14,9 @@ _MOST_TRIES = 5
 class Retries:
     """Counts the tries of each thing."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         """Begin with none."""
-        self._loop = loop
+        self._runtime = runtime
         self._tries: dict[object, int] = {}
 
     def __iter__(self) -> Iterator[object]:
@@ -28,12 +28,12 @@ class Retries:
         tries = self._tries.pop(what, 0) + 1
         if tries > _MOST_TRIES:
             line = f"has failed {tries} times, and is not tried again: {what!r}"
-            self._loop.log(Log(Level.ERROR, "given_up", line))
+            self._runtime.log(Log(Level.ERROR, "given_up", line))
             return
         self._tries[what] = tries
-        self._loop.sources.alarm(("again", what), _AGAIN_AFTER * 2 ** (tries - 1), action)
+        self._runtime.event_loop.call_later(("again", what), _AGAIN_AFTER * 2 ** (tries - 1), action)
 
     def succeeded(self, what: object) -> None:
         """Forget it."""
         if self._tries and self._tries.pop(what, 0):
-            self._loop.sources.cancel(("again", what))
+            self._runtime.event_loop.cancel(("again", what))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from entrypoint.core.events import Event, Log
 from entrypoint.lean.level import Level
-from entrypoint.system.event_loop import Sources
+from entrypoint.system.event_loop import EventLoop
 from entrypoint.system.log import Logger
 
 _PAUSE_AFTER_ERROR = 0.1
@@ -20,12 +20,12 @@ _SILENCE = 60.0
 """Seconds in which the same error is not told again."""
 
 
-class Loop:
-    """Owns the sources, and the events that are not decided yet."""
+class Runtime:
+    """Owns the event_loop, and the events that are not decided yet."""
 
     def __init__(self, logger: Logger) -> None:
         """Begin with nothing to wait for."""
-        self.sources = Sources()
+        self.event_loop = EventLoop()
         self.logger = logger
         self.events: deque[Event] = deque()
         self._reported = ""
@@ -48,13 +48,13 @@ class Loop:
 
         """
         if self.logger.waits:
-            self.sources.pause(self.logger, self._flush_log)
-        self.sources.wait(deadline)
+            self.event_loop.add_writer(self.logger, self._flush_log)
+        self.event_loop.wait(deadline)
 
     def _flush_log(self) -> None:
         self.logger.flush()
         if not self.logger.waits:
-            self.sources.remove(self.logger)
+            self.event_loop.remove(self.logger)
 
     # ---- what nobody has expected ----------------------------------------------------------------------------------
 

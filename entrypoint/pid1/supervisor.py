@@ -1,7 +1,7 @@
 """PID 1: wait, turn what happened into events, ask the core, carry out the effects.
 
 Nothing in here decides. After the first process has been started nothing in here may raise, either: an expected
-failure is an event or a log line, and an unexpected one is reported, and serving goes on (`loop`).
+failure is an event or a log line, and an unexpected one is reported, and serving goes on (`runtime`).
 """
 
 import math
@@ -46,7 +46,7 @@ from entrypoint.core.failures import failure_of, lasting
 from entrypoint.core.log_lines import line_of
 from entrypoint.core.notices import Notice
 from entrypoint.core.state import Ended, State, timers
-from entrypoint.core.upgrade_state import to_plain
+from entrypoint.core.upgrade_state import serialize
 from entrypoint.lean.json_text import json_text
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import one_line, reason
@@ -55,16 +55,16 @@ from entrypoint.pid1 import upgrade
 from entrypoint.pid1.children import Children
 from entrypoint.pid1.config_store import ConfigStore
 from entrypoint.pid1.front import Front
-from entrypoint.pid1.launch import RefusedError, exporter_birth
-from entrypoint.pid1.listener_transfer import Adoption
+from entrypoint.pid1.launch import RefusedError, exporter_spec
+from entrypoint.pid1.listener_transfer import ListenerTransfer
 from entrypoint.pid1.ordinary_listeners import OrdinaryListeners
 from entrypoint.pid1.outcomes import Outcomes
 from entrypoint.pid1.parts import Parts
 from entrypoint.pid1.published_pid import PublishedPid
-from entrypoint.pid1.reexec import Succession
+from entrypoint.pid1.reexec import Reexec
 from entrypoint.pid1.refusing import Refusing
 from entrypoint.pid1.retries import Retries
-from entrypoint.pid1.runtime import Loop, is_shortage
+from entrypoint.pid1.runtime import Runtime, is_shortage
 from entrypoint.pid1.status import status
 from entrypoint.system.signals import Arrivals
 
@@ -79,28 +79,28 @@ class Supervisor:
         self.state = begun
         """Changed by the core only."""
         self._parts = parts
-        loop = self._loop = Loop(parts.logger)
+        runtime = self._runtime = Runtime(parts.logger)
         self._deadlines: dict[Timer, float] = {}
-        self._retries = Retries(loop)
-        self._refusing = Refusing(loop.sources)
-        self._children = children = Children(loop, parts.processes, to_groups=parts.settings.kill_group)
+        self._retries = Retries(runtime)
+        self._refusing = Refusing(runtime.event_loop)
+        self._children = children = Children(runtime, parts.processes, to_groups=parts.settings.kill_group)
         self._ordinary = OrdinaryListeners(
-            parts.adopted, parts.listeners.inodes, loop.log, children.may_take, self._binds_of
+            parts.adopted, parts.listeners.inodes, runtime.log, children.may_take, self._binds_of
         )
-        self._adoption = Adoption(loop.sources, children.channel_of, self._ordinary)
-        children.tell(taken=self._ordinary.taken, gone=self._adoption.forget)
-        self._store = ConfigStore(loop, children, parts, lambda number: bool(self.state.find(number)))
-        self._outcomes = Outcomes(parts, loop.log)
-        self._pid = PublishedPid(loop, children, parts.pid_file, parts.predecessor)
+        self._transfer = ListenerTransfer(runtime.event_loop, children.channel_of, self._ordinary)
+        children.tell(taken=self._ordinary.taken, gone=self._transfer.forget)
+        self._store = ConfigStore(runtime, children, parts, lambda number: bool(self.state.find(number)))
+        self._outcomes = Outcomes(parts, runtime.log)
+        self._pid = PublishedPid(runtime, children, parts.pid_file, parts.predecessor)
         self._arrivals = Arrivals()
-        self._succession = Succession(loop, children, self._arrivals, parts, self._hand_down)
-        self._front = Front(loop, parts, children, self._outcomes, lambda: self.state, self._status)
-        loop.sources.add(self._arrivals, self._signals_arrived)
+        self._reexec = Reexec(runtime, children, self._arrivals, parts, self._serialize)
+        self._front = Front(runtime, parts, children, self._outcomes, lambda: self.state, self._status)
+        runtime.event_loop.add_reader(self._arrivals, self._signals_arrived)
 
     def run(self) -> int:
         """Serve until the end; return the exit status."""
-        loop = self._loop
-        loop.submit(self._begin())
+        runtime = self._runtime
+        runtime.submit(self._begin())
         while True:
             try:
                 self._settle()
@@ -108,10 +108,10 @@ class Supervisor:
                     break
                 self._wait()
             except Exception as error:  # noqa: BLE001  # PID 1 may not die of it
-                loop.unexpected(error)
-        loop.isolated(self._close)
-        loop.isolated(self._pid.close)
-        loop.isolated(self._parts.logger.close)
+                runtime.unexpected(error)
+        runtime.isolated(self._close)
+        runtime.isolated(self._pid.close)
+        runtime.isolated(self._parts.logger.close)
         return self.state.stage.status
 
     def rehearse(self) -> None:
@@ -122,7 +122,7 @@ class Supervisor:
 
     def _close(self) -> None:
         """End: hang up on everybody who asks."""
-        self._loop.isolated(lambda: self._front.update(self.state))
+        self._runtime.isolated(lambda: self._front.update(self.state))
         self._front.close()
         self._store.reader.close()
 
@@ -133,42 +133,41 @@ class Supervisor:
         parts = self._parts
         if parts.left:
             return self._go_on(parts.left)
-        self._store.restore()
+        self._store.read_state_file()
         return Began(parts.listeners.descriptors())
 
     def _go_on(self, left: dict[str, Any]) -> Event:
         """Take up what our last life has handed down; the files may have changed while nobody watched."""
-        loop = self._loop
-        self._children.inherit(left)
-        if left.get("log"):
-            self._parts.logger.inherit(left["log"])
+        runtime = self._runtime
+        self._children.restore(left)
+        self._parts.logger.restore(left["log"])
         self._front.open()
-        self._outcomes.inherit(left)
-        self._front.inherit(left)
+        self._outcomes.restore(left)
+        self._front.restore(left)
         adopts = left["adopts"]
         what = f"safe_reload {__version__} has taken over"
         if self._parts.rehearses:
             self._front.tell_asker(left, "")
             json_text(self._status({}))
             return Stirred()
-        loop.log(Log(Level.INFO, "upgraded", what))
+        runtime.log(Log(Level.INFO, "upgraded", what))
         if adopts:
-            loop.isolated(lambda: self._adoption.ask(adopts))
-        loop.isolated(lambda: self._store.reader.inherit(left.get("readers", ())))
-        loop.isolated(lambda: self._store.reader.look(Why.POLLED, 0))
-        loop.isolated(self._store.keep_again)
-        loop.isolated(self._let_vips_accept)
+            runtime.isolated(lambda: self._transfer.ask(adopts))
+        runtime.isolated(lambda: self._store.reader.restore(left["readers"]))
+        runtime.isolated(lambda: self._store.reader.look(Why.POLLED, 0))
+        runtime.isolated(self._store.keep_again)
+        runtime.isolated(self._let_vips_accept)
         # Last of all: whatever fails before is begun anew, and what follows could not be.
-        loop.isolated(lambda: upgrade.has_begun(self._parts.environment))
-        loop.isolated(lambda: self._front.tell_asker(left, f"Success=1\n--\n{what}\n\n"))
-        loop.isolated(lambda: self._front.resume(left))
+        runtime.isolated(lambda: upgrade.has_begun(self._parts.environment))
+        runtime.isolated(lambda: self._front.tell_asker(left, f"Success=1\n--\n{what}\n\n"))
+        runtime.isolated(lambda: self._front.resume(left))
         return Stirred()
 
     def _let_vips_accept(self) -> None:
         for listen in retiring.follow(self.state):
             self._listen(listen.tags, listen.doubtful)
 
-    def _hand_down(self, client: int, *, others: bool) -> tuple[dict[str, Any], tuple[int, ...]]:
+    def _serialize(self, client: int, *, others: bool) -> tuple[dict[str, Any], tuple[int, ...]]:
         """Return everything that the next life needs, and the descriptors among it.
 
         Args:
@@ -177,44 +176,44 @@ class Supervisor:
 
         """
         parts = self._parts
-        listeners, adopted = parts.listeners.hand_down(), parts.adopted.hand_down()
-        front, of_front = self._front.hand_down(client, others=others)
-        configurations, texts = parts.configurations.hand_down()
+        listeners, adopted = parts.listeners.serialize(), parts.adopted.serialize()
+        front, of_front = self._front.serialize(client, others=others)
+        configurations, texts = parts.configurations.serialize()
         left = {
-            **self._children.hand_down(),
-            **self._outcomes.hand_down(),
+            **self._children.serialize(),
+            **self._outcomes.serialize(),
             **front,
-            "adopts": self._adoption.pending,
-            "log": parts.logger.hand_down(),
-            "state": to_plain(self.state),
+            "adopts": self._transfer.pending,
+            "log": parts.logger.serialize(),
+            "state": serialize(self.state),
             "listeners": listeners,
             "adopted": adopted,
             "configurations": configurations,
-            "readers": self._store.reader.hand_down(),
+            "readers": self._store.reader.serialize(),
         }
         descriptors = [*(one[1] for one in listeners), *(one[0] for one in adopted), *of_front, *texts]
         descriptors += left["channels"].values()
-        descriptors += [descriptor for descriptor, *_ in left["words"].values()]
+        descriptors += [descriptor for descriptor, *_ in left["stderr_pipes"].values()]
         return left, tuple(descriptors)
 
     # ---- what happens ----------------------------------------------------------------------------------------------
 
     def _settle(self) -> None:
         """Have the core decide until nothing more follows."""
-        loop = self._loop
-        while loop.events:
-            event = loop.events.popleft()
+        runtime = self._runtime
+        while runtime.events:
+            event = runtime.events.popleft()
             try:
                 self.state, effects = lifecycle.step(self.state, event)
             except Exception as error:  # noqa: BLE001  # a death must not be forgotten for it
-                loop.unexpected(error)
-                self._retries.failed(event, lambda event=event: loop.submit(event))  # type: ignore[misc]
+                runtime.unexpected(error)
+                self._retries.failed(event, lambda event=event: runtime.submit(event))  # type: ignore[misc]
                 continue
             self._retries.succeeded(event)
             for effect in effects:
                 self._carry_out(effect)
             self._set_timers()
-            loop.isolated(self._decided)
+            runtime.isolated(self._decided)
         self._children.forget_buried()
 
     def _decided(self) -> None:
@@ -223,8 +222,8 @@ class Supervisor:
         state = self.state
         # Nobody will ever start from what one that leaves was started from.
         needed = [one.number for one in (state.candidate, state.current) if one]
-        self._loop.isolated(lambda: self._parts.configurations.retain(needed))
-        self._loop.isolated(lambda: self._front.update(state))
+        self._runtime.isolated(lambda: self._parts.configurations.retain(needed))
+        self._runtime.isolated(lambda: self._front.update(state))
         self._find_lost()
 
     def _find_lost(self) -> None:
@@ -232,14 +231,14 @@ class Supervisor:
         for one in self.state.generations:
             if one.pid is not None and self._has_lost(one.number):
                 what = f"generation {one.number} (pid {one.pid}) is gone, and nobody was told: that is a bug"
-                self._loop.log(Log(Level.ERROR, "bug", what))
-                self._loop.submit(Exited(one.number, -signal.SIGKILL))
+                self._runtime.log(Log(Level.ERROR, "bug", what))
+                self._runtime.submit(Exited(one.number, -signal.SIGKILL))
 
     def _has_lost(self, number: int) -> bool:
         """Tell whether a process is gone of whose death the core will not be told any more: by a mistake of ours."""
         if self._children.is_alive(number):
             return False
-        told = (*self._loop.events, *self._retries)
+        told = (*self._runtime.events, *self._retries)
         return not any(isinstance(event, Exited) and event.number == number for event in told)
 
     def _set_timers(self) -> None:
@@ -253,18 +252,18 @@ class Supervisor:
         # Once more: where it failed after a decision, a timer that is not set would never run out.
         self._set_timers()
         try:
-            self._loop.wait(min(self._deadlines.values(), default=math.inf))
+            self._runtime.wait(min(self._deadlines.values(), default=math.inf))
         finally:
             now = time.monotonic()
             for timer, due in self._deadlines.items():
                 if due <= now:
-                    self._loop.submit(Elapsed(timer))
+                    self._runtime.submit(Elapsed(timer))
                     self._deadlines[timer] = math.inf
 
     def _signals_arrived(self) -> None:
         for signum in list(self._arrivals.read()):
             if signum != _SIGCHLD:
-                self._loop.submit(Signalled(signum))
+                self._runtime.submit(Signalled(signum))
         # Whatever arrived, for a SIGCHLD that found the pipe full is lost, and waitpid(2) costs nothing.
         self._children.reap()
 
@@ -277,19 +276,19 @@ class Supervisor:
             self._retries.succeeded(lasting(effect))
         except Exception as error:  # noqa: BLE001  # the rest of the step is to be carried out
             failure = error
-            self._loop.isolated(lambda: self._failed(effect, failure))
+            self._runtime.isolated(lambda: self._failed(effect, failure))
 
     def _failed(self, effect: Effect, error: Exception) -> None:
         why = _reason(error)
         event, what = failure_of(effect, why), lasting(effect)
         if event:
-            self._loop.submit(event)
+            self._runtime.submit(event)
         elif what:
             self._retries.failed(what, lambda: self._carry_out(effect))
         if isinstance(error, OSError) or is_shortage(error):
-            self._loop.log(Log(Level.ERROR, "system_error", f"{type(effect).__name__.lower()}: {why}"))
+            self._runtime.log(Log(Level.ERROR, "system_error", f"{type(effect).__name__.lower()}: {why}"))
         else:
-            self._loop.unexpected(error)
+            self._runtime.unexpected(error)
 
     def _do(self, effect: Effect) -> None:
         parts = self._parts
@@ -297,28 +296,28 @@ class Supervisor:
             case Spawn(number=number, kept=kept):
                 self._spawn(number, kept=kept)
             case SpawnExporter():
-                birth = exporter_birth(parts.settings, parts.name, parts.environment, upgrade.own_words)
-                self._children.spawn_exporter(birth)
+                spec = exporter_spec(parts.settings, parts.name, parts.environment, upgrade.own_words)
+                self._children.spawn_exporter(spec)
             case Ask(number=number, commands=commands):
                 self._ask(number, commands)
             case Send(number=number, signum=signum, line=line):
                 self._children.send(number, signum, line, self._carry_out)
             case Poke(tags=tags):
-                self._loop.submit(Poked(parts.listeners.poke(tags)))
+                self._runtime.submit(Poked(parts.listeners.poke(tags)))
             case Listen(tags=tags, doubtful=doubtful):
                 self._listen(tags, doubtful)
             case Publish(pid=pid):
                 self._pid.publish(pid)
             case Adopt(number=number):
-                self._adoption.ask(number)
+                self._transfer.ask(number)
             case Log():
-                self._loop.log(effect)
+                self._runtime.log(effect)
             case Tell(notice=notice):
                 self._tell(notice)
             case CloseVips():
                 self._refusing.refuse_at(())
                 for close in (parts.listeners.close, self._ordinary.close):
-                    self._loop.isolated(close)
+                    self._runtime.isolated(close)
             case Look(why=why, number=number):
                 self._store.reader.look(why, number)
             case Keep(number=number):
@@ -328,9 +327,9 @@ class Supervisor:
             case TakeOver():
                 self._pid.take_over()
             case Rehearse(client=client):
-                self._succession.rehearse(client)
+                self._reexec.rehearse(client)
             case Upgrade(client=client):
-                self._succession.take_place(client)
+                self._reexec.take_place(client)
             case _:
                 assert_never(effect)
 
@@ -342,22 +341,22 @@ class Supervisor:
 
         """
         try:
-            newborn = self._parts.births.of(number, kept=kept)
+            prepared = self._parts.launch.of(number, kept=kept)
         except RefusedError as error:
-            self._loop.submit(NotSpawned(number, f"was not started: {error}", 1, refused=True))
+            self._runtime.submit(NotSpawned(number, f"was not started: {error}", 1, refused=True))
         else:
-            self._children.spawn(number, newborn)
+            self._children.spawn(number, prepared)
 
     def _ask(self, number: int, commands: tuple[str, ...]) -> None:
         child = self._children.find(number)
         if child:
             child.ask(commands)
         else:
-            self._loop.submit(Unanswered(number))
+            self._runtime.submit(Unanswered(number))
 
     def _tell(self, notice: Notice) -> None:
-        line, loop = line_of(notice), self._loop
-        loop.log(line)
+        line, runtime = line_of(notice), self._runtime
+        runtime.log(line)
         words = self._children.words_of(notice.number)
         message = self._outcomes.note(notice, line.message, words)
         self._front.note(notice, message, words)
@@ -369,7 +368,7 @@ class Supervisor:
             beside = self._outcomes.beside(failed=bool(number) and not reply.success)
             words = self._children.words_of(number) + beside
         except Exception as error:  # noqa: BLE001  # who waits is told what became of it, if not all about it
-            self._loop.unexpected(error)
+            self._runtime.unexpected(error)
         text = f"Success={int(reply.success)}\n--\n{words}{one_line(reply.message)}\n\n"
         self._front.reply(reply.client, text)
 

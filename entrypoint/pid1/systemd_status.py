@@ -15,8 +15,8 @@ from entrypoint.core.state import Candidate, Current, Ended, Lingering, State, S
 from entrypoint.lean.level import Level
 from entrypoint.lean.typing import Any, assert_never
 from entrypoint.pid1.child import Child
-from entrypoint.pid1.connection_counts import Survey
-from entrypoint.system.event_loop import Sources
+from entrypoint.pid1.connection_counts import ConnectionCounts
+from entrypoint.system.event_loop import EventLoop
 from entrypoint.system.sd_notify import Notifier, monotonic_usec
 
 _REFRESH = 5.0
@@ -33,19 +33,19 @@ _MOST_UNSENT = 8
 """What systemd has not taken in and what matters: of more, the last ones say how it is."""
 
 
-class Notices:
+class SystemdStatus:
     """Tells systemd what follows from the state."""
 
     def __init__(
         self,
         notifier: Notifier,
-        sources: Sources,
+        event_loop: EventLoop,
         child_of: Callable[[int], Child | None],
         log: Callable[[Log], None],
     ) -> None:
         """Begin; nothing is said yet."""
         self._notifier = notifier
-        self._sources = sources
+        self._event_loop = event_loop
         self._child_of = child_of
         self._log = log
         self._state: State | None = None
@@ -56,7 +56,7 @@ class Notices:
         self._failure = ""
         self._deaths = 0
         self._last_death = ""
-        self._survey: Survey | None = None
+        self._survey: ConnectionCounts | None = None
         self._connections = ""
         self._forgotten: deque[str] = deque()
         self._unstored: deque[tuple[str, int]] = deque()
@@ -132,14 +132,14 @@ class Notices:
             return
         starting = state.candidate is not None
         if starting and not self._starting:
-            self._sources.alarm("extend", _EXTENSION / 3, self._extend)
+            self._event_loop.call_later("extend", _EXTENSION / 3, self._extend)
         elif self._starting and not starting:
-            self._sources.cancel("extend")
+            self._event_loop.cancel("extend")
         self._starting = starting
 
     # ---- another program takes our place ---------------------------------------------------------------------------
 
-    def hand_down(self) -> dict[str, Any]:
+    def serialize(self) -> dict[str, Any]:
         """Return everything that has been said as plain values."""
         return {
             "current": self._current,
@@ -157,9 +157,9 @@ class Notices:
         unsent = left["unsent"]
         if self._notifier.active:
             self._unsent.extend(unsent)
-            self._sources.alarm("unsent", 0.0, self._send_all)
-            self._sources.alarm("refresh", 0.0, self._refresh)
-            self._sources.alarm("watchdog", 0.0, self._watch)
+            self._event_loop.call_later("unsent", 0.0, self._send_all)
+            self._event_loop.call_later("refresh", 0.0, self._refresh)
+            self._event_loop.call_later("watchdog", 0.0, self._watch)
             self._store_some()
 
     # ---- messages --------------------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ class Notices:
         """Send one message, with a status if there is one; False where that has to be tried again."""
         self._tell(self._notifier.send(**lines, **({} if words is None else {"STATUS": words})))
         if self._notifier.deaf:
-            self._sources.alarm("unsent", self._pause, self._send_all)
+            self._event_loop.call_later("unsent", self._pause, self._send_all)
             return False
         if words is not None:
             self._status = words
@@ -266,23 +266,23 @@ class Notices:
             else:
                 self._tell(self._notifier.store(*self._unstored[0]))
             if self._notifier.deaf:
-                self._sources.alarm("store", self._pause, self._store_some)
+                self._event_loop.call_later("store", self._pause, self._store_some)
                 return
             (self._forgotten or self._unstored).popleft()
         if self._forgotten or self._unstored:
-            self._sources.alarm("store", 0.01, self._store_some)
+            self._event_loop.call_later("store", 0.01, self._store_some)
 
     # ---- what is said again and again ------------------------------------------------------------------------------
 
     def _watch(self) -> None:
         interval = self._notifier.watchdog_interval
         if interval:
-            self._sources.alarm("watchdog", interval, self._watch)
+            self._event_loop.call_later("watchdog", interval, self._watch)
             self._due["WATCHDOG"] = 1
             self._send_all()
 
     def _extend(self) -> None:
-        self._sources.alarm("extend", _EXTENSION / 3, self._extend)
+        self._event_loop.call_later("extend", _EXTENSION / 3, self._extend)
         self._due["EXTEND_TIMEOUT_USEC"] = int(_EXTENSION * 1_000_000)
         self._send_all()
 
@@ -290,10 +290,10 @@ class Notices:
         """Count the connections, and say so if it is another number."""
         state = self._state
         assert state
-        self._sources.alarm("refresh", _REFRESH, self._refresh)
+        self._event_loop.call_later("refresh", _REFRESH, self._refresh)
         if self._survey:
             self._survey.cancel()
-        self._survey = Survey(self._sources, self._child_of)
+        self._survey = ConnectionCounts(self._event_loop, self._child_of)
         numbers = [one.number for one in state.generations if not isinstance(one.phase, Candidate)]
         self._survey.ask(numbers, self._counted)
 

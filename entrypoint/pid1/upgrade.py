@@ -17,9 +17,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from entrypoint.core.upgrade_state import FORMAT, HeritageError
+from entrypoint.core.upgrade_state import FORMAT, UpgradeStateError
 from entrypoint.lean.typing import Any
-from entrypoint.system.processes import Birth, find_program
+from entrypoint.system.processes import SpawnSpec, find_program
 from entrypoint.system.signals import block_all, let_through
 
 HEIR_VARIABLE = "SAFE_RELOAD_HEIR"
@@ -62,7 +62,7 @@ def unwrap(environment: Mapping[str, str]) -> dict[str, Any] | None:
     """Read what the last life has left, if there was one.
 
     Raises:
-        HeritageError: it cannot be read.
+        UpgradeStateError: it cannot be read.
 
     """
     number = environment.get(HEIR_VARIABLE)
@@ -74,9 +74,9 @@ def unwrap(environment: Mapping[str, str]) -> dict[str, Any] | None:
             file.seek(0)
             left = marshal.loads(file.read())  # noqa: S302  # written by ourselves, into a descriptor of our own
     except (OSError, ValueError, EOFError, TypeError) as error:
-        raise HeritageError(f"{HEIR_VARIABLE}={number}: {error}") from None
+        raise UpgradeStateError(f"{HEIR_VARIABLE}={number}: {error}") from None
     if not isinstance(left, dict) or left.get("format") != FORMAT:
-        raise HeritageError(f"what the last life left has another format than {FORMAT}")
+        raise UpgradeStateError(f"what the last life left has another format than {FORMAT}")
     return left
 
 
@@ -92,7 +92,7 @@ def has_begun(environment: Mapping[str, str]) -> None:
 
 def rehearsal(
     heir: int, environment: Mapping[str, str], descriptors: tuple[int, ...], stderr: int, answer: int
-) -> Birth:
+) -> SpawnSpec:
     """Return how the rehearsal is started.
 
     Args:
@@ -104,7 +104,7 @@ def rehearsal(
 
     """
     variables = {**environment, HEIR_VARIABLE: str(heir), REHEARSAL_VARIABLE: str(answer)}
-    return Birth(tuple(sys.orig_argv), variables, (heir, answer, *descriptors), stderr=stderr)
+    return SpawnSpec(tuple(sys.orig_argv), variables, (heir, answer, *descriptors), stderr=stderr)
 
 
 def testify(environment: Mapping[str, str], token: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from entrypoint.haproxy.key_pairs import fits
 from entrypoint.haproxy.referenced_files import ANYTHING, Named, named_by, named_in
 from entrypoint.lean.hashing import sha256
-from entrypoint.lean.record import dataclass, replace
+from entrypoint.lean.record import record, replace
 
 _TRIES = 5
 """How often a set of files that changes while it is read is read again."""
@@ -32,7 +32,7 @@ STATE_SUFFIX = ".last-known-good"
 """What the files of a state directory (`system.kept`) end with."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Contents:
     """The configuration on disk at one moment."""
 
@@ -62,7 +62,7 @@ class Contents:
     """What looks as if somebody were still writing it, a line each: haproxy may take it all the same."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class _Seen:
     """A file's identity and time stamps, and the digest of what it held."""
 
@@ -70,7 +70,7 @@ class _Seen:
     digest: bytes
 
 
-class Disk:
+class ConfigFiles:
     """The files that count, and what is remembered of them so that large ones are read only once."""
 
     def __init__(

@@ -180,7 +180,7 @@ def listen(folder: str, name: str) -> Control:
         raise
 
 
-def inherit(path: str, descriptor: int) -> Control:
+def restore(path: str, descriptor: int) -> Control:
     """Go on with the socket that our last life has opened.
 
     Raises:

@@ -23,7 +23,7 @@ class HasDescriptor(Protocol):
         """Return it."""
 
 
-class Sources:
+class EventLoop:
     """The descriptors and alarms of one process."""
 
     def __init__(self) -> None:
@@ -31,11 +31,11 @@ class Sources:
         self._selector = selectors.DefaultSelector()
         self._alarms: dict[object, tuple[float, Action]] = {}
 
-    def add(self, source: HasDescriptor, action: Action, *, writes: bool = False) -> None:
+    def add_reader(self, source: HasDescriptor, action: Action, *, writes: bool = False) -> None:
         """Call this whenever the descriptor is readable; with `writes` also whenever it is writable."""
         self._wait_for(source, selectors.EVENT_READ | (selectors.EVENT_WRITE if writes else 0), action)
 
-    def pause(self, source: HasDescriptor, action: Action) -> None:
+    def add_writer(self, source: HasDescriptor, action: Action) -> None:
         """Wait only until this descriptor is writable."""
         self._wait_for(source, selectors.EVENT_WRITE, action)
 
@@ -52,7 +52,7 @@ class Sources:
         except (KeyError, ValueError):
             return
 
-    def alarm(self, key: object, seconds: float, action: Action) -> None:
+    def call_later(self, key: object, seconds: float, action: Action) -> None:
         """Call this once, after so many seconds; one of the same key is replaced."""
         self._alarms[key] = (time.monotonic() + seconds, action)
 

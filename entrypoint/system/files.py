@@ -50,7 +50,7 @@ class PidFile:
             raise
         self._content = content
 
-    def inherit(self, pid: int) -> None:
+    def restore(self, pid: int) -> None:
         """Take what our last life has written for ours."""
         self._content = f"{pid}\n"
 

@@ -32,7 +32,7 @@ import socket
 import struct
 from collections.abc import Collection, Iterable
 
-from entrypoint.lean.record import dataclass
+from entrypoint.lean.record import record
 
 _REQUEST = b"_getsocks\n"
 _INT = struct.Struct("=i")
@@ -50,7 +50,7 @@ _MOST_TURNS = 64
 _PARAMETERS = _INT.size
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Passed:
     """One listening socket, and what haproxy has to be told of it."""
 
@@ -66,7 +66,7 @@ class Passed:
         return _text(self.socket)
 
 
-class Taking:
+class SocketRequest:
     """The client's side: asks one generation for its listeners. Owns the session, and what came until it is taken.
 
     A generation that is stopped never answers: who waits for this one sets a time limit and calls `close`.
@@ -196,7 +196,7 @@ class Taking:
         self.close()
 
 
-class Offer:
+class SocketOffer:
     """The server's side, for one candidate: what `-x` is to be given, and the answers to what it asks.
 
     haproxy accepts `-x sockpair@N` from anybody, although it is meant for its own master: it makes a session and
@@ -351,11 +351,11 @@ class Adopted:
         """The kept sockets, to connect to; they stay ours."""
         return tuple(one.socket for one in self._kept.values())
 
-    def hand_down(self) -> list[tuple[int, bytes, bytes]]:
+    def serialize(self) -> list[tuple[int, bytes, bytes]]:
         """Return every kept socket as plain values, for the program that takes our place."""
         return [(one.socket.fileno(), one.namespace, one.interface) for one in self._kept.values()]
 
-    def inherit(self, left: Iterable[tuple[int, bytes, bytes]]) -> None:
+    def restore(self, left: Iterable[tuple[int, bytes, bytes]]) -> None:
         """Go on with what our last life has handed down.
 
         Raises:
@@ -391,12 +391,12 @@ class Adopted:
         for one in gone:
             one.socket.close()
 
-    def offer(self) -> Offer:
-        """Offer them to a candidate; also none at all, which haproxy understands.
+    def offer(self) -> SocketOffer:
+        """SocketOffer them to a candidate; also none at all, which haproxy understands.
 
         But for those whose path somebody has removed: haproxy does not look, and nobody could ever connect.
         """
-        return Offer(one for one in self._kept.values() if not _is_unreachable(one.socket))
+        return SocketOffer(one for one in self._kept.values() if not _is_unreachable(one.socket))
 
     def close(self) -> None:
         """Let go of all of them."""

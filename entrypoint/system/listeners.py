@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from entrypoint.lean.record import dataclass
+from entrypoint.lean.record import record
 from entrypoint.lean.typing import Any
 from entrypoint.options.vips import ANY, Vip
 
@@ -44,7 +44,7 @@ class ListenError(OSError):
     """A VIP that cannot be had; its text is one line for the user."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Listener:
     """One VIP's socket."""
 
@@ -230,11 +230,11 @@ class Listeners:
             found.setdefault(listener.tag, []).append(_shown(listener.socket))
         return found
 
-    def hand_down(self) -> list[tuple[str, int, bool, str, bool]]:
+    def serialize(self) -> list[tuple[str, int, bool, str, bool]]:
         """Return every VIP as plain values, for the program that takes our place."""
         return [(one.tag, one.socket.fileno(), one.ours, one.name, one.stored) for one in self._listeners]
 
-    def inherit(self, left: Iterable[tuple[str, int, bool, str, bool]]) -> None:
+    def restore(self, left: Iterable[tuple[str, int, bool, str, bool]]) -> None:
         """Go on with what our last life has handed down.
 
         Raises:
@@ -350,7 +350,7 @@ def _listens(listener: socket.socket) -> bool:
     return bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class _Place:
     """Where a socket is bound; one of IPv6 takes no IPv4."""
 

@@ -318,12 +318,12 @@ class Logger:
 
     # ---- another program takes our place ---------------------------------------------------------------------------
 
-    def hand_down(self) -> dict[str, Any]:
+    def serialize(self) -> dict[str, Any]:
         """Return what waits, and what is lost, as plain values."""
         unwritten = [self._rest, *(self._lines_lost(lost) + line for lost, line, _ in self._waiting)]
         return {"unwritten": b"".join(unwritten), "lost": self._lost, "lines_lost": self.lines_lost}
 
-    def inherit(self, left: Mapping[str, Any]) -> None:
+    def restore(self, left: Mapping[str, Any]) -> None:
         """Go on with what waited in our last life."""
         self._rest, self._lost, self.lines_lost = left["unwritten"], left["lost"], left["lines_lost"]
 

@@ -11,7 +11,7 @@ import signal
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from entrypoint.core.events import Exited, Reaped
-from entrypoint.lean.record import dataclass
+from entrypoint.lean.record import record
 
 _STDERR = 2
 _NOT_FOUND = 127
@@ -22,8 +22,8 @@ _NO_TERMINAL = frozenset({errno.ENOTTY, errno.ENXIO, errno.EBADF})
 """EBADF is a closed stdin, which is no reason not to run."""
 
 
-@dataclass(frozen=True, slots=True)
-class Birth:
+@record(frozen=True)
+class SpawnSpec:
     """Everything about a new process but its signals."""
 
     words: Sequence[str]
@@ -61,7 +61,7 @@ class Processes:
         self._pids: dict[int, int] = {}
         self._numbers: dict[int, int] = {}
 
-    def spawn(self, number: int, birth: Birth) -> int:
+    def spawn(self, number: int, spec: SpawnSpec) -> int:
         """Start a process in a process group of its own and return its pid.
 
         A program that cannot be executed shows as a child that exits as tini's would: 127 when it is not there, 126
@@ -71,7 +71,7 @@ class Processes:
             OSError: there can be no new process now (fork(2)).
 
         """
-        pid = self._spawned(birth) or self._forked(birth)
+        pid = self._spawned(spec) or self._forked(spec)
         try:
             self._pids[number] = pid
             self._numbers[pid] = number
@@ -97,34 +97,34 @@ class Processes:
         self._numbers[pid] = number
         return pid
 
-    def _spawned(self, birth: Birth) -> int | None:
+    def _spawned(self, spec: SpawnSpec) -> int | None:
         """Start it by posix_spawn(3), or return None where only a fork will do.
 
         A fork copies our page tables, has parent and child copy most of the pages, and runs Python in the child: 4 ms
         of CPU, as much as half of haproxy's own start, and taken from the haproxy that serves. But a child of ours can
         take the terminal, ignore what we catch, and say in our words why something cannot be executed.
         """
-        if birth.foreground or self._owed is None or birth.environment is None:
+        if spec.foreground or self._owed is None or spec.environment is None:
             return None
-        program = find_program(birth.words[0], birth.environment) if birth.words else None
+        program = find_program(spec.words[0], spec.environment) if spec.words else None
         if not program:
             return None
         # dup2 of a descriptor to itself has it inherited: glibc 2.29, musl 1.1.24, POSIX 2024.
-        moves = [(os.POSIX_SPAWN_DUP2, one, one) for one in birth.descriptors]
-        if birth.stderr is not None:
-            moves.append((os.POSIX_SPAWN_DUP2, birth.stderr, _STDERR))
+        moves = [(os.POSIX_SPAWN_DUP2, one, one) for one in spec.descriptors]
+        if spec.stderr is not None:
+            moves.append((os.POSIX_SPAWN_DUP2, spec.stderr, _STDERR))
         mask, reset = self._owed
-        spawn, words, environment = os.posix_spawn, list(birth.words), birth.environment
+        spawn, words, environment = os.posix_spawn, list(spec.words), spec.environment
         try:
             return spawn(program, words, environment, file_actions=moves, setpgroup=0, setsigmask=mask, setsigdef=reset)
         except (OSError, ValueError):
             return None
 
-    def _forked(self, birth: Birth) -> int:
+    def _forked(self, spec: SpawnSpec) -> int:
         with _undisturbed():
             pid = os.fork()
             if pid == 0:
-                self._become(birth)
+                self._become(spec)
         # Here as well as in the child, because a signal for the group may come before the child has run.
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)
@@ -134,7 +134,7 @@ class Processes:
         """Return the pid of each number, for the program that takes our place."""
         return dict(self._pids)
 
-    def inherit(self, left: Mapping[int, int]) -> None:
+    def restore(self, left: Mapping[int, int]) -> None:
         """Go on with the children that our last life has started."""
         self._pids.update(left)
         self._numbers.update({pid: number for number, pid in left.items()})
@@ -170,31 +170,31 @@ class Processes:
                 del self._pids[number]
                 yield Exited(number, os.waitstatus_to_exitcode(status))
 
-    def _become(self, birth: Birth) -> None:
+    def _become(self, spec: SpawnSpec) -> None:
         """Turn this new child into the program; never return."""
         status = 1
         try:
             os.setpgid(0, 0)
-            if birth.foreground:
+            if spec.foreground:
                 _take_terminal()
-            for descriptor in birth.descriptors:
+            for descriptor in spec.descriptors:
                 os.set_inheritable(descriptor, True)
-            if birth.stderr is not None:
-                os.dup2(birth.stderr, _STDERR)
+            if spec.stderr is not None:
+                os.dup2(spec.stderr, _STDERR)
             self._prepare()
-            _execute(birth.words, birth.environment)
+            _execute(spec.words, spec.environment)
         except ValueError as error:
-            self._fail(birth, str(error))
+            self._fail(spec, str(error))
         except OSError as error:
-            self._fail(birth, error.strerror)
+            self._fail(spec, error.strerror)
             status = {errno.ENOENT: _NOT_FOUND, errno.EACCES: _NOT_EXECUTABLE}.get(error.errno or 0, 1)
         finally:
             os._exit(status)
 
-    def _fail(self, birth: Birth, why: str | None) -> None:
+    def _fail(self, spec: SpawnSpec, why: str | None) -> None:
         # Whoever read our stderr may have gone, and the status has to be another one than SIGPIPE's.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        self._complain(f"exec {birth.words[0]} failed: {why}")
+        self._complain(f"exec {spec.words[0]} failed: {why}")
 
 
 def _detach(pid: int, signum: int) -> None:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from entrypoint.lean.libc import libc_functions
-from entrypoint.lean.record import dataclass
+from entrypoint.lean.record import record
 from entrypoint.lean.typing import Any
 from entrypoint.options.inheritance import Inheritance
 
@@ -67,7 +67,7 @@ class PrctlError(OSError):
     """Something that was asked for cannot be arranged; its text is one line for the user."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Inherited:
     """The signal mask and the ignored signals as our parent left them, for our children."""
 

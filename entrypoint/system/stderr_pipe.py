@@ -26,7 +26,7 @@ _LONGEST_PAUSE = 0.05
 """Seconds."""
 
 
-class Words:
+class StderrPipe:
     """A pipe that is a generation's stderr."""
 
     ended = False

@@ -54,7 +54,7 @@ from entrypoint.core.state import (
     Stopping,
     timers,
 )
-from entrypoint.core.upgrade_state import from_plain, to_plain
+from entrypoint.core.upgrade_state import restore, serialize
 from entrypoint.haproxy import runtime_api
 from entrypoint.lean.level import Level
 from entrypoint.options.settings import Restart
@@ -608,7 +608,7 @@ def test_a_vip_that_may_be_used_goes_on_listening(more: str) -> None:
     (line,) = [effect.message for effect in logged(effects) if effect.event == "doubtful_vips"]
     assert "FD_B" in line
     assert "FD_A" not in line
-    assert retiring.follow(from_plain(SMALL, to_plain(state))) == (Listen(("FD_A",), ("FD_B",)),)
+    assert retiring.follow(restore(SMALL, serialize(state))) == (Listen(("FD_A",), ("FD_B",)),)
 
 
 def test_one_that_was_asked_in_vain_is_asked_again() -> None:

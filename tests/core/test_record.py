@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from entrypoint.core.events import Elapsed, Exited, Log, Reaped, Signalled, Timer
 from entrypoint.lean.level import Level
-from entrypoint.lean.record import dataclass, replace
+from entrypoint.lean.record import record, replace
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Point:
     """Two numbers, of which one need not be given."""
 
@@ -25,7 +25,7 @@ class Point:
         return self.x + self.y
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Other:
     """The same fields under another name."""
 
@@ -33,7 +33,7 @@ class Other:
     y: int = 5
 
 
-@dataclass(slots=True)
+@record()
 class Box:
     """One that can be changed."""
 

@@ -7,7 +7,7 @@ import pytest
 from entrypoint.core import lifecycle
 from entrypoint.core.events import Rehearse, Rehearsed, Reply, Upgrade, UpgradeAsked
 from entrypoint.core.state import Current, Draining, Ended, Ending, Serving, State
-from entrypoint.core.upgrade_state import HeritageError, from_plain, to_plain
+from entrypoint.core.upgrade_state import UpgradeStateError, restore, serialize
 from entrypoint.lean.record import replace
 from tests.core.explorer import explore
 from tests.core.world import CLIENTS, settings
@@ -65,8 +65,8 @@ def test_the_next_life_goes_on_from_the_same_state(states: set[State]) -> None:
     old = next(one for state in found for one in state.generations if isinstance(one.phase, Draining))
     found += [state.update(replace(old, phase=Ending())) for state in found if old in state.generations]
     for state in found:
-        left = marshal.loads(marshal.dumps(to_plain(state), 2))
-        after = from_plain(state.settings, left)
+        left = marshal.loads(marshal.dumps(serialize(state), 2))
+        after = restore(state.settings, left)
         phases |= {type(one.phase) for one in after.generations}
         # Timers begin anew, what was looked at is looked at again, and a shortage that is not over is met again.
         expected = replace(
@@ -94,15 +94,15 @@ def test_the_next_life_goes_on_from_the_same_state(states: set[State]) -> None:
 @pytest.mark.parametrize("damage", ["generations", "vips", "last_number"])
 def test_what_cannot_be_read_is_refused(states: set[State], damage: str) -> None:
     """A program that does not understand what was left says so instead of starting with half of it."""
-    left = to_plain(at_rest(states)[0])
+    left = serialize(at_rest(states)[0])
     del left[damage]
-    with pytest.raises(HeritageError, match="cannot be read"):
-        from_plain(settings(), left)
-    with pytest.raises(HeritageError):
-        from_plain(settings(), {**left, damage: "x"})
+    with pytest.raises(UpgradeStateError, match="cannot be read"):
+        restore(settings(), left)
+    with pytest.raises(UpgradeStateError):
+        restore(settings(), {**left, damage: "x"})
 
 
 def test_a_life_without_a_current_generation_is_none() -> None:
     """There is nothing to go on with."""
-    with pytest.raises(HeritageError, match="no current generation"):
-        from_plain(settings(), to_plain(State(settings())))
+    with pytest.raises(UpgradeStateError, match="no current generation"):
+        restore(settings(), serialize(State(settings())))

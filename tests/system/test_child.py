@@ -11,10 +11,10 @@ import pytest
 from entrypoint.core.events import Event, Unanswered
 from entrypoint.lean.level import Level
 from entrypoint.pid1.child import Child
-from entrypoint.system.event_loop import Sources
+from entrypoint.system.event_loop import EventLoop
 from entrypoint.system.haproxy_cli import CliChannel
 from entrypoint.system.log import Logger
-from entrypoint.system.stderr_pipe import Words
+from entrypoint.system.stderr_pipe import StderrPipe
 from tests.descriptors import descriptors
 
 INFO = b"Name: HAProxy\nJobs: 3\nCurrConns: 2\n\n> "
@@ -25,16 +25,16 @@ class Haproxy:
 
     def __init__(self) -> None:
         """Begin with one that serves."""
-        self.sources = Sources()
+        self.event_loop = EventLoop()
         self.submitted: list[Event] = []
         self.told = 0
-        self.channel, self.words = CliChannel(), Words()
+        self.channel, self.words = CliChannel(), StderrPipe()
         theirs = os.dup(self.channel.inherited[0])
         self.theirs = socket.socket(fileno=theirs)
         self.theirs.setblocking(False)
         self.stderr = os.dup(self.words.writer)
         self.channel.spawned()
-        self.child = Child(1, self.sources, Logger(Level.DEBUG), self.submitted.append, lambda: None)
+        self.child = Child(1, self.event_loop, Logger(Level.DEBUG), self.submitted.append, lambda: None)
         self.child.connect(self.channel, self.words)
 
     def leave(self) -> None:
@@ -71,7 +71,7 @@ def test_told_again_it_keeps_its_session(haproxy: Haproxy) -> None:
     with session:
         session.send(INFO)
         while haproxy.child.connections != 2:
-            haproxy.sources.wait(time.monotonic() + 0.05)
+            haproxy.event_loop.wait(time.monotonic() + 0.05)
         haproxy.child.leave(haproxy.leave)
         assert haproxy.told == 2
         assert haproxy.session() is None
@@ -97,10 +97,10 @@ def test_whatever_fails_of_its_end_all_lines_are_closed(monkeypatch: pytest.Monk
     haproxy.child.leave(haproxy.leave)
     haproxy.child.ask(("show info",))
 
-    def fails(_: Words) -> bytes:
+    def fails(_: StderrPipe) -> bytes:
         raise MemoryError
 
-    monkeypatch.setattr(Words, "drain", fails)
+    monkeypatch.setattr(StderrPipe, "drain", fails)
     with pytest.raises(MemoryError):
         haproxy.child.close()
     assert haproxy.told == 1

@@ -14,7 +14,7 @@ import pytest
 
 from entrypoint.haproxy.referenced_files import Named, named_by
 from entrypoint.system import config_snapshot as system
-from entrypoint.system.config_snapshot import Contents, Disk
+from entrypoint.system.config_snapshot import ConfigFiles, Contents
 from tests.system.apart import apart
 from tests.system.mounting import bind, mount, own_mounts, why_no_mounts
 
@@ -36,10 +36,10 @@ def etc(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def disk(*paths: Path, extra: tuple[Path, ...] = (), follow: bool = True, folder: Path | None = None) -> Disk:
+def disk(*paths: Path, extra: tuple[Path, ...] = (), follow: bool = True, folder: Path | None = None) -> ConfigFiles:
     """Return what reads these."""
     given = [str(path) for path in paths]
-    return Disk(given, str(folder) if folder else None, [str(path) for path in extra], {}, follow=follow)
+    return ConfigFiles(given, str(folder) if folder else None, [str(path) for path in extra], {}, follow=follow)
 
 
 def names(contents: Contents, folder: Path) -> list[str]:
@@ -271,7 +271,8 @@ def test_our_own_output_never_counts(tmp_path: Path) -> None:
     """A log in a watched folder: each line about a change would be a change."""
     log = tmp_path / "log"
     code = (
-        "import sys; from entrypoint.system.config_snapshot import Disk; disk = Disk([], None, [sys.argv[1]], {});"
+        "import sys; from entrypoint.system.config_snapshot import ConfigFiles\n"
+        "disk = ConfigFiles([], None, [sys.argv[1]], {})\n"
         "before = disk.read().digest; print('a line', file=sys.stderr, flush=True); assert disk.read().digest == before"
     )
     (tmp_path / "other").write_text("x")
@@ -305,7 +306,7 @@ def test_what_we_write_ourselves_never_counts(tmp_path: Path) -> None:
     (tmp_path / "etc" / "haproxy.cfg").write_text("global\n")
     (tmp_path / "etc" / "other").write_text("x")
     extra = [str(tmp_path / "link"), str(tmp_path / "etc" / "x.pid")]
-    reader = Disk([str(tmp_path / "etc/haproxy.cfg")], None, extra, {}, ours=[str(tmp_path / "link" / "x.pid")])
+    reader = ConfigFiles([str(tmp_path / "etc/haproxy.cfg")], None, extra, {}, ours=[str(tmp_path / "link" / "x.pid")])
     before = reader.read()
     for content in ("1", "2"):
         (tmp_path / "etc" / "x.pid").write_text(content)

@@ -39,7 +39,7 @@ def test_only_what_may_be_started_or_kept_is_remembered() -> None:
 
         assert configurations.given(number - 1) is None
         assert len(descriptors(os.getpid())) == before + 2
-    left, passed = configurations.hand_down()
+    left, passed = configurations.serialize()
     assert sorted(passed) == sorted([left["kept"], left["given"][19][1]])
     for descriptor in passed:
         os.close(descriptor)

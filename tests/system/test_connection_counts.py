@@ -5,8 +5,8 @@ import socket
 from typing import cast
 
 from entrypoint.pid1.child import Child
-from entrypoint.pid1.connection_counts import Survey
-from entrypoint.system.event_loop import Sources
+from entrypoint.pid1.connection_counts import ConnectionCounts
+from entrypoint.system.event_loop import EventLoop
 
 
 class Unwaitable(socket.socket):
@@ -56,6 +56,6 @@ def test_who_cannot_be_waited_for_is_not_waited_for() -> None:
     """The answer comes all the same, and nothing is left open."""
     told: list[dict[int, int | None]] = []
     children = {1: Process(), 2: Process(), 3: Process(reachable=False), 4: Draining()}
-    Survey(Sources(), cast("dict[int, Child]", children).get).ask([1, 2, 3, 4, 5], told.append)
+    ConnectionCounts(EventLoop(), cast("dict[int, Child]", children).get).ask([1, 2, 3, 4, 5], told.append)
     assert told == [{1: None, 2: None, 3: None, 4: 5, 5: None}]
     assert [one.file for child in children.values() for one in child.sessions] == [-1, -1]

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from entrypoint.pid1 import drain_monitor
-from entrypoint.pid1.drain_monitor import HeldSession
-from entrypoint.system.event_loop import Sources
+from entrypoint.pid1.drain_monitor import DrainMonitor
+from entrypoint.system.event_loop import EventLoop
 
 GREETING = b"prompt;set timeout cli 30;show info\n"
 QUESTION = b"show info\n"
@@ -25,12 +25,12 @@ class Peer:
 
     def __init__(self) -> None:
         """Begin with a generation that is to leave."""
-        self.sources = Sources()
+        self.event_loop = EventLoop()
         self.told = 0
         ours, self.theirs = socket.socketpair()
         ours.setblocking(False)
         self.theirs.setblocking(False)
-        self.held = HeldSession(self.sources, ours, self.leave)
+        self.held = DrainMonitor(self.event_loop, ours, self.leave)
 
     def leave(self) -> None:
         """Note that it is told to."""
@@ -38,7 +38,7 @@ class Peer:
 
     def turn(self) -> None:
         """Let the loop run for a turn."""
-        self.sources.wait(time.monotonic() + 0.05)
+        self.event_loop.wait(time.monotonic() + 0.05)
 
     def asked(self) -> bytes:
         """Let the loop run until something arrives here; nothing is a hang-up."""
@@ -75,7 +75,7 @@ def test_it_is_told_to_leave_once_the_session_is_accepted(monkeypatch: pytest.Mo
     assert peer.told == 0
     answer = b"\n> \n> " + info(3)
     peer.theirs.send(answer[:40])
-    peer.sources.wait(0)
+    peer.event_loop.wait(0)
     assert peer.told == 0
     peer.theirs.send(answer[40:])
     peer.until(3)
@@ -161,6 +161,6 @@ def test_one_that_cannot_be_waited_for_is_told_all_the_same() -> None:
     ours, theirs = socket.socketpair()
     with theirs, open(__file__) as file:
         os.dup2(file.fileno(), ours.fileno())
-        held = HeldSession(Sources(), ours, lambda: told.append(1))
+        held = DrainMonitor(EventLoop(), ours, lambda: told.append(1))
     assert told == [1]
     assert held.connections is None

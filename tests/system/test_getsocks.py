@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entrypoint.haproxy.runtime_api import pid
-from entrypoint.system.getsocks import Adopted, Offer, Passed, Taking
+from entrypoint.system.getsocks import Adopted, Passed, SocketOffer, SocketRequest
 from entrypoint.system.haproxy_cli import CliChannel
 from tests.descriptors import sockets
 from tests.waiting import eventually
@@ -66,7 +66,7 @@ def listeners(count: int) -> Iterator[list[socket.socket]]:
         yield [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
 
 
-def read_all(taking: Taking) -> None:
+def read_all(taking: SocketRequest) -> None:
     """Read as the loop does, until it is finished."""
     while not taking.read():
         poller = select.poll()
@@ -83,7 +83,7 @@ def close_all(passed: Sequence[Passed]) -> None:
 class Asking:
     """haproxy's side of `-x sockpair@N`, one step at a time."""
 
-    def __init__(self, offer: Offer) -> None:
+    def __init__(self, offer: SocketOffer) -> None:
         """Make a session, send the far end of it, and ask."""
         self.session, theirs = socket.socketpair()
         with theirs, socket.socket(fileno=os.dup(offer.inherited[0])) as channel:
@@ -117,10 +117,10 @@ class Asking:
 def test_what_is_offered_is_taken(count: int) -> None:
     """Our two sides understand each other, in as many batches as it takes: the same sockets, in the same order."""
     with nothing_leaks(), listeners(count) as kept:
-        offer = Offer(Passed(one, b"ns" * (index % 3), b"lo") for index, one in enumerate(kept))
+        offer = SocketOffer(Passed(one, b"ns" * (index % 3), b"lo") for index, one in enumerate(kept))
         asking = Asking(offer)
         offer.spawned()
-        taking = Taking(asking.session)
+        taking = SocketRequest(asking.session)
         while not taking.read():
             offer.proceed()
         offered = offer.proceed()
@@ -147,7 +147,7 @@ def test_a_hang_up_after_any_byte_is_a_failure_or_the_end(interface: bytes) -> N
         answer = number(3) + records
         for length in range(len(answer) + 1):
             ours, theirs = socket.socketpair()
-            taking = Taking(ours)
+            taking = SocketRequest(ours)
             with theirs:
                 theirs.send(answer[: min(length, 4)])
                 if length > 4:
@@ -164,7 +164,7 @@ def test_an_answer_in_single_bytes_is_taken() -> None:
     """It may arrive in any pieces, the descriptors with the first byte of their batch."""
     with nothing_leaks(), listeners(2) as kept:
         ours, theirs = socket.socketpair()
-        taking = Taking(ours)
+        taking = SocketRequest(ours)
         with theirs:
             for byte in number(2):
                 assert not taking.read()
@@ -182,7 +182,7 @@ def test_each_batch_is_acknowledged_with_what_came_so_far() -> None:
     """haproxy waits for four bytes before it sends more."""
     with nothing_leaks(), listeners(3) as kept:
         ours, theirs = socket.socketpair()
-        taking = Taking(ours)
+        taking = SocketRequest(ours)
         with theirs:
             theirs.settimeout(20)
             assert theirs.recv(64) == b"_getsocks\n"
@@ -199,7 +199,7 @@ def test_nothing_to_export_is_no_failure() -> None:
     for answer in (b"", number(0)):
         with nothing_leaks():
             ours, theirs = socket.socketpair()
-            taking = Taking(ours)
+            taking = SocketRequest(ours)
             theirs.send(answer)
             theirs.close()
             assert taking.read()
@@ -222,7 +222,7 @@ def test_a_malformed_answer_is_one_line(count: int, records: bytes, passed: int,
     """What haproxy would not say is a failure that names what is wrong, and nothing is kept of it."""
     with nothing_leaks(), listeners(passed) as kept:
         ours, theirs = socket.socketpair()
-        taking = Taking(ours)
+        taking = SocketRequest(ours)
         with theirs:
             theirs.send(number(count))
             if records:
@@ -235,7 +235,7 @@ def test_what_is_not_a_socket_is_refused() -> None:
     """A pipe among the sockets spoils all of them."""
     with nothing_leaks(), listeners(1) as kept, open("/dev/null") as other:
         ours, theirs = socket.socketpair()
-        taking = Taking(ours)
+        taking = SocketRequest(ours)
         with theirs:
             theirs.send(number(2))
             socket.send_fds(theirs, [RECORD * 2], [kept[0].fileno(), other.fileno()])
@@ -247,7 +247,7 @@ def test_no_room_for_descriptors_is_a_failure() -> None:
     """At the limit of open files nothing is kept, and the line says what to raise."""
     with nothing_leaks(), listeners(20) as kept:
         ours, theirs = socket.socketpair()
-        taking = Taking(ours)
+        taking = SocketRequest(ours)
         with theirs:
             theirs.send(number(20))
             socket.send_fds(theirs, [RECORD * 20], [one.fileno() for one in kept])
@@ -266,7 +266,7 @@ def test_a_taking_can_be_given_up() -> None:
     """Closing in the middle leaves nothing, and closing again is allowed."""
     with nothing_leaks(), listeners(2) as kept:
         ours, theirs = socket.socketpair()
-        taking = Taking(ours)
+        taking = SocketRequest(ours)
         with theirs:
             theirs.send(number(2))
             socket.send_fds(theirs, [RECORD], [kept[0].fileno()])
@@ -283,7 +283,7 @@ def test_a_generation_that_is_dead_already_passes_nothing() -> None:
     with nothing_leaks():
         ours, theirs = socket.socketpair()
         theirs.close()
-        taking = Taking(ours)
+        taking = SocketRequest(ours)
         assert taking.read()
         assert taking.sockets == ()
 
@@ -304,7 +304,7 @@ def test_no_peer_makes_taking_raise_or_leak(pieces: list[tuple[bytes, int, bool]
     """Whatever is sent, with whatever descriptors, in whatever pieces."""
     with nothing_leaks(), socket.socket() as one, open("/dev/null") as other:
         ours, theirs = socket.socketpair()
-        taking = Taking(ours)
+        taking = SocketRequest(ours)
         with theirs:
             for data, count, is_socket in pieces:
                 passed = [one.fileno() if is_socket else other.fileno()] * count
@@ -323,7 +323,7 @@ def test_no_peer_makes_taking_raise_or_leak(pieces: list[tuple[bytes, int, bool]
 def test_an_offer_is_made_in_batches_of_252() -> None:
     """The second one comes after the first was acknowledged, and not before."""
     with nothing_leaks(), listeners(MANY) as kept:
-        offer = Offer(map(Passed, kept))
+        offer = SocketOffer(map(Passed, kept))
         asking = Asking(offer)
         offer.spawned()
         asking.session.send(b"_getsocks\n")
@@ -345,7 +345,7 @@ def test_an_offer_is_made_in_batches_of_252() -> None:
 def test_long_names_make_shorter_batches() -> None:
     """What is sent at once fits into an empty buffer, so that sending never waits."""
     with nothing_leaks(), listeners(100) as kept:
-        offer = Offer(Passed(one, b"n" * 255, b"i" * 15) for one in kept)
+        offer = SocketOffer(Passed(one, b"n" * 255, b"i" * 15) for one in kept)
         asking = Asking(offer)
         offer.spawned()
         asking.session.send(b"_getsocks\n")
@@ -362,7 +362,7 @@ def test_long_names_make_shorter_batches() -> None:
 def test_an_offer_of_nothing_is_a_zero() -> None:
     """haproxy goes on without any."""
     with nothing_leaks():
-        offer = Offer(())
+        offer = SocketOffer(())
         asking = Asking(offer)
         offer.spawned()
         asking.session.send(b"_getsocks\n")
@@ -376,7 +376,7 @@ def test_an_offer_of_nothing_is_a_zero() -> None:
 def test_a_candidate_that_hangs_up_while_it_asks_ends_the_offer(length: int) -> None:
     """After any byte of the request, and whether it comes at once or in single bytes."""
     with nothing_leaks():
-        offer = Offer(())
+        offer = SocketOffer(())
         asking = Asking(offer)
         offer.spawned()
         for byte in b"_getsocks\n"[:length]:
@@ -391,7 +391,7 @@ def test_a_candidate_that_hangs_up_while_it_asks_ends_the_offer(length: int) -> 
 def test_a_candidate_that_hangs_up_while_it_acknowledges_ends_the_offer(length: int) -> None:
     """Whatever it has of the sockets is its own; ours stay."""
     with nothing_leaks(), listeners(MANY) as kept:
-        offer = Offer(map(Passed, kept))
+        offer = SocketOffer(map(Passed, kept))
         asking = Asking(offer)
         offer.spawned()
         asking.session.send(b"_getsocks\n")
@@ -408,7 +408,7 @@ def test_a_candidate_that_hangs_up_while_it_acknowledges_ends_the_offer(length: 
 def test_a_candidate_that_asks_for_something_else_gets_nothing(words: bytes) -> None:
     """An offer is no CLI."""
     with nothing_leaks(), listeners(1) as kept:
-        offer = Offer(map(Passed, kept))
+        offer = SocketOffer(map(Passed, kept))
         asking = Asking(offer)
         offer.spawned()
         asking.session.send(words)
@@ -420,7 +420,7 @@ def test_a_candidate_that_asks_for_something_else_gets_nothing(words: bytes) -> 
 def test_a_candidate_that_dies_before_it_asks_ends_the_offer() -> None:
     """Its end of the line closes with it; a configuration that does not parse is no failure of the offer."""
     with nothing_leaks():
-        offer = Offer(())
+        offer = SocketOffer(())
         assert not offer.proceed()
         offer.spawned()
         assert offer.proceed()
@@ -432,7 +432,7 @@ def test_a_candidate_that_dies_before_it_asks_ends_the_offer() -> None:
 def test_a_candidate_that_makes_its_session_blocking_is_not_waited_for() -> None:
     """The session that it sends is an open file description that it keeps, too, and so is its mode."""
     with nothing_leaks(), listeners(1) as kept:
-        offer = Offer(map(Passed, kept))
+        offer = SocketOffer(map(Passed, kept))
         session, theirs = socket.socketpair()
         with session, theirs, socket.socket(fileno=os.dup(offer.inherited[0])) as channel:
             socket.send_fds(channel, [b"\0"], [theirs.fileno()])
@@ -452,7 +452,7 @@ def test_a_candidate_that_makes_its_session_blocking_is_not_waited_for() -> None
 def test_only_haproxys_end_is_for_haproxy() -> None:
     """One descriptor is for haproxy, named by the argument; nothing is inherited by chance."""
     with nothing_leaks():
-        offer = Offer(())
+        offer = SocketOffer(())
         assert offer.argument == f"sockpair@{offer.inherited[0]}"
         assert len(offer.inherited) == 1
         assert not os.get_inheritable(offer.inherited[0])
@@ -469,7 +469,7 @@ def test_only_haproxys_end_is_for_haproxy() -> None:
 def test_no_candidate_makes_an_offer_raise_or_leak(said: list[bytes], sessions: int, count: int) -> None:
     """Whatever it sends as its session, and says in it."""
     with nothing_leaks(), socket.create_server(("127.0.0.1", 0)) as one, open("/dev/null") as other:
-        offer = Offer([Passed(one)] * count)
+        offer = SocketOffer([Passed(one)] * count)
         ours, theirs = socket.socketpair()
         with ours, theirs, socket.socket(fileno=os.dup(offer.inherited[0])) as channel:
             wrong = [other.fileno(), one.fileno()][: max(0, sessions - 1)]
@@ -535,7 +535,7 @@ def test_the_next_offer_is_what_was_kept() -> None:
         offer = adopted.offer()
         asking = Asking(offer)
         offer.spawned()
-        taking = Taking(asking.session)
+        taking = SocketRequest(asking.session)
         while not taking.read():
             offer.proceed()
         assert [inode(one.socket) for one in taking.sockets] == list(map(inode, kept))
@@ -561,7 +561,7 @@ def offered_by(adopted: Adopted) -> list[str]:
     offer = adopted.offer()
     asking = Asking(offer)
     offer.spawned()
-    taking = Taking(asking.session)
+    taking = SocketRequest(asking.session)
     while not taking.read():
         offer.proceed()
     offer.close()
@@ -627,7 +627,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     started: list[tuple[subprocess.Popen[bytes], CliChannel]] = []
 
     def begin(
-        binds: Sequence[str], offer: Offer | None = None, more: str = ""
+        binds: Sequence[str], offer: SocketOffer | None = None, more: str = ""
     ) -> "tuple[subprocess.Popen[bytes], CliChannel]":
         configuration = tmp_path / f"{len(started)}.cfg"
         configuration.write_text(CONFIGURATION + "".join(f"  bind {bind}\n" for bind in binds) + more)
@@ -659,7 +659,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         channel.close()
 
 
-def serve(offer: Offer) -> None:
+def serve(offer: SocketOffer) -> None:
     """Answer the candidate as the loop does."""
     while not offer.proceed():
         poller = select.poll()
@@ -685,7 +685,7 @@ def take(channel: CliChannel) -> tuple[Passed, ...]:
     ours, theirs = socket.socketpair()
     with theirs:
         socket.send_fds(channel._ours, [b"\0"], [theirs.fileno()])  # noqa: SLF001
-    taking = Taking(ours)
+    taking = SocketRequest(ours)
     read_all(taking)
     assert taking.failure == ""
     return taking.sockets

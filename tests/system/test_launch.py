@@ -9,7 +9,7 @@ import pytest
 from entrypoint.core.look import Found
 from entrypoint.options.command_line import Serve
 from entrypoint.pid1.configurations import Configurations
-from entrypoint.pid1.launch import HaproxyBirth, RefusedError, exporter_birth, variables_while_reading
+from entrypoint.pid1.launch import HaproxyLaunch, RefusedError, exporter_spec, variables_while_reading
 from entrypoint.system.getsocks import Adopted
 from entrypoint.system.listeners import Listeners
 from entrypoint.system.state_file import in_memory
@@ -21,10 +21,10 @@ DIGEST = "ab" * 32
 COMMAND = Serve("haproxy", ("-f", "haproxy.cfg"), ("haproxy.cfg",), None)
 
 
-def births() -> tuple[HaproxyBirth, Configurations]:
+def launch() -> tuple[HaproxyLaunch, Configurations]:
     """Return how generations are made, and what they are made from."""
     configurations = Configurations(lambda _: None, watches=True)
-    return HaproxyBirth(COMMAND, {}, Listeners(), Adopted(), configurations), configurations
+    return HaproxyLaunch(COMMAND, {}, Listeners(), Adopted(), configurations), configurations
 
 
 def keep(configurations: Configurations, files: tuple[tuple[str, bytes], ...]) -> None:
@@ -42,9 +42,9 @@ def test_nothing_is_left_of_a_generation_that_could_not_be_made(kept: bool) -> N
     """Without descriptors a storm of reloads leaves none behind."""
 
     def work() -> bool:
-        birth, configurations = births()
+        spec, configurations = launch()
         keep(configurations, (("/a.cfg", b"defaults\n"), ("/b.cfg", b"global\n")))
-        made = birth.of(1, kept=kept)
+        made = spec.of(1, kept=kept)
         made.spawned()
         made.close()
         before = descriptors(os.getpid())
@@ -54,7 +54,7 @@ def test_nothing_is_left_of_a_generation_that_could_not_be_made(kept: bool) -> N
         resource.setrlimit(resource.RLIMIT_NOFILE, (free + 3, limit[1]))
         for number in range(2, 50):
             with pytest.raises(OSError, match="Too many open files"):
-                birth.of(number, kept=kept)
+                spec.of(number, kept=kept)
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
         return descriptors(os.getpid()) == before
 
@@ -80,21 +80,21 @@ def test_the_exporter_is_given_no_secret() -> None:
     """What Python needs to begin, and nothing else of what PID 1 was given."""
     needed = {"PATH": "/bin", "LANG": "C.UTF-8", "LC_ALL": "C", "PYTHONPATH": "/lib", "TZ": "UTC"}
     others = ("DB_PASSWORD", "SAFE_RELOAD_VIPS", "SAFE_RELOAD_INHERITED", "TINI_SUBREAPER", "NOTIFY_SOCKET", "HOME")
-    birth = exporter_birth(
+    spec = exporter_spec(
         settings(exporter=":9101"), "lb", {**needed, **dict.fromkeys(others, "secret")}, lambda: ("safe_reload",)
     )
-    assert birth.environment == needed
-    assert birth.words[:6] == ("safe_reload", "exporter", "--listen", ":9101", "--name", "lb")
+    assert spec.environment == needed
+    assert spec.words[:6] == ("safe_reload", "exporter", "--listen", ":9101", "--name", "lb")
 
 
 def test_the_last_known_good_configuration_is_given_from_memory() -> None:
     """File by file, in haproxy's order, and whole."""
-    birth, configurations = births()
+    spec, configurations = launch()
     files = (("/a.cfg", b"defaults\n" * 1000), ("/b.cfg", b""), ("/c.cfg", b"global\n"))
     keep(configurations, files)
-    made = birth.of(2, kept=True)
+    made = spec.of(2, kept=True)
     try:
-        given = [word for before, word in zip(made.birth.words, made.birth.words[1:], strict=False) if before == "-f"]
+        given = [word for before, word in zip(made.spec.words, made.spec.words[1:], strict=False) if before == "-f"]
         assert [Path(path).read_bytes() for path in given[:3]] == [content for _, content in files]
         assert [f"/dev/fd/{one}" for one in made.passed] == given[:3]
     finally:
@@ -104,7 +104,7 @@ def test_the_last_known_good_configuration_is_given_from_memory() -> None:
 
 def test_what_would_fork_behind_our_back_is_refused() -> None:
     """With the place where it is written."""
-    birth, configurations = births()
+    spec, configurations = launch()
     configurations.give(1, Found(DIGEST, master_worker="/x.cfg:7"), None)
     with pytest.raises(RefusedError, match=r"^/x\.cfg:7: remove `master-worker`"):
-        birth.of(1, kept=False)
+        spec.of(1, kept=False)

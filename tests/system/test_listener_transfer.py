@@ -8,10 +8,10 @@ from typing import cast
 import pytest
 
 from entrypoint.pid1 import listener_transfer
-from entrypoint.pid1.listener_transfer import Adoption
+from entrypoint.pid1.listener_transfer import ListenerTransfer
 from entrypoint.pid1.ordinary_listeners import OrdinaryListeners
-from entrypoint.system.event_loop import Sources
-from entrypoint.system.getsocks import Taking
+from entrypoint.system.event_loop import EventLoop
+from entrypoint.system.getsocks import SocketRequest
 from entrypoint.system.haproxy_cli import CliChannel
 from tests.waiting import eventually
 
@@ -62,14 +62,14 @@ class Kept:
     def __init__(self, *, holds: bool = False) -> None:
         """Begin with something of an older generation's, or nothing."""
         self.holds = holds
-        self.takings: list[Taking] = []
+        self.takings: list[SocketRequest] = []
         self.silent: list[int] = []
 
     def binds_itself(self, number: int, answer: str) -> bool:  # noqa: ARG002
         """Never ask for more."""
         return False
 
-    def passed(self, taking: Taking) -> None:
+    def passed(self, taking: SocketRequest) -> None:
         """Count it."""
         self.takings.append(taking)
 
@@ -80,30 +80,30 @@ class Kept:
 
 def test_what_an_older_generation_says_late_is_not_kept() -> None:
     """It was stopped when it was asked, and another one has become current since."""
-    sources, kept, lines = Sources(), Kept(), {1: Line(), 2: Line()}
-    asked = Adoption(sources, cast("dict[int, CliChannel]", lines).get, cast("OrdinaryListeners", kept))
+    event_loop, kept, lines = EventLoop(), Kept(), {1: Line(), 2: Line()}
+    asked = ListenerTransfer(event_loop, cast("dict[int, CliChannel]", lines).get, cast("OrdinaryListeners", kept))
     asked.ask(1)
     asked.ask(2)
     for line, passed in ((lines[1], 0), (lines[2], 1)):
         (theirs,) = line.theirs
         theirs.close()
-        sources.wait(time.monotonic())
+        event_loop.wait(time.monotonic())
         assert len(kept.takings) == passed
 
 
-def begun(kept: Kept, line: Line) -> tuple[Sources, Adoption]:
+def begun(kept: Kept, line: Line) -> tuple[EventLoop, ListenerTransfer]:
     """Ask a generation for its listeners."""
-    sources = Sources()
-    asked = Adoption(sources, cast("dict[int, CliChannel]", {1: line}).get, cast("OrdinaryListeners", kept))
+    event_loop = EventLoop()
+    asked = ListenerTransfer(event_loop, cast("dict[int, CliChannel]", {1: line}).get, cast("OrdinaryListeners", kept))
     asked.ask(1)
-    return sources, asked
+    return event_loop, asked
 
 
-def until(sources: Sources, condition: Callable[[], bool]) -> None:
+def until(event_loop: EventLoop, condition: Callable[[], bool]) -> None:
     """Wait for what is to happen."""
 
     def happened() -> bool:
-        sources.wait(time.monotonic())
+        event_loop.wait(time.monotonic())
         return condition()
 
     eventually(happened)
@@ -113,14 +113,14 @@ def test_what_arrives_cut_off_is_asked_for_again(monkeypatch: pytest.MonkeyPatch
     """Where there are no descriptors for what is passed; at last it is said that it is not held."""
     monkeypatch.setattr(listener_transfer, "_AGAIN_AFTER", 0.0)
     kept, line = Kept(), Line()
-    sources, asked = begun(kept, line)
+    event_loop, asked = begun(kept, line)
     for _ in range(6):
-        until(sources, lambda: bool(line.theirs))
+        until(event_loop, lambda: bool(line.theirs))
         assert asked.pending == 1
         assert kept.takings == []
         with line.theirs.pop() as theirs:
             theirs.sendall(b"\xff\xff\xff\x7f")  # so many that it cannot be
-    until(sources, lambda: bool(kept.takings))
+    until(event_loop, lambda: bool(kept.takings))
     assert kept.takings[0].failure
     assert asked.pending == 0
 
@@ -129,11 +129,11 @@ def test_one_who_says_nothing_at_all_is_asked_again(monkeypatch: pytest.MonkeyPa
     """Neither its listeners nor who it is: it dies, or has no descriptors, and what was held is still held."""
     monkeypatch.setattr(listener_transfer, "_AGAIN_AFTER", 0.0)
     kept, line = Kept(holds=True), Line()
-    sources, asked = begun(kept, line)
+    event_loop, asked = begun(kept, line)
     line.theirs.pop().close()
-    until(sources, lambda: bool(line.theirs))
+    until(event_loop, lambda: bool(line.theirs))
     line.theirs.pop().close()
-    until(sources, lambda: bool(line.theirs))
+    until(event_loop, lambda: bool(line.theirs))
     assert asked.pending == 1
     assert kept.takings == []
     asked.forget(1)
@@ -146,8 +146,8 @@ def test_one_who_never_answers_is_named_at_last(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(listener_transfer, "_AGAIN_AFTER", 0.0)
     monkeypatch.setattr(listener_transfer, "_WITHIN", 0.0)
     kept, line = Kept(), Line()
-    sources, asked = begun(kept, line)
-    until(sources, lambda: bool(kept.silent))
+    event_loop, asked = begun(kept, line)
+    until(event_loop, lambda: bool(kept.silent))
     assert kept.silent == [1]
     assert len(line.theirs) == 6
     assert kept.takings == []

@@ -342,7 +342,7 @@ def test_what_waits_is_bounded_and_the_last_failure_is_in_it() -> None:
             alerts = b"".join(b"[ALERT] (7) : number %d of %d\n" % (number, generation) for number in range(3000))
             logger.pass_on(b"[WARNING] x\n" * 1000 + alerts, generation)
             logger.write(Log(Level.ERROR, "reload_failed", f"generation {generation} has failed"))
-        waiting = len(logger.hand_down()["unwritten"])
+        waiting = len(logger.serialize()["unwritten"])
         reader.read()
         return reader.seen, logger.lines_lost, waiting
 
@@ -416,10 +416,10 @@ def test_a_next_life_writes_what_waited() -> None:
     def work() -> tuple[bytes, int]:
         reader = Reader(pipe)
         reader.logger.pass_on(b"x\n" * 200_000, 1)
-        left = marshal.loads(marshal.dumps(reader.logger.hand_down(), 2))
+        left = marshal.loads(marshal.dumps(reader.logger.serialize(), 2))
         reader.logger = Logger(Level.DEBUG)
         reader.logger.open()
-        reader.logger.inherit(left)
+        reader.logger.restore(left)
         reader.read()
         return reader.seen, reader.logger.lines_lost
 

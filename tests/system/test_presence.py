@@ -13,7 +13,7 @@ import pytest
 from entrypoint.core.events import Log
 from entrypoint.pid1.presence import Presence
 from entrypoint.system.control_socket import Control
-from entrypoint.system.event_loop import Sources
+from entrypoint.system.event_loop import EventLoop
 from tests.system.apart import apart
 from tests.system.strangers import OURS, STRANGER, as_user, folder_of, listening_as
 from tests.waiting import eventually
@@ -29,10 +29,10 @@ class Life:
         """Begin; the poll is never over unless it is asked for."""
         self.folder = folder
         self.path = folder / "lb.sock"
-        self.sources = Sources()
+        self.event_loop = EventLoop()
         self.lines: list[Log] = []
         self.opened: list[Control] = []
-        self.presence = Presence(str(folder), "lb", poll, self.sources, self.lines.append)
+        self.presence = Presence(str(folder), "lb", poll, self.event_loop, self.lines.append)
 
     def begin(self) -> "Life":
         """Open the socket."""
@@ -50,7 +50,7 @@ class Life:
         end = time.monotonic() + PATIENCE
         while not condition():
             assert time.monotonic() < end, self.lines
-            self.sources.wait(time.monotonic() + 0.05)
+            self.event_loop.wait(time.monotonic() + 0.05)
 
     def answers(self) -> bool:
         """Tell whether who looks for us finds us."""
@@ -145,9 +145,9 @@ def test_while_nothing_happens_nothing_wakes_it(tmp_path: Path) -> None:
     """An idle PID 1 sleeps: what waits is the watch, and no alarm."""
     with life(tmp_path / "run") as one:
         Path(one.folder, "neighbour").write_text("")
-        one.until(lambda: not one.sources._alarms)  # noqa: SLF001  # that there is none is the promise
-        one.sources.wait(time.monotonic())
-        one.until(lambda: not one.sources._alarms)  # noqa: SLF001
+        one.until(lambda: not one.event_loop._alarms)  # noqa: SLF001  # that there is none is the promise
+        one.event_loop.wait(time.monotonic())
+        one.until(lambda: not one.event_loop._alarms)  # noqa: SLF001
         assert one.answers()
         assert not one.lines
 

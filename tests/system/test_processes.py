@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from entrypoint.core.events import Exited, Reaped
-from entrypoint.system.processes import Birth, Processes, find_program, raise_open_files
+from entrypoint.system.processes import Processes, SpawnSpec, find_program, raise_open_files
 from entrypoint.system.signals import become_subreaper
 from tests.descriptors import descriptors
 from tests.system.apart import apart
@@ -79,7 +79,7 @@ def life(*words: str, environment: dict[str, str] | None = None) -> tuple[Exited
         os.dup2(writer, 1)
         os.dup2(writer, 2)
         parent = processes()
-        parent.spawn(1, Birth(words, ENVIRONMENT if environment is None else environment))
+        parent.spawn(1, SpawnSpec(words, ENVIRONMENT if environment is None else environment))
         death = one_death(parent)
         for descriptor in (1, 2, writer):
             os.close(descriptor)
@@ -89,9 +89,9 @@ def life(*words: str, environment: dict[str, str] | None = None) -> tuple[Exited
     return apart(work)
 
 
-def sleeper(parent: Processes, number: int = 1, **birth: object) -> int:
+def sleeper(parent: Processes, number: int = 1, **spec: object) -> int:
     """Start a process that only waits, and return its pid as soon as it does."""
-    pid = parent.spawn(number, Birth(SLEEP, ENVIRONMENT, **birth))  # type: ignore[arg-type]  # Birth's own names
+    pid = parent.spawn(number, SpawnSpec(SLEEP, ENVIRONMENT, **spec))  # type: ignore[arg-type]  # SpawnSpec's own names
     eventually(lambda: command_line(pid) == AS_COMMANDED and stat(pid).state == "S")
     return pid
 
@@ -184,7 +184,7 @@ WHILE_STOPPED = "os.kill(os.getpid(), signal.SIGSTOP); os._exit(7)"
 def test_a_child_that_asks_to_be_traced_has_not_ended_when_it_stops(what: str) -> None:
     """PTRACE_TRACEME makes us its tracer: it goes on, gets its signals, and its end is its end."""
     parent = processes()
-    parent.spawn(4, Birth((sys.executable, "-c", TRACED + what), ENVIRONMENT))
+    parent.spawn(4, SpawnSpec((sys.executable, "-c", TRACED + what), ENVIRONMENT))
 
     assert deaths_of(parent, 1) == [Exited(4, 7)]
 
@@ -192,7 +192,7 @@ def test_a_child_that_asks_to_be_traced_has_not_ended_when_it_stops(what: str) -
 def test_a_traced_child_that_stops_itself_is_continued_as_any_other() -> None:
     """It stays stopped, as it would untraced, until somebody sends SIGCONT."""
     parent = processes()
-    pid = parent.spawn(4, Birth((sys.executable, "-c", TRACED + WHILE_STOPPED), ENVIRONMENT))
+    pid = parent.spawn(4, SpawnSpec((sys.executable, "-c", TRACED + WHILE_STOPPED), ENVIRONMENT))
 
     def is_stopped() -> bool:
         assert not list(parent.reap())
@@ -210,8 +210,8 @@ def test_an_orphan_is_reaped_as_nobodys() -> None:
         become_subreaper()
         parent = processes()
         reader, writer = os.pipe()
-        birth = Birth(("sh", "-c", f"cat <&{reader} & exit 3"), ENVIRONMENT, (reader,))
-        parent.spawn(1, birth)
+        spec = SpawnSpec(("sh", "-c", f"cat <&{reader} & exit 3"), ENVIRONMENT, (reader,))
+        parent.spawn(1, spec)
         os.close(reader)
         first = one_death(parent)
         orphans = children(os.getpid())
@@ -295,7 +295,7 @@ def test_a_process_that_cannot_be_made_is_an_error() -> None:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         found = None
         try:
-            processes().spawn(1, Birth(SLEEP, ENVIRONMENT))
+            processes().spawn(1, SpawnSpec(SLEEP, ENVIRONMENT))
         except OSError as error:
             found = error.errno
         return found, before == signal.pthread_sigmask(signal.SIG_BLOCK, ())
@@ -311,7 +311,7 @@ def test_it_gets_its_words_and_its_environment_and_no_others() -> None:
 
     def work() -> bytes:
         parent = processes()
-        pid = parent.spawn(1, Birth(SLEEP, {"PATH": PATH, "A": "b c", "E": ""}))
+        pid = parent.spawn(1, SpawnSpec(SLEEP, {"PATH": PATH, "A": "b c", "E": ""}))
         eventually(lambda: command_line(pid) == AS_COMMANDED)
         content = Path(f"/proc/{pid}/environ").read_bytes()
         end(parent)
@@ -364,7 +364,7 @@ def test_it_has_a_process_group_of_its_own() -> None:
         become_subreaper()
         parent = processes()
         other = sleeper(parent, 2)
-        pid = parent.spawn(1, Birth(("sh", "-c", "sleep 300 & wait"), ENVIRONMENT))
+        pid = parent.spawn(1, SpawnSpec(("sh", "-c", "sleep 300 & wait"), ENVIRONMENT))
         grandchild = eventually(lambda: [child for child in children(pid) if command_line(child) == AS_COMMANDED])[0]
         groups = {stat(pid).group, stat(grandchild).group, stat(other).group, os.getpgrp()}
         parent.send(1, signal.SIGTERM, to_group=True)
@@ -386,7 +386,7 @@ def test_a_signal_to_the_process_alone_leaves_its_children() -> None:
     def work() -> list[Exited | Reaped]:
         become_subreaper()
         parent = processes()
-        pid = parent.spawn(1, Birth(("sh", "-c", "sleep 300 & wait"), ENVIRONMENT))
+        pid = parent.spawn(1, SpawnSpec(("sh", "-c", "sleep 300 & wait"), ENVIRONMENT))
         grandchild = eventually(lambda: [child for child in children(pid) if command_line(child) == AS_COMMANDED])[0]
         parent.send(1, signal.SIGKILL)
         first = one_death(parent)
@@ -410,7 +410,7 @@ def test_a_forked_one_is_prepared_last_of_all() -> None:
             os.write(writer, " ".join(map(str, words)).encode())
 
         parent = Processes(prepare, complain)
-        pid = parent.spawn(1, Birth(("true",), ENVIRONMENT))
+        pid = parent.spawn(1, SpawnSpec(("true",), ENVIRONMENT))
         assert one_death(parent) == Exited(1, 0)
         who, group, blocked = map(int, os.read(reader, 100).split())
         return who == pid, group == pid, bool(blocked)
@@ -433,7 +433,7 @@ def test_no_python_runs_in_a_child_that_can_do_without(words: tuple[str, ...], f
             os.write(writer, b"x")
 
         parent = Processes(prepare, lambda _: None, OWED["posix_spawn"])
-        parent.spawn(1, Birth(words, ENVIRONMENT, foreground=foreground))
+        parent.spawn(1, SpawnSpec(words, ENVIRONMENT, foreground=foreground))
         one_death(parent)
         os.close(writer)
         return bool(os.read(reader, 1))
@@ -447,7 +447,7 @@ def test_a_stderr_of_its_own_is_the_only_thing_that_it_writes_to() -> None:
     def work() -> bytes:
         reader, writer = os.pipe()
         parent = processes()
-        parent.spawn(1, Birth(("sh", "-c", "echo words >&2"), ENVIRONMENT, stderr=writer))
+        parent.spawn(1, SpawnSpec(("sh", "-c", "echo words >&2"), ENVIRONMENT, stderr=writer))
         os.close(writer)
         assert one_death(parent) == Exited(1, 0)
         return os.read(reader, 100) + os.read(reader, 100)
@@ -479,7 +479,7 @@ def test_a_foreground_process_needs_no_terminal() -> None:
         parent = processes()
         for number in (1, 2):
             os.dup2(os.open("/dev/null", os.O_RDWR), 0) if number == 1 else os.close(0)
-            parent.spawn(number, Birth(("sh", "-c", "exit 4"), ENVIRONMENT, foreground=True))
+            parent.spawn(number, SpawnSpec(("sh", "-c", "exit 4"), ENVIRONMENT, foreground=True))
             deaths.append(one_death(parent))
         return deaths
 
@@ -516,7 +516,7 @@ def test_a_forked_child_needs_no_descriptor_to_be_born() -> None:
 
         parent = Processes(make_room, complain)
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, 900))
-        parent.spawn(1, Birth(("sh", "-c", "exit 6"), ENVIRONMENT))
+        parent.spawn(1, SpawnSpec(("sh", "-c", "exit 6"), ENVIRONMENT))
         return one_death(parent)
 
     assert apart(work) == Exited(1, 6)

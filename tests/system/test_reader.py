@@ -34,13 +34,13 @@ state.LOOK_WITHIN = lifecycle.LOOK_WITHIN = 0.5
 """Nobody waits five seconds in a test."""
 STOPS = """
 import os, signal
-from entrypoint.system.config_snapshot import Disk
-right = Disk.read
+from entrypoint.system.config_snapshot import ConfigFiles
+right = ConfigFiles.read
 def stop(self):
     if os.path.exists("HANG"):
         os.kill(os.getpid(), signal.SIGSTOP)
     return right(self)
-Disk.read = stop
+ConfigFiles.read = stop
 """
 """What a reader does whose disk hangs, as far as anybody can see who waits for it."""
 DIES = STOPS.replace("SIGSTOP", "SIGKILL")
@@ -407,7 +407,8 @@ def test_a_reader_lives_without_dev_null(begin: Begin) -> None:
 
 def _hangs_in(method: str) -> str:
     """Return the code that has a reader stop in this method of the state file, as long as a file is there."""
-    return STOPS.replace("contents import Disk", "kept import StateFile").replace("Disk.read", f"StateFile.{method}")
+    code = STOPS.replace("config_snapshot import ConfigFiles", "state_file import StateFile")
+    return code.replace("ConfigFiles.read", f"StateFile.{method}")
 
 
 def _stops(pid: int) -> bool:

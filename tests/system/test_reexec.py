@@ -8,10 +8,10 @@ from entrypoint.core.events import Event, Rehearsed, StopAsked
 from entrypoint.lean.level import Level
 from entrypoint.pid1.children import Children
 from entrypoint.pid1.parts import Parts
-from entrypoint.pid1.reexec import Succession
-from entrypoint.pid1.runtime import Loop
+from entrypoint.pid1.reexec import Reexec
+from entrypoint.pid1.runtime import Runtime
 from entrypoint.system.log import Logger
-from entrypoint.system.processes import Birth
+from entrypoint.system.processes import SpawnSpec
 from entrypoint.system.signals import Arrivals, Inherited
 
 CLIENT = 7
@@ -20,7 +20,7 @@ CLIENT = 7
 class NoRoom:
     """Children, where there is no room for a process."""
 
-    def start_helper(self, number: int, birth: Birth, ended: Callable[[int], None]) -> None:  # noqa: ARG002
+    def start_helper(self, number: int, spec: SpawnSpec, ended: Callable[[int], None]) -> None:  # noqa: ARG002
         """Have no room for it."""
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
@@ -28,16 +28,16 @@ class NoRoom:
         """Kill nobody."""
 
 
-def begun(*events: Event) -> tuple[Loop, Succession]:
+def begun(*events: Event) -> tuple[Runtime, Reexec]:
     """Return one that may take our place after what has happened and is not decided, and who runs it."""
-    loop = Loop(Logger(Level.ERROR))
-    loop.events.extend(events)
+    runtime = Runtime(Logger(Level.ERROR))
+    runtime.events.extend(events)
     parts = SimpleNamespace(environment={}, inherited=Inherited(frozenset(), frozenset()))
     children, arrivals = cast("Children", NoRoom()), cast("Arrivals", None)
-    return loop, Succession(loop, children, arrivals, cast("Parts", parts), hand_down)
+    return runtime, Reexec(runtime, children, arrivals, cast("Parts", parts), serialize)
 
 
-def hand_down(client: int, *, others: bool) -> tuple[dict[str, Any], tuple[int, ...]]:
+def serialize(client: int, *, others: bool) -> tuple[dict[str, Any], tuple[int, ...]]:
     """Leave nothing but who asked, and a descriptor that is none: whoever tries to exec with it fails."""
     return {"client": client}, (-1,)
 
@@ -45,26 +45,26 @@ def hand_down(client: int, *, others: bool) -> tuple[dict[str, Any], tuple[int, 
 def test_what_is_not_decided_comes_before_the_next_life() -> None:
     """A death, or a request, that the core does not know yet would be forgotten by the exec."""
     waiting = StopAsked("somebody")
-    loop, succession = begun(waiting)
-    succession.take_place(CLIENT)
+    runtime, reexec = begun(waiting)
+    reexec.take_place(CLIENT)
 
-    assert [*loop.events] == [waiting, Rehearsed(CLIENT, "")]
+    assert [*runtime.events] == [waiting, Rehearsed(CLIENT, "")]
 
 
 def test_a_rehearsal_that_cannot_be_started_is_answered_and_may_be_tried_again() -> None:
     """Whoever asked is told why, each time."""
-    loop, succession = begun()
+    runtime, reexec = begun()
     for _ in range(2):
-        succession.rehearse(CLIENT)
-        (outcome,) = loop.events
+        reexec.rehearse(CLIENT)
+        (outcome,) = runtime.events
         assert outcome == Rehearsed(CLIENT, "the new program cannot be tried: Resource temporarily unavailable")
-        loop.events.clear()
+        runtime.events.clear()
 
 
 def test_a_rehearsal_is_not_begun_while_another_s_outcome_waits() -> None:
     """Of two that succeed each would let the other one go first, for ever."""
     first = Rehearsed(CLIENT, "")
-    loop, succession = begun(first)
-    succession.rehearse(CLIENT + 1)
+    runtime, reexec = begun(first)
+    reexec.rehearse(CLIENT + 1)
 
-    assert [*loop.events] == [first, Rehearsed(CLIENT + 1, "another upgrade is under way")]
+    assert [*runtime.events] == [first, Rehearsed(CLIENT + 1, "another upgrade is under way")]

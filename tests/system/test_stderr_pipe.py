@@ -10,21 +10,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from entrypoint.haproxy.excerpt import BOUND
-from entrypoint.system.stderr_pipe import Words
+from entrypoint.system.stderr_pipe import StderrPipe
 
 PIPE = 262144
 """Bytes: as much as a generation's pipe holds, and the longest line."""
 
 
 @pytest.fixture
-def words() -> Iterator[Words]:
+def words() -> Iterator[StderrPipe]:
     """A pipe."""
-    one = Words()
+    one = StderrPipe()
     yield one
     one.close()
 
 
-def test_lines_come_whole(words: Words) -> None:
+def test_lines_come_whole(words: StderrPipe) -> None:
     """A half of one waits for the other half, or for the end."""
     os.write(words.writer, b"one\ntw")
     assert words.read() == b"one\n"
@@ -40,7 +40,7 @@ def test_lines_come_whole(words: Words) -> None:
 
 
 @pytest.mark.parametrize("size", [4095, 4096, 65536, 200_000])
-def test_a_long_line_is_one_line(words: Words, size: int) -> None:
+def test_a_long_line_is_one_line(words: StderrPipe, size: int) -> None:
     """As haproxy wrote it, also when it comes in pieces."""
     os.write(words.writer, b"x" * (size - 1))
     assert words.read() == b""
@@ -49,7 +49,7 @@ def test_a_long_line_is_one_line(words: Words, size: int) -> None:
     assert words.read() == b"x" * size + b"\n"
 
 
-def test_what_never_ends_is_bounded(words: Words) -> None:
+def test_what_never_ends_is_bounded(words: StderrPipe) -> None:
     """A line without an end is passed on in pieces, of which no byte is missing."""
     found = b""
     for _ in range(100):
@@ -61,7 +61,7 @@ def test_what_never_ends_is_bounded(words: Words) -> None:
     assert len(words.text) <= BOUND
 
 
-def test_the_last_words_are_drained_though_somebody_holds_the_pipe(words: Words) -> None:
+def test_the_last_words_are_drained_though_somebody_holds_the_pipe(words: StderrPipe) -> None:
     """A child of haproxy's may live on."""
     os.write(words.writer, b"a\nb")
 
@@ -69,7 +69,7 @@ def test_the_last_words_are_drained_though_somebody_holds_the_pipe(words: Words)
     assert words.text == "a\nb\n"
 
 
-def test_one_that_starts_waits_for_us_and_one_that_has_started_does_not(words: Words) -> None:
+def test_one_that_starts_waits_for_us_and_one_that_has_started_does_not(words: StderrPipe) -> None:
     """Nothing is missing of why it cannot start; and no client waits for who reads its words."""
     haproxys = os.dup(words.writer)
     assert os.get_blocking(haproxys)
@@ -93,7 +93,7 @@ def test_one_that_starts_waits_for_us_and_one_that_has_started_does_not(words: W
 @given(st.lists(st.binary(min_size=1, max_size=9000), max_size=5))
 def test_nothing_is_lost(pieces: list[bytes]) -> None:
     """Whatever it is, it comes as it was written, with an end after the last line."""
-    words = Words()
+    words = StderrPipe()
     found = b""
     for piece in pieces:
         os.write(words.writer, piece)
@@ -108,10 +108,10 @@ def test_nothing_is_lost(pieces: list[bytes]) -> None:
 
 def test_a_line_that_has_begun_goes_on_in_the_next_life() -> None:
     """What has been read of it is in no pipe any more."""
-    words = Words()
+    words = StderrPipe()
     os.write(words.writer, b"whole\nit has be")
     assert words.read() == b"whole\n"
-    heir = Words(os.dup(words.fileno()), words.text, words.begun)
+    heir = StderrPipe(os.dup(words.fileno()), words.text, words.begun)
     os.write(words.writer, b"gun\n")
     assert heir.read() == b"it has begun\n"
     heir.close()

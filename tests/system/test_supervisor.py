@@ -277,7 +277,7 @@ def test_ordinary_listeners_are_asked_for_again_where_no_answer_is_none(begin: B
     shortage = """
 import os, socket
 from entrypoint.system import getsocks
-right = getsocks.Taking.__init__
+right = getsocks.SocketRequest.__init__
 asked = 0
 def wrong(self, session):
     global asked
@@ -289,7 +289,7 @@ def wrong(self, session):
         session, theirs = socket.socketpair()
         theirs.close()
     right(self, session)
-getsocks.Taking.__init__ = wrong
+getsocks.SocketRequest.__init__ = wrong
 """
     lb = begin(code=shortage, ordinary=True)
     assert eventually(lambda: lb.get() == "1")
@@ -744,12 +744,12 @@ def test_who_takes_our_place_leaves_no_generation_untold(begin: Begin) -> None:
     code = """
 import entrypoint.pid1.drain_monitor as held
 held._TOLD_WITHIN = held._ANSWER_WITHIN = 3600
-held.HeldSession._hear = lambda self: self._sources.remove(self._session)
+held.DrainMonitor._hear = lambda self: self._event_loop.remove(self._session)
 from entrypoint.pid1.children import Children
 right = Children.send
 def send(self, number, signum, line, sent):
     right(self, number, signum, line, sent)
-    self.hand_down()
+    self.serialize()
 Children.send = send
 """
     lb = begin(ordinary=True, code=code)
@@ -787,9 +787,9 @@ def test_ordinary_listeners_that_are_yet_to_be_passed_are_asked_for_after_an_upg
     """The next life does not know what was answered to the last one."""
     silence = """
 import os
-from entrypoint.system.getsocks import Taking
+from entrypoint.system.getsocks import SocketRequest
 if not os.environ.get("SAFE_RELOAD_HEIR"):
-    Taking.read = lambda self: False
+    SocketRequest.read = lambda self: False
 """
     lb = begin("--runtime-dir", str(tmp_path / "run"), code=silence, ordinary=True)
     assert eventually(lambda: lb.get() == "1")

@@ -134,7 +134,7 @@ HARM: dict[str, tuple[Callable[[Installed], None], str]] = {
         _replaced("entrypoint/pid1/systemd_status.py", 'left["unsent"]', 'left["queue"]'),
         "queue",
     ),
-    "a key of the history": (_replaced("entrypoint/core/history.py", 'left["born"]', 'left["births"]'), "births"),
+    "a key of the history": (_replaced("entrypoint/core/history.py", 'left["born"]', 'left["launch"]'), "launch"),
     "a key of a generation": (
         _replaced("entrypoint/core/upgrade_state.py", 'plain["pid"]', 'plain["process"]'),
         "process",
@@ -210,8 +210,8 @@ LATE = {
     ),
     "the last step": (
         "entrypoint/pid1/supervisor.py",
-        "        loop.isolated(self._let_vips_accept)\n",
-        "        loop.isolated(self._let_vips_accept)\n        if {late}: 0 / 0\n",
+        "        runtime.isolated(self._let_vips_accept)\n",
+        "        runtime.isolated(self._let_vips_accept)\n        if {late}: 0 / 0\n",
     ),
 }
 
