@@ -5,34 +5,27 @@ true in the end is done again (`lasting`), and of what is left the log line is a
 lost in spite of this, timers of the state stand in for it (`core.state`).
 """
 
-from entrypoint.core.events import (
-    EXPORTER,
+from entrypoint.core.effects import (
     Adopt,
     Ask,
     CloseVips,
-    Disk,
     Effect,
-    Event,
     Keep,
     Listen,
     Log,
     Look,
-    NotSpawned,
     Poke,
-    Poked,
     Publish,
     Rehearse,
-    Rehearsed,
     Reply,
-    Seen,
     Send,
     Spawn,
     SpawnExporter,
     TakeOver,
     Tell,
-    Unanswered,
     Upgrade,
 )
+from entrypoint.core.events import EXPORTER, Disk, Event, NotSpawned, Poked, Rehearsed, Seen, Unanswered
 from entrypoint.lean.typing import assert_never
 
 _FAILED = 1

@@ -1,6 +1,6 @@
 """The lines of the log that are about generations."""
 
-from entrypoint.core.events import Log
+from entrypoint.core.effects import Log
 from entrypoint.core.exit_status import how_it_died, shell_status
 from entrypoint.core.notices import Died, Gone, Notice, Promoted, Recovered, ReloadFailed, StartFailed, Starting
 from entrypoint.core.state import Generation

@@ -8,7 +8,7 @@ past until `show fd` says that no thread polls a VIP any more; only then it gets
 
 import signal
 
-from entrypoint.core.events import Ask, Effect, Listen, Poke, Send
+from entrypoint.core.effects import Ask, Effect, Listen, Poke, Send
 from entrypoint.core.log_lines import say
 from entrypoint.core.state import Draining, Ending, Generation, Retiring, State, Step, then
 from entrypoint.haproxy import runtime_api

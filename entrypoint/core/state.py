@@ -6,7 +6,8 @@ no pids of the dead, no history.
 
 from collections.abc import Iterator
 
-from entrypoint.core.events import Clock, Disk, Effect, Reply, Request, Timer
+from entrypoint.core.effects import Effect, Reply
+from entrypoint.core.events import Clock, Disk, Request, Timer
 from entrypoint.haproxy import runtime_api
 from entrypoint.lean.record import record, replace
 from entrypoint.lean.typing import assert_never

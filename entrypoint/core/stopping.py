@@ -2,7 +2,8 @@
 
 import signal
 
-from entrypoint.core.events import EXPORTER, CloseVips, Effect, Log, Reply, Request, Send
+from entrypoint.core.effects import CloseVips, Effect, Log, Reply, Send
+from entrypoint.core.events import EXPORTER, Request
 from entrypoint.core.log_lines import say
 from entrypoint.core.retiring import end
 from entrypoint.core.state import (

@@ -5,7 +5,8 @@ one that has failed for another reason is, later and later. One that goes back t
 another one. What looks incomplete and is not what the current generation was started with is waited for, for a while.
 """
 
-from entrypoint.core.events import Disk, Effect, Log, Look, Request, Tell, Why
+from entrypoint.core.effects import Effect, Log, Look, Tell
+from entrypoint.core.events import Disk, Request, Why
 from entrypoint.core.notices import Recovered
 from entrypoint.core.state import (
     INCOMPLETE_WITHIN,

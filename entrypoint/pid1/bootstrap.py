@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 
-from entrypoint.core.events import Log
+from entrypoint.core.effects import Log
 from entrypoint.core.state import State
 from entrypoint.core.upgrade_state import UpgradeStateError, restore
 from entrypoint.lean.level import Level

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from entrypoint.core.events import Answered, Event, Log, Unanswered
+from entrypoint.core.effects import Log
+from entrypoint.core.events import Answered, Event, Unanswered
 from entrypoint.haproxy import runtime_api
 from entrypoint.lean.level import Level
 from entrypoint.pid1.drain_monitor import DrainMonitor

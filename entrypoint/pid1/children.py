@@ -3,7 +3,8 @@
 import signal
 from collections.abc import Callable, Mapping
 
-from entrypoint.core.events import EXPORTER, Exited, Log, Reaped, Spawned
+from entrypoint.core.effects import Log
+from entrypoint.core.events import EXPORTER, Exited, Reaped, Spawned
 from entrypoint.core.exit_status import is_transient
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import reason

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from entrypoint import __version__
-from entrypoint.core.events import Log
+from entrypoint.core.effects import Log
 from entrypoint.core.upgrade_state import UpgradeStateError
 from entrypoint.haproxy.config_text import tags
 from entrypoint.lean.level import Level

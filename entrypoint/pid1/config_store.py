@@ -3,7 +3,8 @@
 import os
 from collections.abc import Callable
 
-from entrypoint.core.events import Disk, Log, Restored, Seen, Stirred, Why
+from entrypoint.core.effects import Log
+from entrypoint.core.events import Disk, Restored, Seen, Stirred, Why
 from entrypoint.core.look import Found
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import reason

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Collection, Mapping
 
 from entrypoint.core import events
-from entrypoint.core.events import Log
+from entrypoint.core.effects import Log
 from entrypoint.core.look import Found
 from entrypoint.lean.level import Level
 from entrypoint.lean.record import record

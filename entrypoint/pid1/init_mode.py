@@ -6,7 +6,8 @@ tini's behaviour is documented in its README and its source (`wait_and_forward_s
 import math
 import signal
 
-from entrypoint.core.events import Exited, Log, Reaped
+from entrypoint.core.effects import Log
+from entrypoint.core.events import Exited, Reaped
 from entrypoint.core.exit_status import shell_status
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import reason

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from entrypoint.core.events import Log
+from entrypoint.core.effects import Log
 from entrypoint.haproxy import runtime_api
 from entrypoint.lean.level import Level
 from entrypoint.options.vips import needs_v6only

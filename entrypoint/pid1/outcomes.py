@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 
-from entrypoint.core.events import Log
+from entrypoint.core.effects import Log
 from entrypoint.core.history import History
 from entrypoint.core.notices import Died, Gone, Notice, Promoted, Recovered, ReloadFailed, StartFailed, Starting
 from entrypoint.lean.level import Level

@@ -7,7 +7,7 @@ inotify(7), so that nothing wakes an idle PID 1; where there is none, by a look 
 import time
 from collections.abc import Callable
 
-from entrypoint.core.events import Log
+from entrypoint.core.effects import Log
 from entrypoint.lean.level import Level
 from entrypoint.system import control_socket, instances
 from entrypoint.system.control_socket import Control

@@ -1,6 +1,6 @@
 """The pid file: by which others find the current haproxy, and by which we find the one that served before us."""
 
-from entrypoint.core.events import Log
+from entrypoint.core.effects import Log
 from entrypoint.lean.level import Level
 from entrypoint.pid1.children import Children
 from entrypoint.pid1.runtime import Runtime

@@ -4,7 +4,8 @@ import contextlib
 import os
 from collections.abc import Callable
 
-from entrypoint.core.events import Log, Rehearsed
+from entrypoint.core.effects import Log
+from entrypoint.core.events import Rehearsed
 from entrypoint.core.exit_status import how_it_died
 from entrypoint.lean.level import Level
 from entrypoint.lean.typing import Any

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from entrypoint.core.events import Log
+from entrypoint.core.effects import Log
 from entrypoint.lean.level import Level
 from entrypoint.pid1.runtime import Runtime
 

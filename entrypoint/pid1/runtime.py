@@ -9,7 +9,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from entrypoint.core.events import Event, Log
+from entrypoint.core.effects import Log
+from entrypoint.core.events import Event
 from entrypoint.lean.level import Level
 from entrypoint.system.event_loop import EventLoop
 from entrypoint.system.log import Logger

@@ -11,35 +11,37 @@ from collections.abc import Collection
 
 from entrypoint import __version__
 from entrypoint.core import lifecycle, retiring
-from entrypoint.core.events import (
+from entrypoint.core.effects import (
     Adopt,
     Ask,
-    Began,
     CloseVips,
     Effect,
-    Elapsed,
-    Event,
-    Exited,
     Keep,
     Listen,
     Log,
     Look,
-    NotSpawned,
     Poke,
-    Poked,
     Publish,
     Rehearse,
     Reply,
     Send,
-    Signalled,
     Spawn,
     SpawnExporter,
-    Stirred,
     TakeOver,
     Tell,
+    Upgrade,
+)
+from entrypoint.core.events import (
+    Began,
+    Elapsed,
+    Event,
+    Exited,
+    NotSpawned,
+    Poked,
+    Signalled,
+    Stirred,
     Timer,
     Unanswered,
-    Upgrade,
     Why,
 )
 from entrypoint.core.failures import failure_of, lasting

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 
-from entrypoint.core.events import Log
+from entrypoint.core.effects import Log
 from entrypoint.core.exit_status import how_it_died
 from entrypoint.core.notices import Died, Gone, Notice, Promoted, Recovered, ReloadFailed, StartFailed, Starting
 from entrypoint.core.state import Candidate, Current, Ended, Lingering, State, Stopping

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 
-from entrypoint.core.events import Log
+from entrypoint.core.effects import Log
 from entrypoint.lean.json_text import json_text
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import one_line, valid

@@ -5,7 +5,8 @@ from functools import cache
 from unittest import mock
 
 from entrypoint.core import lifecycle, retiring
-from entrypoint.core.events import Effect, Event
+from entrypoint.core.effects import Effect
+from entrypoint.core.events import Event
 from entrypoint.core.state import State
 from entrypoint.options.settings import Settings
 from tests.core.world import RETRYING, SMALL, begin, canonical, possible

@@ -10,23 +10,8 @@ from typing import get_args
 import pytest
 
 from entrypoint.core import lifecycle
-from entrypoint.core.events import (
-    Ask,
-    Clock,
-    Effect,
-    Elapsed,
-    Event,
-    Exited,
-    Look,
-    Poke,
-    Rehearse,
-    Send,
-    Signalled,
-    Spawn,
-    SpawnExporter,
-    Timer,
-    Upgrade,
-)
+from entrypoint.core.effects import Ask, Effect, Look, Poke, Rehearse, Send, Spawn, SpawnExporter, Upgrade
+from entrypoint.core.events import Clock, Elapsed, Event, Exited, Signalled, Timer
 from entrypoint.core.failures import failure_of, lasting
 from entrypoint.core.state import Candidate, Ended, State, Stopping, timers
 from tests.core.explorer import explore

@@ -5,22 +5,18 @@ from collections.abc import Sequence
 import pytest
 
 from entrypoint.core import lifecycle
+from entrypoint.core.effects import Effect, Keep, Look, Reply, Spawn
 from entrypoint.core.events import (
     Answered,
     Clock,
     Disk,
-    Effect,
     Elapsed,
     Event,
     Exited,
-    Keep,
-    Look,
     ReloadAsked,
-    Reply,
     Request,
     Restored,
     Seen,
-    Spawn,
     Spawned,
     StopAsked,
     Timer,

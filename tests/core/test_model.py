@@ -7,29 +7,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from entrypoint.core import lifecycle
+from entrypoint.core.effects import Ask, CloseVips, Effect, Listen, Log, Look, Reply, Send, Spawn, Tell
 from entrypoint.core.events import (
     Answered,
-    Ask,
     Began,
-    CloseVips,
     Disk,
-    Effect,
     Elapsed,
     Event,
     Exited,
-    Listen,
-    Log,
-    Look,
     NotSpawned,
     ReloadAsked,
-    Reply,
     Request,
     Seen,
-    Send,
     Signalled,
-    Spawn,
     Spawned,
-    Tell,
     Unanswered,
     Why,
 )

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entrypoint.core.events import Elapsed, Exited, Log, Reaped, Signalled, Timer
+from entrypoint.core.effects import Log
+from entrypoint.core.events import Elapsed, Exited, Reaped, Signalled, Timer
 from entrypoint.lean.level import Level
 from entrypoint.lean.record import record, replace
 

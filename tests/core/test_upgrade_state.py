@@ -5,7 +5,8 @@ import marshal
 import pytest
 
 from entrypoint.core import lifecycle
-from entrypoint.core.events import Rehearse, Rehearsed, Reply, Upgrade, UpgradeAsked
+from entrypoint.core.effects import Rehearse, Reply, Upgrade
+from entrypoint.core.events import Rehearsed, UpgradeAsked
 from entrypoint.core.state import Current, Draining, Ended, Ending, Serving, State
 from entrypoint.core.upgrade_state import UpgradeStateError, restore, serialize
 from entrypoint.lean.record import replace

@@ -5,23 +5,18 @@ import signal
 import pytest
 
 from entrypoint.core import lifecycle
+from entrypoint.core.effects import Effect, Keep, Look, Reply, Send, Spawn
 from entrypoint.core.events import (
     Answered,
     Clock,
     Disk,
-    Effect,
     Elapsed,
     Event,
     Exited,
-    Keep,
-    Look,
     NotSpawned,
     ReloadAsked,
-    Reply,
     Request,
     Seen,
-    Send,
-    Spawn,
     Spawned,
     Stirred,
     StopAsked,

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entrypoint.core.events import Log
+from entrypoint.core.effects import Log
 from entrypoint.lean.level import Level
 from entrypoint.options.settings import LogFormat
 from entrypoint.system.log import Logger, text_line, write_to_stderr

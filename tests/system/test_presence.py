@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from entrypoint.core.events import Log
+from entrypoint.core.effects import Log
 from entrypoint.pid1.presence import Presence
 from entrypoint.system.control_socket import Control
 from entrypoint.system.event_loop import EventLoop

@@ -160,9 +160,9 @@ lifecycle._reload = wrong
 
 EVERY_EFFECT = """
 import importlib
-from entrypoint.core import events
+from entrypoint.core import effects
 from entrypoint.pid1.supervisor import Supervisor
-left = {kind: 2 for kind in events.Effect.__args__ if kind is not events.Upgrade}
+left = {kind: 2 for kind in effects.Effect.__args__ if kind is not effects.Upgrade}
 right = Supervisor._do
 def wrong(self, effect):
     kind = type(effect)
@@ -643,7 +643,7 @@ def test_sockets_that_systemd_passes_are_vips(tmp_path: Path) -> None:
 
 AT_ADOPTION = """
 import signal
-from entrypoint.core.events import Adopt
+from entrypoint.core.effects import Adopt
 from entrypoint.pid1.supervisor import Supervisor
 right = Supervisor._do
 def wrong(self, effect):

@@ -19,7 +19,7 @@ import socket
 from entrypoint.client.exporter.collector import MissingError, render, require
 from entrypoint.client.exporter.instance import Instance
 from entrypoint.client.exporter.server import AddressError, Server, listen
-from entrypoint.core.events import Log
+from entrypoint.core.effects import Log
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import reason
 from entrypoint.options.settings import OptionError
