@@ -5,6 +5,7 @@ import signal
 import pytest
 
 from entrypoint.core import lifecycle
+from entrypoint.core.candidate import MOST_TRIES
 from entrypoint.core.effects import Effect, Keep, Look, Reply, Send, Spawn
 from entrypoint.core.events import (
     Answered,
@@ -23,7 +24,6 @@ from entrypoint.core.events import (
     Timer,
     Why,
 )
-from entrypoint.core.lifecycle import MOST_TRIES
 from entrypoint.core.state import (
     INCOMPLETE_WITHIN,
     MOST_DEBOUNCES,

@@ -28,8 +28,8 @@ frontend web
   http-request return status 200 content-type text/plain lf-string "%[env(SAFE_RELOAD_GENERATION)]"
 """
 SOON = """
-from entrypoint.core import lifecycle, state
-state.LOOK_WITHIN = lifecycle.LOOK_WITHIN = 0.5
+from entrypoint.core import candidate, state
+state.LOOK_WITHIN = candidate.LOOK_WITHIN = 0.5
 """
 """Nobody waits five seconds in a test."""
 STOPS = """
@@ -204,7 +204,7 @@ def test_a_crash_is_repaired_without_a_reader(begin: Begin, harm: str) -> None:
 @pytest.mark.parametrize("phase", ["start", "reload", "rest"])
 def test_a_stop_waits_for_no_reader(begin: Begin, signum: int, phase: str) -> None:
     """Nobody is waited for who has no process yet; and PID 1 leaves no reader behind."""
-    lb = begin(code=STOPS + "state.LOOK_WITHIN = lifecycle.LOOK_WITHIN = 300.0", hangs=phase == "start")
+    lb = begin(code=STOPS + "state.LOOK_WITHIN = candidate.LOOK_WITHIN = 300.0", hangs=phase == "start")
     if phase != "start":
         lb.serves(1)
         lb.hang.touch()
