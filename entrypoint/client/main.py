@@ -16,6 +16,7 @@ from typing import Any
 from entrypoint import __version__
 from entrypoint.client import report
 from entrypoint.client.connection import Connection, DeniedError
+from entrypoint.client.formatting import Style, printable
 from entrypoint.client.status_fields import Status
 from entrypoint.lean.json_text import json_text
 from entrypoint.options.parser import split
@@ -89,7 +90,7 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
             help_wanted = question.text == "help"
             _answer_with(help_text(question.verb) if help_wanted else f"safe_reload {__version__}")
             return 0
-        return _answer(question, report.Style(colour=_wants_colour(environment)))
+        return _answer(question, Style(colour=_wants_colour(environment)))
     except OptionError as error:
         return _fail(f"{error}; see safe_reload {words.operands[0]} --help", _FAILED)
     except NoInstanceError as error:
@@ -115,7 +116,7 @@ def tags_of_instance(runtime_dir: str, name: str | None) -> dict[str, int]:
         return {}
 
 
-def _answer(question: Question, style: report.Style) -> int:
+def _answer(question: Question, style: Style) -> int:
     deadline = Deadline(question.timeout)
     if question.verb == "list":
         return _list(question, style)
@@ -145,7 +146,7 @@ def _reload(path: str, _: Question, deadline: Deadline) -> int:
     return 0
 
 
-def _status(path: str, question: Question, deadline: Deadline, style: report.Style) -> int:
+def _status(path: str, question: Question, deadline: Deadline, style: Style) -> int:
     with _connected(path, deadline) as connection:
         line = _answer_to(connection, "status", deadline)
         status = connection.status()
@@ -154,7 +155,7 @@ def _status(path: str, question: Question, deadline: Deadline, style: report.Sty
     return 0 if report.serves(status) else _FAILED
 
 
-def _list(question: Question, style: report.Style) -> int:
+def _list(question: Question, style: Style) -> int:
     found: list[tuple[str, Status | str]] = []
     for name in names(question.runtime_dir):
         path = path_of(question.runtime_dir, name)
@@ -185,7 +186,7 @@ def _stop(path: str, question: Question, deadline: Deadline) -> int:
             answer = ""  # it went at once
     try:
         if _is_refusal(answer):
-            return _fail(report.printable(answer.strip()), _FAILED)
+            return _fail(printable(answer.strip()), _FAILED)
         _wait_for_end(path, life, deadline)
     finally:
         if life is not None:
@@ -226,14 +227,14 @@ def _upgrade(path: str, _: Question, deadline: Deadline) -> int:
             raise
         answer = ""  # it has become the new one without an answer
     if _is_refusal(answer):
-        return _fail(report.printable(answer.strip().removeprefix("Success=0").strip("\n -")) or "refused", _FAILED)
+        return _fail(printable(answer.strip().removeprefix("Success=0").strip("\n -")) or "refused", _FAILED)
     while True:
         try:
             status = _status_of(path, deadline)
         except NoInstanceError:
             _pause(deadline)
         else:
-            version, pid = (report.printable(status.get(name)) for name in ("version", "pid"))
+            version, pid = (printable(status.get(name)) for name in ("version", "pid"))
             _say(_STDOUT, f"safe_reload {version} (pid {pid}) runs")
             return 0
 

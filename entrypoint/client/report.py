@@ -7,15 +7,13 @@ and what a terminal would take for a command is taken out.
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from entrypoint.client.formatting import Style, ago, duration, printable, seconds, several, short, table
 from entrypoint.client.status_fields import Status, has_current, is_number, mapping, mappings, sequence
 from entrypoint.core.history import START
-from entrypoint.lean.one_line import one_line
 from entrypoint.options.vips import needs_v6only
 
 _MOST = 20
 """Rows of a table that may be as long as a VIP list; --json has all."""
-_HASH = 12
-"""Letters of a sha256 that tell two apart."""
 _ALERT = "[ALERT]"
 _PLACE = re.compile(r"(?<!for )\[(?![0-9a-fA-F.:*]+\])([^\[\]]+):(\d+)\]")
 """Where haproxy says what it does not like: `config : parsing [/etc/lb/haproxy.cfg:14] : unknown keyword ...`.
@@ -33,18 +31,6 @@ _STAGES = {
 """What two stages are for a person; the others are words of their own."""
 
 _RED, _YELLOW, _GREEN, _BOLD = "31", "33", "32", "1"
-
-
-class Style:
-    """How words stand out."""
-
-    def __init__(self, *, colour: bool) -> None:
-        """Choose between escape sequences and nothing."""
-        self._colour = colour
-
-    def __call__(self, text: str, code: str) -> str:
-        """Return a text in a colour, if there are any."""
-        return f"\x1b[{code}m{text}\x1b[0m" if self._colour and text else text
 
 
 # ---- the status ----------------------------------------------------------------------------------------------------
@@ -70,7 +56,7 @@ def report(status: Status, now: float, style: Style) -> list[str]:
         *_last_reload(status, now, style),
         *_watch(status, style),
         *_restarts(status, style),
-        *(("adopted", _adopted(printable(text))) for text in _several(sequence(status.get("adopted")), 5)),
+        *(("adopted", _adopted(printable(text))) for text in several(sequence(status.get("adopted")), 5)),
         *_log(status, style),
     ]
     width = max((len(name) for name, _ in facts), default=0)
@@ -112,7 +98,7 @@ def _generations(status: Status, style: Style) -> list[str]:
             printable(one.get("state")),
             duration(one.get("age_seconds")),
             printable(one.get("connections")),
-            _short(one.get("sha256")) + known,
+            short(one.get("sha256")) + known,
             printable(one.get("asked_by")),
         ])  # fmt: skip
     lines = table(rows, right={0, 1, 3, 4})
@@ -134,9 +120,9 @@ def _configuration(status: Status, style: Style) -> Iterator[tuple[str, str]]:
 def _running(status: Status, configuration: Status) -> tuple[str, str]:
     """Return what runs, and its colour."""
     if configuration.get("last_known_good") is True:
-        return f"{_short(configuration.get('sha256'))}, the LAST KNOWN GOOD one", f"{_BOLD};{_RED}"
+        return f"{short(configuration.get('sha256'))}, the LAST KNOWN GOOD one", f"{_BOLD};{_RED}"
     if configuration.get("sha256"):
-        return _short(configuration["sha256"]), ""
+        return short(configuration["sha256"]), ""
     if has_current(status):
         return "not known: the files could not be read when haproxy was started", _YELLOW
     return "none runs", _RED
@@ -157,7 +143,7 @@ def _disk(status: Status, configuration: Status) -> tuple[str, str]:
     if configuration.get("pending") is True or (on_disk and not known):
         fails = on_disk and on_disk == configuration.get("failed_sha256")
         what = "it has FAILED" if fails else "a reload would take it"
-        return f"the disk {has} {'another one, ' if known else ''}{_short(on_disk)}: {what}", _YELLOW
+        return f"the disk {has} {'another one, ' if known else ''}{short(on_disk)}: {what}", _YELLOW
     if not on_disk or configuration.get("last_known_good") is True:
         return "what the disk has is not known", _YELLOW
     if sequence(watch.get("stale_mounts")):
@@ -172,7 +158,7 @@ def _last_reload(status: Status, now: float, style: Style) -> Iterator[tuple[str
         return
     failed = last.get("result") != "success"
     result = style("FAILURE", f"{_BOLD};{_RED}") if failed else style("success", _GREEN)
-    facts = [f"{result} {_ago(last.get('at'), now)}"]
+    facts = [f"{result} {ago(last.get('at'), now)}"]
     if last.get("trigger") == START:
         yield "last start", ", ".join([*facts, f"generation {printable(last.get('generation'))}"])
     else:
@@ -181,7 +167,7 @@ def _last_reload(status: Status, now: float, style: Style) -> Iterator[tuple[str
         else:
             facts.append(f"asked for by {printable(last.get('trigger'))}")
             facts.append(f"generation {printable(last.get('generation'))}")
-            facts.append(f"in {_seconds(last.get('seconds'))}")
+            facts.append(f"in {seconds(last.get('seconds'))}")
         yield "last reload", ", ".join(facts)
     if not failed:
         return
@@ -193,7 +179,7 @@ def _last_reload(status: Status, now: float, style: Style) -> Iterator[tuple[str
         yield "", style(error, _RED)
     yield "", _advice(status, printable(last.get("message")), words)
     at = status.get("last_success_at")
-    yield "", f"the last success was {_ago(at, now)}" if is_number(at) else "none has succeeded since the start"
+    yield "", f"the last success was {ago(at, now)}" if is_number(at) else "none has succeeded since the start"
 
 
 def _advice(status: Status, message: str, words: str) -> str:
@@ -224,7 +210,7 @@ def _watch(status: Status, style: Style) -> Iterator[tuple[str, str]]:
     if watch:
         mode = printable(watch.get("mode"))
         yield "watch", "off: only signals and commands reload" if mode == "off" else f"{mode}, {_count(watch, 'files')}"
-    for path in _several(sequence(watch.get("stale_mounts")), _MOST):
+    for path in several(sequence(watch.get("stale_mounts")), _MOST):
         what = "what is mounted has been replaced outside, and this is the old one; mount the folder above it instead"
         what = f"STALE MOUNT {printable(path)}: {what}"
         yield "", style(what, _YELLOW)
@@ -307,7 +293,7 @@ def instances(found: Sequence[tuple[str, Status | str]], now: float, style: Styl
         told = "-"
         if last:
             good = last.get("result") == "success"
-            told = f"{style(printable(last.get('result')), _GREEN if good else _RED)} {_ago(last.get('at'), now)}"
+            told = f"{style(printable(last.get('result')), _GREEN if good else _RED)} {ago(last.get('at'), now)}"
         rows.append([
             printable(name), printable(status.get("pid")), _stage(status),
             printable(current.get("number")), told,
@@ -379,57 +365,3 @@ def place_of(words: str) -> tuple[str, int] | None:
 
 def _alerts(lines: Iterable[str]) -> list[str]:
     return [line for line in lines if line.startswith(_ALERT)]
-
-
-def printable(value: object) -> str:
-    """Return a value as text on one line, which no terminal takes for a command; `-` for what is not there."""
-    if value is None or isinstance(value, dict | list):
-        return "-"
-    return one_line(str(value))
-
-
-def duration(seconds: object) -> str:
-    """Return a time span in its two largest units."""
-    if not is_number(seconds):
-        return "-"
-    whole = int(max(0.0, min(seconds, 1e12)))
-    if whole < 10:
-        return f"{max(0.0, seconds):.1f}s"
-    units = ((whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "m"), (whole % 60, "s"))
-    first = next(index for index, (count, _) in enumerate(units) if count)
-    return " ".join(f"{count}{unit}" for count, unit in units[first : first + 2] if count)
-
-
-def _ago(at: object, now: float) -> str:
-    return f"{duration(now - at)} ago" if is_number(at) else "at an unknown time"
-
-
-def _seconds(value: object) -> str:
-    return f"{value:.3g} s" if is_number(value) else "-"
-
-
-def _short(value: object) -> str:
-    return printable(value)[:_HASH]
-
-
-def table(rows: Sequence[Sequence[str]], right: frozenset[int] | set[int] = frozenset()) -> list[str]:
-    """Align columns; those of these numbers at their right end."""
-    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = []
-        for index, (cell, width) in enumerate(zip(row, widths, strict=True)):
-            space = " " * (width - _width(cell))
-            cells.append(space + cell if index in right else cell + space)
-        lines.append("  ".join(cells).rstrip())
-    return lines
-
-
-def _width(cell: str) -> int:
-    return len(re.sub(r"\x1b\[[0-9;]*m", "", cell)) if "\x1b" in cell else len(cell)
-
-
-def _several(values: Sequence[object], most: int) -> Iterator[object]:
-    yield from values[:most]
-    if len(values) > most:
-        yield f"and {len(values) - most} more"

@@ -8,7 +8,6 @@ import contextlib
 import os
 import socket
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
 from entrypoint import __version__
@@ -22,6 +21,7 @@ from entrypoint.pid1.connection_counts import ConnectionCounts
 from entrypoint.pid1.master_cli import Process
 from entrypoint.pid1.outcomes import Outcomes
 from entrypoint.pid1.runtime import Runtime
+from entrypoint.pid1.session import Session
 from entrypoint.system.control_socket import Client, Control
 
 _MOST_SESSIONS = 1280
@@ -42,67 +42,7 @@ _MASTER = "master"
 """What the prompt calls us; programs that drive haproxy's master wait for `master> `."""
 _DRAINS = "generation {} (pid {}) drains, and haproxy has closed its CLI: status says how many connections it has\n\n"
 _NOBODY = "Can't find the target PID matching the prefix '@{}'\n\n"
-_HANDED_DOWN = ("target", "settings", "empty_lines", "prompt", "spoke", "ends", "waits_for")
-"""Of a session, what is a plain value."""
 _REPLACED = "Success=0\n--\nsafe_reload has been replaced meanwhile: ask again\n\n"
-
-
-class Session:
-    """A client, and where it is in its questions."""
-
-    def __init__(self, client: Client) -> None:
-        """Begin with a client that has said nothing."""
-        self.client = client
-        self.commands: deque[str] = deque()
-        self.target = ""
-        """The generation that its commands without a prefix are for; empty for us."""
-        self.settings: dict[str, str] = {}
-        """What is said to a generation before each command."""
-        self.empty_lines = 0
-        """So many answer that, and are not for the client."""
-        self.prompt = False
-        self.spoke = False
-        self.ends = False
-        """It is over when everything has been answered."""
-        self.waits_for = ""
-        """What it awaits: reload, upgrade, status, or a generation; nothing while its next command can be taken."""
-        self.upstream: socket.socket | None = None
-        """The CLI of the generation whose answer is copied."""
-        self.reader = master_cli.CommandReader()
-        self.stirred_at = time.monotonic()
-        """When it last said something, or was given something."""
-
-    def serialize(self) -> dict[str, Any]:
-        """Return everything about it as plain values."""
-        return {
-            "client": self.client.fileno(),
-            "unsent": self.client.unsent,
-            "upstream": self.upstream.fileno() if self.upstream else -1,
-            "commands": list(self.commands),
-            "reader": self.reader.serialize(),
-            **{name: getattr(self, name) for name in _HANDED_DOWN},
-        }
-
-    @classmethod
-    def restore(cls, client: Client, left: Mapping[str, Any]) -> "Session":
-        """Go on with a client where our last life has left it."""
-        session = cls(client)
-        session.commands.extend(left["commands"])
-        session.reader = master_cli.CommandReader.restore(left["reader"])
-        if left["upstream"] >= 0:
-            session.upstream = socket.socket(fileno=left["upstream"])
-            session.upstream.set_inheritable(False)
-            session.upstream.setblocking(False)
-        for name in _HANDED_DOWN:
-            setattr(session, name, left[name])
-        return session
-
-    @property
-    def patience(self) -> int:
-        """How much harm it would do to hang up."""
-        if self.waits_for in {"reload", "upgrade"}:
-            return 3
-        return 2 if self.waits_for else int(self.spoke)
 
 
 class ControlServer:

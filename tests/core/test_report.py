@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from entrypoint.client import report
-from entrypoint.client.report import Style
+from entrypoint.client.formatting import Style, duration
 from entrypoint.client.status_fields import Status
 from entrypoint.core import history
 
@@ -352,13 +352,13 @@ def test_the_place_of_an_error(words: str, place: tuple[str, int] | None) -> Non
 )  # fmt: skip
 def test_time_spans(seconds: object, text: str) -> None:
     """Two units are enough."""
-    assert report.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_a_configuration_that_has_failed_is_not_offered() -> None:
     """A reload would not take what haproxy has refused."""
     configuration = {"sha256": "aa", "disk_sha256": "bb", "pending": True, "failed_sha256": "bb"}
-    lines = report.report({"configuration": configuration}, 0.0, report.Style(colour=False))
+    lines = report.report({"configuration": configuration}, 0.0, Style(colour=False))
 
     assert any("the disk has another one, bb: it has FAILED" in line for line in lines)
     assert not any("would take it" in line for line in lines)
@@ -367,7 +367,7 @@ def test_a_configuration_that_has_failed_is_not_offered() -> None:
 @pytest.mark.parametrize(("lost", "line"), [(0, ""), (1, "1 line is lost"), (17, "17 lines are lost")])
 def test_lines_that_are_lost_are_told(lost: int, line: str) -> None:
     """Where none is, nothing is said."""
-    lines = report.report({"log": {"lines_lost": lost}}, 0.0, report.Style(colour=False))
+    lines = report.report({"log": {"lines_lost": lost}}, 0.0, Style(colour=False))
 
     assert [one for one in lines if "lost" in one] == (
         [f"log          {line}: stderr was full, and nobody read it"] if line else []

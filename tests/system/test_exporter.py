@@ -18,7 +18,9 @@ from typing import Any
 
 import pytest
 
-from entrypoint.client.exporter.server import MOST_CLIENTS, first_that_exists, wants_openmetrics
+from entrypoint.client.exporter.address import first_that_exists
+from entrypoint.client.exporter.request import wants_openmetrics
+from entrypoint.client.exporter.server import MOST_CLIENTS
 from entrypoint.client.main import run
 from entrypoint.core.lifecycle import RELOAD_SIGNALS
 from entrypoint.core.watching import FILES, RETRY

@@ -16,9 +16,10 @@ by others of its uid, and PID 1 gives it none of its own variables but those tha
 import os
 import socket
 
+from entrypoint.client.exporter.address import AddressError, listen
 from entrypoint.client.exporter.collector import MissingError, render, require
 from entrypoint.client.exporter.instance import Instance
-from entrypoint.client.exporter.server import AddressError, Server, listen
+from entrypoint.client.exporter.server import Server
 from entrypoint.core.effects import Log
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import reason

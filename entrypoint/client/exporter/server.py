@@ -14,11 +14,18 @@ import signal
 import socket
 import time
 from collections.abc import Iterable
-from enum import IntEnum
-from typing import Any
 
 from entrypoint.client.exporter.collector import OPENMETRICS, TEXT, render
 from entrypoint.client.exporter.instance import Instance, Question, not_ready
+from entrypoint.client.exporter.request import (
+    CLIENT_SECONDS,
+    MOST_HEADER,
+    Client,
+    Doing,
+    RefusedError,
+    read_request,
+    wants_openmetrics,
+)
 from entrypoint.client.status_fields import Status
 from entrypoint.system import signals
 
@@ -26,13 +33,9 @@ ANSWER_SECONDS = 2.0
 """How long PID 1 may take; a probe's own limit should be longer."""
 _SILENT = f"PID 1 does not answer within {ANSWER_SECONDS:g} s"
 _RETRY_SECONDS = 0.05
-_CLIENT_SECONDS = 5.0
-"""How long a client may take to ask, and again to take the answer, in all."""
 _LINGER_SECONDS = 1.0
 """For how long what a client still sends is thrown away, so that a reset does not overtake the answer."""
 MOST_CLIENTS = 256
-_MOST_HEADER = 8192
-_BACKLOG = 128
 _STOPS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 _NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -45,164 +48,12 @@ _PHRASES = {
     500: "Internal Server Error",
     503: "Service Unavailable",
 }
-_INDEX = "/livez /readyz /metrics"
 
 
 # ---- the address ---------------------------------------------------------------------------------------------------
 
 
-class AddressError(Exception):
-    """An address that cannot be listened on; its text is one line for the user."""
-
-
-def listen(address: str) -> socket.socket:
-    """Return a listening socket.
-
-    Args:
-        address: `:9101` or `*:9101` for all addresses of both families, `127.0.0.1:9101`, `[::1]:9101`. Port 0 is any.
-
-    Raises:
-        AddressError: it is none of these, or cannot be bound.
-
-    """
-    host, colon, port = address.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if not colon or not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
-        what = f"{port[:100]!r} is not the number of a port" if colon and port else f"{address[:100]!r} has no port"
-        raise AddressError(f"{what}: give an address such as :9101 or 127.0.0.1:9101")
-    if ":" in host and not bracketed:
-        raise AddressError(f"{address[:100]!r} is not an address: IPv6 is written in brackets, such as [::1]:9101")
-    everywhere = ((socket.AF_INET6, ("::", int(port)), False), (socket.AF_INET, ("0.0.0.0", int(port)), False))
-    try:
-        if host in {"", "*"}:
-            return first_that_exists(everywhere)
-        found = socket.getaddrinfo(
-            host[1:-1] if bracketed else host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
-        )
-        return first_that_exists([(family, where, True) for family, _, _, _, where in found])
-    except socket.gaierror:
-        raise AddressError(
-            f"{address[:100]!r} is not an address: give :PORT, IPv4:PORT or [IPv6]:PORT, and no host name"
-        ) from None
-    except OSError as error:
-        raise AddressError(f"cannot listen on {address[:100]}: {error.strerror or error}") from error
-
-
-def first_that_exists(choices: Iterable[tuple[int, Any, bool]]) -> socket.socket:
-    """Listen on the first of these that this machine has: without IPv6 that is IPv4.
-
-    Args:
-        choices: the family, the address, and whether IPv6 means only IPv6.
-
-    Raises:
-        OSError: none of them; the last one's.
-
-    """
-    last = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
-    for family, where, only in choices:
-        try:
-            listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        except OSError as error:
-            last = error
-            continue
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(only))
-            listener.bind(where)
-            listener.listen(_BACKLOG)
-        except OSError as error:
-            listener.close()
-            last = error
-            if error.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}:
-                break
-        else:
-            return listener
-    raise last
-
-
 # ---- clients -------------------------------------------------------------------------------------------------------
-
-
-class _Doing(IntEnum):
-    """What a client is at; the lowest are the first to go when there are too many."""
-
-    ASKING = 0
-    LEAVING = 1
-    TAKING = 2
-    WAITING = 3
-
-
-class _Client:
-    """One connection, one request. Owns its socket."""
-
-    def __init__(self, connection: socket.socket, now: float) -> None:
-        self.connection = connection
-        self.doing = _Doing.ASKING
-        self.deadline = now + _CLIENT_SECONDS
-        self.asked_at = now
-        self.received = bytearray()
-        self.to_send = memoryview(b"")
-        self.path = ""
-        self.head_only = False
-        self.accept = ""
-
-
-class _RefusedError(Exception):
-    """A request that is answered at once, with this status and line."""
-
-    def __init__(self, status: int, line: str) -> None:
-        super().__init__(line)
-        self.status = status
-
-
-def _read_request(client: _Client) -> bool:
-    """Understand the request; return whether it is complete.
-
-    Raises:
-        _RefusedError: it cannot be served.
-
-    """
-    head, end, _ = client.received.partition(b"\r\n\r\n")
-    if not end:
-        if len(client.received) > _MOST_HEADER:
-            raise _RefusedError(431, f"the request's header is longer than {_MOST_HEADER} bytes")
-        return False
-    request, *fields = head.decode("latin-1").split("\r\n")
-    words = request.split(" ")
-    if len(words) != 3 or not words[2].startswith("HTTP/1."):
-        raise _RefusedError(400, "this is not an HTTP/1.1 request")
-    client.head_only = words[0] == "HEAD"
-    if words[0] not in {"GET", "HEAD"}:
-        raise _RefusedError(405, "only GET and HEAD are served")
-    client.path = _path(words[1])
-    values = [field.partition(":") for field in fields]
-    client.accept = ",".join(value for name, _, value in values if name.strip().lower() == "accept")
-    if client.path not in {"/livez", "/readyz", "/metrics"}:
-        raise _RefusedError(200 if client.path == "/" else 404, _INDEX)
-    return True
-
-
-def _path(target: str) -> str:
-    """Return the path of a request's target, which may be a whole URL: a proxy sends it so (RFC 9112, 3.2.2)."""
-    if target[:7].lower() == "http://" or target[:8].lower() == "https://":
-        target = "/" + target.partition("//")[2].partition("?")[0].partition("/")[2]
-    return target.partition("?")[0]
-
-
-def wants_openmetrics(accept: str) -> bool:
-    """Tell whether an Accept header (RFC 9110, 12.5.1) asks for OpenMetrics, and not rather for plain text."""
-    weights = {"application/openmetrics-text": 0.0, "text/plain": 0.0}
-    for choice in accept.split(","):
-        kind, *parameters = (part.strip().lower() for part in choice.split(";"))
-        if kind in weights:
-            weight = next((part[2:] for part in parameters if part.startswith("q=")), "1")
-            try:
-                weights[kind] = max(weights[kind], float(weight))
-            except ValueError:
-                continue
-    openmetrics, plain = weights.values()
-    return openmetrics > 0 and openmetrics >= plain
 
 
 # ---- the loop ------------------------------------------------------------------------------------------------------
@@ -220,7 +71,7 @@ class Server:
         self._listener = listener
         self._arrivals = arrivals
         self._instance = instance
-        self._clients: dict[int, _Client] = {}
+        self._clients: dict[int, Client] = {}
         self._question: Question | None = None
         self._asked_at = 0.0
         self._listening_at: int | None = None
@@ -243,7 +94,7 @@ class Server:
                         return
                 elif key.fileobj is self._listener:
                     self._accept()
-                elif isinstance(key.data, _Client):
+                elif isinstance(key.data, Client):
                     # An earlier event of this round may have ended it.
                     if self._clients.get(key.fd) is key.data:
                         self._progress(key.data, mask)
@@ -269,7 +120,7 @@ class Server:
         for client in list(self._clients.values()):
             if now < client.deadline:
                 continue
-            if client.doing is _Doing.WAITING:
+            if client.doing is Doing.WAITING:
                 self._tell((client,), _SILENT, None)
             else:
                 self._hang_up(client)
@@ -300,7 +151,7 @@ class Server:
             if len(self._clients) >= MOST_CLIENTS:
                 self._make_room()
             connection.setblocking(False)
-            client = _Client(connection, time.monotonic())
+            client = Client(connection, time.monotonic())
             self._clients[connection.fileno()] = client
             self._selector.register(connection, selectors.EVENT_READ, client)
             # The request has often arrived by now.
@@ -311,43 +162,43 @@ class Server:
         if self._clients:
             self._hang_up(min(self._clients.values(), key=lambda client: (client.doing, client.deadline)))
 
-    def _hang_up(self, client: _Client) -> None:
+    def _hang_up(self, client: Client) -> None:
         descriptor = client.connection.fileno()
         if self._clients.pop(descriptor, None):
-            if client.doing is not _Doing.WAITING:
+            if client.doing is not Doing.WAITING:
                 self._selector.unregister(client.connection)
             client.connection.close()
 
     # ---- who asks
 
-    def _progress(self, client: _Client, mask: int) -> None:
+    def _progress(self, client: Client, mask: int) -> None:
         try:
             match client.doing:
-                case _Doing.ASKING if mask & selectors.EVENT_READ:
+                case Doing.ASKING if mask & selectors.EVENT_READ:
                     self._read(client)
-                case _Doing.TAKING if mask & selectors.EVENT_WRITE:
+                case Doing.TAKING if mask & selectors.EVENT_WRITE:
                     self._write(client)
-                case _Doing.LEAVING if mask & selectors.EVENT_READ and not client.connection.recv(65536):
+                case Doing.LEAVING if mask & selectors.EVENT_READ and not client.connection.recv(65536):
                     self._hang_up(client)
         except BlockingIOError:
             return
         except OSError:
             self._hang_up(client)
 
-    def _read(self, client: _Client) -> None:
-        data = client.connection.recv(_MOST_HEADER + 1)
+    def _read(self, client: Client) -> None:
+        data = client.connection.recv(MOST_HEADER + 1)
         client.received += data
         if not data:
             self._hang_up(client)
             return
         try:
-            if not _read_request(client):
+            if not read_request(client):
                 return
-        except _RefusedError as refusal:
+        except RefusedError as refusal:
             self._answer(client, refusal.status, f"{refusal}\n".encode())
             return
         client.received.clear()
-        client.doing = _Doing.WAITING
+        client.doing = Doing.WAITING
         client.asked_at = time.monotonic()
         client.deadline = client.asked_at + ANSWER_SECONDS
         # Deaf to it meanwhile: a client that has hung up would wake us again and again.
@@ -377,7 +228,7 @@ class Server:
             question.close()
             self._question = None
             # An answer that was on its way before a client asked may be old. That there is none concerns everyone.
-            waiting = [client for client in self._clients.values() if client.doing is _Doing.WAITING]
+            waiting = [client for client in self._clients.values() if client.doing is Doing.WAITING]
             served = [client for client in waiting if question.problem or client.asked_at <= self._asked_at]
             self._tell(served, question.problem, question.status())
             if len(served) < len(waiting):
@@ -394,7 +245,7 @@ class Server:
 
     # ---- who is answered
 
-    def _tell(self, clients: Iterable[_Client], problem: str, status: Status | None) -> None:
+    def _tell(self, clients: Iterable[Client], problem: str, status: Status | None) -> None:
         answers: dict[tuple[str, bool], tuple[int, bytes]] = {}
         for client in clients:
             openmetrics = client.path == "/metrics" and wants_openmetrics(client.accept)
@@ -410,7 +261,7 @@ class Server:
             except OSError:
                 self._hang_up(client)
 
-    def _answer(self, client: _Client, status: int, body: bytes, kind: str = TEXT) -> None:
+    def _answer(self, client: Client, status: int, body: bytes, kind: str = TEXT) -> None:
         lines = [
             f"HTTP/1.1 {status} {_PHRASES[status]}",
             f"Content-Type: {kind}",
@@ -422,15 +273,15 @@ class Server:
         head = "".join(f"{line}\r\n" for line in lines).encode() + b"\r\n"
         client.received.clear()
         client.to_send = memoryview(head if client.head_only else head + body)
-        client.doing = _Doing.TAKING
-        client.deadline = time.monotonic() + _CLIENT_SECONDS
+        client.doing = Doing.TAKING
+        client.deadline = time.monotonic() + CLIENT_SECONDS
         self._selector.modify(client.connection, selectors.EVENT_WRITE, client)
         self._write(client)
 
-    def _write(self, client: _Client) -> None:
+    def _write(self, client: Client) -> None:
         client.to_send = client.to_send[client.connection.send(client.to_send) :]
         if not client.to_send:
-            client.doing = _Doing.LEAVING
+            client.doing = Doing.LEAVING
             client.deadline = time.monotonic() + _LINGER_SECONDS
             client.connection.shutdown(socket.SHUT_WR)
             self._selector.modify(client.connection, selectors.EVENT_READ, client)
