@@ -16,191 +16,36 @@ about what a relative path is relative to.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from enum import StrEnum
 from itertools import pairwise
 from posixpath import dirname, join
 
+from entrypoint.haproxy.config_words import QUOTES, SEVERAL_WORDS, as_text, split_arguments, split_words
+from entrypoint.haproxy.file_names import ANYTHING, Bases, Context, Kind, Named
+from entrypoint.haproxy.keywords import (
+    BLOCKS,
+    LOG_FORMATS,
+    NOT_IN_FILES,
+    OF_A_CERTIFICATE,
+    OF_A_STORE,
+    OPTIONS,
+    OPTIONS_FROM,
+    PAYLOADS,
+    PREFIXES,
+    SECOND_WORD,
+    SECTIONS,
+    SETTERS,
+    SIGNS,
+)
 from entrypoint.lean.record import record, replace
 from entrypoint.lean.typing import assert_never
 
-_SPACE = b" \t\v\f\r\n"
-_QUOTES = b"\"'\\"
-_PLAIN_IN_QUOTES = bytes(set(range(256)) - set(_QUOTES + b"$"))
-_PLAIN = bytes(set(_PLAIN_IN_QUOTES) - set(_SPACE + b"#"))
-_ESCAPED = {ord("t"): 9, ord("n"): 10, ord("r"): 13}
-_ESCAPED_IN_BRACKETS = {"\\": "\\", " ": " ", '"': '"', "'": "'", "r": "\r", "n": "\n", "t": "\t"}
-_NAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
-
-_SECOND_WORD = frozenset(
-    {
-        "lua-load",
-        "lua-load-per-thread",
-        "issuers-chain-path",
-        "ssl-dh-param-file",
-        "h1-case-adjust-file",
-        "httpclient.ssl.ca-file",
-        "eab-key-id",
-        "eab-mac-key",
-        "deviceatlas-json-file",
-        "51degrees-data-file",
-        "wurfl-data-file",
-    },
-)
-_OPTIONS_FROM = {
-    "bind": 2,
-    "ssl-f-use": 1,
-    "server": 3,
-    "server-template": 4,
-    "peer": 3,
-    "default-server": 1,
-    "default-bind": 1,
-    "stats": 3,
-}
-"""Lines that can have TLS options, and the number of the word at which options can begin."""
-_OPTIONS = {
-    "crt": ("crt",),
-    "default-crt": ("crt",),
-    "ca-file": ("ca",),
-    "ca-verify-file": ("ca",),
-    "ca-sign-file": ("ca",),
-    "crl-file": ("ca",),
-    "crt-list": ("",),
-    "tls-ticket-keys": ("",),
-    "ech": ("",),
-}
-"""TLS options with a file after them, and the base that it is relative to."""
-_OF_A_STORE = {"crt": "crt", "key": "key", "ocsp": "crt", "issuer": "crt", "sctl": "crt"}
-"""What the load line of a crt-store names, and the base that it is relative to."""
-_OF_A_CERTIFICATE = {**_OPTIONS, **{option: ("", base) for option, base in _OF_A_STORE.items() if option != "crt"}}
-"""What ssl-f-use and the brackets of a crt-list may name. Here, up to 3.5, the files of a store have no base."""
-_PAYLOADS = frozenset({"file", "errorfile"})
-_LOG_FORMATS = frozenset({"lf-file"})
-_NOT_IN_FILES = ("@", "virt@")
-_PREFIXES = ("opt@", "file@")
-_SIGNS = (
-    b"file",
-    b"crt",
-    b"-f",
-    b"map",
-    b"lua-load",
-    b"-base",
-    b"-path",
-    b"env",
-    b"config",
-    b"keys",
-    b"jwt",
-    b"eab-",
-    b"localpeer",
-    *(blank + b"ech" for blank in (b" ", b"\t", b"\v", b"\f", b"\r")),
-)
-"""A line that names a file, or changes the meaning of those that do, has one of these."""
-_SETTERS = frozenset(
-    {
-        "crt-store",
-        "crt-base",
-        "ca-base",
-        "key-base",
-        "default-path",
-        "localpeer",
-        "setenv",
-        "presetenv",
-        "unsetenv",
-        "resetenv",
-    },
-)
-"""Lines that change the meaning of others."""
-_SECTIONS = frozenset(
-    {
-        "acme",
-        "backend",
-        "cache",
-        "crt-store",
-        "defaults",
-        "fcgi-app",
-        "frontend",
-        "global",
-        "healthcheck",
-        "http-errors",
-        "listen",
-        "log-forward",
-        "log-profile",
-        "mailers",
-        "namespace_list",
-        "peers",
-        "program",
-        "resolvers",
-        "ring",
-        "traces",
-        "userlist",
-    },
-)
-_BLOCKS = (b".if", b".endif")
 _PSEUDO = (".FILE", ".LINE", ".SECTION")
 _BRANCH = "HAPROXY_BRANCH"
 _BRANCHES = ("2.8", "2.9", *(f"{major}.{minor}" for major in (3, 4) for minor in range(10)))
 """All that have, or may have, that variable: it is 2.8's."""
 _STARTUP_VERSION = "HAPROXY_STARTUP_VERSION"
-ANYTHING = "\x01"
-"""In a file's name: what that variable holds, which only the haproxy that will be started knows. No slash is in it."""
 _MOST_WORLDS = 64
 _TAG = b'bind "fd@$'
-_SEVERAL_WORDS = b"[*]"
-"""Behind a variable's name: its value is split."""
-
-
-@record(frozen=True)
-class Bases:
-    """What a relative path is relative to: haproxy's `default-path`, and the `-base` options. All may be relative."""
-
-    folder: str = ""
-    crt: str = ""
-    ca: str = ""
-    key: str = ""
-
-    def at(self, path: str, base: str = "") -> str:
-        """Return the path as haproxy would open it from the folder that it was started in.
-
-        Args:
-            path: as it is named.
-            base: whose base it has: crt, ca, key, or nobody's.
-
-        """
-        before = {"crt": self.crt, "ca": self.ca, "key": self.key}.get(base, "")
-        if before and not path.startswith("/"):
-            path = f"{before}/{path}"  # as haproxy does it, which tests for nothing but the slash
-        return join(self.folder, path)
-
-
-class Kind(StrEnum):
-    """What a file is that names files itself."""
-
-    CRT_LIST = "crt-list"
-    FILTER = "filter"
-    """The configuration of a filter, such as SPOE's: haproxy reads it as it reads its own."""
-    LOG_FORMAT = "log-format"
-
-
-@record(frozen=True)
-class Context:
-    """How a file that names files itself is to be understood."""
-
-    kind: Kind
-    bases: Bases = Bases()
-    variables: tuple[tuple[str, str], ...] = ()
-
-
-@record(frozen=True)
-class Named:
-    """What configurations name, in the order in which they name it, each once."""
-
-    files: tuple[str, ...]
-    """Files, and folders all of whose files count. Relative ones are relative to where haproxy is started."""
-
-    naming: tuple[tuple[str, Context], ...]
-    """Those of the files that name files themselves, with what `named_in` has to know of them."""
-
-    pairs: tuple[tuple[str, str], ...] = ()
-    """Certificates and the keys that are named for them."""
 
 
 def named_files(text: bytes, variables: Mapping[str, str]) -> tuple[str, ...]:
@@ -251,7 +96,7 @@ def named_in(text: bytes, context: Context) -> Named:
         case Kind.CRT_LIST:
             return _named_in_crt_list(text, context.bases)
         case Kind.LOG_FORMAT:
-            found = _arguments(_text(text))
+            found = split_arguments(as_text(text))
             return Named(tuple(context.bases.at(path) for path in map(_without_prefix, found) if _is_file(path)), ())
         case Kind.FILTER:
             reader = _Reader(_worlds((text,), dict(context.variables), context.bases))
@@ -269,12 +114,12 @@ def _named_in_crt_list(text: bytes, bases: Bases) -> Named:
         # No quotes, and a comment has its line. Brackets stand alone or touch what they enclose.
         if line.startswith(b"#"):
             continue
-        words = [_text(word) for word in line.replace(b"[", b" ").replace(b"]", b" ").split()]
+        words = [as_text(word) for word in line.replace(b"[", b" ").replace(b"]", b" ").split()]
         if words and _is_file(words[0]):
             found[bases.at(words[0], "crt")] = None
         for option, value in pairwise(words[1:]):
             if _is_file(value):
-                found.update(dict.fromkeys(bases.at(value, base) for base in _OF_A_CERTIFICATE.get(option, ())))
+                found.update(dict.fromkeys(bases.at(value, base) for base in OF_A_CERTIFICATE.get(option, ())))
                 if option == "key" and _is_file(words[0]):
                     pairs[bases.at(words[0], "crt"), bases.at(value)] = None
     return Named(tuple(found), (), tuple(pairs))
@@ -330,13 +175,13 @@ class _Reader:
         for number, line in enumerate(text.split(b"\n"), start=1):
             for world in self.worlds:
                 world.variables[".LINE"] = str(number)
-                words = _words(line, world.variables)
+                words = split_words(line, world.variables)
                 if words[:1] in (["config"], ["plugin"]):  # OpenTracing's
                     self._add(world, *words[1:2])
                 self._expressions(world, words)
 
     def _read_line(self, line: bytes, number: int) -> None:
-        words = _words(line, {})
+        words = split_words(line, {})
         if words[:1] == [".if"]:
             self._depth += 1
         elif words[:1] == [".endif"]:
@@ -344,20 +189,20 @@ class _Reader:
         for world in tuple(self.worlds):
             if b"$" in line:
                 world.variables[".LINE"] = str(number)
-                words = _words(line, world.variables)
+                words = split_words(line, world.variables)
             if words:
                 self._line(world, words)
 
     def _line(self, world: _World, words: list[str]) -> None:
         first, rest = words[0], words[1:]
-        if first in _SECTIONS:
+        if first in SECTIONS:
             world.variables[".SECTION"] = rest[0] if rest else first
         if world.store is not None and first not in {"load", "crt-base", "key-base"} and not first.startswith("."):
             world.store = None
-        if first in _SECOND_WORD:
+        if first in SECOND_WORD:
             self._add(world, *rest[:1])
-        elif first in _OPTIONS_FROM:
-            self._options(world, words[_OPTIONS_FROM[first] :], _OF_A_CERTIFICATE if first == "ssl-f-use" else _OPTIONS)
+        elif first in OPTIONS_FROM:
+            self._options(world, words[OPTIONS_FROM[first] :], OF_A_CERTIFICATE if first == "ssl-f-use" else OPTIONS)
         elif first == "errorfile":
             self._add(world, *rest[1:2])
         elif first == "wurfl-patch-file":
@@ -366,12 +211,12 @@ class _Reader:
             for path in _after(rest, frozenset({"config"})):
                 self._add_naming(world, path, Kind.FILTER, tuple(sorted(world.variables.items())))
         elif first.startswith("http-"):
-            self._add(world, *_after(rest, _PAYLOADS))
-            for path in _after(rest, _LOG_FORMATS):
+            self._add(world, *_after(rest, PAYLOADS))
+            for path in _after(rest, LOG_FORMATS):
                 self._add_naming(world, path, Kind.LOG_FORMAT)
         elif first == "load" and world.store is not None:
             self._load(rest, world.store)
-        elif first in _SETTERS:
+        elif first in SETTERS:
             self._set(world, first, rest)
         self._expressions(world, words)
 
@@ -381,7 +226,7 @@ class _Reader:
             self._add(world, *_after(words, frozenset({"-f"})))
         for word in words:
             if "(" in word and ("map" in word or "jwt" in word):
-                self._add(world, *_arguments(word))
+                self._add(world, *split_arguments(word))
 
     def _set(self, world: _World, first: str, rest: list[str]) -> None:
         """Take note of what changes the meaning of later lines; where haproxy may not read it, as well of that."""
@@ -433,13 +278,13 @@ class _Reader:
             else:
                 for base in options.get(option, ()):
                     self._add(world, value, base=base)
-        if options is _OF_A_CERTIFICATE:
+        if options is OF_A_CERTIFICATE:
             self._add_pair(words, world.bases, "")
 
     def _load(self, words: list[str], store: Bases) -> None:
         for option, value in pairwise(words):
-            if option in _OF_A_STORE and _is_file(value):
-                self.files[store.at(value, _OF_A_STORE[option])] = None
+            if option in OF_A_STORE and _is_file(value):
+                self.files[store.at(value, OF_A_STORE[option])] = None
         self._add_pair(words, store, "key")
 
     def _add_pair(self, words: list[str], bases: Bases, base_of_key: str) -> None:
@@ -467,22 +312,22 @@ def _telling(text: bytes) -> list[int]:
     of a few bytes, and no line is looked at before it has one. Quotes and backslashes may stand inside a word.
     """
     found: set[int] = set()
-    bare = text.translate(None, _QUOTES)
-    for sign in _SIGNS:
+    bare = text.translate(None, QUOTES)
+    for sign in SIGNS:
         found.update(_lines_with(sign, bare))
     if b".if" in bare:
-        for sign in _BLOCKS:
+        for sign in BLOCKS:
             found.update(_lines_with(sign, bare))
     if b".SECTION" in bare:
-        for section in _SECTIONS:
+        for section in SECTIONS:
             found.update(_lines_with(section.encode(), bare))
     # Letters can be written as bytes.
     found.update(_lines_with(rb"\x", text))
     if len(bare) != len(text):
         # Inside quotes a variable can be any word; but not where it is a VIP's tag, of which there can be thousands.
-        text = text if _SEVERAL_WORDS in text else text.replace(_TAG, _TAG[:-1])
+        text = text if SEVERAL_WORDS in text else text.replace(_TAG, _TAG[:-1])
         lines = text.split(b"\n") if b"$" in text else []
-        found.update(n for n in _lines_with(b"$", text) if len(lines[n].translate(None, _QUOTES)) != len(lines[n]))
+        found.update(n for n in _lines_with(b"$", text) if len(lines[n].translate(None, QUOTES)) != len(lines[n]))
     return sorted(found)
 
 
@@ -500,11 +345,11 @@ def _lines_with(sign: bytes, text: bytes) -> Iterator[int]:
 
 def _is_file(path: str) -> bool:
     """Tell whether a value is a path: not one of haproxy's names (`@system-ca`, `@store/name`, `virt@name`)."""
-    return bool(path) and not path.startswith(_NOT_IN_FILES)
+    return bool(path) and not path.startswith(NOT_IN_FILES)
 
 
 def _without_prefix(path: str) -> str:
-    for prefix in _PREFIXES:
+    for prefix in PREFIXES:
         if path.startswith(prefix):
             return path.removeprefix(prefix)
     return path
@@ -512,148 +357,6 @@ def _without_prefix(path: str) -> str:
 
 def _after(words: list[str], keywords: frozenset[str]) -> list[str]:
     return [value for word, value in pairwise(words) if word in keywords]
-
-
-def _arguments(text: str) -> list[str]:
-    """Return the files that converters in a word name, such as `map(FILE)` and `jwt_verify(ALGORITHM,FILE)`."""
-    found = []
-    begin = text.find("(")
-    while begin >= 0:
-        # Backwards to where the name begins; set-map(...) is an action that reads nothing.
-        start = begin
-        while start and (text[start - 1].isalnum() or text[start - 1] in "_-."):
-            start -= 1
-        name = text[start:begin]
-        if name == "jwt_verify":
-            found += _list_in_brackets(text, begin)[1:2]
-        elif name in {"map", "jwt_decrypt_cert"} or name.startswith("map_"):
-            found += _list_in_brackets(text, begin)[:1]
-        begin = text.find("(", begin + 1)
-    return found
-
-
-def _list_in_brackets(text: str, begin: int) -> list[str]:
-    """Return the arguments in the brackets that begin here: they can be quoted once more (manual, section 2.2)."""
-    arguments = [""]
-    quote = ""
-    characters = iter(text[begin + 1 :])
-    for character in characters:
-        if character in "\"'" and quote in {"", character}:
-            quote = "" if quote else character
-        elif character == "\\" and quote != "'":
-            escaped = next(characters, "")
-            arguments[-1] += _ESCAPED_IN_BRACKETS.get(escaped, f"\\{escaped}")
-        elif not quote and character == ",":
-            arguments.append("")
-        elif not quote and character == ")":
-            break
-        else:
-            arguments[-1] += character
-    return arguments
-
-
-def _words(line: bytes, variables: Mapping[str, str]) -> list[str]:
-    """Split a line as haproxy does (configuration manual, 2.2 and 2.3). What haproxy would refuse, split somehow."""
-    if b'"' not in line and b"'" not in line and b"\\" not in line:
-        # Outside double quotes a dollar is a dollar.
-        line = line.partition(b"#")[0].strip()
-        if line.isascii():
-            text = line.decode("ascii")
-            if text.isprintable():  # as nearly every line is, and then there is nothing but blanks to split at
-                return text.split()
-        return [_text(word) for word in line.split()]
-    return [_text(word) for word in _unquoted(line, variables)]
-
-
-def _text(word: bytes) -> str:
-    """Return a word as text, like the names of files are text in Python; a zero byte ends it, as in C."""
-    return str(word.partition(b"\0")[0] if b"\0" in word else word, "utf-8", "surrogateescape")
-
-
-def _unquoted(line: bytes, variables: Mapping[str, str]) -> list[bytes]:
-    words: list[bytes] = []
-    word = bytearray()
-    begun = False
-    quote = 0
-    at, end = 0, len(line)
-    while at < end:
-        byte = line[at]
-        at += 1
-        if byte == 0x5C and quote != 0x27:  # a backslash
-            at = _escaped(line, at, quote, word)
-            begun = True
-        elif byte in b"\"'" and quote in {0, byte}:
-            quote = 0 if quote else byte
-            begun = True
-        elif byte == 0x24 and quote == 0x22:  # a dollar
-            at, value, is_list = _variable(line, at, variables)
-            if is_list and value.split():
-                *before, last = value.split()
-                for part in before:
-                    words.append(bytes(word) + part)
-                    word.clear()
-                word += last
-            else:
-                word += value
-        elif quote == 0 and byte in _SPACE:
-            if begun:
-                words.append(bytes(word))
-                word.clear()
-                begun = False
-        elif quote == 0 and byte == 0x23:  # a comment
-            break
-        else:
-            rest = line[at:]
-            length = len(rest) - len(rest.lstrip(_PLAIN_IN_QUOTES if quote else _PLAIN))
-            word += line[at - 1 : at + length]
-            at += length
-            begun = True
-    if begun:
-        words.append(bytes(word))
-    return words
-
-
-def _escaped(line: bytes, at: int, quote: int, word: bytearray) -> int:
-    """Append what the backslash before `at` stands for; return where to go on."""
-    byte = line[at] if at < len(line) else 0
-    if byte in _ESCAPED:
-        word.append(_ESCAPED[byte])
-        return at + 1
-    if byte == 0x78:  # \xHH
-        try:
-            word.append(int(line[at + 1 : at + 3], 16))
-        except ValueError:
-            word += b"\\"
-            return at
-        return at + 3
-    if byte in b" #\\\"'" or (byte == 0x24 and quote == 0x22):
-        word.append(byte)
-        return at + 1
-    word += b"\\"
-    return at
-
-
-def _variable(line: bytes, at: int, variables: Mapping[str, str]) -> tuple[int, bytes, bool]:
-    """Return where a variable's reference ends, its value, and whether it was to become several words."""
-    braces = line[at : at + 1] == b"{"
-    start = at = at + braces
-    at += line[at : at + 1] == b"."  # a pseudo-variable's
-    while at < len(line) and line[at] in _NAME:
-        at += 1
-    name = line[start:at].decode("ascii")
-    value = variables.get(name, "").encode("utf-8", "surrogateescape")
-    if not braces:
-        return at, value, False
-    end = line.find(b"}", at)
-    if end < 0:
-        return len(line), value, False
-    default = line[at:end]
-    is_list = default.endswith(_SEVERAL_WORDS)
-    if is_list:
-        default = default[: -len(_SEVERAL_WORDS)]
-    if name not in variables and default.startswith(b"-"):
-        value = default[1:]
-    return end + 1, value, is_list
 
 
 __all__ = ["Bases", "Context", "Kind", "Named", "named_by", "named_files", "named_in"]

@@ -6,8 +6,9 @@ import stat
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+from entrypoint.haproxy.file_names import ANYTHING, Named
 from entrypoint.haproxy.key_pairs import fits
-from entrypoint.haproxy.referenced_files import ANYTHING, Named, named_by, named_in
+from entrypoint.haproxy.referenced_files import named_by, named_in
 from entrypoint.lean.hashing import sha256
 from entrypoint.lean.record import record, replace
 

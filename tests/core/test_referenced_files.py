@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entrypoint.haproxy import referenced_files as core
-from entrypoint.haproxy.referenced_files import Bases, Context, Kind, named_by, named_files, named_in
+from entrypoint.haproxy.file_names import Bases, Context, Kind
+from entrypoint.haproxy.referenced_files import named_by, named_files, named_in
 
 HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
 

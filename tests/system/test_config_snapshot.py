@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from entrypoint.haproxy.referenced_files import Named, named_by
+from entrypoint.haproxy.file_names import Named
+from entrypoint.haproxy.referenced_files import named_by
 from entrypoint.system import config_snapshot as system
 from entrypoint.system.config_snapshot import ConfigFiles, Contents
 from tests.system.apart import apart

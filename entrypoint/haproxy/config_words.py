@@ -1,0 +1,155 @@
+"""How haproxy splits a line of its configuration into words: quotes, escapes, variables (manual, section 2)."""
+
+from collections.abc import Mapping
+
+_SPACE = b" \t\v\f\r\n"
+QUOTES = b"\"'\\"
+_PLAIN_IN_QUOTES = bytes(set(range(256)) - set(QUOTES + b"$"))
+_PLAIN = bytes(set(_PLAIN_IN_QUOTES) - set(_SPACE + b"#"))
+_ESCAPED = {ord("t"): 9, ord("n"): 10, ord("r"): 13}
+_ESCAPED_IN_BRACKETS = {"\\": "\\", " ": " ", '"': '"', "'": "'", "r": "\r", "n": "\n", "t": "\t"}
+_NAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
+SEVERAL_WORDS = b"[*]"
+"""Behind a variable's name: its value is split."""
+
+
+def split_arguments(text: str) -> list[str]:
+    """Return the files that converters in a word name, such as `map(FILE)` and `jwt_verify(ALGORITHM,FILE)`."""
+    found = []
+    begin = text.find("(")
+    while begin >= 0:
+        # Backwards to where the name begins; set-map(...) is an action that reads nothing.
+        start = begin
+        while start and (text[start - 1].isalnum() or text[start - 1] in "_-."):
+            start -= 1
+        name = text[start:begin]
+        if name == "jwt_verify":
+            found += _split_list(text, begin)[1:2]
+        elif name in {"map", "jwt_decrypt_cert"} or name.startswith("map_"):
+            found += _split_list(text, begin)[:1]
+        begin = text.find("(", begin + 1)
+    return found
+
+
+def _split_list(text: str, begin: int) -> list[str]:
+    """Return the arguments in the brackets that begin here: they can be quoted once more (manual, section 2.2)."""
+    arguments = [""]
+    quote = ""
+    characters = iter(text[begin + 1 :])
+    for character in characters:
+        if character in "\"'" and quote in {"", character}:
+            quote = "" if quote else character
+        elif character == "\\" and quote != "'":
+            escaped = next(characters, "")
+            arguments[-1] += _ESCAPED_IN_BRACKETS.get(escaped, f"\\{escaped}")
+        elif not quote and character == ",":
+            arguments.append("")
+        elif not quote and character == ")":
+            break
+        else:
+            arguments[-1] += character
+    return arguments
+
+
+def split_words(line: bytes, variables: Mapping[str, str]) -> list[str]:
+    """Split a line as haproxy does (configuration manual, 2.2 and 2.3). What haproxy would refuse, split somehow."""
+    if b'"' not in line and b"'" not in line and b"\\" not in line:
+        # Outside double quotes a dollar is a dollar.
+        line = line.partition(b"#")[0].strip()
+        if line.isascii():
+            text = line.decode("ascii")
+            if text.isprintable():  # as nearly every line is, and then there is nothing but blanks to split at
+                return text.split()
+        return [as_text(word) for word in line.split()]
+    return [as_text(word) for word in _unquoted(line, variables)]
+
+
+def as_text(word: bytes) -> str:
+    """Return a word as text, like the names of files are text in Python; a zero byte ends it, as in C."""
+    return str(word.partition(b"\0")[0] if b"\0" in word else word, "utf-8", "surrogateescape")
+
+
+def _unquoted(line: bytes, variables: Mapping[str, str]) -> list[bytes]:
+    words: list[bytes] = []
+    word = bytearray()
+    begun = False
+    quote = 0
+    at, end = 0, len(line)
+    while at < end:
+        byte = line[at]
+        at += 1
+        if byte == 0x5C and quote != 0x27:  # a backslash
+            at = _read_escape(line, at, quote, word)
+            begun = True
+        elif byte in b"\"'" and quote in {0, byte}:
+            quote = 0 if quote else byte
+            begun = True
+        elif byte == 0x24 and quote == 0x22:  # a dollar
+            at, value, is_list = _read_variable(line, at, variables)
+            if is_list and value.split():
+                *before, last = value.split()
+                for part in before:
+                    words.append(bytes(word) + part)
+                    word.clear()
+                word += last
+            else:
+                word += value
+        elif quote == 0 and byte in _SPACE:
+            if begun:
+                words.append(bytes(word))
+                word.clear()
+                begun = False
+        elif quote == 0 and byte == 0x23:  # a comment
+            break
+        else:
+            rest = line[at:]
+            length = len(rest) - len(rest.lstrip(_PLAIN_IN_QUOTES if quote else _PLAIN))
+            word += line[at - 1 : at + length]
+            at += length
+            begun = True
+    if begun:
+        words.append(bytes(word))
+    return words
+
+
+def _read_escape(line: bytes, at: int, quote: int, word: bytearray) -> int:
+    """Append what the backslash before `at` stands for; return where to go on."""
+    byte = line[at] if at < len(line) else 0
+    if byte in _ESCAPED:
+        word.append(_ESCAPED[byte])
+        return at + 1
+    if byte == 0x78:  # \xHH
+        try:
+            word.append(int(line[at + 1 : at + 3], 16))
+        except ValueError:
+            word += b"\\"
+            return at
+        return at + 3
+    if byte in b" #\\\"'" or (byte == 0x24 and quote == 0x22):
+        word.append(byte)
+        return at + 1
+    word += b"\\"
+    return at
+
+
+def _read_variable(line: bytes, at: int, variables: Mapping[str, str]) -> tuple[int, bytes, bool]:
+    """Return where a variable's reference ends, its value, and whether it was to become several words."""
+    braces = line[at : at + 1] == b"{"
+    start = at = at + braces
+    at += line[at : at + 1] == b"."  # a pseudo-variable's
+    while at < len(line) and line[at] in _NAME:
+        at += 1
+    name = line[start:at].decode("ascii")
+    value = variables.get(name, "").encode("utf-8", "surrogateescape")
+    if not braces:
+        return at, value, False
+    end = line.find(b"}", at)
+    if end < 0:
+        return len(line), value, False
+    default = line[at:end]
+    is_list = default.endswith(SEVERAL_WORDS)
+    if is_list:
+        default = default[: -len(SEVERAL_WORDS)]
+    if name not in variables and default.startswith(b"-"):
+        value = default[1:]
+    return end + 1, value, is_list
