@@ -227,6 +227,7 @@ class Kernel(RuleBasedStateMachine):
         for generation in self.state.generations:
             if isinstance(generation.phase, Candidate):
                 known |= {request.client for request in generation.phase.asked_by}
+        known |= {reply.client for reply in self.state.owed}
         assert set(self.clients) == known - {0}
 
     @invariant()
