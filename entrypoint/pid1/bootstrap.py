@@ -19,7 +19,7 @@ from entrypoint.pid1.supervisor import Supervisor
 from entrypoint.pid1.upgrade import REHEARSAL_VARIABLE, testify, unwrap
 from entrypoint.system import files, instances, signals
 from entrypoint.system.files import PidFile
-from entrypoint.system.getsocks import Adopted
+from entrypoint.system.getsocks.adopted import Adopted
 from entrypoint.system.listeners import ListenError, Listeners
 from entrypoint.system.log import Logger
 from entrypoint.system.packets import PacketSocket
@@ -28,12 +28,12 @@ from entrypoint.system.processes import Processes, raise_open_files
 from entrypoint.system.sd_notify import Notifier
 
 SPARE_DESCRIPTORS = 1792
-"""Room for what is not a VIP: some for each generation, one for each client (see `desk`), and our own few."""
+"""Room for what is not a VIP: some for each generation, one for each client (see `control_server`), and our own few."""
 _KEPT_CAPABILITIES = ("net_bind_service", "setuid", "setgid", "sys_chroot", "kill")
 """What haproxy needs to bind and to switch user and root, and what we need to signal it afterwards."""
 _MOST_TOLD = 10
 _AUTO, _OFF = "auto", "off"
-"""StderrPipe that `--watch` takes instead of a path."""
+"""Words that `--watch` takes instead of a path."""
 
 
 @record(frozen=True)

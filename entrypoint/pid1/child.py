@@ -12,7 +12,7 @@ from entrypoint.haproxy import runtime_api
 from entrypoint.lean.level import Level
 from entrypoint.pid1.drain_monitor import DrainMonitor
 from entrypoint.system.event_loop import EventLoop
-from entrypoint.system.getsocks import SocketOffer
+from entrypoint.system.getsocks.offer import SocketOffer
 from entrypoint.system.haproxy_cli import CliChannel, Conversation
 from entrypoint.system.log import Logger
 from entrypoint.system.stderr_pipe import StderrPipe

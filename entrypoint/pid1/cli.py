@@ -56,7 +56,7 @@ _FAILED = 1
 
 _MOST_TOLD = 10
 _TEXTS = ("help", "version")
-"""StderrPipe that other programs take as verbs, and that are options here."""
+"""Words that other programs take as verbs, and that are options here."""
 TagsOf = Callable[[str, str | None], Mapping[str, int]]
 """Asks the instance of a name, or the only one, in a runtime directory for the tags of its VIPs."""
 

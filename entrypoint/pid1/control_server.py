@@ -1,4 +1,4 @@
-"""The front desk: who asks over the control socket, what for, and the answers, which may take their time.
+"""The control server: who asks over the control socket, what for, and the answers, which may take their time.
 
 Decides nothing about generations: a request becomes an event, and the core's effect the answer. Nobody who asks can
 hold up the loop: everything is non-blocking and bounded.
@@ -84,8 +84,8 @@ class ControlServer:
         self._reloaders: set[int] = set()
         """The numbers of those who wait for a reload."""
         self._asked: list[Session] = []
-        """Those who wait for the survey that runs."""
-        self._survey: ConnectionCounts | None = None
+        """Those who wait for the counts that are being asked for."""
+        self._counts: ConnectionCounts | None = None
         self._event_loop.add_reader(control, self._accept)
 
     # ---- coming and going ------------------------------------------------------------------------------------------
@@ -361,13 +361,13 @@ class ControlServer:
         """Have all generations asked, once for all who want to know at the same time."""
         session.waits_for = "status"
         self._asked.append(session)
-        if not self._survey:
+        if not self._counts:
             numbers = [one.number for one in self._state().generations if not isinstance(one.phase, Candidate)]
-            self._survey = ConnectionCounts(self._event_loop, self._children.find)
-            self._survey.ask(numbers, self._surveyed)
+            self._counts = ConnectionCounts(self._event_loop, self._children.find)
+            self._counts.ask(numbers, self._counted)
 
-    def _surveyed(self, found: dict[int, int | None]) -> None:
-        sessions, self._asked, self._survey = self._asked, [], None
+    def _counted(self, found: dict[int, int | None]) -> None:
+        sessions, self._asked, self._counts = self._asked, [], None
         text = "There is no status, because of an error that the log tells\n\n"
         try:
             text = json_text(self._status(found)) + "\n" if sessions else ""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from entrypoint.haproxy import runtime_api
 from entrypoint.pid1.ordinary_listeners import OrdinaryListeners
 from entrypoint.system.event_loop import EventLoop
-from entrypoint.system.getsocks import SocketRequest
+from entrypoint.system.getsocks.request import SocketRequest
 from entrypoint.system.haproxy_cli import CliChannel, Conversation
 
 _WITHIN = 5.0

@@ -19,7 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entrypoint.haproxy.runtime_api import pid
-from entrypoint.system.getsocks import Adopted, Passed, SocketOffer, SocketRequest
+from entrypoint.system.getsocks.adopted import Adopted
+from entrypoint.system.getsocks.offer import SocketOffer
+from entrypoint.system.getsocks.passed import Passed
+from entrypoint.system.getsocks.request import SocketRequest
 from entrypoint.system.haproxy_cli import CliChannel
 from tests.descriptors import sockets
 from tests.waiting import eventually

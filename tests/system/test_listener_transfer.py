@@ -11,7 +11,7 @@ from entrypoint.pid1 import listener_transfer
 from entrypoint.pid1.listener_transfer import ListenerTransfer
 from entrypoint.pid1.ordinary_listeners import OrdinaryListeners
 from entrypoint.system.event_loop import EventLoop
-from entrypoint.system.getsocks import SocketRequest
+from entrypoint.system.getsocks.request import SocketRequest
 from entrypoint.system.haproxy_cli import CliChannel
 from tests.waiting import eventually
 

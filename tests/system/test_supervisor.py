@@ -276,7 +276,7 @@ def test_ordinary_listeners_are_asked_for_again_where_no_answer_is_none(begin: B
     """A haproxy without descriptors hangs up on us as one does that has no listeners to pass."""
     shortage = """
 import os, socket
-from entrypoint.system import getsocks
+from entrypoint.system.getsocks import request as getsocks
 right = getsocks.SocketRequest.__init__
 asked = 0
 def wrong(self, session):
@@ -787,7 +787,7 @@ def test_ordinary_listeners_that_are_yet_to_be_passed_are_asked_for_after_an_upg
     """The next life does not know what was answered to the last one."""
     silence = """
 import os
-from entrypoint.system.getsocks import SocketRequest
+from entrypoint.system.getsocks.request import SocketRequest
 if not os.environ.get("SAFE_RELOAD_HEIR"):
     SocketRequest.read = lambda self: False
 """

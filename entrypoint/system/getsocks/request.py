@@ -1,0 +1,161 @@
+"""The client's side: asks one generation for its listeners."""
+
+import os
+import socket
+
+from entrypoint.system.getsocks.passed import INT, PARAMETERS, REQUEST, Passed, receive, send
+
+_MOST_PASSED = 253
+"""SCM_MAX_FD of the kernel (unix(7)), and MAX_SEND_FD of HAProxy 2.5: nobody can send more at once."""
+_LONGEST_RECORD = 1 + 255 + 1 + 255 + INT.size
+_MOST = 1 << 16
+"""Sockets that are taken: 4,096 addresses with 16 shards each."""
+_MOST_TURNS = 64
+"""What is received at most in a turn of the loop: a peer may send as fast as we read."""
+
+
+class SocketRequest:
+    """The client's side: asks one generation for its listeners. Owns the session, and what came until it is taken.
+
+    A generation that is stopped never answers: who waits for this one sets a time limit and calls `close`.
+    """
+
+    def __init__(self, session: socket.socket) -> None:
+        """Ask.
+
+        Args:
+            session: a unix stream socket that is connected to the generation's CLI; it is ours from now on.
+
+        """
+        self._session = session
+        self._count: int | None = None
+        self._number = bytearray()
+        self._records = bytearray()
+        self._descriptors: list[int] = []
+        self._names: list[tuple[bytes, bytes]] = []
+        """Namespace and interface of the sockets whose records have come."""
+        self._parsed = 0
+        """Bytes of the records."""
+        self._sockets: tuple[Passed, ...] = ()
+        self._finished = False
+        self.failure = ""
+        """One line; empty when everything came, or there was nothing to come."""
+        session.setblocking(False)
+        send(session, REQUEST)
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait for until it is readable; -1 when there is nothing to wait for."""
+        return self._session.fileno()
+
+    @property
+    def sockets(self) -> tuple[Passed, ...]:
+        """Everything that was passed, when all of it has been; then it is the caller's to close."""
+        return self._sockets
+
+    def read(self) -> bool:
+        """Take what has arrived; True when that was all, or when it failed."""
+        for _ in range(_MOST_TURNS):
+            if self._finished:
+                break
+            try:
+                arrived = self._receive()
+            except BlockingIOError:
+                return False
+            except ConnectionResetError:
+                # How a unix socket shows that its peer went without reading all: our request, or our last answer.
+                self._hung_up()
+            except OSError as error:
+                self._fail(error.strerror or str(error))
+            except _MalformedError as error:
+                self._fail(str(error))
+            else:
+                if not arrived:
+                    self._hung_up()
+                elif self._count is not None and len(self._descriptors) == self._count:
+                    self._parse()
+        return self._finished
+
+    def close(self) -> None:
+        """Hang up; what came, but for `sockets`, is closed."""
+        self._finished = True
+        self._session.close()
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors.clear()
+
+    def _receive(self) -> bool:
+        """Receive once; False at the end."""
+        if self._count is None:
+            data = self._session.recv(INT.size - len(self._number))
+            self._number += data
+            if len(self._number) == INT.size:
+                (self._count,) = INT.unpack(self._number)
+                if not 0 <= self._count <= _MOST:
+                    raise _MalformedError(f"announces {self._count} sockets")
+            return bool(data)
+        data, descriptors, cut_off = receive(self._session, 65536, _MOST_PASSED)
+        self._descriptors += descriptors
+        self._records += data
+        if cut_off:
+            raise _MalformedError("passes more sockets than there is room for; raise the limit (ulimit -n)")
+        if len(self._descriptors) > self._count or len(self._records) > self._count * _LONGEST_RECORD:
+            raise _MalformedError(f"passes more than the {self._count} sockets that it announced")
+        if descriptors:
+            send(self._session, INT.pack(len(self._descriptors)))
+        return bool(data)
+
+    def _parse(self) -> None:
+        """Finish, if every socket has its record."""
+        while len(self._names) < len(self._descriptors):
+            try:
+                namespace, offset = _name(self._records, self._parsed)
+                interface, offset = _name(self._records, offset)
+            except IndexError:
+                return
+            self._parsed = offset + PARAMETERS
+            self._names.append((namespace, interface))
+        if self._parsed > len(self._records):
+            return
+        if self._parsed < len(self._records):
+            self._fail("says more than it passes")
+            return
+        passed: list[Passed] = []
+        try:
+            for descriptor, names in zip(self._descriptors, self._names, strict=True):
+                passed.append(Passed(socket.socket(fileno=descriptor), *names))
+        except OSError:
+            del self._descriptors[: len(passed)]
+            for one in passed:
+                one.socket.close()
+            self._fail("passes what is not a socket")
+            return
+        self._descriptors.clear()
+        self._sockets = tuple(passed)
+        self.close()
+
+    def _hung_up(self) -> None:
+        if self._number:
+            self._fail(f"hung up after {len(self._descriptors)} of {self._count} sockets")
+        else:
+            self.close()
+
+    def _fail(self, failure: str) -> None:
+        self.failure = failure
+        self.close()
+
+
+class _MalformedError(Exception):
+    """What haproxy would not have said; its text is one line."""
+
+
+def _name(records: bytearray, offset: int) -> tuple[bytes, int]:
+    """Return a name that is preceded by its length, and where it ends.
+
+    Raises:
+        IndexError: it has not arrived yet.
+
+    """
+    end = offset + 1 + records[offset]
+    if end > len(records):
+        raise IndexError(end)
+    return bytes(records[offset + 1 : end]), end
