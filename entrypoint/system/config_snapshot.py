@@ -351,7 +351,7 @@ class _Look:
     def content_of(self, path: str) -> tuple[bytes | None, str]:
         """Return a regular file's content, or None; and what is wrong with it, or nothing."""
         try:
-            descriptor = _open(self._real(path))
+            descriptor = _open_regular(self._real(path))
         except OSError as error:
             return None, f"cannot be read: {error.strerror}"
         if descriptor is None:
@@ -359,7 +359,7 @@ class _Look:
         try:
             status = os.fstat(descriptor)
             self._watch_file(path, status, always=True)
-            content = _content(descriptor, self._room) if status.st_size <= self._room else None
+            content = _read_content(descriptor, self._room) if status.st_size <= self._room else None
         except OSError as error:
             return None, f"cannot be read: {error.strerror}"
         finally:
@@ -384,16 +384,16 @@ class _Look:
         try:
             status = os.stat(real)
         except OSError as error:
-            return None if isinstance(error, FileNotFoundError | NotADirectoryError) else _reason(error)
+            return None if isinstance(error, FileNotFoundError | NotADirectoryError) else _reason_of(error)
         if not stat.S_ISREG(status.st_mode) or (status.st_dev, status.st_ino) in self._output:
             return None
         self._watch_file(path, status)
         seen = self._seen_before.get(path)
-        if seen is None or seen.mark != _mark(status):
+        if seen is None or seen.mark != _mark_of(status):
             try:
-                seen = _digest(real)
+                seen = _digest_of(real)
             except OSError as error:
-                return _reason(error)
+                return _reason_of(error)
         if seen is None:
             return None
         if self._now - status.st_ctime_ns > _SETTLED_NS:
@@ -418,13 +418,14 @@ class _Links:
     """Symbolic links, each read once."""
 
     def __init__(self) -> None:
+        """Begin without one."""
         self._real: dict[str, str] = {}
         self._folders: dict[str, tuple[str, ...]] = {}
         self._said: dict[str, str | None] = {}
 
     def still_hold(self) -> bool:
         """Tell whether every link says what it said, and what was no link is none."""
-        return all(_link(path) == target for path, target in self._said.items())
+        return all(_read_link(path) == target for path, target in self._said.items())
 
     def folders_of(self, path: str) -> tuple[str, ...]:
         """Return the folders of every link on the way to a path that has been followed, and of what it leads to."""
@@ -465,7 +466,7 @@ class _Links:
             return parent, (os.path.dirname(parent),)
         path = os.path.join(folder, name)
         if path not in self._said:
-            self._said[path] = _link(path)
+            self._said[path] = _read_link(path)
         target = self._said[path]
         if target is None or depth == _LINKS:
             return path, (folder,)
@@ -474,7 +475,8 @@ class _Links:
         return real, (folder, *self._folders.get(full, ()))
 
 
-def _link(path: str) -> str | None:
+def _read_link(path: str) -> str | None:
+    """Return what a link leads to; None of what is no link."""
     try:
         return os.readlink(path)
     except OSError:
@@ -485,6 +487,7 @@ class _Mounts:
     """What is mounted where (proc_pid_mountinfo(5)); nothing where /proc is not."""
 
     def __init__(self) -> None:
+        """Begin without one."""
         self._text = b""
         self._at: dict[str, tuple[str, bool]] = {}
         self._of: dict[str, str] = {}
@@ -539,7 +542,7 @@ def _unescaped(field: bytes) -> bytes:
     return field
 
 
-def _open(path: str) -> int | None:
+def _open_regular(path: str) -> int | None:
     """Open a regular file; None if it is something else, which is not read: haproxy would miss what we took.
 
     Raises:
@@ -556,7 +559,7 @@ def _open(path: str) -> int | None:
     return None
 
 
-def _content(descriptor: int, most: int) -> bytes | None:
+def _read_content(descriptor: int, most: int) -> bytes | None:
     """Return what there is to be read; None if it is more than that, which the size does not always tell."""
     pieces = []
     while piece := os.read(descriptor, _TEXT_PIECE):
@@ -577,16 +580,18 @@ def _output() -> set[tuple[int, int]]:
     return found
 
 
-def _mark(status: os.stat_result) -> tuple[int, ...]:
+def _mark_of(status: os.stat_result) -> tuple[int, ...]:
+    """Return what changes when a file is written or replaced."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _digest(path: str) -> _Seen | None:
-    descriptor = _open(path)
+def _digest_of(path: str) -> _Seen | None:
+    """Return what a file holds, as a digest; None of what is no regular file."""
+    descriptor = _open_regular(path)
     if descriptor is None:
         return None
     try:
-        mark = _mark(os.fstat(descriptor))  # first: who writes while we read makes another mark
+        mark = _mark_of(os.fstat(descriptor))  # first: who writes while we read makes another mark
         content = sha256()
         while piece := os.read(descriptor, _PIECE):
             content.update(piece)
@@ -595,10 +600,12 @@ def _digest(path: str) -> _Seen | None:
     return _Seen(mark, content.digest())
 
 
-def _reason(error: OSError) -> bytes:
+def _reason_of(error: OSError) -> bytes:
+    """Return why a file cannot be read, as part of a digest."""
     return os.strerror(error.errno or 0).encode()
 
 
 def _counted(path: str, digest: bytes) -> bytes:
+    """Return a name and a digest so that no two of them read like others."""
     name = os.fsencode(path)
     return b"%d:%b%d:%b" % (len(name), name, len(digest), digest)

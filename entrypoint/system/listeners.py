@@ -133,7 +133,7 @@ class Listeners:
                 if not failure:
                     self._bind(vip, freebind=freebind)
             except OSError as error:
-                failure = f"cannot bind it: {_reason(error)}"
+                failure = f"cannot bind it: {_reason_of(error)}"
             if failure:
                 self.close()
                 raise ListenError(f"VIPS entry {number} '{vip}': {failure}")
@@ -362,6 +362,7 @@ class _Place:
 
     @property
     def address(self) -> tuple[Any, ...]:
+        """Return it as bind(2) takes it."""
         return (self.host, self.port, 0, self.index) if self.family == socket.AF_INET6 else (self.host, self.port)
 
 
@@ -426,6 +427,7 @@ def _is_at(listener: socket.socket, place: _Place) -> bool:
 
 
 def _shown(listener: socket.socket) -> str:
+    """Return where a socket listens, as a VIP is written."""
     address = listener.getsockname()
     if listener.family == socket.AF_UNIX:
         return os.fsdecode(address)
@@ -444,7 +446,8 @@ def _interface(index: int) -> str:
         return str(index)
 
 
-def _reason(error: OSError) -> str:
+def _reason_of(error: OSError) -> str:
+    """Return why a VIP cannot be bound, and what to do."""
     hint = _HINTS.get(error.errno or 0)
     return f"{error.strerror or error}{f': {hint}' if hint else ''}"
 
