@@ -46,7 +46,8 @@ from entrypoint.pid1.launch import (
 )
 from entrypoint.pid1.upgrade import begin_anew, is_heir
 from entrypoint.system import files, signals
-from entrypoint.system.listeners import ListenError, Listeners
+from entrypoint.system.listeners.listeners import Listeners
+from entrypoint.system.listeners.places import ListenError
 from entrypoint.system.log import Logger, text_line, write, write_to_stderr
 from entrypoint.system.processes import Processes, SpawnSpec, find_program, raise_open_files
 

@@ -13,7 +13,7 @@ from entrypoint.pid1.configurations import Configurations
 from entrypoint.system.getsocks.adopted import Adopted
 from entrypoint.system.getsocks.offer import SocketOffer
 from entrypoint.system.haproxy_cli import CliChannel
-from entrypoint.system.listeners import Listeners
+from entrypoint.system.listeners.listeners import Listeners
 from entrypoint.system.processes import SpawnSpec
 from entrypoint.system.stderr_pipe import StderrPipe
 

@@ -14,8 +14,8 @@ import pytest
 
 from entrypoint.haproxy.file_names import Named
 from entrypoint.haproxy.referenced_files import named_by
-from entrypoint.system import config_snapshot as system
-from entrypoint.system.config_snapshot import ConfigFiles, Contents
+from entrypoint.system.config_snapshot import config_files as system
+from entrypoint.system.config_snapshot.config_files import ConfigFiles, Contents
 from tests.system.apart import apart
 from tests.system.mounting import bind, mount, own_mounts, why_no_mounts
 
@@ -272,7 +272,7 @@ def test_our_own_output_never_counts(tmp_path: Path) -> None:
     """A log in a watched folder: each line about a change would be a change."""
     log = tmp_path / "log"
     code = (
-        "import sys; from entrypoint.system.config_snapshot import ConfigFiles\n"
+        "import sys; from entrypoint.system.config_snapshot.config_files import ConfigFiles\n"
         "disk = ConfigFiles([], None, [sys.argv[1]], {})\n"
         "before = disk.read().digest; print('a line', file=sys.stderr, flush=True); assert disk.read().digest == before"
     )

@@ -11,7 +11,7 @@ from entrypoint.options.command_line import Serve
 from entrypoint.pid1.configurations import Configurations
 from entrypoint.pid1.launch import HaproxyLaunch, RefusedError, exporter_spec, variables_while_reading
 from entrypoint.system.getsocks.adopted import Adopted
-from entrypoint.system.listeners import Listeners
+from entrypoint.system.listeners.listeners import Listeners
 from entrypoint.system.state_file import in_memory
 from tests.core.world import settings
 from tests.descriptors import descriptors

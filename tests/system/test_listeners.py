@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from entrypoint.options.vips import Vip, parse_vips
-from entrypoint.system.listeners import STORED, ListenError, Listeners
+from entrypoint.system.listeners.listeners import STORED, Listeners
+from entrypoint.system.listeners.places import ListenError
 from tests.system.apart import apart, bring_up, own_network, why_no_network
 from tests.waiting import eventually
 

@@ -1,4 +1,4 @@
-"""What the configuration on disk says right now: read in one piece, and reduced to a digest."""
+"""What the files of a configuration hold at one moment."""
 
 import contextlib
 import os
@@ -11,24 +11,27 @@ from entrypoint.haproxy.key_pairs import fits
 from entrypoint.haproxy.referenced_files import named_by, named_in
 from entrypoint.lean.hashing import sha256
 from entrypoint.lean.record import record, replace
+from entrypoint.system.config_snapshot.content import (
+    SETTLED_NS,
+    Seen,
+    counted,
+    digest_of,
+    mark_of,
+    open_regular,
+    output,
+    read_content,
+    reason_of,
+)
+from entrypoint.system.config_snapshot.links import Links
+from entrypoint.system.config_snapshot.mounts import REPORTING, Mounts
 
 _TRIES = 5
 """How often a set of files that changes while it is read is read again."""
-_PIECE = 1 << 20
-_TEXT_PIECE = 1 << 16
 MOST_TEXT = 32 << 20
 """Bytes of all files given with -f together. HAProxy 3.1 and later refuse a file of more than 10 MiB."""
-_LINKS = 40
-"""As many symbolic links as the kernel follows in one path (path_resolution(7))."""
-_DEEP = 10
-_SETTLED_NS = 2_000_000_000
-"""A file changed within this time is read again even if it looks the same: time stamps are coarse, 10 ms and more."""
 _COMPANIONS = (".key", ".ocsp", ".issuer", ".sctl", ".rsa", ".dsa", ".ecdsa")
 """What haproxy looks for beside a certificate without being told to (manual, ssl-load-extra-files)."""
 _COMPANIONS_OF_KINDS = tuple(kind + extra for kind in (".rsa", ".dsa", ".ecdsa") for extra in _COMPANIONS[:4])
-_REPORTING = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "tmpfs", "ramfs", "overlay"})
-"""Where every change is made by this kernel, which can report it. Not so on what is shared with other hosts."""
-_DELETED = "//deleted"
 STATE_SUFFIX = ".last-known-good"
 """What the files of a state directory (`system.kept`) end with."""
 
@@ -63,14 +66,6 @@ class Contents:
     """What looks as if somebody were still writing it, a line each: haproxy may take it all the same."""
 
 
-@record(frozen=True)
-class _Seen:
-    """A file's identity and time stamps, and the digest of what it held."""
-
-    mark: tuple[int, ...]
-    digest: bytes
-
-
 class ConfigFiles:
     """The files that count, and what is remembered of them so that large ones are read only once."""
 
@@ -103,12 +98,12 @@ class ConfigFiles:
         self._variables = variables
         self._follow = follow
         self._ours = tuple(ours)
-        self._output = _output()
+        self._output = output()
         self.most_text = most_text
         self.watched: tuple[str, ...] = ()
         """What `read` has come upon, also where it could not be finished."""
-        self._seen: dict[str, _Seen] = {}
-        self._mounts = _Mounts()
+        self._seen: dict[str, Seen] = {}
+        self._mounts = Mounts()
         self._names: tuple[object, Named] = (None, Named((), ()))
         self._entries: dict[object, Named] = {}
         self._fitting: dict[object, bool] = {}
@@ -138,7 +133,7 @@ class ConfigFiles:
         return replace(contents, unreadable=problem)
 
     def _read_through(self, look: "_Look") -> Contents:
-        counted: list[bytes] = []
+        records: list[bytes] = []
         files: dict[str, None] = {}
         kept: list[tuple[str, bytes]] = []
         problems: list[str] = []
@@ -151,14 +146,14 @@ class ConfigFiles:
             if problem:
                 problems.append(f"{path} {problem}")
             if content is None:
-                counted.append(_counted(path, problem.encode()))
+                records.append(counted(path, problem.encode()))
                 continue
             if not content:
                 incomplete.append(f"{path} is empty")
             digest = sha256(content).digest()
             kept.append((path, content))
             given.append((name, digest, content))
-            counted.append(_counted(path, digest))
+            records.append(counted(path, digest))
         if not files:
             problems.append(f"no *.cfg file in {', '.join(self._configurations) or 'nothing'}")
         ours = {os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path)) for path in self._ours}
@@ -170,12 +165,12 @@ class ConfigFiles:
                 found = look.digest_of(file)
                 if found is not None:
                     files[file] = None
-                    counted.append(_counted(file, found))
+                    records.append(counted(file, found))
         incomplete += self._not_fitting(look, pairs)
         stale = tuple(file for file in files if look.is_stale(file))
         return Contents(
             tuple(kept),
-            sha256(b"".join(counted)).hexdigest(),
+            sha256(b"".join(records)).hexdigest(),
             tuple(look.watched),
             tuple(files),
             problems[0] if problems else None,
@@ -266,12 +261,12 @@ class _Look:
     """One look at the disk, during which each link and each folder is looked at once."""
 
     def __init__(
-        self, seen: Mapping[str, _Seen], mounts: "_Mounts", output: Collection[tuple[int, int]], most_text: int
+        self, seen: Mapping[str, Seen], mounts: "Mounts", output: Collection[tuple[int, int]], most_text: int
     ) -> None:
-        self.seen: dict[str, _Seen] = {}
+        self.seen: dict[str, Seen] = {}
         self.watched: dict[str, None] = {}
         self._seen_before = seen
-        self._links = _Links()
+        self._links = Links()
         self._names: dict[str, list[str]] = {}
         self._members: dict[str, frozenset[str]] = {}
         self._mounts = mounts
@@ -351,7 +346,7 @@ class _Look:
     def content_of(self, path: str) -> tuple[bytes | None, str]:
         """Return a regular file's content, or None; and what is wrong with it, or nothing."""
         try:
-            descriptor = _open_regular(self._real(path))
+            descriptor = open_regular(self._real(path))
         except OSError as error:
             return None, f"cannot be read: {error.strerror}"
         if descriptor is None:
@@ -359,7 +354,7 @@ class _Look:
         try:
             status = os.fstat(descriptor)
             self._watch_file(path, status, always=True)
-            content = _read_content(descriptor, self._room) if status.st_size <= self._room else None
+            content = read_content(descriptor, self._room) if status.st_size <= self._room else None
         except OSError as error:
             return None, f"cannot be read: {error.strerror}"
         finally:
@@ -384,19 +379,19 @@ class _Look:
         try:
             status = os.stat(real)
         except OSError as error:
-            return None if isinstance(error, FileNotFoundError | NotADirectoryError) else _reason_of(error)
+            return None if isinstance(error, FileNotFoundError | NotADirectoryError) else reason_of(error)
         if not stat.S_ISREG(status.st_mode) or (status.st_dev, status.st_ino) in self._output:
             return None
         self._watch_file(path, status)
         seen = self._seen_before.get(path)
-        if seen is None or seen.mark != _mark_of(status):
+        if seen is None or seen.mark != mark_of(status):
             try:
-                seen = _digest_of(real)
+                seen = digest_of(real)
             except OSError as error:
-                return _reason_of(error)
+                return reason_of(error)
         if seen is None:
             return None
-        if self._now - status.st_ctime_ns > _SETTLED_NS:
+        if self._now - status.st_ctime_ns > SETTLED_NS:
             self.seen[path] = seen
         return seen.digest
 
@@ -411,201 +406,4 @@ class _Look:
 
     def is_polled(self) -> bool:
         """Tell whether something that is watched is where changes may come unreported."""
-        return any(self._mounts.kind_of(path) not in _REPORTING for path in self.watched)
-
-
-class _Links:
-    """Symbolic links, each read once."""
-
-    def __init__(self) -> None:
-        """Begin without one."""
-        self._real: dict[str, str] = {}
-        self._folders: dict[str, tuple[str, ...]] = {}
-        self._said: dict[str, str | None] = {}
-
-    def still_hold(self) -> bool:
-        """Tell whether every link says what it said, and what was no link is none."""
-        return all(_read_link(path) == target for path, target in self._said.items())
-
-    def folders_of(self, path: str) -> tuple[str, ...]:
-        """Return the folders of every link on the way to a path that has been followed, and of what it leads to."""
-        return self._folders[path]
-
-    def follow(self, path: str, depth: int = 0) -> str:
-        """Return where a path leads, whether or not there is something; of a loop some link in it."""
-        known = self._real.get(path)
-        if known is not None:
-            return known
-        if path.count("/") > _DEEP:
-            # From the top, so that the depth of the recursion does not depend on the path's length.
-            for at, character in enumerate(path):
-                if character == "/" and at:
-                    self.follow(path[:at], depth)
-        folder, name = os.path.split(path.rstrip("/") or "/")
-        if path in {"", folder}:
-            real, folders = self._start(path)
-        else:
-            real_folder = self.follow(folder, depth)
-            before = self._folders.get(folder, ()) if folder else ()
-            real, folders = self._step(real_folder, name, depth)
-            # Of the folder's own way only the links matter: that its last part is in some folder is said by `real`.
-            folders = (*(before[:-1]), *folders)
-        self._real[path], self._folders[path] = real, folders
-        return real
-
-    def _start(self, path: str) -> tuple[str, tuple[str, ...]]:
-        """Return the root, or where we are, and the folder that it is in."""
-        real = path or os.getcwd()
-        return real, (os.path.dirname(real),)
-
-    def _step(self, folder: str, name: str, depth: int) -> tuple[str, tuple[str, ...]]:
-        if name in {"", "."}:
-            return folder, (os.path.dirname(folder),)
-        if name == "..":
-            parent = os.path.dirname(folder)
-            return parent, (os.path.dirname(parent),)
-        path = os.path.join(folder, name)
-        if path not in self._said:
-            self._said[path] = _read_link(path)
-        target = self._said[path]
-        if target is None or depth == _LINKS:
-            return path, (folder,)
-        full = os.path.join(folder, target)
-        real = self.follow(full, depth + 1)
-        return real, (folder, *self._folders.get(full, ()))
-
-
-def _read_link(path: str) -> str | None:
-    """Return what a link leads to; None of what is no link."""
-    try:
-        return os.readlink(path)
-    except OSError:
-        return None
-
-
-class _Mounts:
-    """What is mounted where (proc_pid_mountinfo(5)); nothing where /proc is not."""
-
-    def __init__(self) -> None:
-        """Begin without one."""
-        self._text = b""
-        self._at: dict[str, tuple[str, bool]] = {}
-        self._of: dict[str, str] = {}
-
-    def look(self) -> None:
-        """Read it; only what is new is made sense of, because that would be half of each look at the disk."""
-        text = b""
-        with contextlib.suppress(OSError), open("/proc/self/mountinfo", "rb") as file:
-            text = file.read()
-        if text != self._text:
-            self._text, self._at = text, _mounted(text)
-        self._of.clear()
-
-    def is_mount(self, path: str) -> bool:
-        """Tell whether something is mounted here; yes if nobody knows, so that it is watched to be sure."""
-        return not self._at or path in self._at
-
-    def is_deleted(self, path: str) -> bool:
-        """Tell whether what is mounted at or above a path is deleted."""
-        return self._at.get(self._point(path), ("", False))[1]
-
-    def kind_of(self, path: str) -> str:
-        """Return the type of the file system that a path is on; empty if nobody knows."""
-        return self._at.get(self._point(path), ("", False))[0]
-
-    def _point(self, path: str) -> str:
-        below = []
-        while path not in self._at and path not in self._of and path not in {"/", ""}:
-            below.append(path)
-            path = os.path.dirname(path)
-        point = self._of.get(path, path)
-        self._of.update(dict.fromkeys(below, point))
-        return point
-
-
-def _mounted(text: bytes) -> dict[str, tuple[str, bool]]:
-    """Return of each mount point in mountinfo the file system's type, and whether what is mounted is deleted."""
-    found = {}
-    for line in text.split(b"\n"):
-        before, dash, after = line.partition(b" - ")
-        fields = before.split(b" ")
-        if dash and len(fields) > 4:
-            point, root = os.fsdecode(_unescaped(fields[4])), os.fsdecode(_unescaped(fields[3]))
-            found[point] = (after.split(b" ")[0].decode("ascii", "replace"), root.endswith(_DELETED))
-    return found
-
-
-def _unescaped(field: bytes) -> bytes:
-    """Return a field of mountinfo without the octal that stands for blanks and backslashes."""
-    for octal, character in ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\134", b"\\")):
-        field = field.replace(octal, character)
-    return field
-
-
-def _open_regular(path: str) -> int | None:
-    """Open a regular file; None if it is something else, which is not read: haproxy would miss what we took.
-
-    Raises:
-        OSError: it cannot be opened.
-
-    """
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        return None
-    # Without blocking, should it have become a pipe since.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
-    os.close(descriptor)
-    return None
-
-
-def _read_content(descriptor: int, most: int) -> bytes | None:
-    """Return what there is to be read; None if it is more than that, which the size does not always tell."""
-    pieces = []
-    while piece := os.read(descriptor, _TEXT_PIECE):
-        pieces.append(piece)
-        most -= len(piece)
-        if most < 0:
-            return None
-    return b"".join(pieces)
-
-
-def _output() -> set[tuple[int, int]]:
-    """Return the files that our own output goes to: each line that we write about a change would be another one."""
-    found = set()
-    for descriptor in (1, 2):
-        with contextlib.suppress(OSError):
-            status = os.fstat(descriptor)
-            found.add((status.st_dev, status.st_ino))
-    return found
-
-
-def _mark_of(status: os.stat_result) -> tuple[int, ...]:
-    """Return what changes when a file is written or replaced."""
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _digest_of(path: str) -> _Seen | None:
-    """Return what a file holds, as a digest; None of what is no regular file."""
-    descriptor = _open_regular(path)
-    if descriptor is None:
-        return None
-    try:
-        mark = _mark_of(os.fstat(descriptor))  # first: who writes while we read makes another mark
-        content = sha256()
-        while piece := os.read(descriptor, _PIECE):
-            content.update(piece)
-    finally:
-        os.close(descriptor)
-    return _Seen(mark, content.digest())
-
-
-def _reason_of(error: OSError) -> bytes:
-    """Return why a file cannot be read, as part of a digest."""
-    return os.strerror(error.errno or 0).encode()
-
-
-def _counted(path: str, digest: bytes) -> bytes:
-    """Return a name and a digest so that no two of them read like others."""
-    name = os.fsencode(path)
-    return b"%d:%b%d:%b" % (len(name), name, len(digest), digest)
+        return any(self._mounts.kind_of(path) not in REPORTING for path in self.watched)

@@ -1,19 +1,14 @@
-"""Listeners: the VIPs' sockets, bound once, numbered low, handed on and never let go of.
+"""The sockets that we bind or were passed, and hold."""
 
-Owns every listening socket. A VIP is bound at the start and listens only while a generation uses it, so that one
-that no `bind` uses refuses its clients instead of keeping them waiting. systemd may keep the VIPs for our next life
-(its file descriptor store): they come back by adopt() and are VIPs again by bind().
-"""
-
-import contextlib
 import errno
 import os
 import socket
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from entrypoint.lean.record import record
-from entrypoint.lean.typing import Any
 from entrypoint.options.vips import ANY, Vip
+from entrypoint.system.listeners.places import ListenError, Place, connects, is_at, places, reason_of, shown
+from entrypoint.system.listeners.pokes import poke
 
 STORED = "safe_reload_vip_"
 """Begins the name under which a VIP is stored; its tag follows."""
@@ -25,23 +20,8 @@ _FIRST_PASSED = 3
 """SD_LISTEN_FDS_START of sd_listen_fds(3)."""
 _MOST_DIGITS = 9
 """int() raises ValueError for thousands of them."""
-_RESET_ON_CLOSE = bytes((1, 0, 0, 0, 0, 0, 0, 0))
 _NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 """How a host says that it has none."""
-_NO_PACKET = b"\0"
-"""Too short for any of QUIC's, so nobody answers it (RFC 9000, section 14)."""
-_HINTS = {
-    errno.EADDRNOTAVAIL: "the address is not on this host; --freebind binds it before it is",
-    errno.EADDRINUSE: "another process holds it without SO_REUSEPORT",
-    errno.EACCES: "a port below net.ipv4.ip_unprivileged_port_start needs root or CAP_NET_BIND_SERVICE",
-    errno.EINVAL: "a link-local address needs its interface, such as [fe80::1%eth0]",
-    errno.ENODEV: "what follows the % is no interface of this host, by name or number",
-    errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
-}
-
-
-class ListenError(OSError):
-    """A VIP that cannot be had; its text is one line for the user."""
 
 
 @record(frozen=True)
@@ -133,14 +113,14 @@ class Listeners:
                 if not failure:
                     self._bind(vip, freebind=freebind)
             except OSError as error:
-                failure = f"cannot bind it: {_reason_of(error)}"
+                failure = f"cannot bind it: {reason_of(error)}"
             if failure:
                 self.close()
                 raise ListenError(f"VIPS entry {number} '{vip}': {failure}")
         self._forget_the_rest()
 
     def _bind(self, vip: Vip, *, freebind: bool) -> None:
-        for place in _places(vip):
+        for place in places(vip):
             try:
                 returned = self._take_back(vip.tag, place)
                 made = returned or _bind(place, freebind=freebind)
@@ -150,8 +130,8 @@ class Listeners:
                 raise
             self._listeners.append(Listener(vip.tag, made, ours=True, stored=returned is not None))
 
-    def _take_back(self, tag: str, place: "_Place") -> socket.socket | None:
-        returned = next((candidate for candidate in self._returned.get(tag, ()) if _is_at(candidate, place)), None)
+    def _take_back(self, tag: str, place: "Place") -> socket.socket | None:
+        returned = next((candidate for candidate in self._returned.get(tag, ()) if is_at(candidate, place)), None)
         if returned:
             self._returned[tag].remove(returned)
         return returned
@@ -192,7 +172,7 @@ class Listeners:
 
         """
         for vip in vips:
-            for place in _places(vip, scoped=False):
+            for place in places(vip, scoped=False):
                 self._listeners.append(Listener(vip.tag, socket.socket(place.family), ours=True))
         for tag, datagrams in others:
             kind = socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM
@@ -227,7 +207,7 @@ class Listeners:
         for listener in self._listeners:
             if listener.tag not in found and len(found) == most:
                 break
-            found.setdefault(listener.tag, []).append(_shown(listener.socket))
+            found.setdefault(listener.tag, []).append(shown(listener.socket))
         return found
 
     def serialize(self) -> list[tuple[str, int, bool, str, bool]]:
@@ -253,14 +233,14 @@ class Listeners:
     def status(self) -> list[dict[str, object]]:
         """Return each VIP with its address, and whether it accepts: None where nobody knows whether it is used."""
         return [
-            {"tag": listener.tag, "address": _shown(listener.socket), "accepts": self._accepts(listener)}
+            {"tag": listener.tag, "address": shown(listener.socket), "accepts": self._accepts(listener)}
             for listener in self._listeners
         ]
 
     def _accepts(self, listener: Listener) -> bool | None:
         if listener.tag in self._doubtful:
             return None
-        return listener.tag in self._used and (not _connects(listener.socket) or _listens(listener.socket))
+        return listener.tag in self._used and (not connects(listener.socket) or _listens(listener.socket))
 
     def unused(self) -> tuple[socket.socket, ...]:
         """Return the passed sockets that nobody uses and that listen all the same, because they are not ours to stop.
@@ -273,7 +253,7 @@ class Listeners:
             for listener in self._listeners
             if listener.tag not in wanted
             and not listener.ours
-            and _connects(listener.socket)
+            and connects(listener.socket)
             and _listens(listener.socket)
         )
 
@@ -300,7 +280,7 @@ class Listeners:
             raise failure
 
     def _let(self, listener: Listener, *, accept: bool) -> None:
-        if not _connects(listener.socket):
+        if not connects(listener.socket):
             return
         if accept:
             listener.socket.listen(self._backlog)
@@ -316,7 +296,7 @@ class Listeners:
 
         """
         wanted = [listener for listener in self._listeners if listener.tag in tags]
-        return tuple(listener.tag for listener in wanted if not _poke(listener.socket))
+        return tuple(listener.tag for listener in wanted if not poke(listener.socket))
 
     def close(self) -> None:
         """Let go of every VIP."""
@@ -341,188 +321,11 @@ def _is_us(identity: str) -> bool:
         return str(os.fstat(ourselves).st_ino) == identity
 
 
-def _connects(listener: socket.socket) -> bool:
-    """Tell whether it is of a kind that listens, and not one for datagrams."""
-    return listener.type != socket.SOCK_DGRAM
-
-
 def _listens(listener: socket.socket) -> bool:
     return bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
-@record(frozen=True)
-class _Place:
-    """Where a socket is bound; one of IPv6 takes no IPv4."""
-
-    family: socket.AddressFamily
-    host: str
-    port: int
-    index: int = 0
-    """Of the interface, for an address that is only an address there."""
-
-    @property
-    def address(self) -> tuple[Any, ...]:
-        """Return it as bind(2) takes it."""
-        return (self.host, self.port, 0, self.index) if self.family == socket.AF_INET6 else (self.host, self.port)
-
-
-def _places(vip: Vip, *, scoped: bool = True) -> Iterator[_Place]:
-    """Yield where a VIP is: `*` is a place of each family, so that haproxy sees IPv4's clients as such.
-
-    One socket for both would have it log and forward ::ffff:192.0.2.1. Where this host has no IPv6 address there is
-    only IPv4's: to the other one nobody could connect, and so nobody could make an old generation let go of it.
-
-    Args:
-        vip: the VIP.
-        scoped: look for the interface that it names.
-
-    Raises:
-        OSError: there is no such interface.
-
-    """
-    if vip.address == ANY:
-        yield _Place(socket.AF_INET, "0.0.0.0", vip.port)
-        if _ipv6_addresses():
-            yield _Place(socket.AF_INET6, "::", vip.port)
-    elif ":" in vip.address:
-        host, _, scope = vip.address.partition("%")
-        yield _Place(socket.AF_INET6, host, vip.port, _index(scope) if scope and scoped else 0)
-    else:
-        yield _Place(socket.AF_INET, vip.address, vip.port)
-
-
-def _ipv6_addresses() -> list[tuple[str, int]]:
-    """Return this host's addresses of IPv6, each with its interface's number (/proc/net/if_inet6); ::1 first."""
-    try:
-        with open("/proc/net/if_inet6", encoding="ascii") as file:
-            rows = [line.split() for line in file]
-    except OSError:
-        return []
-    found = [(socket.inet_ntop(socket.AF_INET6, bytes.fromhex(row[0])), int(row[1], 16)) for row in rows]
-    return sorted(found, key=lambda one: one[0] != "::1")
-
-
-def _index(scope: str) -> int:
-    """Return the number of an interface, which is given by name or number (ipv6(7), sin6_scope_id)."""
-    try:
-        index = int(scope) if scope.isdecimal() else socket.if_nametoindex(scope)
-        socket.if_indextoname(index)
-    except (OSError, OverflowError, TypeError, ValueError):
-        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from None
-    return index
-
-
-def _is_at(listener: socket.socket, place: _Place) -> bool:
-    """Tell whether a socket is where this place is."""
-    try:
-        if listener.type != socket.SOCK_STREAM or listener.family != place.family:
-            return False
-        host, port, *more = listener.getsockname()
-        here = socket.inet_pton(listener.family, host.partition("%")[0])
-        there = socket.inet_pton(place.family, place.host)
-        v6only = listener.family == socket.AF_INET or listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
-    except OSError:
-        return False
-    return bool(port == place.port and here == there and v6only and (not place.index or more[-1:] == [place.index]))
-
-
-def _shown(listener: socket.socket) -> str:
-    """Return where a socket listens, as a VIP is written."""
-    address = listener.getsockname()
-    if listener.family == socket.AF_UNIX:
-        return os.fsdecode(address)
-    datagrams = "" if _connects(listener) else "udp@"
-    host = address[0]
-    if listener.family == socket.AF_INET6:
-        scope = f"%{_interface(address[3])}" if address[3] else ""
-        host = f"[{host}{scope}]"
-    return f"{datagrams}{host}:{address[1]}"
-
-
-def _interface(index: int) -> str:
-    try:
-        return socket.if_indextoname(index)
-    except OSError:
-        return str(index)
-
-
-def _reason_of(error: OSError) -> str:
-    """Return why a VIP cannot be bound, and what to do."""
-    hint = _HINTS.get(error.errno or 0)
-    return f"{error.strerror or error}{f': {hint}' if hint else ''}"
-
-
-def _poke(listener: socket.socket) -> bool:
-    """Connect to a listener from this host and close at once; tell whether it got through."""
-    family, address = _from_here(listener)
-    try:
-        with socket.socket(family, listener.type) as client:
-            client.setblocking(False)
-            if family == socket.AF_UNIX:
-                client.connect(address)
-            elif not _is_here(family, address):
-                return False
-            elif listener.type == socket.SOCK_DGRAM:
-                client.sendto(_NO_PACKET, address)
-            else:
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-                with _accepting_at_once(listener), contextlib.suppress(BlockingIOError):
-                    client.connect(address)
-                # Over loopback the handshake is over by now; who was not answered has no peer (getpeername(2)).
-                client.getpeername()
-    except BlockingIOError:
-        # The queue is full (unix(7)): whoever polls it has seen that there is something.
-        return True
-    except OSError:
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def _accepting_at_once(listener: socket.socket) -> Iterator[None]:
-    """Have a listener accept who sends nothing, although its `bind` says defer-accept.
-
-    Not data instead: in `mode tcp` haproxy would pass it on to a server.
-    """
-    seconds = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT)
-    if not seconds:
-        yield
-        return
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 0)
-    try:
-        yield
-    finally:
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, seconds)
-
-
-def _from_here(listener: socket.socket) -> tuple[int, Any]:
-    """Return the family and address by which a listener is reached from this host."""
-    address = listener.getsockname()
-    if address[0] == "0.0.0.0":
-        return socket.AF_INET, ("127.0.0.1", address[1])
-    if address[0] == "::":
-        if not listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
-            return socket.AF_INET, ("127.0.0.1", address[1])
-        return socket.AF_INET6, next(
-            ((host, address[1], 0, index) for host, index in _ipv6_addresses()), ("::1", *address[1:])
-        )
-    return listener.family, address
-
-
-def _is_here(family: int, address: tuple[Any, ...]) -> bool:
-    """Tell whether an address is on this host: then it is its own source address. Nothing is sent (udp(7), connect).
-
-    Not by bind(2), which net.ipv4.ip_nonlocal_bind makes succeed for every address.
-    """
-    if address[0].startswith("127."):
-        return True
-    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-        probe.connect(address)
-        return bool(probe.getsockname()[0] == address[0])
-    return False
-
-
-def _bind(place: _Place, *, freebind: bool) -> socket.socket:
+def _bind(place: Place, *, freebind: bool) -> socket.socket:
     listener = socket.socket(place.family, socket.SOCK_STREAM)
     try:
         listener.setblocking(False)

@@ -1,0 +1,1 @@
+"""What the configuration on disk says right now: read in one piece, and reduced to a digest."""
