@@ -30,7 +30,8 @@ from entrypoint.core.look import (
 from entrypoint.haproxy.config_text import line_of_master_worker, tags
 from entrypoint.lean.one_line import reason
 from entrypoint.lean.record import record
-from entrypoint.system.config_snapshot.config_files import MOST_TEXT, ConfigFiles, Contents
+from entrypoint.system.config_snapshot.config_files import MOST_TEXT, ConfigFiles
+from entrypoint.system.config_snapshot.snapshot import Contents
 from entrypoint.system.confinement import confine
 from entrypoint.system.files import make_folder
 from entrypoint.system.inotify import Inotify

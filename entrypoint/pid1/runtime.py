@@ -12,6 +12,7 @@ from collections.abc import Callable
 from entrypoint.core.effects import Log
 from entrypoint.core.events import Event
 from entrypoint.lean.level import Level
+from entrypoint.lean.one_line import reason
 from entrypoint.system.event_loop import EventLoop
 from entrypoint.system.log import Logger
 
@@ -106,3 +107,10 @@ def _place(error: BaseException) -> str:
     while frame and frame.tb_next:
         frame = frame.tb_next
     return f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame else "?"
+
+
+def reason_of(error: Exception) -> str:
+    """Say in a few words what has failed."""
+    if isinstance(error, MemoryError):
+        return "no memory is left"
+    return reason(error) if isinstance(error, OSError) else repr(error)

@@ -51,7 +51,7 @@ from entrypoint.core.state import Ended, State, timers
 from entrypoint.core.upgrade_state import serialize
 from entrypoint.lean.json_text import json_text
 from entrypoint.lean.level import Level
-from entrypoint.lean.one_line import one_line, reason
+from entrypoint.lean.one_line import one_line
 from entrypoint.lean.typing import Any, assert_never
 from entrypoint.pid1 import upgrade
 from entrypoint.pid1.children import Children
@@ -66,7 +66,7 @@ from entrypoint.pid1.published_pid import PublishedPid
 from entrypoint.pid1.reexec import Reexec
 from entrypoint.pid1.refusing import Refusing
 from entrypoint.pid1.retries import Retries
-from entrypoint.pid1.runtime import Runtime, is_shortage
+from entrypoint.pid1.runtime import Runtime, is_shortage, reason_of
 from entrypoint.pid1.status import status
 from entrypoint.system.signals import Arrivals
 
@@ -281,7 +281,7 @@ class Supervisor:
             self._runtime.isolated(lambda: self._failed(effect, failure))
 
     def _failed(self, effect: Effect, error: Exception) -> None:
-        why = _reason(error)
+        why = reason_of(error)
         event, what = failure_of(effect, why), lasting(effect)
         if event:
             self._runtime.submit(event)
@@ -397,10 +397,3 @@ class Supervisor:
     def _binds_of(self, number: int) -> int | None:
         generation = self.state.find(number)
         return len(generation.binds) if generation else None
-
-
-def _reason(error: Exception) -> str:
-    """Say in a few words what has failed."""
-    if isinstance(error, MemoryError):
-        return "no memory is left"
-    return reason(error) if isinstance(error, OSError) else repr(error)

@@ -15,7 +15,8 @@ import pytest
 from entrypoint.haproxy.file_names import Named
 from entrypoint.haproxy.referenced_files import named_by
 from entrypoint.system.config_snapshot import config_files as system
-from entrypoint.system.config_snapshot.config_files import ConfigFiles, Contents
+from entrypoint.system.config_snapshot.config_files import ConfigFiles
+from entrypoint.system.config_snapshot.snapshot import Contents
 from tests.system.apart import apart
 from tests.system.mounting import bind, mount, own_mounts, why_no_mounts
 
