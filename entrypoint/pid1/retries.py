@@ -18,6 +18,8 @@ class Retries:
         """Begin with none."""
         self._runtime = runtime
         self._tries: dict[object, int] = {}
+        self.any = False
+        """Whether there is something that is to be done again."""
 
     def __iter__(self) -> Iterator[object]:
         """Yield what is to be done again."""
@@ -31,9 +33,11 @@ class Retries:
             self._runtime.log(Log(Level.ERROR, "given_up", line))
             return
         self._tries[what] = tries
+        self.any = True
         self._runtime.event_loop.call_later(("again", what), _AGAIN_AFTER * 2 ** (tries - 1), action)
 
     def succeeded(self, what: object) -> None:
         """Forget it."""
-        if self._tries and self._tries.pop(what, 0):
+        if self._tries.pop(what, 0):
             self._runtime.event_loop.cancel(("again", what))
+            self.any = bool(self._tries)

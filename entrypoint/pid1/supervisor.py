@@ -211,11 +211,13 @@ class Supervisor:
                 runtime.unexpected(error)
                 self._retries.failed(event, lambda event=event: runtime.submit(event))  # type: ignore[misc]
                 continue
-            self._retries.succeeded(event)
+            if self._retries.any:
+                self._retries.succeeded(event)
             for effect in effects:
                 self._carry_out(effect)
             self._set_timers()
-            runtime.isolated(self._decided)
+            if not runtime.events:
+                runtime.isolated(self._decided)
         self._children.forget_buried()
 
     def _decided(self) -> None:
@@ -275,7 +277,8 @@ class Supervisor:
         """Do it; never raises. Whatever fails, who awaits an answer gets one, as `core.failures` says."""
         try:
             self._do(effect)
-            self._retries.succeeded(lasting(effect))
+            if self._retries.any:
+                self._retries.succeeded(lasting(effect))
         except Exception as error:  # noqa: BLE001  # the rest of the step is to be carried out
             failure = error
             self._runtime.isolated(lambda: self._failed(effect, failure))

@@ -22,9 +22,9 @@ from entrypoint.system.config_snapshot.content import (
     read_content,
     reason_of,
 )
-from entrypoint.system.config_snapshot.snapshot import Contents
 from entrypoint.system.config_snapshot.links import Links
 from entrypoint.system.config_snapshot.mounts import REPORTING, Mounts
+from entrypoint.system.config_snapshot.snapshot import Contents
 
 _TRIES = 5
 """How often a set of files that changes while it is read is read again."""
