@@ -41,7 +41,7 @@ ELSEWHERE = {
     "[WARN  safe_reload (1)] generation 2 starts although": (
         "tests/system/test_reader.py::test_a_reload_waits_for_no_reader"
     ),
-    "safe_reload --help": "tests/test_docs.py::test_the_help_text_has_every_option_of_the_readme",
+    "safe_reload --help": "tests/test_docs.py::test_the_help_text_has_every_option_of_the_reference",
     # With its options, which the page shows below.
     "safe_reload exporter": "tests/container/test_documented.py::test_monitoring_s_exporters",
 }
@@ -136,11 +136,11 @@ def test_every_make_in_the_documentation_has_its_target() -> None:
     assert commands >= {"make run", "make test", "make image", "make bench"}
 
 
-def test_the_help_text_has_every_option_of_the_readme() -> None:
+def test_the_help_text_has_every_option_of_the_reference() -> None:
     """`safe_reload --help` and the table are one."""
     words = [sys.executable, "-m", "entrypoint", "--help"]
     text = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    table = (ROOT / "README.md").read_text().partition("<!-- options -->")[2].partition("<!-- end -->")[0]
+    table = (ROOT / "docs/reference.md").read_text().partition("<!-- options -->")[2].partition("<!-- end -->")[0]
     options = set(re.findall(r"`(--?[a-z-]+)", table))
 
     assert len(options) > 20
@@ -184,7 +184,7 @@ def test_every_link_leads_somewhere() -> None:
     assert broken == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/safe_reload.8"])
+@pytest.mark.parametrize("page", ["docs/reference.md", "docs/safe_reload.8"])
 def test_the_capabilities_that_are_kept_are_named(page: str) -> None:
     """Whoever thinks of --drop-caps can see what stays, and that CHOWN and DAC_OVERRIDE go."""
     text = (ROOT / page).read_text()

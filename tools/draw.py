@@ -124,7 +124,7 @@ def diagrams() -> dict[str, str]:
     }
 
 
-_FILES = ("README.md", "docs/lifecycle.md", "docs/safe_reload.8")
+_FILES = ("README.md", "docs/lifecycle.md", "docs/reference.md", "docs/safe_reload.8")
 
 
 def options() -> str:
