@@ -10,7 +10,7 @@ from entrypoint.lean.typing import Any, assert_never
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 """Upper bounds in seconds of how long reloads took."""
 START = "a start"
-"""What asked for what nobody asked for: the first generation, or one in the place of a dead one."""
+"""The trigger name for starts that nobody requested: the first start and restarts after a crash."""
 _MOST_REASONS = 20
 """More kinds of death than this are counted together: what a haproxy exits with must not fill the memory."""
 

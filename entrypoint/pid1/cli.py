@@ -150,7 +150,7 @@ def _text_fatal(line: str) -> None:
 
 
 def _fatal(given: Sequence[tuple[Option, str]], environment: Mapping[str, str]) -> Callable[[str], None]:
-    """Return what tells why nothing is started, in the format that was asked for, also when an option is wrong."""
+    """Return the function that prints a fatal error in the requested log format, even if option parsing fails."""
     asked = [text for option, text in given if option.field == "log_format"]
     if (asked or [environment.get(f"{ENVIRONMENT_PREFIX}LOG_FORMAT", "")])[-1] != LogFormat.JSON:
         return _text_fatal

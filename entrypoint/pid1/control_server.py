@@ -36,7 +36,7 @@ _LOOK_AFTER = 1.0
 _REST = 0.1
 """Seconds without new connections, when there are no descriptors left."""
 _THIS_CONNECTION = (["prompt"], ["quit"], ["exit"])
-"""What is about the connection itself, whomever the rest is for; as with haproxy's master."""
+"""Commands about the session itself; never forwarded to a worker, as in haproxy's master."""
 TRIGGER = "the control socket"
 _MASTER = "master"
 """What the prompt calls us; programs that drive haproxy's master wait for `master> `."""

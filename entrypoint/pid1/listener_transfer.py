@@ -16,7 +16,7 @@ _MOST_TRIES = 5
 
 
 class ListenerTransfer:
-    """Owns the one question that is open: to the newest current generation, for what older ones hold is older."""
+    """Keeps at most one pending request, to the newest current generation: older generations' listeners are out of date."""
 
     def __init__(
         self, event_loop: EventLoop, channel_of: Callable[[int], CliChannel | None], keeper: OrdinaryListeners
@@ -82,7 +82,7 @@ class ListenerTransfer:
         if taking.sockets or taking.failure or not self._keeper.holds:
             self._keeper.passed(taking)
             return
-        # A hang-up without a word is how haproxy says that it has none; but so it dies, and so it has no descriptors.
+        # EOF without data means "no listeners", but it also happens when haproxy dies or is out of file descriptors.
         try:
             witness = channel.ask((runtime_api.WHO,))
         except OSError:

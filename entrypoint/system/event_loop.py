@@ -71,8 +71,8 @@ class EventLoop:
         failures: list[Exception] = []
         deadline = min(deadline, min((due for due, _ in self._alarms.values()), default=math.inf))
         timeout = None if deadline == math.inf else min(max(0.0, deadline - time.monotonic()), _LONGEST_WAIT)
-        # Who was stopped for longer than that is told of the time (EINTR), and of nothing that has happened since.
-        # So it is asked for once more: it came before the time was up, or nobody can tell.
+        # After SIGSTOP and SIGCONT epoll may return a timeout although events are pending. Poll once more, so that
+        # events win over the timer.
         for key, _ in self._selector.select(timeout) or self._selector.select(0):
             # What was done before it in this round may have taken it off the list, or closed it.
             if self._selector.get_map().get(key.fd) == key:
