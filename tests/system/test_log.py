@@ -157,7 +157,8 @@ def test_no_style_of_log_loads_the_json_module() -> None:
     """A MiB of PID 1's memory is not spent on writing objects."""
     program = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from entrypoint.core.events import Level, Log\n"
+        "from entrypoint.core.effects import Log\n"
+        "from entrypoint.lean.level import Level\n"
         "from entrypoint.options.settings import LogFormat\n"
         "from entrypoint.system.log import Logger\n"
         "for style in LogFormat:\n"

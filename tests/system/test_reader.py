@@ -221,7 +221,7 @@ def test_a_stop_waits_for_no_reader(begin: Begin, signum: int, phase: str) -> No
 
 def test_a_reader_that_takes_too_long_is_killed_and_another_one_tries_again(begin: Begin) -> None:
     """It is said once, however often it is so; when it is over, the change is noticed."""
-    soon = "import entrypoint.pid1.reader\nentrypoint.reader.READ_WITHIN = 0.3\n"
+    soon = "import entrypoint.pid1.reader\nentrypoint.pid1.reader.READ_WITHIN = 0.3\n"
     lb = begin(code=soon + STOPS)
     lb.serves(1)
     first = lb.reader

@@ -689,7 +689,7 @@ def test_listeners_that_are_no_more_are_let_go_of(begin: Begin, tmp_path: Path) 
 
 def test_what_is_passed_after_a_stop_is_not_held(begin: Begin) -> None:
     """Nobody waits in the queue of a listener that no haproxy will accept from any more."""
-    after = "self.submit(__import__('entrypoint.core.events').core.events.StopAsked('this test'))"
+    after = "self._runtime.submit(__import__('entrypoint.core.events').core.events.StopAsked('this test'))"
     lb = begin("--stop-delay", "0", ordinary=True, code=AT_ADOPTION.format(before="pass", after=after))
     eventually(lambda: lb.get() == "1")
     with socket.create_connection(("127.0.0.1", lb.port)) as client:
