@@ -1,14 +1,14 @@
-"""What one life of safe_reload leaves to the next when it replaces itself: the state, as plain values and back.
+"""What one life of safe_reload leaves to the next when it replaces itself: one record, of plain values.
 
 Only what lives on: an upgrade is refused while a generation starts or retires, so there are current and draining
 ones, and nobody waits.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from entrypoint.core.state import Current, Draining, Ending, Generation, Phase, State
 from entrypoint.haproxy.runtime_api import Bind
-from entrypoint.lean.record import replace
+from entrypoint.lean.record import record, replace
 from entrypoint.lean.typing import Any
 from entrypoint.options.settings import Settings
 
@@ -20,6 +20,67 @@ Plain = Mapping[str, Any]
 
 class UpgradeStateError(ValueError):
     """What was left cannot be taken over; its text is one line."""
+
+
+@record(frozen=True)
+class UpgradeState:
+    """Everything that one life leaves to the next. Descriptors stand in it as numbers, and are inherited under them."""
+
+    state: Plain
+    """The core's."""
+    pids: Mapping[int, int]
+    """Of each generation, and of the exporter."""
+    helpers: Mapping[int, int]
+    """The pids of our other children."""
+    channels: Mapping[int, int]
+    """Our end of the line to the CLI of each generation."""
+    stderr_pipes: Mapping[int, tuple[int, str, bytes]]
+    """Our end of each generation's stderr, what is remembered of it, and the line that has not ended."""
+    versions: Mapping[int, str]
+    """Of each generation's haproxy, where it is known."""
+    adopts: int
+    """The generation that is yet to pass its ordinary listeners; 0 for none."""
+    listeners: Sequence[tuple[str, int, bool, str, bool]]
+    adopted: Sequence[tuple[int, bytes, bytes]]
+    configurations: Plain
+    readers: Sequence[int]
+    """The numbers of the processes that read files."""
+    control: Sequence[Any] | None
+    """Path and descriptor of the control socket, and the descriptor of who has asked for the upgrade; -1 for none."""
+    sessions: Sequence[Plain]
+    """Its other clients."""
+    systemd: Plain
+    """What has been said to it."""
+    history: Plain
+    began: float
+    """When safe_reload began, on the monotonic clock."""
+    words_of_failures: tuple[str, str, str]
+    log: Plain
+    descriptors: tuple[int, ...]
+    """All of those above."""
+    token: str = ""
+    """What only a program can know that has got through its rehearsal; empty where it is none."""
+
+
+def as_plain(left: UpgradeState) -> dict[str, Any]:
+    """Return it as plain values."""
+    return {"format": FORMAT, **{name: getattr(left, name) for name in UpgradeState.__annotations__}}
+
+
+def parse(plain: object) -> UpgradeState:
+    """Return what was left; all of it is there.
+
+    Raises:
+        UpgradeStateError: it is not, or it is another version's.
+
+    """
+    if not isinstance(plain, dict) or plain.get("format") != FORMAT:
+        raise UpgradeStateError(f"what the last life left has another format than {FORMAT}")
+    found, wanted = {*plain} - {"format"}, {*UpgradeState.__annotations__}
+    if found != wanted:
+        names = ", ".join(sorted(map(str, found ^ wanted)))
+        raise UpgradeStateError(f"what the last life left cannot be read, because of {names}")
+    return UpgradeState(**{name: plain[name] for name in wanted})
 
 
 def serialize(state: State) -> dict[str, Any]:

@@ -14,7 +14,7 @@ ROOM_FOR_SESSIONS = "set maxconn frontend #0 4096"
 """Has the CLI take more sessions than any `stats maxconn` says: ours are among them, and must not wait for the end of
 those that the user has on a `stats socket`. #0 is the CLI's own frontend (haproxy's `cli_alloc_fe`)."""
 OF_A_CANDIDATE = (ROOM_FOR_SESSIONS, DESCRIPTORS, WHO)
-"""`show info` comes last, so an answer that contains the pid is complete even if the process was killed while answering.
+"""`show info` comes last, so an answer with the pid is complete even if the process was killed while answering.
 
 Of half an answer it would look as if no `bind` used a VIP, and the VIP would be closed.
 """

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 
 from entrypoint.core.effects import Log
 from entrypoint.core.state import State
-from entrypoint.core.upgrade_state import UpgradeStateError, restore
+from entrypoint.core.upgrade_state import UpgradeState, UpgradeStateError, restore
 from entrypoint.lean.level import Level
 from entrypoint.lean.record import record
-from entrypoint.lean.typing import Any
 from entrypoint.options.command_line import Serve
 from entrypoint.options.settings import Settings
 from entrypoint.options.vips import parse_vips
@@ -71,7 +70,7 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
     begun = State(settings)
     predecessor = None
     if left:
-        begun = restore(settings, left["state"])
+        begun = restore(settings, left.state)
         _inherit(left, listeners, adopted, configurations)
     else:
         if path and _is_taken(settings.runtime_dir, setting.name):
@@ -112,7 +111,7 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
     return settings.status(supervisor.run())
 
 
-def _rehearse(supervisor: Supervisor, environment: Mapping[str, str], left: Mapping[str, Any]) -> None:
+def _rehearse(supervisor: Supervisor, environment: Mapping[str, str], left: UpgradeState) -> None:
     """Try, in the next life, all that it does first and might not survive, and touch nobody.
 
     Raises:
@@ -123,7 +122,7 @@ def _rehearse(supervisor: Supervisor, environment: Mapping[str, str], left: Mapp
         supervisor.rehearse()
     except Exception as error:  # noqa: BLE001  # whatever it is, it would keep the next life from serving
         raise UpgradeStateError(f"it would not go on: {error!r}") from None
-    testify(environment, str(left.get("token")))
+    testify(environment, left.token)
 
 
 def _is_taken(folder: str, name: str) -> bool:
@@ -132,11 +131,11 @@ def _is_taken(folder: str, name: str) -> bool:
     return alive and not doubt
 
 
-def _inherit(left: Mapping[str, Any], listeners: Listeners, adopted: Adopted, configurations: Configurations) -> None:
+def _inherit(left: UpgradeState, listeners: Listeners, adopted: Adopted, configurations: Configurations) -> None:
     """Take over what the last life left, but for its children, its clients and its pid file."""
-    listeners.restore(left["listeners"])
-    adopted.restore(left["adopted"])
-    configurations.restore(left["configurations"])
+    listeners.restore(left.listeners)
+    adopted.restore(left.adopted)
+    configurations.restore(left.configurations)
 
 
 def _read(

@@ -1,11 +1,12 @@
 """All our children: born here, signalled here, buried here."""
 
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from entrypoint.core.effects import Log
 from entrypoint.core.events import EXPORTER, Exited, Reaped, Spawned
 from entrypoint.core.exit_status import is_transient
+from entrypoint.core.upgrade_state import UpgradeState
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import reason
 from entrypoint.lean.record import replace
@@ -239,18 +240,18 @@ class Children:
             "versions": {number: child.version for number, child in children if child.version},
         }
 
-    def restore(self, left: Mapping[str, Any]) -> None:
+    def restore(self, left: UpgradeState) -> None:
         """Go on with the children that our last life has handed down.
 
         Raises:
             OSError: a descriptor is not there.
 
         """
-        self._processes.restore({**left["pids"], **left["helpers"]})
-        channels, pipes = left["channels"], left["stderr_pipes"]
-        for number in filter(None, left["pids"]):
+        self._processes.restore({**left.pids, **left.helpers})
+        channels, pipes = left.channels, left.stderr_pipes
+        for number in filter(None, left.pids):
             child = self._new_child(number)
-            child.version = left["versions"].get(number, "")
+            child.version = left.versions.get(number, "")
             child.connect(
                 CliChannel(channels[number]) if number in channels else None,
                 StderrPipe(*pipes[number]) if number in pipes else None,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from entrypoint.core.notices import Notice
 from entrypoint.core.state import State
+from entrypoint.core.upgrade_state import UpgradeState
 from entrypoint.lean.typing import TYPE_CHECKING, Any
 from entrypoint.pid1.children import Children
 from entrypoint.pid1.outcomes import Outcomes
@@ -58,9 +59,9 @@ class Front:
         from entrypoint.pid1.systemd_status import SystemdStatus  # noqa: PLC0415  # see above
 
         parts, runtime, settings = self._parts, self._runtime, self._parts.settings
-        left = parts.left and parts.left["control"]
+        left = parts.left and parts.left.control
         self._presence = Presence(settings.runtime_dir, parts.name, settings.poll, runtime.event_loop, runtime.log)
-        self._presence.begin(self._opened, left[:2] if left else None, rehearses=parts.rehearses)
+        self._presence.begin(self._opened, (left[0], left[1]) if left else None, rehearses=parts.rehearses)
         # Last: as long as they are missing, all of this is tried again.
         systemd = SystemdStatus(parts.notifier, runtime.event_loop, self._children.find, runtime.log)
         listeners = parts.listeners
@@ -116,23 +117,23 @@ class Front:
         left = {"control": control, "sessions": sessions, "systemd": self._systemd.serialize()}
         return left, descriptors + of_sessions
 
-    def restore(self, left: dict[str, Any]) -> None:
+    def restore(self, left: UpgradeState) -> None:
         """Go on with what our last life has told systemd."""
         assert self._systemd
-        self._systemd.resume(left["systemd"])
+        self._systemd.resume(left.systemd)
 
-    def tell_asker(self, left: dict[str, Any], answer: str) -> None:
+    def tell_asker(self, left: UpgradeState, answer: str) -> None:
         """Answer who has asked for the upgrade, if he is there.
 
         Raises:
             OSError: the descriptor is not there.
 
         """
-        client = left["control"][2] if left["control"] else -1
+        client = left.control[2] if left.control else -1
         if self._control_server and client >= 0:
             self._control_server.take_in(client, answer)
 
-    def resume(self, left: dict[str, Any]) -> None:
+    def resume(self, left: UpgradeState) -> None:
         """Go on with the other clients of our last life.
 
         Raises:
@@ -140,4 +141,4 @@ class Front:
 
         """
         if self._control_server:
-            self._control_server.resume(left["sessions"])
+            self._control_server.resume(left.sessions)

@@ -16,7 +16,7 @@ _MOST_TRIES = 5
 
 
 class ListenerTransfer:
-    """Keeps at most one pending request, to the newest current generation: older generations' listeners are out of date."""
+    """Keeps at most one pending request, to the newest current generation: listeners of older ones are out of date."""
 
     def __init__(
         self, event_loop: EventLoop, channel_of: Callable[[int], CliChannel | None], keeper: OrdinaryListeners

@@ -1,11 +1,12 @@
 """How starts and reloads have ended: counted, with haproxy's own words, and with a hint where these do not tell."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from entrypoint.core.effects import Log
 from entrypoint.core.history import History
 from entrypoint.core.notices import Died, Gone, Notice, Promoted, Recovered, ReloadFailed, StartFailed, Starting
+from entrypoint.core.upgrade_state import UpgradeState
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import one_line
 from entrypoint.lean.typing import Any, assert_never
@@ -137,8 +138,8 @@ class Outcomes:
             "words_of_failures": (self.startup_words, self.words_of_last, self._hint),
         }
 
-    def restore(self, left: Mapping[str, Any]) -> None:
+    def restore(self, left: UpgradeState) -> None:
         """Go on with what our last life has handed down."""
-        self.history = History.restore(left["history"])
-        self.began = left["began"]
-        self.startup_words, self.words_of_last, self._hint = left["words_of_failures"]
+        self.history = History.restore(left.history)
+        self.began = left.began
+        self.startup_words, self.words_of_last, self._hint = left.words_of_failures

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping
 
+from entrypoint.core.upgrade_state import UpgradeState
 from entrypoint.lean.record import record
-from entrypoint.lean.typing import Any
 from entrypoint.options.settings import Settings
 from entrypoint.pid1.configurations import Configurations
 from entrypoint.pid1.launch import HaproxyLaunch
@@ -37,7 +37,7 @@ class Parts:
     predecessor: Predecessor | None
     pid_file: PidFile | None
     inherited: Inherited
-    left: dict[str, Any] | None = None
+    left: UpgradeState | None = None
     """What our last life has handed down, if this one is the next."""
     rehearses: bool = False
     """This is but the rehearsal of that: nobody else may notice."""

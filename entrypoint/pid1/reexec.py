@@ -7,8 +7,9 @@ from collections.abc import Callable
 from entrypoint.core.effects import Log
 from entrypoint.core.events import Rehearsed
 from entrypoint.core.exit_status import how_it_died
+from entrypoint.core.upgrade_state import UpgradeState
 from entrypoint.lean.level import Level
-from entrypoint.lean.typing import Any
+from entrypoint.lean.record import replace
 from entrypoint.options.inheritance import VARIABLE as INHERITED_VARIABLE
 from entrypoint.options.inheritance import Inheritance, format_inheritance
 from entrypoint.pid1 import upgrade
@@ -22,8 +23,8 @@ _ALARM = "rehearsal"
 _ROOM = 65536
 
 
-Serialize = Callable[..., tuple[dict[str, Any], tuple[int, ...]]]
-"""Returns everything that the next life needs, and the descriptors among it; may raise OSError.
+Serialize = Callable[..., UpgradeState]
+"""Returns everything that the next life needs; may raise OSError.
 
 It is given who has asked for it (`client`), and whether all other clients are left as well (`others`).
 """
@@ -72,9 +73,10 @@ class Reexec:
 
     def _start(self, client: int) -> None:
         runtime, token = self._runtime, os.urandom(16).hex()
-        left, descriptors = self._serialize(client, others=False)
+        left = replace(self._serialize(client, others=False), token=token)
+        descriptors = left.descriptors
         with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as theirs:
-            heir = upgrade.wrap({**left, "token": token, "descriptors": descriptors})
+            heir = upgrade.wrap(left)
             theirs.callback(os.close, heir)
             reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             theirs.callback(os.close, writer)
@@ -121,8 +123,8 @@ class Reexec:
             runtime.submit(Rehearsed(client, ""))
             return
         try:
-            left, descriptors = self._serialize(client, others=True)
-            heir = upgrade.wrap({**left, "descriptors": descriptors})
+            left = self._serialize(client, others=True)
+            heir = upgrade.wrap(left)
         except OSError as error:
             runtime.submit(Rehearsed(client, f"it cannot be handed down: {error.strerror or error}"))
             return
@@ -133,7 +135,7 @@ class Reexec:
                 runtime.submit(Rehearsed(client, f"{changed} has changed since the new program was tried: try again"))
                 return
             runtime.log(Log(Level.INFO, "upgrading", "safe_reload is replaced; every socket and process stays"))
-            upgrade.execute(heir, self._variables(), descriptors, lambda: list(self._arrivals.read()))
+            upgrade.execute(heir, self._variables(), left.descriptors, lambda: list(self._arrivals.read()))
         except OSError as error:
             runtime.submit(Rehearsed(client, f"exec: {error.strerror or error}"))
         finally:

@@ -48,11 +48,11 @@ from entrypoint.core.failures import failure_of, lasting
 from entrypoint.core.log_lines import line_of
 from entrypoint.core.notices import Notice
 from entrypoint.core.state import Ended, State, timers
-from entrypoint.core.upgrade_state import serialize
+from entrypoint.core.upgrade_state import UpgradeState, serialize
 from entrypoint.lean.json_text import json_text
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import one_line
-from entrypoint.lean.typing import Any, assert_never
+from entrypoint.lean.typing import assert_never
 from entrypoint.pid1 import upgrade
 from entrypoint.pid1.children import Children
 from entrypoint.pid1.config_store import ConfigStore
@@ -138,15 +138,15 @@ class Supervisor:
         self._store.read_state_file()
         return Began(parts.listeners.descriptors())
 
-    def _go_on(self, left: dict[str, Any]) -> Event:
+    def _go_on(self, left: UpgradeState) -> Event:
         """Take up what our last life has handed down; the files may have changed while nobody watched."""
         runtime = self._runtime
         self._children.restore(left)
-        self._parts.logger.restore(left["log"])
+        self._parts.logger.restore(left.log)
         self._front.open()
         self._outcomes.restore(left)
         self._front.restore(left)
-        adopts = left["adopts"]
+        adopts = left.adopts
         what = f"safe_reload {__version__} has taken over"
         if self._parts.rehearses:
             self._front.tell_asker(left, "")
@@ -155,7 +155,7 @@ class Supervisor:
         runtime.log(Log(Level.INFO, "upgraded", what))
         if adopts:
             runtime.isolated(lambda: self._transfer.ask(adopts))
-        runtime.isolated(lambda: self._store.reader.restore(left["readers"]))
+        runtime.isolated(lambda: self._store.reader.restore(left.readers))
         runtime.isolated(lambda: self._store.reader.look(Why.POLLED, 0))
         runtime.isolated(self._store.keep_again)
         runtime.isolated(self._let_vips_accept)
@@ -169,8 +169,8 @@ class Supervisor:
         for listen in retiring.follow(self.state):
             self._listen(listen.tags, listen.doubtful)
 
-    def _serialize(self, client: int, *, others: bool) -> tuple[dict[str, Any], tuple[int, ...]]:
-        """Return everything that the next life needs, and the descriptors among it.
+    def _serialize(self, client: int, *, others: bool) -> UpgradeState:
+        """Return everything that the next life needs.
 
         Args:
             client: who has asked for it.
@@ -181,22 +181,23 @@ class Supervisor:
         listeners, adopted = parts.listeners.serialize(), parts.adopted.serialize()
         front, of_front = self._front.serialize(client, others=others)
         configurations, texts = parts.configurations.serialize()
-        left = {
-            **self._children.serialize(),
+        children = self._children.serialize()
+        descriptors = [*(one[1] for one in listeners), *(one[0] for one in adopted), *of_front, *texts]
+        descriptors += children["channels"].values()
+        descriptors += [descriptor for descriptor, *_ in children["stderr_pipes"].values()]
+        return UpgradeState(
+            state=serialize(self.state),
+            adopts=self._transfer.pending,
+            listeners=listeners,
+            adopted=adopted,
+            configurations=configurations,
+            readers=self._store.reader.serialize(),
+            log=parts.logger.serialize(),
+            descriptors=tuple(descriptors),
+            **children,
             **self._outcomes.serialize(),
             **front,
-            "adopts": self._transfer.pending,
-            "log": parts.logger.serialize(),
-            "state": serialize(self.state),
-            "listeners": listeners,
-            "adopted": adopted,
-            "configurations": configurations,
-            "readers": self._store.reader.serialize(),
-        }
-        descriptors = [*(one[1] for one in listeners), *(one[0] for one in adopted), *of_front, *texts]
-        descriptors += left["channels"].values()
-        descriptors += [descriptor for descriptor, *_ in left["stderr_pipes"].values()]
-        return left, tuple(descriptors)
+        )
 
     # ---- what happens ----------------------------------------------------------------------------------------------
 

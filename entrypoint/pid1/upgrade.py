@@ -17,8 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from entrypoint.core.upgrade_state import FORMAT, UpgradeStateError
-from entrypoint.lean.typing import Any
+from entrypoint.core.upgrade_state import UpgradeState, UpgradeStateError, as_plain, parse
 from entrypoint.system.processes import SpawnSpec, find_program
 from entrypoint.system.signals import block_all, let_through
 
@@ -41,7 +40,7 @@ def own_words() -> tuple[str, ...]:
     return tuple(sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1])
 
 
-def wrap(left: Mapping[str, Any]) -> int:
+def wrap(left: UpgradeState) -> int:
     """Return a descriptor from which the next life can read this.
 
     Raises:
@@ -51,14 +50,14 @@ def wrap(left: Mapping[str, Any]) -> int:
     descriptor = os.memfd_create("safe_reload", os.MFD_CLOEXEC)
     try:
         with open(descriptor, "wb", closefd=False) as file:
-            file.write(marshal.dumps({"format": FORMAT, **left}, _MARSHAL_VERSION))
+            file.write(marshal.dumps(as_plain(left), _MARSHAL_VERSION))
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
 
 
-def unwrap(environment: Mapping[str, str]) -> dict[str, Any] | None:
+def unwrap(environment: Mapping[str, str]) -> UpgradeState | None:
     """Read what the last life has left, if there was one.
 
     Raises:
@@ -75,9 +74,7 @@ def unwrap(environment: Mapping[str, str]) -> dict[str, Any] | None:
             left = marshal.loads(file.read())  # noqa: S302  # written by ourselves, into a descriptor of our own
     except (OSError, ValueError, EOFError, TypeError) as error:
         raise UpgradeStateError(f"{HEIR_VARIABLE}={number}: {error}") from None
-    if not isinstance(left, dict) or left.get("format") != FORMAT:
-        raise UpgradeStateError(f"what the last life left has another format than {FORMAT}")
-    return left
+    return parse(left)
 
 
 def is_heir(environment: Mapping[str, str]) -> bool:
@@ -192,9 +189,10 @@ def begin_anew(environment: Mapping[str, str], complain: Callable[[str], None], 
     while True:
         time.sleep(_ANEW_AFTER)  # noqa: TID251  # there is nothing else that could be done
         try:
-            left = unwrap(environment) or {}
+            left = unwrap(environment)
+            assert left
             _end_if_asked(left)
-            execute(heir, environment, tuple(filter(_is_open, left.get("descriptors", ()))), list)
+            execute(heir, environment, tuple(filter(_is_open, left.descriptors)), list)
         except Exception as another:  # noqa: BLE001  # whatever it is, the end would be worse
             complain(f"cannot begin anew: {another!r}")
             block_all()
@@ -208,14 +206,14 @@ def _is_open(descriptor: int) -> bool:
     return True
 
 
-def _end_if_asked(left: Mapping[str, Any]) -> None:
+def _end_if_asked(left: UpgradeState) -> None:
     """End, as soon as all our children have, where somebody has asked for a stop in vain."""
     asked = signal.sigpending() & {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
     if not asked:
         return
     leave = signal.SIGTERM if signal.SIGQUIT in asked else signal.SIGUSR1
     told = []
-    for pid in left["pids"].values():
+    for pid in left.pids.values():
         with contextlib.suppress(OSError):
             os.kill(pid, leave)
             told.append(pid)

@@ -8,10 +8,11 @@ from entrypoint.core import lifecycle
 from entrypoint.core.effects import Rehearse, Reply, Upgrade
 from entrypoint.core.events import Rehearsed, UpgradeAsked
 from entrypoint.core.state import Current, Draining, Ended, Ending, Serving, State
-from entrypoint.core.upgrade_state import UpgradeStateError, restore, serialize
+from entrypoint.core.upgrade_state import UpgradeStateError, as_plain, parse, restore, serialize
 from entrypoint.lean.record import replace
 from tests.core.explorer import explore
 from tests.core.world import CLIENTS, settings
+from tests.upgrades import NOTHING
 
 pytestmark = pytest.mark.explores
 
@@ -107,3 +108,18 @@ def test_a_life_without_a_current_generation_is_none() -> None:
     """There is nothing to go on with."""
     with pytest.raises(UpgradeStateError, match="no current generation"):
         restore(settings(), serialize(State(settings())))
+
+
+def test_what_is_left_is_parsed_whole_before_anything_is_built() -> None:
+    """A value that is missing, or that nobody knows, is named; another version's format is refused."""
+    plain = as_plain(NOTHING)
+    assert parse(marshal.loads(marshal.dumps(plain, 2))) == parse(plain)
+    for name in {*plain} - {"format"}:
+        with pytest.raises(UpgradeStateError, match=name):
+            parse({key: value for key, value in plain.items() if key != name})
+    with pytest.raises(UpgradeStateError, match="because of more"):
+        parse({**plain, "more": 1})
+    others: list[object] = [{**plain, "format": 2}, {}, None, []]
+    for other in others:
+        with pytest.raises(UpgradeStateError, match="another format"):
+            parse(other)

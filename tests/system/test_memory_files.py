@@ -12,11 +12,12 @@ from entrypoint.system.haproxy_cli import CliChannel
 from entrypoint.system.state_file import in_memory
 from tests.descriptors import descriptors
 from tests.system.apart import apart
+from tests.upgrades import left
 
 MADE: dict[str, Callable[[], object]] = {
     "the line to a generation": CliChannel,
     "the last known good configuration": lambda: in_memory("ab", (("a.cfg", b"x"), ("b.cfg", b"x" * 100))),
-    "what the next life is left": lambda: upgrade.wrap({"words": "x" * 100}),
+    "what the next life is left": lambda: upgrade.wrap(left(words_of_failures=("x" * 100, "", ""))),
 }
 
 
@@ -45,6 +46,6 @@ def test_what_cannot_be_written_down_is_closed_as_well() -> None:
     """Whatever the reason: a value that is no plain one, such as a mistake of ours would leave."""
     before = descriptors(os.getpid())
     with pytest.raises(ValueError, match="unmarshallable"):
-        upgrade.wrap({"words": object()})
+        upgrade.wrap(left(log=object()))
 
     assert descriptors(os.getpid()) == before

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 from entrypoint.core.events import Event, Rehearsed, StopAsked
+from entrypoint.core.upgrade_state import UpgradeState
 from entrypoint.lean.level import Level
 from entrypoint.pid1.children import Children
 from entrypoint.pid1.parts import Parts
@@ -13,6 +14,7 @@ from entrypoint.pid1.runtime import Runtime
 from entrypoint.system.log import Logger
 from entrypoint.system.processes import SpawnSpec
 from entrypoint.system.signals import Arrivals, Inherited
+from tests.upgrades import left
 
 CLIENT = 7
 
@@ -37,9 +39,9 @@ def begun(*events: Event) -> tuple[Runtime, Reexec]:
     return runtime, Reexec(runtime, children, arrivals, cast("Parts", parts), serialize)
 
 
-def serialize(client: int, *, others: bool) -> tuple[dict[str, Any], tuple[int, ...]]:
-    """Leave nothing but who asked, and a descriptor that is none: whoever tries to exec with it fails."""
-    return {"client": client}, (-1,)
+def serialize(client: int, *, others: bool) -> UpgradeState:
+    """Leave nothing but a descriptor that is none: whoever tries to exec with it fails."""
+    return left(descriptors=(-1,))
 
 
 def test_what_is_not_decided_comes_before_the_next_life() -> None:

@@ -1,0 +1,33 @@
+"""What one life leaves to the next, for tests that are about something else."""
+
+from typing import Any
+
+from entrypoint.core.upgrade_state import UpgradeState
+from entrypoint.lean.record import replace
+
+NOTHING = UpgradeState(
+    state={},
+    pids={},
+    helpers={},
+    channels={},
+    stderr_pipes={},
+    versions={},
+    adopts=0,
+    listeners=(),
+    adopted=(),
+    configurations={},
+    readers=(),
+    control=None,
+    sessions=(),
+    systemd={},
+    history={},
+    began=0.0,
+    words_of_failures=("", "", ""),
+    log={},
+    descriptors=(),
+)
+
+
+def left(**changes: Any) -> UpgradeState:
+    """Return what a life leaves that has nothing but this."""
+    return replace(NOTHING, **changes)
