@@ -103,7 +103,7 @@ def test_an_upgrade_from_where_nothing_is_any_more_goes_on(start: Start) -> None
     eventually(lambda: "haproxy.cfg cannot be looked for: No such file" in _exec(lb, "safe_reload", "status")[1])
 
 
-@pytest.mark.parametrize("module", ["serving", "desk"])
+@pytest.mark.parametrize("module", ["pid1/bootstrap", "pid1/control_server"])
 def test_a_program_that_cannot_go_on_is_not_started(start: Start, image: str, module: str) -> None:
     """Whoever asked gets its words, and the old one serves as before; also if it would have failed late."""
     lb = start(image)
@@ -130,7 +130,7 @@ def test_a_second_upgrade_does_not_disturb_the_first(start: Start) -> None:
     lb = start(NEWEST_STABLE)
     lb.begins("one")
     package = "/usr/lib/python3/dist-packages/entrypoint"
-    slow = f'mkfifo /gate; echo \'open("/gate").read(); raise SystemExit("a slow release")\' > {package}/serving.py'
+    slow = f'mkfifo /gate; echo \'open("/gate").read(); raise SystemExit("a slow release")\' > {package}/pid1/bootstrap.py'
     assert _exec(lb, "bash", "-c", slow)[0] == 0
     first = subprocess.Popen(
         ["docker", "exec", str(lb.container.id), "safe_reload", "upgrade"], stderr=subprocess.PIPE, text=True
