@@ -160,7 +160,7 @@ def test_the_readme_s_first_minute(readme: Page) -> None:
     readme.run("docker exec lb safe_reload reload")
     assert "asked for by the control socket" in log(NAME)
     assert "--vips" not in readme.run("docker exec lb safe_reload check")
-    assert re.match(r"\d{4}-\d\d-\d\dT", readme.run("docker logs -t lb"))
+    assert re.match(r"\d{4}-\d\d-\d\dT", Page("docs/monitoring.md", readme.folder).run("docker logs -t lb"))
 
     readme.run('docker run --rm -v "$PWD/lb')
     readme.run("docker stop -t 60", then=NAME)
@@ -330,7 +330,7 @@ def test_the_readme_s_command_line_of_2017(start: Start, tmp_path: Path) -> None
     generation(3)
     assert inside(lb, page.block("safe_reload reload --pid-file").text)[0] == 0
     generation(4)
-    status, listing = inside(lb, page.block("safe_reload ls -l").text)
+    status, listing = inside(lb, Page("docs/reference.md", tmp_path).block("safe_reload ls -l").text)
     assert (status, "a.cfg" in listing) == (0, True)
 
 
@@ -341,8 +341,9 @@ def test_the_verbs_that_need_no_more_words(start: Start, tmp_path: Path) -> None
     lb = start(IMAGE)
     lb.begins("one")
     pid = lb.pid
-    for text in ("safe_reload reload", "safe_reload upgrade", "safe_reload check"):
-        words = page.block(text).text + (" -f /etc/lb/haproxy.cfg" if text.endswith("check") else "")
+    reference = Page("docs/reference.md", tmp_path)
+    for where, text in ((page, "safe_reload reload"), (page, "safe_reload upgrade"), (reference, "safe_reload check")):
+        words = where.block(text).text + (" -f /etc/lb/haproxy.cfg" if text.endswith("check") else "")
         status, output = inside(lb, words, environment=environment)
         assert status == 0, f"{text}: {output}"
     assert (lb.pid, lb.get()) == (pid, "one")

@@ -130,7 +130,9 @@ def test_a_second_upgrade_does_not_disturb_the_first(start: Start) -> None:
     lb = start(NEWEST_STABLE)
     lb.begins("one")
     package = "/usr/lib/python3/dist-packages/entrypoint"
-    slow = f'mkfifo /gate; echo \'open("/gate").read(); raise SystemExit("a slow release")\' > {package}/pid1/bootstrap.py'
+    slow = (
+        f'mkfifo /gate; echo \'open("/gate").read(); raise SystemExit("a slow release")\' > {package}/pid1/bootstrap.py'
+    )
     assert _exec(lb, "bash", "-c", slow)[0] == 0
     first = subprocess.Popen(
         ["docker", "exec", str(lb.container.id), "safe_reload", "upgrade"], stderr=subprocess.PIPE, text=True
