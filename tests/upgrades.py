@@ -12,7 +12,6 @@ NOTHING = UpgradeState(
     channels={},
     stderr_pipes={},
     versions={},
-    adopts=0,
     listeners=(),
     adopted=(),
     configurations={},

@@ -2,9 +2,8 @@
 
 import signal
 
-from entrypoint.core import retiring, stopping, watching
+from entrypoint.core import retiring, stopping, transfer, watching
 from entrypoint.core.effects import (
-    Adopt,
     Effect,
     Keep,
     Log,
@@ -229,7 +228,8 @@ def _promote(state: State, candidate: Generation) -> Step:
     if not state.retiring:
         effects += retiring.follow(state)
     # Last, because until the old one is paused it goes on answering.
-    return state, (*effects, Adopt(candidate.number))
+    state, later = transfer.begin(state, candidate.number)
+    return state, (*effects, *later)
 
 
 def _why_kept(state: State) -> str:

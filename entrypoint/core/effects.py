@@ -42,9 +42,14 @@ class Keep:
 
 @record(frozen=True)
 class Adopt:
-    """Ask this generation for its ordinary listeners, and hold them from now on."""
+    """Ask this generation for its ordinary listeners, and hold them from now on.
+
+    Answered by Adopted or NotAdopted.
+    """
 
     number: int
+    last: bool = False
+    """It is not asked again: take any answer as it is."""
 
 
 @record(frozen=True)

@@ -184,6 +184,20 @@ class Poked:
 
 
 @record(frozen=True)
+class Adopted:
+    """A generation's ordinary listeners are held, or it has none."""
+
+    number: int
+
+
+@record(frozen=True)
+class NotAdopted:
+    """A generation has not passed its ordinary listeners, and may have some."""
+
+    number: int
+
+
+@record(frozen=True)
 class Elapsed:
     """A timer of the state ran out."""
 
@@ -207,6 +221,8 @@ Event = (
     | Answered
     | Unanswered
     | Poked
+    | Adopted
+    | NotAdopted
     | Elapsed
 )
 
@@ -233,6 +249,10 @@ class Clock(StrEnum):
     """`--drain-timeout`."""
     KILL = "kill"
     """A process that was told to end at once has this long; one that was killed, too."""
+    ADOPT = "adopt"
+    """A generation that is asked for its ordinary listeners has this long to answer."""
+    ADOPT_AGAIN = "adopt again"
+    """The delay before it is asked again."""
     RESTART = "restart"
     """The delay before a dead generation is replaced."""
     QUIET = "quiet"

@@ -25,7 +25,7 @@ from entrypoint.core.effects import (
     Tell,
     Upgrade,
 )
-from entrypoint.core.events import EXPORTER, Disk, Event, NotSpawned, Poked, Rehearsed, Seen, Unanswered
+from entrypoint.core.events import EXPORTER, Disk, Event, NotAdopted, NotSpawned, Poked, Rehearsed, Seen, Unanswered
 from entrypoint.lean.typing import assert_never
 
 _FAILED = 1
@@ -49,12 +49,14 @@ def failure_of(effect: Effect, why: str) -> Event | None:
             return Seen(reason, Disk(unreadable=f"it could not be looked at: {why}", unfinished=True), number)
         case Ask(number=number):
             return Unanswered(number)
+        case Adopt(number=number):
+            return NotAdopted(number)
         case Poke():
             # That none was missed is not known, but worth another look.
             return Poked(())
         case Rehearse(client=client) | Upgrade(client=client):
             return Rehearsed(client, why)
-        case Send() | Listen() | Adopt() | CloseVips() | Publish() | TakeOver() | Keep() | Reply() | Log() | Tell():
+        case Send() | Listen() | CloseVips() | Publish() | TakeOver() | Keep() | Reply() | Log() | Tell():
             return None
         case _:
             assert_never(effect)

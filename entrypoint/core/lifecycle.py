@@ -21,7 +21,7 @@ at hand, and the better choice.
 
 import signal
 
-from entrypoint.core import candidate, retiring, stopping, watching
+from entrypoint.core import candidate, retiring, stopping, transfer, watching
 from entrypoint.core.effects import (
     Ask,
     Effect,
@@ -35,12 +35,14 @@ from entrypoint.core.effects import (
 )
 from entrypoint.core.events import (
     EXPORTER,
+    Adopted,
     Answered,
     Began,
     Clock,
     Elapsed,
     Event,
     Exited,
+    NotAdopted,
     NotSpawned,
     Poked,
     Reaped,
@@ -160,6 +162,8 @@ def _decide(state: State, event: Event) -> Step:
             return _unanswered(state, number, failure)
         case Poked(missed=missed):
             return retiring.poked(state, missed)
+        case Adopted() | NotAdopted():
+            return transfer.answered(state, event)
         case Elapsed(timer=timer):
             return _elapsed(state, timer) if timer in timers(state) else (state, ())
         case _:
@@ -287,6 +291,7 @@ def _exited(state: State, event: Exited) -> Step:
             said = candidate.FAILED if why else shell_status(status)
             return candidate.gone(state, generation, what, said, transient=transient)
         case Current(served=served, proven=proven) if not isinstance(state.stage, Stopping):
+            state = replace(state, transfer=None)
             died, ran = Tell(Died(number, generation.pid, status)), generation.digest
             return then(
                 candidate.replace_dead(state, shell_status(status), served=served, proven=proven, ran=ran), died
@@ -335,6 +340,8 @@ def _elapsed(state: State, timer: Timer) -> Step:
             return watching.waited(state)
         case Clock.RETRY, _:
             return _reload(state, watching.RETRY)
+        case ((Clock.ADOPT | Clock.ADOPT_AGAIN), _):
+            return transfer.elapsed(state, timer.number)
         case Clock.EXPORTER, _:
             return state, (SpawnExporter(),)
         case Clock.EXPORTS, _:

@@ -25,6 +25,8 @@ LOOK_WITHIN = 5.0
 MOST_POLL_DOUBLINGS = 5
 """A disk that cannot be looked at is looked at after --poll, twice that, and so on: after 32 times that at most."""
 KILL_AFTER = 5.0
+ADOPT_WITHIN = 5.0
+ADOPT_AGAIN_AFTER = 1.0
 FIRST_EXPORTER_DELAY = 1.0
 FIRST_RETRY_DELAY = 1.0
 MOST_RETRIES = 6
@@ -155,6 +157,16 @@ Stage = Serving | BackingOff | Lingering | Stopping | Ended
 
 
 @record(frozen=True)
+class Transfer:
+    """The current generation is yet to pass its ordinary listeners."""
+
+    tries: int = 0
+    """How often it was asked in vain."""
+    asked: bool = True
+    """It was asked, and its answer is awaited."""
+
+
+@record(frozen=True)
 class State:
     """Everything that is known; `step` is the only writer."""
 
@@ -200,6 +212,7 @@ class State:
     """It is being looked at because it was time to."""
     unfinished: int = 0
     """How many of these looks in a row could not be finished; no more than MOST_POLL_DOUBLINGS are counted."""
+    transfer: Transfer | None = None
     exporter: bool = False
     """The exporter lives."""
     exporters: int = 0
@@ -266,6 +279,9 @@ def timers(state: State) -> dict[Timer, float]:
         running[Timer(Clock.RETRY, 0, state.retries)] = restart_delay(state.retries, FIRST_RETRY_DELAY)
     if state.settings.exporter and not isinstance(state.stage, Stopping | Ended):
         running.update(_exporter_timers(state))
+    if state.transfer and state.current:
+        clock, seconds = (Clock.ADOPT, ADOPT_WITHIN) if state.transfer.asked else (Clock.ADOPT_AGAIN, ADOPT_AGAIN_AFTER)
+        running[Timer(clock, state.current.number, state.transfer.tries)] = seconds
     for generation in state.generations:
         running.update(_generation_timers(generation, state))
     return running

@@ -103,7 +103,7 @@ def stop_gracefully(state: State) -> Step:
         generation if isinstance(generation.phase, Ending) else replace(generation, phase=Draining())
         for generation in state.generations
     )
-    return replace(state, stage=Stopping(), generations=generations, waiting=()), tuple(effects)
+    return replace(state, stage=Stopping(), generations=generations, waiting=(), transfer=None), tuple(effects)
 
 
 def stop_quickly(state: State, status: int, trigger: str | None) -> Step:
@@ -118,7 +118,7 @@ def stop_quickly(state: State, status: int, trigger: str | None) -> Step:
         effects.append(CloseVips())
     if trigger:
         effects.append(Log(Level.INFO, "stopping", f"{trigger}: stopping at once", {"trigger": trigger}))
-    state = replace(state, stage=Stopping(status, quick=True), waiting=())
+    state = replace(state, stage=Stopping(status, quick=True), waiting=(), transfer=None)
     for generation in state.generations:
         if not isinstance(generation.phase, Ending):
             state, ending = end(state, generation, signal.SIGTERM)

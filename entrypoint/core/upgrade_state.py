@@ -6,7 +6,7 @@ ones, and nobody waits.
 
 from collections.abc import Mapping, Sequence
 
-from entrypoint.core.state import Current, Draining, Ending, Generation, Phase, State
+from entrypoint.core.state import Current, Draining, Ending, Generation, Phase, State, Transfer
 from entrypoint.haproxy.runtime_api import Bind
 from entrypoint.lean.record import record, replace
 from entrypoint.lean.typing import Any
@@ -38,8 +38,6 @@ class UpgradeState:
     """Our end of each generation's stderr, what is remembered of it, and the line that has not ended."""
     versions: Mapping[int, str]
     """Of each generation's haproxy, where it is known."""
-    adopts: int
-    """The generation that is yet to pass its ordinary listeners; 0 for none."""
     listeners: Sequence[tuple[str, int, bool, str, bool]]
     adopted: Sequence[tuple[int, bytes, bytes]]
     configurations: Plain
@@ -107,6 +105,7 @@ def serialize(state: State) -> dict[str, Any]:
         "failed": state.failed,
         "retried": state.retried,
         "retries": state.retries,
+        "transfer": state.transfer is not None,
         "exporter": state.exporter,
         "exporters": state.exporters,
     }
@@ -132,6 +131,8 @@ def restore(settings: Settings, plain: Plain) -> State:
             failed=str(plain["failed"]),
             retried=str(plain["retried"]),
             retries=int(plain["retries"]),
+            # What was asked before is not heard any more.
+            transfer=Transfer(asked=False) if plain["transfer"] else None,
             exporter=bool(plain["exporter"]),
             exporters=int(plain["exporters"]),
         )

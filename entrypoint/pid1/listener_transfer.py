@@ -1,60 +1,58 @@
-"""How safe_reload gets what the current generation has bound itself: it asks, and again where no answer is none."""
+"""How the current generation is asked for its ordinary listeners; whether to ask again is the core's decision."""
 
 from collections.abc import Callable
 
+from entrypoint.core import events
 from entrypoint.haproxy import runtime_api
 from entrypoint.pid1.ordinary_listeners import OrdinaryListeners
 from entrypoint.system.event_loop import EventLoop
 from entrypoint.system.getsocks.request import SocketRequest
 from entrypoint.system.haproxy_cli import CliChannel, Conversation
 
-_WITHIN = 5.0
-"""Seconds; a generation that is stopped never passes its listeners."""
-_AGAIN_AFTER = 1.0
-"""Seconds; a shortage of descriptors, here or there, may be over by then."""
-_MOST_TRIES = 5
-
 
 class ListenerTransfer:
-    """Keeps at most one pending request, to the newest current generation: listeners of older ones are out of date."""
+    """Owns the one request that is pending, if any."""
 
     def __init__(
-        self, event_loop: EventLoop, channel_of: Callable[[int], CliChannel | None], keeper: OrdinaryListeners
+        self,
+        event_loop: EventLoop,
+        channel_of: Callable[[int], CliChannel | None],
+        ordinary: OrdinaryListeners,
+        submit: Callable[[events.Event], None],
     ) -> None:
         """Begin without any.
 
         Args:
             event_loop: where to wait.
             channel_of: returns the line to a generation; None when it is gone.
-            keeper: who gets the listeners.
+            ordinary: who gets the listeners.
+            submit: is given Adopted or NotAdopted, once for each request that is answered.
 
         """
         self._event_loop = event_loop
         self._channel_of = channel_of
-        self._keeper = keeper
+        self._ordinary = ordinary
+        self._submit = submit
         self._question: SocketRequest | Conversation | None = None
         self._number = 0
-        self._tries = 0
-        self._again = False
 
-    def ask(self, number: int, tries: int = 0) -> None:
-        """Ask a generation that has become current, after so many tries in vain."""
+    def ask(self, number: int, *, last: bool) -> None:
+        """Ask a generation, and nobody else any more.
+
+        Args:
+            number: of the generation.
+            last: it is not asked again, so any answer is taken as it is.
+
+        Raises:
+            OSError: there are no descriptors left.
+
+        """
         self._stop()
         channel = self._channel_of(number)
-        if not channel:
-            return
-        self._number, self._tries = number, tries
-        try:
-            taking = SocketRequest(channel.session())
-        except OSError:
-            self._ask_again()
-        else:
-            self._wait_for(taking, lambda: self._taken(taking))
-
-    @property
-    def pending(self) -> int:
-        """The number of the generation that is yet to pass its listeners; 0 for none."""
-        return self._number if self._question or self._again else 0
+        if channel:
+            self._number = number
+            request = SocketRequest(channel.session())
+            self._wait_for(request, lambda: self._hear(request, last=last))
 
     def forget(self, number: int) -> None:
         """Ask a generation no more that is gone."""
@@ -64,55 +62,45 @@ class ListenerTransfer:
     def _wait_for(self, question: SocketRequest | Conversation, action: Callable[[], None]) -> None:
         self._question = question
         self._event_loop.add_reader(question, action)
-        self._event_loop.call_later(self, _WITHIN, self._ask_again)
 
-    def _taken(self, taking: SocketRequest) -> None:
+    def _hear(self, request: SocketRequest, *, last: bool) -> None:
         # Before it reads: at the end it closes its descriptor.
-        self._event_loop.remove(taking)
-        if not taking.read():
-            self._event_loop.add_reader(taking, lambda: self._taken(taking))
+        self._event_loop.remove(request)
+        if not request.read():
+            self._event_loop.add_reader(request, lambda: self._hear(request, last=last))
             return
         self._stop()
         channel = self._channel_of(self._number)
         if not channel:
             return
-        if taking.failure and self._tries < _MOST_TRIES:
-            self._ask_again()
-            return
-        if taking.sockets or taking.failure or not self._keeper.holds:
-            self._keeper.passed(taking)
-            return
-        # EOF without data means "no listeners", but it also happens when haproxy dies or is out of file descriptors.
-        try:
-            witness = channel.ask((runtime_api.WHO,))
-        except OSError:
-            self._ask_again()
+        if request.failure and not last:
+            self._submit(events.NotAdopted(self._number))
+        elif request.sockets or request.failure or not self._ordinary.holds:
+            self._passed(request)
         else:
-            self._wait_for(witness, lambda: self._testified(taking, witness))
+            # EOF without data means "no listeners", but also that haproxy dies or is out of descriptors.
+            try:
+                witness = channel.ask((runtime_api.WHO,))
+            except OSError:
+                self._submit(events.NotAdopted(self._number))
+            else:
+                self._wait_for(witness, lambda: self._hear_witness(request, witness, last=last))
 
-    def _testified(self, taking: SocketRequest, witness: Conversation) -> None:
+    def _hear_witness(self, request: SocketRequest, witness: Conversation, *, last: bool) -> None:
         if not witness.read():
             return
         self._stop()
-        if witness.failure or runtime_api.pid(witness.answer) is None:
-            # It dies, and then it is forgotten; or it has no descriptors for this question, either.
-            self._ask_again()
-        elif self._tries < _MOST_TRIES and self._keeper.binds_itself(self._number, witness.answer):
-            self._ask_again()
+        is_gone = witness.failure or runtime_api.pid(witness.answer) is None
+        if is_gone or (not last and self._ordinary.binds_itself(self._number, witness.answer)):
+            self._submit(events.NotAdopted(self._number))
         else:
-            self._keeper.passed(taking)
+            self._passed(request)
 
-    def _ask_again(self) -> None:
-        self._stop()
-        if self._tries < _MOST_TRIES:
-            self._again = True
-            self._event_loop.call_later(self, _AGAIN_AFTER, lambda: self.ask(self._number, self._tries + 1))
-        else:
-            self._keeper.unanswered(self._number)
+    def _passed(self, request: SocketRequest) -> None:
+        self._ordinary.passed(request)
+        self._submit(events.Adopted(self._number))
 
     def _stop(self) -> None:
-        self._event_loop.cancel(self)
-        self._again = False
         if self._question:
             self._event_loop.remove(self._question)
             self._question.close()

@@ -63,12 +63,6 @@ class OrdinaryListeners:
             self._drop_waiting()
         self.taken()
 
-    def unanswered(self, number: int) -> None:
-        """Say that what a generation has bound itself is not known; what was kept before is still kept."""
-        if not self._closed:
-            what = f"generation {number} does not say which ordinary listeners it has: those it bound are not held"
-            self._log(Log(Level.WARNING, "not_adopted", what))
-
     def taken(self) -> None:
         """Keep what was passed while a candidate was taking something, if none is any more."""
         if self._waiting is None or self._may_take():

@@ -89,7 +89,7 @@ class Supervisor:
         self._ordinary = OrdinaryListeners(
             parts.adopted, parts.listeners.inodes, runtime.log, children.may_take, self._binds_of
         )
-        self._transfer = ListenerTransfer(runtime.event_loop, children.channel_of, self._ordinary)
+        self._transfer = ListenerTransfer(runtime.event_loop, children.channel_of, self._ordinary, runtime.submit)
         children.tell(taken=self._ordinary.taken, gone=self._transfer.forget)
         self._store = ConfigStore(runtime, children, parts, lambda number: bool(self.state.find(number)))
         self._outcomes = Outcomes(parts, runtime.log)
@@ -146,15 +146,12 @@ class Supervisor:
         self._front.open()
         self._outcomes.restore(left)
         self._front.restore(left)
-        adopts = left.adopts
         what = f"safe_reload {__version__} has taken over"
         if self._parts.rehearses:
             self._front.tell_asker(left, "")
             json_text(self._status({}))
             return Stirred()
         runtime.log(Log(Level.INFO, "upgraded", what))
-        if adopts:
-            runtime.isolated(lambda: self._transfer.ask(adopts))
         runtime.isolated(lambda: self._store.reader.restore(left.readers))
         runtime.isolated(lambda: self._store.reader.look(Why.POLLED, 0))
         runtime.isolated(self._store.keep_again)
@@ -187,7 +184,6 @@ class Supervisor:
         descriptors += [descriptor for descriptor, *_ in children["stderr_pipes"].values()]
         return UpgradeState(
             state=serialize(self.state),
-            adopts=self._transfer.pending,
             listeners=listeners,
             adopted=adopted,
             configurations=configurations,
@@ -314,8 +310,8 @@ class Supervisor:
                 self._listen(tags, doubtful)
             case Publish(pid=pid):
                 self._pid.publish(pid)
-            case Adopt(number=number):
-                self._transfer.ask(number)
+            case Adopt(number=number, last=last):
+                self._transfer.ask(number, last=last)
             case Log():
                 self._runtime.log(effect)
             case Tell(notice=notice):

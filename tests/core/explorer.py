@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from unittest import mock
 
-from entrypoint.core import candidate, lifecycle, retiring
+from entrypoint.core import candidate, lifecycle, retiring, transfer
 from entrypoint.core.effects import Effect
 from entrypoint.core.events import Event
 from entrypoint.core.state import State
@@ -49,6 +49,7 @@ def explore(settings: Settings) -> Exploration:
     with (
         mock.patch.multiple(retiring, MOST_ROUNDS=FEW_ROUNDS, MOST_ROUNDS_OUT_OF_REACH=1, ROUNDS_FOR_CLIENTS=1),
         mock.patch.multiple(candidate, MOST_TRIES=1, MOST_RETRIES=int(settings == RETRYING)),
+        mock.patch.object(transfer, "MOST_TRIES", 1),
     ):
         first = begin(settings)
         found.states.add(first)

@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 
 from entrypoint.core import lifecycle
-from entrypoint.core.effects import Ask, Effect, Look, Poke, Rehearse, Send, Spawn, SpawnExporter, Upgrade
+from entrypoint.core.effects import Adopt, Ask, Effect, Look, Poke, Rehearse, Send, Spawn, SpawnExporter, Upgrade
 from entrypoint.core.events import Clock, Elapsed, Event, Exited, Signalled, Timer
 from entrypoint.core.failures import failure_of, lasting
 from entrypoint.core.state import Candidate, Ended, State, Stopping, timers
@@ -19,7 +19,7 @@ from tests.core.world import VARIANTS, owed, success_of
 
 pytestmark = pytest.mark.explores
 
-AWAITED = (Spawn, SpawnExporter, Look, Ask, Poke, Rehearse, Upgrade)
+AWAITED = (Spawn, SpawnExporter, Look, Ask, Adopt, Poke, Rehearse, Upgrade)
 """What the core, or who asked, waits for the answer of (core/events.py says which events answer which effects)."""
 ENOUGH = 1000
 """Steps; no way to the end is nearly as long."""
@@ -179,7 +179,7 @@ def test_who_awaits_an_answer_gets_one_of_a_failure(kind: type) -> None:
     event = failure_of(effect, "it is broken")
 
     assert (event is not None) == (kind in AWAITED)
-    if event and not isinstance(effect, Ask | Poke):
+    if event and not isinstance(effect, Ask | Adopt | Poke):
         assert "it is broken" in repr(event)
     if "number" in names and event and not isinstance(effect, Poke):
         assert event.number == 7  # type: ignore[union-attr]

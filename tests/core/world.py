@@ -4,9 +4,10 @@ import signal
 from collections.abc import Iterable, Iterator
 
 from entrypoint.core import lifecycle
-from entrypoint.core.effects import Ask, Effect, Log, Look, Rehearse, Spawn, SpawnExporter, Tell
+from entrypoint.core.effects import Adopt, Ask, Effect, Log, Look, Rehearse, Spawn, SpawnExporter, Tell
 from entrypoint.core.events import (
     EXPORTER,
+    Adopted,
     Answered,
     Began,
     Clock,
@@ -14,6 +15,7 @@ from entrypoint.core.events import (
     Elapsed,
     Event,
     Exited,
+    NotAdopted,
     NotSpawned,
     Poked,
     Reaped,
@@ -66,6 +68,8 @@ HANGING = settings(max_draining=1, restart_limit=1, debounce=0.3)
 """Files change, and what they are on hangs at times."""
 CLIENTS = settings(watch=OFF, max_draining=1, restart_limit=1, exporter=":9101")
 """Somebody waits for answers, and there is an exporter."""
+ORDINARY = settings(watch=OFF, max_draining=1, restart_limit=1)
+"""haproxy binds listeners of its own, and passes them on or does not."""
 VARIANTS = {
     "every limit near": SMALL,
     "no delay, no limits": settings(watch=OFF, max_draining=1, restart_limit=2),
@@ -74,6 +78,7 @@ VARIANTS = {
     "other reasons to fail": RETRYING,
     "disks hang": HANGING,
     "clients and an exporter": CLIENTS,
+    "ordinary listeners": ORDINARY,
 }
 LEAVING = (Retiring, Draining, Ending)
 DIGESTS = {WATCHING: ("a", "b"), HANGING: ("a",)}
@@ -136,6 +141,8 @@ def owed(state: State) -> Iterator[Effect]:
                 yield Ask(number, ())
             case _:
                 pass
+    if state.transfer and state.transfer.asked and state.current:
+        yield Adopt(state.current.number)
 
 
 def success_of(effect: Effect, state: State) -> Event | None:
@@ -152,6 +159,8 @@ def success_of(effect: Effect, state: State) -> Event | None:
             asked = state.find(number)
             pid = asked.pid if asked and asked.pid else pid_of(number)
             return Answered(number, listening(pid, polled=False))
+        case Adopt(number=number):
+            return Adopted(number)
         case Rehearse(client=client):
             return Rehearsed(client)
         case _:
@@ -195,6 +204,9 @@ def possible(state: State) -> Iterator[Event]:
         yield from _possible_for(generation, digests, watching=watching, hanging=hanging)
     if state.settings == RETRYING and state.candidate and state.candidate.pid:
         yield Exited(state.candidate.number, 1, transient=True)
+    if state.settings == ORDINARY and state.current:
+        # Also of one that is asked no more, and of one that was asked before.
+        yield from (Adopted(state.current.number), NotAdopted(state.current.number), NotAdopted(state.last_number))
     for timer in timers(state):
         if not (watching and timer.clock in {Clock.SERVED, Clock.READY}) and (hanging or timer.clock is not Clock.LOOK):
             yield Elapsed(timer)
@@ -251,6 +263,8 @@ def canonical(state: State) -> State:
     """Give the living generations the numbers that they would have in the shortest history."""
     state = replace(
         state,
+        # That is one variant's business; everywhere else it would double what there is to visit.
+        transfer=state.transfer if state.settings == ORDINARY else None,
         polls=0,
         exporters=min(state.exporters, 1),
         shortages=min(state.shortages, 1),

@@ -2,18 +2,16 @@
 
 import socket
 import time
-from collections.abc import Callable
 from typing import cast
 
 import pytest
 
-from entrypoint.pid1 import listener_transfer
+from entrypoint.core.events import Adopted, Event, NotAdopted
 from entrypoint.pid1.listener_transfer import ListenerTransfer
 from entrypoint.pid1.ordinary_listeners import OrdinaryListeners
 from entrypoint.system.event_loop import EventLoop
 from entrypoint.system.getsocks.request import SocketRequest
 from entrypoint.system.haproxy_cli import CliChannel
-from tests.waiting import eventually
 
 
 class Line:
@@ -37,19 +35,22 @@ class Line:
 class Witness:
     """A question to a generation that hangs up."""
 
-    answer = failure = ""
+    failure = ""
 
     def __init__(self, session: socket.socket) -> None:
         """Wait on this connection."""
         self._session = session
+        self.answer = ""
 
     def fileno(self) -> int:
         """Return the descriptor to wait for."""
         return self._session.fileno()
 
     def read(self) -> bool:
-        """Take the end."""
-        return not self._session.recv(1)
+        """Take what arrives; True at the end."""
+        arrived = self._session.recv(4096)
+        self.answer += arrived.decode()
+        return not arrived
 
     def close(self) -> None:
         """Hang up."""
@@ -59,98 +60,98 @@ class Witness:
 class Kept:
     """Counts what was passed."""
 
-    def __init__(self, *, holds: bool = False) -> None:
+    def __init__(self, *, holds: bool = False, binds_itself: bool = False) -> None:
         """Begin with something of an older generation's, or nothing."""
         self.holds = holds
-        self.takings: list[SocketRequest] = []
-        self.silent: list[int] = []
+        self.passes: list[SocketRequest] = []
+        self._binds_itself = binds_itself
 
     def binds_itself(self, number: int, answer: str) -> bool:  # noqa: ARG002
-        """Never ask for more."""
-        return False
+        """Tell whether the generation has ordinary listeners."""
+        return self._binds_itself
 
-    def passed(self, taking: SocketRequest) -> None:
+    def passed(self, request: SocketRequest) -> None:
         """Count it."""
-        self.takings.append(taking)
+        self.passes.append(request)
 
-    def unanswered(self, number: int) -> None:
-        """Note who it was."""
-        self.silent.append(number)
+
+class Asked:
+    """Generations that are asked for their listeners."""
+
+    def __init__(self, kept: Kept, *numbers: int) -> None:
+        """Have a line to each of these."""
+        self.event_loop = EventLoop()
+        self.lines = {number: Line() for number in numbers}
+        self.events: list[Event] = []
+        lines = cast("dict[int, CliChannel]", self.lines)
+        self.transfer = ListenerTransfer(
+            self.event_loop, lines.get, cast("OrdinaryListeners", kept), self.events.append
+        )
+
+    def hang_up(self, number: int, first: bytes = b"") -> None:
+        """Have a generation end the conversation, and follow that to its end."""
+        with self.lines[number].theirs.pop() as theirs:
+            if first:
+                theirs.sendall(first)
+        for _ in ("what it has said", "its end"):
+            self.event_loop.wait(time.monotonic())
 
 
 def test_what_an_older_generation_says_late_is_not_kept() -> None:
     """It was stopped when it was asked, and another one has become current since."""
-    event_loop, kept, lines = EventLoop(), Kept(), {1: Line(), 2: Line()}
-    asked = ListenerTransfer(event_loop, cast("dict[int, CliChannel]", lines).get, cast("OrdinaryListeners", kept))
-    asked.ask(1)
-    asked.ask(2)
-    for line, passed in ((lines[1], 0), (lines[2], 1)):
-        (theirs,) = line.theirs
-        theirs.close()
-        event_loop.wait(time.monotonic())
-        assert len(kept.takings) == passed
+    kept = Kept()
+    asked = Asked(kept, 1, 2)
+    asked.transfer.ask(1, last=False)
+    asked.transfer.ask(2, last=False)
+    asked.hang_up(1)
+    assert (kept.passes, asked.events) == ([], [])
+    asked.hang_up(2)
+    assert (len(kept.passes), asked.events) == (1, [Adopted(2)])
 
 
-def begun(kept: Kept, line: Line) -> tuple[EventLoop, ListenerTransfer]:
-    """Ask a generation for its listeners."""
-    event_loop = EventLoop()
-    asked = ListenerTransfer(event_loop, cast("dict[int, CliChannel]", {1: line}).get, cast("OrdinaryListeners", kept))
-    asked.ask(1)
-    return event_loop, asked
+SO_MANY_THAT_IT_CANNOT_BE = b"\xff\xff\xff\x7f"
 
 
-def until(event_loop: EventLoop, condition: Callable[[], bool]) -> None:
-    """Wait for what is to happen."""
-
-    def happened() -> bool:
-        event_loop.wait(time.monotonic())
-        return condition()
-
-    eventually(happened)
-
-
-def test_what_arrives_cut_off_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_arrives_cut_off_is_kept_only_of_the_last_request() -> None:
     """Where there are no descriptors for what is passed; at last it is said that it is not held."""
-    monkeypatch.setattr(listener_transfer, "_AGAIN_AFTER", 0.0)
-    kept, line = Kept(), Line()
-    event_loop, asked = begun(kept, line)
-    for _ in range(6):
-        until(event_loop, lambda: bool(line.theirs))
-        assert asked.pending == 1
-        assert kept.takings == []
-        with line.theirs.pop() as theirs:
-            theirs.sendall(b"\xff\xff\xff\x7f")  # so many that it cannot be
-    until(event_loop, lambda: bool(kept.takings))
-    assert kept.takings[0].failure
-    assert asked.pending == 0
+    kept = Kept()
+    asked = Asked(kept, 1)
+    asked.transfer.ask(1, last=False)
+    asked.hang_up(1, SO_MANY_THAT_IT_CANNOT_BE)
+    assert (kept.passes, asked.events) == ([], [NotAdopted(1)])
+    asked.transfer.ask(1, last=True)
+    asked.hang_up(1, SO_MANY_THAT_IT_CANNOT_BE)
+    assert [one.failure for one in kept.passes] == ["announces 2147483647 sockets"]
+    assert asked.events == [NotAdopted(1), Adopted(1)]
 
 
-def test_one_who_says_nothing_at_all_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("last", [False, True])
+def test_one_who_says_nothing_at_all_has_passed_nothing(*, last: bool) -> None:
     """Neither its listeners nor who it is: it dies, or has no descriptors, and what was held is still held."""
-    monkeypatch.setattr(listener_transfer, "_AGAIN_AFTER", 0.0)
-    kept, line = Kept(holds=True), Line()
-    event_loop, asked = begun(kept, line)
-    line.theirs.pop().close()
-    until(event_loop, lambda: bool(line.theirs))
-    line.theirs.pop().close()
-    until(event_loop, lambda: bool(line.theirs))
-    assert asked.pending == 1
-    assert kept.takings == []
-    asked.forget(1)
-    assert asked.pending == 0
-    line.theirs.pop().close()
+    kept = Kept(holds=True)
+    asked = Asked(kept, 1)
+    asked.transfer.ask(1, last=last)
+    asked.hang_up(1)
+    asked.hang_up(1)
+    assert (kept.passes, asked.events) == ([], [NotAdopted(1)])
 
 
-def test_one_who_never_answers_is_named_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is stopped, say: what it has bound dies with it, and somebody should know."""
-    monkeypatch.setattr(listener_transfer, "_AGAIN_AFTER", 0.0)
-    monkeypatch.setattr(listener_transfer, "_WITHIN", 0.0)
-    kept, line = Kept(), Line()
-    event_loop, asked = begun(kept, line)
-    until(event_loop, lambda: bool(kept.silent))
-    assert kept.silent == [1]
-    assert len(line.theirs) == 6
-    assert kept.takings == []
-    assert asked.pending == 0
-    for theirs in line.theirs:
-        theirs.close()
+@pytest.mark.parametrize("last", [False, True])
+def test_one_who_binds_listeners_and_passes_none_is_asked_again(*, last: bool) -> None:
+    """It has no descriptors for them; but not for ever, for it may never have them."""
+    kept = Kept(holds=True, binds_itself=True)
+    asked = Asked(kept, 1)
+    asked.transfer.ask(1, last=last)
+    asked.hang_up(1)
+    asked.hang_up(1, b"Pid: 7\n\n")
+    assert (len(kept.passes), asked.events) == ((1, [Adopted(1)]) if last else (0, [NotAdopted(1)]))
+
+
+def test_one_that_is_gone_is_not_waited_for() -> None:
+    """Its death tells the core all that there is to know."""
+    kept = Kept()
+    asked = Asked(kept, 1)
+    asked.transfer.ask(1, last=False)
+    asked.transfer.forget(1)
+    asked.hang_up(1)
+    assert (kept.passes, asked.events) == ([], [])
