@@ -21,7 +21,7 @@ NOTHING = UpgradeState(
     systemd={},
     history={},
     began=0.0,
-    words_of_failures=("", "", ""),
+    startup_logs=("", "", ""),
     log={},
     descriptors=(),
 )

@@ -44,7 +44,7 @@ _NOT_EXECUTED = (126, 127)
 """What the dynamic loader ends with where a library is missing or there is no memory for it, and who cannot exec."""
 
 
-def is_transient(status: int, words: str) -> bool:
+def is_transient(status: int, stderr: str) -> bool:
     """Tell whether a haproxy that was not ready yet may have ended for a reason other than its configuration.
 
     Then the same configuration may do another time: somebody has killed it, the kernel was short of something, a name
@@ -52,12 +52,12 @@ def is_transient(status: int, words: str) -> bool:
 
     Args:
         status: as `os.waitstatus_to_exitcode` gives it.
-        words: what it has written to its stderr.
+        stderr: what it has written to its stderr.
 
     """
     if status == 0 or (status < 0 and not any(status == -signal.Signals[name] for name in _BY_ITSELF)):
         return True
-    alerts = [line.lower() for line in words.splitlines() if "[ALERT]" in line]
+    alerts = [line.lower() for line in stderr.splitlines() if "[ALERT]" in line]
     if status in _NOT_EXECUTED and not alerts:
         return True
     passing = [line for line in alerts if any(complaint in line for complaint in _PASSES)]

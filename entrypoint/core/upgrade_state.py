@@ -52,7 +52,7 @@ class UpgradeState:
     history: Plain
     began: float
     """When safe_reload began, on the monotonic clock."""
-    words_of_failures: tuple[str, str, str]
+    startup_logs: tuple[str, str, str]
     log: Plain
     descriptors: tuple[int, ...]
     """All of those above."""

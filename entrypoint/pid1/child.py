@@ -65,7 +65,7 @@ class Child:
         """
         self.channel, self._stderr, self._offer = channel, stderr, offer
         if stderr:
-            self._listen_to_words(stderr)
+            self._listen_to_stderr(stderr)
         if offer:
             self._wait_for_offer(offer)
 
@@ -81,7 +81,7 @@ class Child:
                 last.callback(self.channel.close)
                 self.channel = None
             last.callback(self._end_offer)
-            last.callback(self._end_words)
+            last.callback(self._end_stderr)
             if self._held:
                 last.callback(self._held.close)
             last.callback(self._end_conversation)
@@ -188,7 +188,7 @@ class Child:
         """Return its stderr as `StderrPipe` takes it, for the program that takes our place."""
         return (self._stderr.fileno(), self._stderr.text, self._stderr.begun) if self._stderr else None
 
-    def _listen_to_words(self, stderr: StderrPipe) -> None:
+    def _listen_to_stderr(self, stderr: StderrPipe) -> None:
         self._event_loop.add_reader(stderr, lambda: self._overhear(stderr))
 
     def _overhear(self, stderr: StderrPipe) -> None:
@@ -202,7 +202,7 @@ class Child:
         if not stderr.ended:
             # One that never stops has half of our time at most.
             pause = stderr.pause if logger.waits or not stderr.unread else time.monotonic() - began
-            self._event_loop.call_later(stderr, pause, lambda: self._listen_to_words(stderr))
+            self._event_loop.call_later(stderr, pause, lambda: self._listen_to_stderr(stderr))
 
     def _pass_on(self, stderr: StderrPipe, most: int) -> None:
         overrun = stderr.overrun
@@ -212,7 +212,7 @@ class Child:
             line = Log(Level.WARNING, "stderr_overrun", f"generation {self.number} {what}", {"generation": self.number})
             self._logger.write(line, kept=True)
 
-    def _end_words(self) -> None:
+    def _end_stderr(self) -> None:
         stderr, self._stderr = self._stderr, None
         if stderr:
             self._event_loop.remove(stderr)

@@ -66,7 +66,12 @@ class Children:
         child = self._children.get(number)
         return child.channel if child else None
 
-    def words_of(self, number: int) -> str:
+    def version_of(self, number: int) -> str:
+        """Return the version of a generation's haproxy; empty while it is not known."""
+        child = self._children.get(number)
+        return child.version if child else ""
+
+    def stderr_of(self, number: int) -> str:
         """Return what is remembered of what a generation has said, also when it has just died."""
         child = self._children.get(number) or self._buried.get(number)
         return child.said() if child else ""
@@ -199,13 +204,13 @@ class Children:
         try:
             if isinstance(death, Exited):
                 self._forget(death.number)
-                death = replace(death, transient=is_transient(death.status, self.words_of(death.number)))
+                death = replace(death, transient=is_transient(death.status, self.stderr_of(death.number)))
         finally:
             # Whatever has failed, it is dead.
             self._runtime.submit(death)
 
     def _forget(self, number: int) -> None:
-        """Close every line to a process that is gone, and pass on its last words before anything is said about it."""
+        """Close every line to a process that is gone, and pass on the rest of its stderr first."""
         child = self._children.pop(number, None)
         if child:
             self._buried[number] = child

@@ -1,6 +1,6 @@
 """Asks all generations at once how many connections they have, and does not wait for ever.
 
-But for those that drain: of them it is known already, and nobody could ask (see `held`).
+Those that drain are not asked: their count is known already, and their CLI is closed (see `drain_monitor`).
 """
 
 import contextlib
@@ -17,7 +17,7 @@ _MOST = 65536
 
 
 class ConnectionCounts:
-    """One round of questions."""
+    """Runs one round of questions at a time."""
 
     def __init__(self, event_loop: EventLoop, child_of: Callable[[int], Child | None]) -> None:
         """Ask nobody yet.
@@ -32,10 +32,19 @@ class ConnectionCounts:
         self._open: dict[int, tuple[socket.socket, bytearray]] = {}
         self._found: dict[int, int | None] = {}
         self._tell: Callable[[dict[int, int | None]], None] = lambda _: None
+        self.is_running = False
+        """A round runs; whoever wants to know as well waits for its end."""
 
     def ask(self, numbers: Iterable[int], tell: Callable[[dict[int, int | None]], None]) -> None:
-        """Ask these generations, and tell what they answered: None for one that did not."""
-        self._tell = tell
+        """Ask these generations, and nobody else any more.
+
+        Args:
+            numbers: of the generations.
+            tell: is given the number of connections of each; None of one that did not answer.
+
+        """
+        self._hang_up_all()
+        self._tell, self._found, self.is_running = tell, {}, True
         # First: whatever fails, it comes to an end.
         self._event_loop.call_later(self, _PATIENCE, self._end)
         for number in numbers:
@@ -81,12 +90,12 @@ class ConnectionCounts:
         self._event_loop.remove(session)
         session.close()
 
-    def _end(self) -> None:
-        self.cancel()
-        self._tell(self._found)
-
-    def cancel(self) -> None:
-        """Ask no more, and tell nobody."""
-        self._event_loop.cancel(self)
+    def _hang_up_all(self) -> None:
         for number in list(self._open):
             self._hang_up(number)
+
+    def _end(self) -> None:
+        self._event_loop.cancel(self)
+        self._hang_up_all()
+        self.is_running = False
+        self._tell(self._found)

@@ -5,23 +5,23 @@ hold up the loop: everything is non-blocking and bounded.
 """
 
 import contextlib
-import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 
 from entrypoint import __version__
 from entrypoint.core.events import ReloadAsked, Request, StopAsked, UpgradeAsked
-from entrypoint.core.state import Candidate, Current, Draining, State
+from entrypoint.core.state import Candidate, Draining, State
 from entrypoint.lean.json_text import json_text
 from entrypoint.lean.typing import Any
 from entrypoint.pid1 import master_cli
 from entrypoint.pid1.children import Children
 from entrypoint.pid1.connection_counts import ConnectionCounts
-from entrypoint.pid1.master_cli import Process
 from entrypoint.pid1.outcomes import Outcomes
 from entrypoint.pid1.runtime import Runtime
 from entrypoint.pid1.session import Session
+from entrypoint.pid1.status import show_proc
+from entrypoint.pid1.worker_connection import WorkerConnection
 from entrypoint.system.control_socket import Client, Control
 
 _MOST_SESSIONS = 1280
@@ -30,7 +30,6 @@ _MOST_RELOADERS = 1024
 """So many may wait for a reload; they never make room, and leave some for those who ask whether we live."""
 _GRACE = 1.0
 """Seconds within which nobody is hung up on: who has just connected is about to ask, who has just asked to read."""
-_ROOM = 65536
 _LOOK_AFTER = 1.0
 """Seconds after which it is looked whether somebody who waits for an answer is still there."""
 _REST = 0.1
@@ -42,6 +41,7 @@ _MASTER = "master"
 """What the prompt calls us; programs that drive haproxy's master wait for `master> `."""
 _DRAINS = "generation {} (pid {}) drains, and haproxy has closed its CLI: status says how many connections it has\n\n"
 _NOBODY = "Can't find the target PID matching the prefix '@{}'\n\n"
+_TOO_MANY = f"Success=0\n--\n{_MOST_RELOADERS} wait for a reload already: try again later\n\n"
 _REPLACED = "Success=0\n--\nsafe_reload has been replaced meanwhile: ask again\n\n"
 
 
@@ -83,10 +83,8 @@ class ControlServer:
         """By the client's number, oldest first."""
         self._reloaders: set[int] = set()
         """The numbers of those who wait for a reload."""
-        self._asked: list[Session] = []
-        """Those who wait for the counts that are being asked for."""
-        self._counts: ConnectionCounts | None = None
-        self._event_loop.add_reader(control, self._accept)
+        self._counts = ConnectionCounts(runtime.event_loop, children.find)
+        self._listen()
 
     # ---- coming and going ------------------------------------------------------------------------------------------
 
@@ -103,22 +101,25 @@ class ControlServer:
             self._event_loop.remove(self._control)
             self._event_loop.call_later(self._control, _REST, self._listen)
 
-    def _listen(self) -> None:
-        self._event_loop.add_reader(self._control, self._accept)
-
     def _let_in(self, client: Client) -> None:
         session = self._sessions[client.number] = Session(client)
         self._go_on(session)
 
     def move_to(self, control: Control) -> None:
         """Serve at this socket from now on; those who wait at the old one are let in first."""
-        self._event_loop.remove(self._control)
-        self._event_loop.cancel(self._control)
+        self._stop_listening()
         with contextlib.suppress(OSError):
             while client := self._control.accept():
                 self._let_in(client)
         self._control.renew(control)
+        self._listen()
+
+    def _listen(self) -> None:
         self._event_loop.add_reader(self._control, self._accept)
+
+    def _stop_listening(self) -> None:
+        self._event_loop.remove(self._control)
+        self._event_loop.cancel(self._control)
 
     def _make_room(self) -> bool:
         """Hang up on who is missed least, and has been there for longest; tell whether there is one."""
@@ -133,9 +134,7 @@ class ControlServer:
         client = session.client
         self._sessions.pop(client.number, None)
         self._reloaders.discard(client.number)
-        if session in self._asked:
-            self._asked.remove(session)
-        self._end_upstream(session)
+        self._disconnect(session)
         self._event_loop.cancel(client)
         self._event_loop.remove(client)
         client.close()
@@ -148,8 +147,7 @@ class ControlServer:
             return
         if client.waits:
             self._event_loop.add_writer(client, lambda: self._written(session))
-            return
-        if session.waits_for:
+        elif session.waits_for:
             self._event_loop.remove(client)
             if session.patience < 3:
                 self._event_loop.call_later(client, _LOOK_AFTER, lambda: self._look(session))
@@ -165,17 +163,12 @@ class ControlServer:
         if not session.client.flush():
             self._dismiss(session)
         elif not session.client.waits:
-            upstream = session.upstream
-            if upstream:
-                self._listen_to(session, upstream)
+            if session.worker:
+                session.worker.resume()
             self._go_on(session)
 
     def _look(self, session: Session) -> None:
-        """Let go of a client that has not waited for its answer; who asked for a reload counts until it is over."""
-        if session.client.has_gone():
-            self._dismiss(session)
-        else:
-            self._go_on(session)
+        (self._dismiss if session.client.has_gone() else self._go_on)(session)
 
     # ---- commands --------------------------------------------------------------------------------------------------
 
@@ -202,63 +195,47 @@ class ControlServer:
         try:
             self._do(session, command)
         except OSError as error:
-            session.waits_for = ""
-            self._say(session, f"Cannot do it now: {error.strerror or error}\n\n")
+            self._disconnect(session)
+            self._finish(session, f"Cannot do it now: {error.strerror or error}\n\n")
         except Exception:
-            session.waits_for = ""
-            self._say(session, "Cannot do it, because of an error that the log tells\n\n")
+            self._disconnect(session)
+            self._finish(session, "Cannot do it, because of an error that the log tells\n\n")
             raise
         finally:
             self._go_on(session)
 
     def _do(self, session: Session, command: str) -> None:
+        setting = master_cli.remembered(command)
+        target, rest = master_cli.addressed(command, session.target)
         if not command:
             self._say(session, "\n")
-            return
-        setting = master_cli.remembered(command)
-        if setting:
+        elif setting:
             session.settings[setting[0]] = setting[1]
             self._say(session, "")
-            return
-        target = master_cli.passed(command)
-        if not target and session.target and not command.startswith("@"):
-            target = master_cli.Pass(session.target, command)
-        if target and target.command.split()[:1] in _THIS_CONNECTION:
+        elif not rest:
+            self._turn_to(session, target)
+        elif target and rest.split()[:1] not in _THIS_CONNECTION:
+            self._pass(session, target, rest)
+        else:
             # Passed on, a `prompt` would never end, and its connection would keep the generation from leaving.
-            self._answer(session, target.command)
-            return
-        if target and target.command:
-            self._pass(session, target)
-            return
-        if target:
-            self._turn_to(session, target.target)
-            return
-        if command.startswith("@"):
-            command = command.partition(" ")[2].strip()
-            if not command:
-                session.target = ""
-                self._say(session, "")
-                return
-        self._answer(session, command)
+            self._answer(session, rest)
 
     def _turn_to(self, session: Session, target: str) -> None:
-        """From now on everything is for this one, as with haproxy's master; until it is no more."""
+        """Pass on all that has no prefix of its own to this one, as haproxy's master does, until it is no more."""
         generation = master_cli.find(self._state(), target)
-        if generation:
-            session.target = f"!{generation.pid}"
-        self._say(session, "" if generation else _NOBODY.format(target))
+        if generation or not target:
+            session.target = f"!{generation.pid}" if generation else ""
+        self._say(session, "" if generation or not target else _NOBODY.format(target))
 
     def _answer(self, session: Session, command: str) -> None:
         match command.split():
             case ["reload"]:
+                session.ends = not session.prompt
                 if len(self._reloaders) >= _MOST_RELOADERS:
-                    session.ends = not session.prompt
-                    why = f"{_MOST_RELOADERS} wait for a reload already: try again later"
-                    self._say(session, f"Success=0\n--\n{why}\n\n")
+                    self._say(session, _TOO_MANY)
                     return
                 session.waits_for = "reload"
                 self._reloaders.add(session.client.number)
-                session.ends = not session.prompt
                 self._runtime.submit(ReloadAsked(Request(TRIGGER, session.client.number)))
             case ["upgrade"]:
                 session.waits_for = "upgrade"
@@ -272,9 +249,9 @@ class ControlServer:
                 session.ends = not session.prompt
                 self._ask_all(session)
             case ["show", "proc", *_]:
-                self._say(session, self._show_proc())
+                self._say(session, show_proc(self._outcomes, self._state(), self._children.version_of))
             case ["show", "startup-logs"]:
-                self._say(session, self._outcomes.startup_words + "\n")
+                self._say(session, self._outcomes.startup_logs + "\n")
             case ["show", "version"]:
                 self._say(session, f"safe_reload {__version__}\n\n")
             case ["quit" | "exit"]:
@@ -305,8 +282,10 @@ class ControlServer:
         self._say(session, text)
         self._go_on(session)
 
+    # ---- another program takes our place ---------------------------------------------------------------------------
+
     def serialize(self, number: int) -> tuple[str, int, int]:
-        """Return the socket's path and descriptor, and that of one client, for the program that takes our place."""
+        """Return the socket's path and descriptor, and that of one client."""
         session = self._sessions.get(number)
         return self._control.path, self._control.fileno(), session.client.fileno() if session else -1
 
@@ -325,7 +304,7 @@ class ControlServer:
     def serialize_others(self, number: int) -> tuple[list[dict[str, Any]], list[int]]:
         """Return all clients but one as plain values, and their descriptors."""
         left = [session.serialize() for other, session in self._sessions.items() if other != number]
-        return left, [one for plain in left for one in (plain["client"], plain["upstream"]) if one >= 0]
+        return left, [one for plain in left for one in (plain["client"], plain["worker"]) if one >= 0]
 
     def resume(self, others: Iterable[Mapping[str, Any]]) -> None:
         """Go on with the clients of our last life, each where it was.
@@ -342,12 +321,12 @@ class ControlServer:
                 self._finish(session, _REPLACED)
             elif session.waits_for == "status":
                 self._ask_all(session)
-            elif session.upstream and not client.waits:
-                self._listen_to(session, session.upstream)
+            elif left["worker"] >= 0:
+                connection = socket.socket(fileno=left["worker"])
+                session.worker = self._connect(session, connection, left["empty_lines"])
+                if not client.waits:
+                    session.worker.resume()
             self._go_on(session)
-
-    def _listen_to(self, session: Session, upstream: socket.socket) -> None:
-        self._event_loop.add_reader(upstream, lambda: self._copy(session, upstream))
 
     def reply(self, number: int, text: str) -> None:
         """Give a client what it has waited for, if it still is there."""
@@ -360,14 +339,12 @@ class ControlServer:
     def _ask_all(self, session: Session) -> None:
         """Have all generations asked, once for all who want to know at the same time."""
         session.waits_for = "status"
-        self._asked.append(session)
-        if not self._counts:
+        if not self._counts.is_running:
             numbers = [one.number for one in self._state().generations if not isinstance(one.phase, Candidate)]
-            self._counts = ConnectionCounts(self._event_loop, self._children.find)
             self._counts.ask(numbers, self._counted)
 
     def _counted(self, found: dict[int, int | None]) -> None:
-        sessions, self._asked, self._counts = self._asked, [], None
+        sessions = [session for session in self._sessions.values() if session.waits_for == "status"]
         text = "There is no status, because of an error that the log tells\n\n"
         try:
             text = json_text(self._status(found)) + "\n" if sessions else ""
@@ -376,77 +353,47 @@ class ControlServer:
             for session in sessions:
                 self._finish(session, text)
 
-    def _pass(self, session: Session, target: master_cli.Pass) -> None:
+    def _pass(self, session: Session, target: str, command: str) -> None:
         """Put a command to a generation, and copy what it answers."""
-        generation = master_cli.find(self._state(), target.target)
+        generation = master_cli.find(self._state(), target)
         if generation and isinstance(generation.phase, Draining):
             self._say(session, _DRAINS.format(generation.number, generation.pid))
             return
         child = self._children.find(generation.number) if generation else None
-        upstream = child.session() if child else None
-        if not upstream:
-            self._say(session, _NOBODY.format(target.target))
+        connection = child.session() if child else None
+        if not connection:
+            self._say(session, _NOBODY.format(target))
             return
-        settings = [setting for setting in session.settings.values() if setting]
-        session.empty_lines = len(settings)
-        with contextlib.suppress(OSError):
-            upstream.send(";".join([*settings, target.command]).encode(errors="surrogateescape") + b"\n")
-            # What is never whole, such as a payload without an end, ends here; a connection that stays open would
-            # keep the generation from leaving.
-            upstream.shutdown(socket.SHUT_WR)
-        session.waits_for = f"@{target.target}"
-        session.upstream = upstream
-        self._listen_to(session, upstream)
+        session.waits_for = f"@{target}"
+        session.worker = worker = self._connect(session, connection)
+        worker.ask(session.settings.values(), command)
 
-    def _copy(self, session: Session, upstream: socket.socket) -> None:
-        try:
-            data = upstream.recv(_ROOM)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
+    def _connect(self, session: Session, connection: socket.socket, empty_lines: int = 0) -> WorkerConnection:
+        return WorkerConnection(
+            self._event_loop, connection, lambda data: self._hear_worker(session, data), empty_lines
+        )
+
+    def _hear_worker(self, session: Session, data: bytes) -> None:
         if not data:
-            self._end_upstream(session)
+            self._disconnect(session)
             self._finish(session, "")
             return
-        while session.empty_lines and data.startswith(b"\n"):
-            session.empty_lines -= 1
-            data = data[1:]
-        if data:
-            session.empty_lines = 0
         session.stirred_at = time.monotonic()
         if not session.client.send(data):
             self._dismiss(session)
-        elif session.client.waits:
+        elif session.client.waits and session.worker:
             # What the client does not read stays with the generation.
-            self._event_loop.remove(upstream)
+            session.worker.pause()
             self._go_on(session)
 
-    def _end_upstream(self, session: Session) -> None:
-        upstream, session.upstream = session.upstream, None
-        if upstream:
-            self._event_loop.remove(upstream)
-            upstream.close()
-
-    def _show_proc(self) -> str:
-        outcomes, state = self._outcomes, self._state()
-        reloads = f"{max(0, state.last_number - 1)} [failed: {outcomes.history.failures}]"
-        master = Process(os.getpid(), "master", reloads, time.monotonic() - outcomes.began, __version__)
-        current: list[Process] = []
-        old: list[Process] = []
-        for one in reversed(state.generations):
-            if one.pid is None or isinstance(one.phase, Candidate):
-                continue
-            child = self._children.find(one.number)
-            version = (child and child.version) or "-"
-            process = Process(one.pid, "worker", str(state.last_number - one.number), outcomes.age(one.number), version)
-            (current if isinstance(one.phase, Current) else old).append(process)
-        return master_cli.show_proc(master, current, old)
+    def _disconnect(self, session: Session) -> None:
+        worker, session.worker = session.worker, None
+        if worker:
+            worker.close()
 
     def close(self) -> None:
         """Hang up on everybody, and remove the socket."""
         for session in list(self._sessions.values()):
             self._dismiss(session)
-        self._event_loop.remove(self._control)
-        self._event_loop.cancel(self._control)
+        self._stop_listening()
         self._control.close()

@@ -83,10 +83,10 @@ class Front:
         if self._control_server:
             self._control_server.reply(client, text)
 
-    def note(self, notice: Notice, message: str, words: str) -> None:
+    def note(self, notice: Notice, message: str, stderr: str) -> None:
         """Tell systemd what has happened, as `SystemdStatus.note` says."""
         if self._systemd:
-            self._systemd.note(notice, message, words)
+            self._systemd.note(notice, message, stderr)
 
     def update(self, state: State) -> None:
         """Tell systemd what has become true."""

@@ -1,4 +1,4 @@
-"""What a new process is made of: its words, its variables, its descriptors."""
+"""What a new process is made of: its command, its variables, its descriptors."""
 
 import os
 from collections.abc import Callable, Mapping

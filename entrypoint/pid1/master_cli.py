@@ -30,15 +30,6 @@ LONGEST_COMMAND = 65536
 """Bytes, with its payload and the ends of its lines."""
 
 
-@record(frozen=True)
-class Pass:
-    """A command for a generation's own CLI."""
-
-    target: str
-    """`1`, `2`, ... as `show proc` lists them, or `!PID`."""
-    command: str
-
-
 class TooLongError(ValueError):
     """More than a command may have; its text is one line for who sends it."""
 
@@ -178,12 +169,20 @@ def remembered(command: str) -> tuple[str, str] | None:
             return None
 
 
-def passed(command: str) -> Pass | None:
-    """Tell whether a command is for a generation; HAProxy 3.1 has `@@` as well, which leads to the same one."""
+def addressed(command: str, target: str) -> tuple[str, str]:
+    """Return whom a command is for, empty for us, and the command itself: empty where there is no more than a prefix.
+
+    HAProxy 3.1 has `@@` as well as `@`, which leads to the same one.
+
+    Args:
+        command: as it was sent.
+        target: for whom those without a prefix are.
+
+    """
     if not command.startswith("@"):
-        return None
-    target, _, rest = command[1:].removeprefix("@").partition(" ")
-    return None if target in {"", "0", "master"} else Pass(target, rest.lstrip(" "))
+        return target, command
+    prefix, _, rest = command[1:].removeprefix("@").partition(" ")
+    return ("" if prefix in {"0", "master"} else prefix), rest.lstrip(" ")
 
 
 def find(state: State, target: str) -> Generation | None:

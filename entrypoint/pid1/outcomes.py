@@ -47,36 +47,36 @@ class Outcomes:
         self._log = log
         self.history = History(time.time())
         self.began = time.monotonic()
-        self.startup_words = ""
+        self.startup_logs = ""
         """What haproxy said at the last start or reload, failed or not."""
-        self.words_of_last = ""
+        self.logs_of_last = ""
         """What it said at the last reload, or the last start that failed."""
         self._hint = ""
         """What may have been wrong with the generation that failed last, where haproxy's own words do not tell."""
 
-    def note(self, notice: Notice, message: str, words: str) -> str:
+    def note(self, notice: Notice, message: str, stderr: str) -> str:
         """Note what has happened; return the message with what may have been wrong.
 
         Args:
             notice: what it is.
             message: the same for people.
-            words: what the generation that it is about has said itself.
+            stderr: what the generation that it is about has said itself.
 
         """
         match notice:
             case ReloadFailed() | StartFailed():
-                hint = self._hint_for(notice, words)
+                hint = self._hint_for(notice, stderr)
                 self._hint = hint.message if hint else ""
                 if hint:
                     self._log(hint)
                     message = f"{message}: {hint.message}"
-                self.startup_words = self.words_of_last = words
+                self.startup_logs = self.logs_of_last = stderr
             case Promoted(trigger=trigger):
-                self.startup_words = words
+                self.startup_logs = stderr
                 if trigger:
-                    self.words_of_last = words
+                    self.logs_of_last = stderr
             case Recovered():
-                self.words_of_last = ""
+                self.logs_of_last = ""
             case Starting() | Died() | Gone():
                 pass
             case _:
@@ -99,15 +99,15 @@ class Outcomes:
         hints = (self._hint,) if self._hint and failed else ()
         return "".join(f"{one_line(line)}\n" for line in (*hints, *self._configurations.notes))
 
-    def _hint_for(self, failed: ReloadFailed | StartFailed, words: str) -> Log | None:
+    def _hint_for(self, failed: ReloadFailed | StartFailed, stderr: str) -> Log | None:
         """Return what may have been wrong, where haproxy's own words do not tell."""
-        if _NO_DESCRIPTOR in words:
+        if _NO_DESCRIPTOR in stderr:
             event, hint = "missing_vips", self._missing_vips()
-        elif _TWO_DESCRIPTORS in words and any(complaint in words for complaint in _CANNOT_BE_TWO):
+        elif _TWO_DESCRIPTORS in stderr and any(complaint in stderr for complaint in _CANNOT_BE_TWO):
             event, hint = "two_sockets", _TWO_SOCKETS
         elif failed.forked:
             event, hint = "master_worker", self._master_worker()
-        elif any(complaint in words for complaint in _ABOUT_PROGRAMS):
+        elif any(complaint in stderr for complaint in _ABOUT_PROGRAMS):
             event, hint = "program_section", _PROGRAMS
         else:
             return None
@@ -135,11 +135,11 @@ class Outcomes:
         return {
             "history": self.history.serialize(),
             "began": self.began,
-            "words_of_failures": (self.startup_words, self.words_of_last, self._hint),
+            "startup_logs": (self.startup_logs, self.logs_of_last, self._hint),
         }
 
     def restore(self, left: UpgradeState) -> None:
         """Go on with what our last life has handed down."""
         self.history = History.restore(left.history)
         self.began = left.began
-        self.startup_words, self.words_of_last, self._hint = left.words_of_failures
+        self.startup_logs, self.logs_of_last, self._hint = left.startup_logs

@@ -81,17 +81,17 @@ class Reexec:
             reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             theirs.callback(os.close, writer)
             on_failure.callback(os.close, reader)
-            words = StderrPipe()
-            on_failure.callback(words.close)
+            stderr = StderrPipe()
+            on_failure.callback(stderr.close)
 
             def ended(status: int) -> None:
                 """Tell what became of it; once, as soon as it has died or is not worth waiting for."""
                 runtime.event_loop.cancel(_ALARM)
                 self._rehearses = False
                 with contextlib.ExitStack() as last:
-                    last.callback(words.close)
+                    last.callback(stderr.close)
                     last.callback(os.close, reader)
-                    runtime.submit(Rehearsed(client, self._judge(status, _read(reader), token, words)))
+                    runtime.submit(Rehearsed(client, self._judge(status, _read(reader), token, stderr)))
 
             def kill() -> None:
                 runtime.event_loop.call_later(_ALARM, upgrade.REHEARSE_WITHIN, kill)
@@ -99,14 +99,14 @@ class Reexec:
 
             runtime.event_loop.call_later(_ALARM, upgrade.REHEARSE_WITHIN, kill)
             on_failure.callback(runtime.event_loop.cancel, _ALARM)
-            spec = upgrade.rehearsal(heir, self._variables(), descriptors, words.writer, writer)
+            spec = upgrade.rehearsal(heir, self._variables(), descriptors, stderr.writer, writer)
             self._children.start_helper(upgrade.REHEARSAL, spec, ended)
             self._rehearses = True
             on_failure.pop_all()
 
-    def _judge(self, status: int, testimony: bytes, token: str, words: StderrPipe) -> str:
+    def _judge(self, status: int, testimony: bytes, token: str, stderr: StderrPipe) -> str:
         """Return why the program that was rehearsed may not take our place; empty where it may."""
-        said = words.drain().decode(errors="replace").replace("\n", " ").strip()
+        said = stderr.drain().decode(errors="replace").replace("\n", " ").strip()
         if status:
             return f"the new program {how_it_died(status)}: {said or 'it says nothing'}"
         files = upgrade.read_testimony(testimony, token)

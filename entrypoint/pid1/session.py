@@ -1,15 +1,15 @@
 """A client of the control socket, and where it is in its questions."""
 
-import socket
 import time
 from collections import deque
 from collections.abc import Mapping
 
 from entrypoint.lean.typing import Any
 from entrypoint.pid1 import master_cli
+from entrypoint.pid1.worker_connection import WorkerConnection
 from entrypoint.system.control_socket import Client
 
-_HANDED_DOWN = ("target", "settings", "empty_lines", "prompt", "spoke", "ends", "waits_for")
+_HANDED_DOWN = ("target", "settings", "prompt", "spoke", "ends", "waits_for")
 """Of a session, what is a plain value."""
 
 
@@ -24,16 +24,14 @@ class Session:
         """The generation that its commands without a prefix are for; empty for us."""
         self.settings: dict[str, str] = {}
         """What is said to a generation before each command."""
-        self.empty_lines = 0
-        """So many answer that, and are not for the client."""
         self.prompt = False
         self.spoke = False
         self.ends = False
         """It is over when everything has been answered."""
         self.waits_for = ""
         """What it awaits: reload, upgrade, status, or a generation; nothing while its next command can be taken."""
-        self.upstream: socket.socket | None = None
-        """The CLI of the generation whose answer is copied."""
+        self.worker: WorkerConnection | None = None
+        """To the generation whose answer is copied."""
         self.reader = master_cli.CommandReader()
         self.stirred_at = time.monotonic()
         """When it last said something, or was given something."""
@@ -43,7 +41,8 @@ class Session:
         return {
             "client": self.client.fileno(),
             "unsent": self.client.unsent,
-            "upstream": self.upstream.fileno() if self.upstream else -1,
+            "worker": self.worker.fileno() if self.worker else -1,
+            "empty_lines": self.worker.empty_lines if self.worker else 0,
             "commands": list(self.commands),
             "reader": self.reader.serialize(),
             **{name: getattr(self, name) for name in _HANDED_DOWN},
@@ -55,10 +54,6 @@ class Session:
         session = cls(client)
         session.commands.extend(left["commands"])
         session.reader = master_cli.CommandReader.restore(left["reader"])
-        if left["upstream"] >= 0:
-            session.upstream = socket.socket(fileno=left["upstream"])
-            session.upstream.set_inheritable(False)
-            session.upstream.setblocking(False)
         for name in _HANDED_DOWN:
             setattr(session, name, left[name])
         return session

@@ -1,12 +1,15 @@
-"""What `status` tells: put together from what the parts know."""
+"""What `status` and `show proc` answer, put together from what the parts know."""
 
 import os
 import time
+from collections.abc import Callable
 
 from entrypoint import __version__
 from entrypoint.core import watching
 from entrypoint.core.history import BUCKETS
 from entrypoint.core.state import BackingOff, Candidate, Current, Lingering, State, Stopping
+from entrypoint.pid1 import master_cli
+from entrypoint.pid1.master_cli import Process
 from entrypoint.pid1.outcomes import Outcomes
 from entrypoint.pid1.parts import Parts
 
@@ -67,7 +70,7 @@ def status(parts: Parts, outcomes: Outcomes, state: State, connections: dict[int
             "at": round(last.at, 3),
             "seconds": None if last.seconds is None else round(last.seconds, 6),
             "message": last.message,
-            "words": outcomes.words_of_last,
+            "words": outcomes.logs_of_last,
         },
         "last_success_at": history.last_success and round(history.last_success, 3),
         "watch": {"mode": parts.configurations.mode(disk), "stale_mounts": found.stale, "files": found.count},
@@ -87,6 +90,27 @@ def status(parts: Parts, outcomes: Outcomes, state: State, connections: dict[int
             "count": history.finished,
         },
     }
+
+
+def show_proc(outcomes: Outcomes, state: State, version_of: Callable[[int], str]) -> str:
+    """Return the answer to `show proc`, as haproxy's master writes it.
+
+    Args:
+        outcomes: how starts and reloads have ended.
+        state: of the core.
+        version_of: returns the version of a generation's haproxy; empty while it is not known.
+
+    """
+    reloads = f"{max(0, state.last_number - 1)} [failed: {outcomes.history.failures}]"
+    master = Process(os.getpid(), "master", reloads, time.monotonic() - outcomes.began, __version__)
+    current: list[Process] = []
+    old: list[Process] = []
+    for one in reversed(state.generations):
+        if one.pid is not None and not isinstance(one.phase, Candidate):
+            reloads, version = str(state.last_number - one.number), version_of(one.number) or "-"
+            process = Process(one.pid, "worker", reloads, outcomes.age(one.number), version)
+            (current if isinstance(one.phase, Current) else old).append(process)
+    return master_cli.show_proc(master, current, old)
 
 
 def _public(phase: object) -> str:

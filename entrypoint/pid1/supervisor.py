@@ -298,7 +298,7 @@ class Supervisor:
             case Spawn(number=number, kept=kept):
                 self._spawn(number, kept=kept)
             case SpawnExporter():
-                spec = exporter_spec(parts.settings, parts.name, parts.environment, upgrade.own_words)
+                spec = exporter_spec(parts.settings, parts.name, parts.environment, upgrade.own_command)
                 self._children.spawn_exporter(spec)
             case Ask(number=number, commands=commands):
                 self._ask(number, commands)
@@ -359,16 +359,16 @@ class Supervisor:
     def _tell(self, notice: Notice) -> None:
         line, runtime = line_of(notice), self._runtime
         runtime.log(line)
-        words = self._children.words_of(notice.number)
-        message = self._outcomes.note(notice, line.message, words)
-        self._front.note(notice, message, words)
+        stderr = self._children.stderr_of(notice.number)
+        message = self._outcomes.note(notice, line.message, stderr)
+        self._front.note(notice, message, stderr)
 
     def _reply(self, reply: Reply) -> None:
         """Answer who has asked for a reload."""
         words, number = "", reply.number
         try:
             beside = self._outcomes.beside(failed=bool(number) and not reply.success)
-            words = self._children.words_of(number) + beside
+            words = self._children.stderr_of(number) + beside
         except Exception as error:  # noqa: BLE001  # who waits is told what became of it, if not all about it
             self._runtime.unexpected(error)
         text = f"Success={int(reply.success)}\n--\n{words}{one_line(reply.message)}\n\n"

@@ -46,7 +46,6 @@ class SystemdStatus:
         """Begin; nothing is said yet."""
         self._notifier = notifier
         self._event_loop = event_loop
-        self._child_of = child_of
         self._log = log
         self._state: State | None = None
         self._ready = self._starting = self._stopping = False
@@ -56,7 +55,7 @@ class SystemdStatus:
         self._failure = ""
         self._deaths = 0
         self._last_death = ""
-        self._survey: ConnectionCounts | None = None
+        self._counts = ConnectionCounts(event_loop, child_of)
         self._connections = ""
         self._forgotten: deque[str] = deque()
         self._unstored: deque[tuple[str, int]] = deque()
@@ -67,20 +66,20 @@ class SystemdStatus:
 
     # ---- what has happened -----------------------------------------------------------------------------------------
 
-    def note(self, notice: Notice, message: str, words: str) -> None:
+    def note(self, notice: Notice, message: str, stderr: str) -> None:
         """Take in what has happened.
 
         Args:
             notice: what it is.
             message: the same for people.
-            words: what the generation that it is about has said itself.
+            stderr: what the generation that it is about has said itself.
 
         """
         match notice:
             case ReloadFailed():
-                self._failure = f"the last reload failed: {_first_alert(words) or message}"
+                self._failure = f"the last reload failed: {_first_alert(stderr) or message}"
             case StartFailed():
-                self._failure = f"the last start failed: {_first_alert(words) or message}"
+                self._failure = f"the last start failed: {_first_alert(stderr) or message}"
             case Recovered():
                 self._failure = ""
             case Died(status=status):
@@ -171,9 +170,9 @@ class SystemdStatus:
 
     def _send_all(self) -> None:
         """Send all that is to be said; what finds no room waits, and nobody with it."""
-        words = self._words()
+        status = self._text()
         while self._unsent:
-            if not self._try(self._unsent[0], words):
+            if not self._try(self._unsent[0], status):
                 return
             self._unsent.popleft()
         if self._due:
@@ -181,17 +180,17 @@ class SystemdStatus:
                 return
             self._due = {}
         # READY=1 is the first thing that is said: there are who read one message and no more.
-        if words != self._status and (self._ready or self._stopping):
-            self._try({}, words)
+        if status != self._status and (self._ready or self._stopping):
+            self._try({}, status)
 
-    def _try(self, lines: Mapping[str, object], words: str | None = None) -> bool:
+    def _try(self, lines: Mapping[str, object], status: str | None = None) -> bool:
         """Send one message, with a status if there is one; False where that has to be tried again."""
-        self._tell(self._notifier.send(**lines, **({} if words is None else {"STATUS": words})))
+        self._tell(self._notifier.send(**lines, **({} if status is None else {"STATUS": status})))
         if self._notifier.deaf:
             self._event_loop.call_later("unsent", self._pause, self._send_all)
             return False
-        if words is not None:
-            self._status = words
+        if status is not None:
+            self._status = status
         return True
 
     @property
@@ -206,36 +205,36 @@ class SystemdStatus:
             self._notifier.wait(end - time.monotonic())
             self._send_all()
 
-    def _words(self) -> str:
+    def _text(self) -> str:
         state = self._state
         assert state
         current, candidate = state.current, state.candidate
         old = sum(not isinstance(one.phase, Candidate | Current) for one in state.generations)
         left = len(state.generations)
-        words = []
+        said = []
         match state.stage:
             case Ended():
-                words.append("stopped")
+                said.append("stopped")
             case Lingering() | Stopping():
-                words.append(f"stopping, {_count(left, 'generation')} left")
+                said.append(f"stopping, {_count(left, 'generation')} left")
             case _ if current:
-                words.append(f"generation {current.number} (pid {current.pid})")
+                said.append(f"generation {current.number} (pid {current.pid})")
             case _ if state.started:
-                words.append("no generation serves; the VIPs are open, and clients wait")
+                said.append("no generation serves; the VIPs are open, and clients wait")
             case _:
-                words.append("not ready yet")
+                said.append("not ready yet")
         if self._connections and left:
-            words.append(self._connections)
+            said.append(self._connections)
         if not isinstance(state.stage, Stopping | Ended):
-            words += [f"{old} draining"] if old else []
-            words += [f"generation {candidate.number} is starting"] if candidate else []
+            said += [f"{old} draining"] if old else []
+            said += [f"generation {candidate.number} is starting"] if candidate else []
         if current and current.kept:
-            words.append("runs the LAST KNOWN GOOD configuration")
+            said.append("runs the LAST KNOWN GOOD configuration")
         if self._failure:
-            words.append(self._failure)
+            said.append(self._failure)
         if self._deaths:
-            words.append(f"haproxy has died unasked ({self._deaths}): the last one {self._last_death}")
-        return ", ".join(words)
+            said.append(f"haproxy has died unasked ({self._deaths}): the last one {self._last_death}")
+        return ", ".join(said)
 
     def _tell(self, failure: str | None) -> None:
         if failure:
@@ -291,11 +290,8 @@ class SystemdStatus:
         state = self._state
         assert state
         self._event_loop.call_later("refresh", _REFRESH, self._refresh)
-        if self._survey:
-            self._survey.cancel()
-        self._survey = ConnectionCounts(self._event_loop, self._child_of)
         numbers = [one.number for one in state.generations if not isinstance(one.phase, Candidate)]
-        self._survey.ask(numbers, self._counted)
+        self._counts.ask(numbers, self._counted)
 
     def _counted(self, found: dict[int, int | None]) -> None:
         known = [count for count in found.values() if count is not None]
@@ -315,9 +311,9 @@ def _reload_of(state: State) -> int:
     return 0
 
 
-def _first_alert(words: str) -> str:
+def _first_alert(stderr: str) -> str:
     """Return the first line in which haproxy says what is wrong, without its mark."""
-    for line in words.split("\n"):
+    for line in stderr.split("\n"):
         if line.startswith("[ALERT]"):
             return line.partition(" : ")[2].strip()
     return ""

@@ -35,8 +35,8 @@ _MARSHAL_VERSION = 2
 """Read by every Python since 2.5."""
 
 
-def own_words() -> tuple[str, ...]:
-    """Return the words that started this program, without its arguments; sys.argv leaves out the interpreter."""
+def own_command() -> tuple[str, ...]:
+    """Return the command that started this program, without its arguments; sys.argv leaves out the interpreter."""
     return tuple(sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1])
 
 
@@ -159,10 +159,10 @@ def execute(
         OSError: it cannot be executed; everything is as it was, and the signals have been sent again.
 
     """
-    words = sys.orig_argv
-    program = find_program(words[0], environment)
+    command = sys.orig_argv
+    program = find_program(command[0], environment)
     if not program:
-        raise FileNotFoundError(2, f"{words[0]} is not there any more")
+        raise FileNotFoundError(2, f"{command[0]} is not there any more")
     block_all()
     try:
         for descriptor in (heir, *descriptors):
@@ -171,7 +171,7 @@ def execute(
         # kill(2): that is how a signal looks that the kernel sends for a write of ours.
         for signum in {*resend(), signal.SIGCHLD}:
             signal.raise_signal(signum)
-        os.execve(program, words, {**environment, HEIR_VARIABLE: str(heir)})
+        os.execve(program, command, {**environment, HEIR_VARIABLE: str(heir)})
     finally:
         for descriptor in (heir, *descriptors):
             os.set_inheritable(descriptor, False)

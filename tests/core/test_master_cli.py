@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from entrypoint.core.state import Candidate, Current, Draining, Generation, State
 from entrypoint.options.settings import read_settings
 from entrypoint.pid1 import master_cli
-from entrypoint.pid1.master_cli import LONGEST_COMMAND, LONGEST_LINE, CommandReader, Pass, Process, TooLongError
+from entrypoint.pid1.master_cli import LONGEST_COMMAND, LONGEST_LINE, CommandReader, Process, TooLongError
 
 STATE = State(
     read_settings((), {})[0],
@@ -169,28 +169,32 @@ def test_anything_can_be_read(data: bytes) -> None:
     """Nothing is lost but separators and spaces."""
     for command in read(data + b"\n"):
         assert command.partition("\n")[0] == command.partition("\n")[0].strip()
-        master_cli.passed(command)
+        master_cli.addressed(command, "")
         master_cli.payload_ends_with(command)
 
 
 @pytest.mark.parametrize(
     ("command", "wanted"),
     [
-        ("@1 show info", Pass("1", "show info")),
-        ("@!17 show sess", Pass("!17", "show sess")),
-        ("@1", Pass("1", "")),
-        ("@@1 show info", Pass("1", "show info")),
-        ("@@!17", Pass("!17", "")),
-        ("@@ show info", None),
-        ("@master show proc", None),
-        ("@ show proc", None),
-        ("@0 show proc", None),
-        ("show proc", None),
+        ("@1 show info", ("1", "show info")),
+        ("@!17 show sess", ("!17", "show sess")),
+        ("@1  show info", ("1", "show info")),
+        ("@1", ("1", "")),
+        ("@@1 show info", ("1", "show info")),
+        ("@@!17", ("!17", "")),
+        ("@1 add map m <<\na  \n", ("1", "add map m <<\na  \n")),
+        ("@@ show info", ("", "show info")),
+        ("@master show proc", ("", "show proc")),
+        ("@ show proc", ("", "show proc")),
+        ("@0 show proc", ("", "show proc")),
+        ("@", ("", "")),
+        ("@master", ("", "")),
+        ("show proc", ("default", "show proc")),
     ],
 )
-def test_a_prefix_says_who_is_meant(command: str, wanted: Pass | None) -> None:
-    """A number, a pid, or us."""
-    assert master_cli.passed(command) == wanted
+def test_a_prefix_says_who_is_meant(command: str, wanted: tuple[str, str]) -> None:
+    """A number, a pid, or us; without a prefix it is whoever was turned to last."""
+    assert master_cli.addressed(command, "default") == wanted
 
 
 @pytest.mark.parametrize(
