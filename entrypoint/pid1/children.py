@@ -1,7 +1,7 @@
 """All our children: born here, signalled here, buried here."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from entrypoint.core.effects import Log
 from entrypoint.core.events import EXPORTER, Exited, Reaped, Spawned
@@ -102,9 +102,10 @@ class Children:
             raise
         # Whatever fails from here on, there is a process.
         self._runtime.isolated(prepared.spawned)
-        self._runtime.isolated(
-            lambda: self._new_child(number).connect(prepared.channel, prepared.stderr, prepared.offer)
-        )
+        self._runtime.isolated(self._connect, number, prepared)
+
+    def _connect(self, number: int, prepared: PreparedChild) -> None:
+        self._new_child(number).connect(prepared.channel, prepared.stderr, prepared.offer)
 
     def _new_child(self, number: int) -> Child:
         child = Child(number, self._runtime.event_loop, self._runtime.logger, self._runtime.submit, self._taken)
@@ -195,7 +196,7 @@ class Children:
     def reap(self) -> None:
         """Note who has died."""
         for death in self._processes.reap():
-            self._runtime.isolated(lambda death=death: self._bury(death))  # type: ignore[misc]
+            self._runtime.isolated(self._bury, death)
 
     def _bury(self, death: Exited | Reaped) -> None:
         if isinstance(death, Exited) and death.number in self._helpers:
@@ -215,15 +216,15 @@ class Children:
         if child:
             self._buried[number] = child
             self._runtime.isolated(child.close)
-        self._runtime.isolated(lambda: self._gone(number))
+        self._runtime.isolated(self._gone, number)
 
     def has_pid(self, pid: int) -> bool:
         """Tell whether this is a child of ours that lives."""
         return pid in self._processes.pids().values()
 
-    def is_alive(self, number: int) -> bool:
-        """Tell whether a process is not reaped yet."""
-        return number in self._processes.pids()
+    def alive(self) -> Collection[int]:
+        """Return the numbers of those that are not reaped yet."""
+        return self._processes.pids()
 
     def forget_buried(self) -> None:
         """Let go of what the dead have said: the core has been told of their deaths."""

@@ -60,7 +60,7 @@ class InitMode:
     def _signals_arrived(self) -> None:
         for signum in self._arrivals.read():
             if signum != signal.SIGCHLD:
-                self._runtime.isolated(lambda signum=signum: self._forward(signum))  # type: ignore[misc]
+                self._runtime.isolated(self._forward, signum)
         # Whatever arrived, for a SIGCHLD that found the pipe full is lost, and waitpid(2) costs nothing.
         for death in self._processes.reap():
             self._bury(death)

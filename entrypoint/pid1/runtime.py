@@ -13,8 +13,14 @@ from entrypoint.core.effects import Log
 from entrypoint.core.events import Event
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import reason
+from entrypoint.lean.typing import TYPE_CHECKING
 from entrypoint.system.event_loop import EventLoop
 from entrypoint.system.log import Logger
+
+if TYPE_CHECKING:
+    from typing import ParamSpec
+
+    _P = ParamSpec("_P")
 
 _PAUSE_AFTER_ERROR = 0.1
 """Seconds; bounds how much of a CPU what fails each time can use."""
@@ -60,10 +66,10 @@ class Runtime:
 
     # ---- what nobody has expected ----------------------------------------------------------------------------------
 
-    def isolated(self, action: Callable[[], object]) -> None:
-        """Do it, and whatever fails of it keeps nothing else from being done."""
+    def isolated(self, action: "Callable[_P, object]", *args: "_P.args", **kwargs: "_P.kwargs") -> None:
+        """Call it with these arguments; whatever fails of it keeps nothing else from being done."""
         try:
-            action()
+            action(*args, **kwargs)
         except Exception as error:  # noqa: BLE001  # whatever it is
             self.unexpected(error)
 

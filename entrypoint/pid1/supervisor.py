@@ -47,7 +47,7 @@ from entrypoint.core.events import (
 from entrypoint.core.failures import failure_of, lasting
 from entrypoint.core.log_lines import line_of
 from entrypoint.core.notices import Notice
-from entrypoint.core.state import Ended, State, timers
+from entrypoint.core.state import Candidate, Current, Ended, State, timers
 from entrypoint.core.upgrade_state import UpgradeState, serialize
 from entrypoint.lean.json_text import json_text
 from entrypoint.lean.level import Level
@@ -124,7 +124,7 @@ class Supervisor:
 
     def _close(self) -> None:
         """End: hang up on everybody who asks."""
-        self._runtime.isolated(lambda: self._front.update(self.state))
+        self._runtime.isolated(self._front.update, self.state)
         self._front.close()
         self._store.reader.close()
 
@@ -152,14 +152,14 @@ class Supervisor:
             json_text(self._status({}))
             return Stirred()
         runtime.log(Log(Level.INFO, "upgraded", what))
-        runtime.isolated(lambda: self._store.reader.restore(left.readers))
-        runtime.isolated(lambda: self._store.reader.look(Why.POLLED, 0))
+        runtime.isolated(self._store.reader.restore, left.readers)
+        runtime.isolated(self._store.reader.look, Why.POLLED, 0)
         runtime.isolated(self._store.keep_again)
         runtime.isolated(self._let_vips_accept)
         # Last of all: whatever fails before is begun anew, and what follows could not be.
-        runtime.isolated(lambda: upgrade.has_begun(self._parts.environment))
-        runtime.isolated(lambda: self._front.tell_asker(left, f"Success=1\n--\n{what}\n\n"))
-        runtime.isolated(lambda: self._front.resume(left))
+        runtime.isolated(upgrade.has_begun, self._parts.environment)
+        runtime.isolated(self._front.tell_asker, left, f"Success=1\n--\n{what}\n\n")
+        runtime.isolated(self._front.resume, left)
         return Stirred()
 
     def _let_vips_accept(self) -> None:
@@ -220,27 +220,25 @@ class Supervisor:
     def _decided(self) -> None:
         """Tell systemd what has become true, and let go of what nobody needs any more."""
         self._front.open()
-        state = self.state
         # Nobody will ever start from what one that leaves was started from.
-        needed = [one.number for one in (state.candidate, state.current) if one]
-        self._runtime.isolated(lambda: self._parts.configurations.retain(needed))
-        self._runtime.isolated(lambda: self._front.update(state))
+        needed = [one.number for one in self.state.generations if isinstance(one.phase, Candidate | Current)]
+        self._runtime.isolated(self._parts.configurations.retain, needed)
+        self._runtime.isolated(self._front.update, self.state)
         self._find_lost()
 
     def _find_lost(self) -> None:
         """Have the core told of deaths that it waits for and that were lost; nothing else would ever make them good."""
+        alive = self._children.alive()
         for one in self.state.generations:
-            if one.pid is not None and self._has_lost(one.number):
+            if one.pid is not None and one.number not in alive and not self._will_be_told(one.number):
                 what = f"generation {one.number} (pid {one.pid}) is gone, and nobody was told: that is a bug"
                 self._runtime.log(Log(Level.ERROR, "bug", what))
                 self._runtime.submit(Exited(one.number, -signal.SIGKILL))
 
-    def _has_lost(self, number: int) -> bool:
-        """Tell whether a process is gone of whose death the core will not be told any more: by a mistake of ours."""
-        if self._children.is_alive(number):
-            return False
+    def _will_be_told(self, number: int) -> bool:
+        """Tell whether the core is yet to be told of a death."""
         told = (*self._runtime.events, *self._retries)
-        return not any(isinstance(event, Exited) and event.number == number for event in told)
+        return any(isinstance(event, Exited) and event.number == number for event in told)
 
     def _set_timers(self) -> None:
         now = time.monotonic()
@@ -277,8 +275,7 @@ class Supervisor:
             if self._retries.any:
                 self._retries.succeeded(lasting(effect))
         except Exception as error:  # noqa: BLE001  # the rest of the step is to be carried out
-            failure = error
-            self._runtime.isolated(lambda: self._failed(effect, failure))
+            self._runtime.isolated(self._failed, effect, error)
 
     def _failed(self, effect: Effect, error: Exception) -> None:
         why = reason_of(error)
