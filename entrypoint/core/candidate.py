@@ -1,4 +1,4 @@
-"""The life of a candidate: from the look at the disk to its promotion, or to its end and what follows from that."""
+"""The life of a candidate: from the look at the disk to its promotion, or to its failure and what follows."""
 
 import signal
 
@@ -45,15 +45,15 @@ from entrypoint.options.settings import Restart
 
 NOT_ITS_OWN = "not its own"
 NOT_READY = "is not ready within --ready-timeout"
-"""Of all reasons for which a candidate is killed the one that is not of the configuration."""
+"""Of the reasons for killing a candidate, the one that is not its configuration's fault."""
 MOST_TRIES = 3
-"""After so many candidates that found the files changed under them, the next one is taken as it is."""
+"""After this many candidates whose files changed while they started, the next one is used as it is."""
 FAILED = 1
-"""What safe_reload exits with where no process says something else."""
+"""The exit status of safe_reload where no process has one."""
 
 
 def spawn(state: State, asked_by: tuple[Request, ...], *, tries: int = 0) -> Step:
-    """Begin with a candidate: the disk is looked at, and its process is started after that."""
+    """Begin a candidate: read the disk, then start its process."""
     state, candidate, starting = _begin(state, asked_by, tries)
     return state, (starting, Look(Why.START, candidate.number))
 
@@ -72,7 +72,7 @@ def _begin(state: State, asked_by: tuple[Request, ...], tries: int) -> tuple[Sta
 
 
 def _start(state: State, candidate: Generation, disk: Disk) -> Step:
-    """Start the process of a candidate from the disk, of which this is known."""
+    """Start a candidate's process from the disk."""
     assert isinstance(candidate.phase, Candidate)
     phase = replace(candidate.phase, looked=True)
     candidate = replace(candidate, phase=phase, digest=disk.digest, incomplete=disk.incomplete)
@@ -80,7 +80,7 @@ def _start(state: State, candidate: Generation, disk: Disk) -> Step:
 
 
 def _start_kept(state: State, candidate: Generation) -> Step:
-    """Start the process of a candidate from the last known good configuration."""
+    """Start a candidate's process from the last known good configuration."""
     assert isinstance(candidate.phase, Candidate)
     phase = replace(candidate.phase, looked=True)
     candidate = replace(candidate, phase=phase, digest=state.kept, kept=True)
@@ -88,7 +88,7 @@ def _start_kept(state: State, candidate: Generation) -> Step:
 
 
 def looked_for_start(state: State, event: Seen) -> Step:
-    """Start a candidate from what the disk holds, unless that has failed already and there is something better."""
+    """Start a candidate from the disk, or from the last known good configuration if the disk holds what has failed."""
     disk, generation = event.disk, state.find(event.number)
     match generation:
         case Generation(phase=Candidate(looked=False, asked_by=asked_by)):
@@ -97,7 +97,7 @@ def looked_for_start(state: State, event: Seen) -> Step:
                 return then(_start_kept(state, generation), *effects)
             return then(_start(state, generation, disk), *effects)
         case Generation(phase=Candidate() | Current(), digest="", kept=False):
-            # It did not wait for this. What was there when it was started is all that anybody can know.
+            # It was started without waiting for this look, which is the best that is known about its files.
             state = state.update(replace(generation, digest=disk.digest, incomplete=disk.incomplete))
         case _:
             pass
@@ -105,7 +105,7 @@ def looked_for_start(state: State, event: Seen) -> Step:
 
 
 def waited_for_look(state: State, candidate: Generation) -> Step:
-    """Go on with a candidate for which the disk could not be looked at in time."""
+    """Go on with a candidate whose look at the disk takes too long."""
     phase = candidate.phase
     assert isinstance(phase, Candidate)
     late = f"the files could not be read within {LOOK_WITHIN:g} s"
@@ -120,11 +120,11 @@ def waited_for_look(state: State, candidate: Generation) -> Step:
 
 
 def answered(state: State, candidate: Generation, text: str) -> Step:
-    """Follow what a candidate says of itself."""
+    """Follow a candidate's answer."""
     assert isinstance(candidate.phase, Candidate)
     pid = runtime_api.pid(text)
     if pid is None:
-        # It hung up before the end, as who dies does.
+        # The answer is cut off, as when a process dies.
         return unanswered(state, candidate)
     if pid != candidate.pid:
         return give_up(state, candidate, f"answered with the pid {pid}, {NOT_ITS_OWN}")
@@ -133,24 +133,24 @@ def answered(state: State, candidate: Generation, text: str) -> Step:
     candidate = replace(candidate, phase=replace(candidate.phase, answer=text))
     state = state.update(candidate)
     if candidate.kept or not candidate.digest:
-        # There is nothing that the files could be compared with.
+        # There is no digest to compare the files with.
         return _promote(state, candidate)
     return state, (Look(Why.CANDIDATE, candidate.number),)
 
 
 def unanswered(state: State, candidate: Generation, failure: str = "") -> Step:
-    """Go on with a candidate that has hung up without an answer, or has failed to give one in this way."""
+    """Follow a candidate that has not answered; `failure` says what it did that no haproxy does."""
     assert isinstance(candidate.phase, Candidate)
     if failure:
         return give_up(state, candidate, failure)
-    # Most likely it is about to die. Or there were no descriptors for the question, and then it serves already.
+    # Most likely it is dying. Or safe_reload had no descriptor for the question, and it may serve already.
     return state.update(replace(candidate, phase=replace(candidate.phase, asked=False))), ()
 
 
 def looked(state: State, event: Seen) -> Step:
-    """Follow a look at the disk; a candidate takes a current one's place only if that is still what it was given.
+    """Promote a candidate if the disk still holds what it was given.
 
-    Where nobody serves it is better than nobody, and one more reload follows.
+    If it does not, it is promoted only where nobody serves, and one more reload follows.
     """
     state, effects = watching.seen(state, event.why, event.disk)
     candidate = state.find(event.number)
@@ -165,9 +165,9 @@ def looked(state: State, event: Seen) -> Step:
 
 
 def _pass_over(state: State, candidate: Generation) -> Step:
-    """Have another candidate take the place of one that may have read a mixture, and is ready.
+    """Replace a ready candidate that may have read a mixture of old and new files with another one.
 
-    It leaves like one that has served, because it has: since it listens, clients have come to it.
+    It retires like a current one: since it listens, it may have accepted clients.
     """
     phase = candidate.phase
     assert isinstance(phase, Candidate)
@@ -227,13 +227,13 @@ def _promote(state: State, candidate: Generation) -> Step:
         effects += later
     if not state.retiring:
         effects += retiring.follow(state)
-    # Last, because until the old one is paused it goes on answering.
+    # Last: until the old one is paused, it goes on answering with the old configuration.
     state, later = transfer.begin(state, candidate.number)
     return state, (*effects, *later)
 
 
 def _why_kept(state: State) -> str:
-    """Say why the configuration on disk is not the one that runs, and what ends that."""
+    """Say why the last known good configuration runs, and what ends that."""
     disk = state.disk
     if disk.unreadable:
         return f"the one on disk cannot be used: {disk.unreadable}"
@@ -247,14 +247,14 @@ def _why_kept(state: State) -> str:
 
 
 def keep(state: State, generation: Generation) -> Step:
-    """Make what a generation runs the last known good configuration, unless it is already."""
+    """Keep what a generation runs as the last known good configuration, unless it is already."""
     if generation.kept or generation.digest in {"", state.kept}:
         return state, ()
     return replace(state, kept=generation.digest), (Keep(generation.number),)
 
 
 def give_up(state: State, candidate: Generation, what: str) -> Step:
-    """Kill a candidate; it stays one until it is dead, so that its death is the end of its reload."""
+    """Kill a candidate. It stays one until it is dead: its death ends its reload."""
     assert isinstance(candidate.phase, Candidate)
     phase = replace(candidate.phase, given_up=what, answer="")
     return (
@@ -264,7 +264,7 @@ def give_up(state: State, candidate: Generation, what: str) -> Step:
 
 
 def outlives_its_kill(state: State, candidate: Generation) -> Step:
-    """Go on without a candidate that was killed and is not dead, or that never had a process: its reload has failed."""
+    """Fail the reload of a candidate that was killed but is not dead, or never had a process."""
     assert isinstance(candidate.phase, Candidate)
     why = candidate.phase.given_up
     effects: tuple[Effect, ...] = ()
@@ -280,15 +280,15 @@ def outlives_its_kill(state: State, candidate: Generation) -> Step:
 def gone(
     state: State, candidate: Generation, what: str, status: int, *, blamed: bool = True, transient: bool = False
 ) -> Step:
-    """Go on without a candidate: the state has lost it already.
+    """Go on without a candidate that has failed.
 
     Args:
-        state: without the candidate.
+        state: the candidate is not in it any more.
         candidate: the one that is gone.
-        what: became of it.
+        what: what became of it, for the log.
         status: its exit status, as a shell would say it.
-        blamed: the configuration may be why; else there was no process at all.
-        transient: with the same configuration it may go otherwise when it is tried again.
+        blamed: its configuration may be the cause.
+        transient: another try with the same configuration may succeed.
 
     """
     phase = candidate.phase
@@ -325,7 +325,7 @@ def gone(
     else:
         effects = [Tell(StartFailed(candidate.number, candidate.pid, what, forked, falls_back))]
     if state.current:
-        # haproxy may have listened before it failed, and on a VIP that the current one does not use nobody accepts.
+        # The candidate may have listened on a VIP that the current one does not use.
         return state, (*effects, *retiring.follow(state))
     if falls_back:
         return then(_spawn_kept(state), *effects)
@@ -336,14 +336,14 @@ def gone(
 
 
 def replace_dead(state: State, status: int, *, served: bool, proven: bool, counts: bool = True, ran: str = "") -> Step:
-    """Follow the restart policy after a generation that served, or was to serve, died.
+    """Apply the restart policy after the generation that served, or was to serve, has died.
 
     Args:
-        state: without the dead one.
+        state: the dead one is not in it any more.
         status: its exit status, as a shell would say it.
         served: it had lived for SERVED_AFTER.
         proven: it had lived for PROVEN_AFTER.
-        counts: it is one of --restart-limit's deaths; one that somebody asked for, or that never lived, is not.
+        counts: its death counts for --restart-limit; not if its start was asked for, or it never ran.
         ran: the digest of what it served with; empty when it never served.
 
     """
@@ -359,7 +359,7 @@ def replace_dead(state: State, status: int, *, served: bool, proven: bool, count
             Level.ERROR, "restart_limit", f"{state.deaths} deaths in a row are too many (--restart-limit): giving up"
         )
         return then(stopping.stop_quickly(state, status, None), line)
-    # What haproxy bound itself is held where that was possible, which only the shell knows.
+    # Whether the ordinary listeners are held is known outside the core only.
     still = f"{'the VIPs' if state.vips else 'the listeners that safe_reload holds'} stay open"
     if served or state.waiting:
         line = Log(Level.INFO, "restarting", f"{still}, and the next generation starts at once")

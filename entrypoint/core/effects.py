@@ -1,4 +1,4 @@
-"""What is to be done, a closed union. Whoever carries it out answers with events (`core.events`)."""
+"""What is to be done, a closed union. Its results come back as events (`core.events`)."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -42,14 +42,14 @@ class Keep:
 
 @record(frozen=True)
 class Adopt:
-    """Ask this generation for its ordinary listeners, and hold them from now on.
+    """Get this generation's ordinary listeners, and hold them from now on.
 
     Answered by Adopted or NotAdopted.
     """
 
     number: int
     last: bool = False
-    """It is not asked again: take any answer as it is."""
+    """It is not asked again: take its answer as it is."""
 
 
 @record(frozen=True)
@@ -60,31 +60,31 @@ class Reply:
     success: bool
     message: str
     number: int = 0
-    """The generation whose own words belong to the answer."""
+    """The generation whose stderr belongs to the answer; 0 for none."""
 
 
 @record(frozen=True)
 class Rehearse:
-    """Try whether another program could go on from here. Answered by Rehearsed."""
+    """Have the program that is to replace this one do a dry run. Answered by Rehearsed."""
 
     client: int
 
 
 @record(frozen=True)
 class Upgrade:
-    """Become another program, which answers the client; where that fails, answer it, and all goes on."""
+    """Exec the new program, which answers the client. If that fails, this one answers and goes on."""
 
     client: int
 
 
 @record(frozen=True)
 class TakeOver:
-    """Tell a haproxy to leave that served before us, if there is one."""
+    """Tell the haproxy that served before safe_reload to leave, if there is one."""
 
 
 @record(frozen=True)
 class Ask:
-    """Put these commands to the generation's CLI, instead of what it was asked before.
+    """Send these commands to the generation's CLI; drop a question that is still open.
 
     Answered by Answered or Unanswered.
     """
@@ -100,7 +100,7 @@ class Send:
     number: int
     signum: int
     line: "Log | None" = None
-    """Written once it is sent, and true only then."""
+    """Written once the signal is sent."""
 
 
 @record(frozen=True)
@@ -112,16 +112,16 @@ class Poke:
 
 @record(frozen=True)
 class Listen:
-    """Let these VIPs accept, and no other one: a VIP that no `bind` uses refuses."""
+    """Have these VIPs listen, and no others: a VIP that no `bind` uses refuses its clients."""
 
     tags: tuple[str, ...]
     doubtful: tuple[str, ...] = ()
-    """Let these accept as well: whether a `bind` uses them is not known."""
+    """These go on listening: whether a `bind` uses them is not known."""
 
 
 @record(frozen=True)
 class CloseVips:
-    """Let go of every VIP, for ever."""
+    """Close every VIP for good."""
 
 
 @record(frozen=True)
@@ -144,7 +144,7 @@ class Log:
 
 @record(frozen=True)
 class Tell:
-    """Have the status, the metrics and systemd know this, and write its line."""
+    """Tell status, metrics and systemd of this, and log it."""
 
     notice: Notice
 

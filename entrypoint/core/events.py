@@ -38,21 +38,21 @@ class Request:
     """Who asks for a reload."""
 
     trigger: str
-    """What people are told: a signal's name, or what else asked."""
+    """Named in log lines: a signal, or what else asked."""
     client: int = 0
-    """Whom the control socket owes an answer; 0 for a request that nobody waits for."""
+    """The client that waits for the answer; 0 if nobody does."""
 
 
 @record(frozen=True)
 class ReloadAsked:
-    """Somebody other than a signal asks for a reload."""
+    """A reload is asked for, not by a signal."""
 
     request: Request
 
 
 @record(frozen=True)
 class StopAsked:
-    """Somebody other than a signal asks for a stop."""
+    """A stop is asked for, not by a signal."""
 
     trigger: str
     quick: bool = False
@@ -67,11 +67,11 @@ class UpgradeAsked:
 
 @record(frozen=True)
 class Rehearsed:
-    """The program that is to take our place has been tried."""
+    """The program that is to replace this one has done its dry run."""
 
     client: int
     failure: str = ""
-    """Why it could not go on, in its own words; empty when it could."""
+    """Why it cannot go on, in its own words; empty if it can."""
 
 
 @record(frozen=True)
@@ -85,27 +85,27 @@ class Disk:
     polled: bool = False
     """The kernel does not tell of every change of these files."""
     incomplete: tuple[str, ...] = ()
-    """What of it looks as if somebody were still writing it, a line each: haproxy may take it all the same."""
+    """What looks half written, a line each; haproxy may accept it all the same."""
     unfinished: bool = False
-    """Reading took too long, too much memory, or its process: nothing is known of what is there."""
+    """The look failed (time, memory, or its process died): what is on disk is not known."""
 
 
 class Why(StrEnum):
     """What a look at the disk is for."""
 
     START = "start"
-    """A generation is to be started: what is it given?"""
+    """A generation is to be started from it."""
     CANDIDATE = "candidate"
-    """A candidate has answered: is what it read still there?"""
+    """A candidate has answered: have the files changed since it was started?"""
     SETTLED = "settled"
-    """Files changed, and have been quiet since."""
+    """Files have changed, and are quiet now."""
     POLLED = "polled"
-    """It was time to."""
+    """The poll interval is over."""
 
 
 @record(frozen=True)
 class Seen:
-    """What a look at the disk found; of one that was given up as well, so that each Look has one."""
+    """What a look at the disk found. Every Look gets one, also when it was given up."""
 
     why: Why
     disk: Disk
@@ -128,14 +128,14 @@ class Spawned:
 
 @record(frozen=True)
 class NotSpawned:
-    """A generation got no process, or may not have one; `reason` is one line for the user."""
+    """A generation has no process; `reason` is one line for the user."""
 
     number: int
     reason: str
     status: int
     """What safe_reload exits with when this was the first generation."""
     refused: bool = False
-    """The configuration is why; not the kernel, for want of a process or a descriptor."""
+    """Because of its configuration, and not because the kernel has no process or descriptor left."""
 
 
 @record(frozen=True)
@@ -148,12 +148,12 @@ class Exited:
     number: int
     status: int
     transient: bool = False
-    """It may go otherwise when it is tried again with the same configuration (`core.endings.is_transient`)."""
+    """Another try with the same configuration may succeed (`core.exit_status.is_transient`)."""
 
 
 @record(frozen=True)
 class Reaped:
-    """A process that was nobody's generation died and was reaped."""
+    """A process that is no generation has died and was reaped."""
 
     pid: int
 
@@ -172,15 +172,15 @@ class Unanswered:
 
     number: int
     failure: str = ""
-    """What it did that no haproxy does, as the end of a sentence; empty when it may do better if it is asked again."""
+    """What it did that no haproxy does, as the end of a sentence; empty if asking again may help."""
 
 
 @record(frozen=True)
 class Poked:
-    """We have tried to connect to VIPs."""
+    """safe_reload has tried to connect to VIPs."""
 
     missed: tuple[str, ...]
-    """The tags of those to which nothing got through: the address is not on this host, a firewall, a key."""
+    """The tags of those that could not be reached: a foreign address, a firewall, a TCP-MD5 key."""
 
 
 @record(frozen=True)
@@ -234,7 +234,7 @@ class Clock(StrEnum):
     """What a timer is for."""
 
     LOOK = "look"
-    """A candidate waits this long for a look at the disk, and goes on without."""
+    """A candidate waits this long for a look at the disk, then goes on without it."""
     READY = "ready"
     """A candidate has this long to prove ready."""
     SERVED = "served"
@@ -248,7 +248,7 @@ class Clock(StrEnum):
     DRAIN = "drain"
     """`--drain-timeout`."""
     KILL = "kill"
-    """A process that was told to end at once has this long; one that was killed, too."""
+    """A process that was told to end at once, or was killed, has this long."""
     ADOPT = "adopt"
     """A generation that is asked for its ordinary listeners has this long to answer."""
     ADOPT_AGAIN = "adopt again"
@@ -277,9 +277,9 @@ class Clock(StrEnum):
 
 @record(frozen=True)
 class Timer:
-    """A running timer. Two equal timers are the same one: it is not started again while it stays in the state."""
+    """A running timer. Equal timers are one timer: it is not restarted while the state keeps it."""
 
     clock: Clock
     number: int = 0
-    """The generation it is about, or what else tells two timers of one clock apart."""
+    """The generation it is about; 0 for none."""
     round: int = 0

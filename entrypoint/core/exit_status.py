@@ -39,16 +39,16 @@ _PASSES = (
     "cannot transfer the fd",
     "failed to get the sockets from the old process",
 )
-"""What haproxy complains of that is not of its configuration, in small letters."""
+"""What haproxy complains of that is not its configuration's fault, in lower case."""
 _NOT_EXECUTED = (126, 127)
-"""What the dynamic loader ends with where a library is missing or there is no memory for it, and who cannot exec."""
+"""Exit statuses of the dynamic loader without a library or memory, and of a failed exec."""
 
 
 def is_transient(status: int, stderr: str) -> bool:
     """Tell whether a haproxy that was not ready yet may have ended for a reason other than its configuration.
 
-    Then the same configuration may do another time: somebody has killed it, the kernel was short of something, a name
-    did not resolve. haproxy says of each error of a configuration where it has found it, as `parsing [FILE:LINE]`.
+    Another try with the same configuration may succeed then: somebody has killed it, the kernel was short of something,
+    a name did not resolve. haproxy names the place of each error in a configuration: `parsing [FILE:LINE]`.
 
     Args:
         status: as `os.waitstatus_to_exitcode` gives it.

@@ -1,8 +1,8 @@
-"""What the core is told where an effect could not be carried out: nothing that it awaits may fail without a word.
+"""What follows when an effect fails.
 
-The rule is here and nowhere else: an effect that the core awaits an answer for gets one by `failure_of`, what must be
-true in the end is done again (`lasting`), and of what is left the log line is all that follows. Where an answer gets
-lost in spite of this, timers of the state stand in for it (`core.state`).
+If the core waits for an answer, the failure is one (`failure_of`). What has to become true in the end is done again
+(`lasting`). Of anything else there is only a log line. If an answer is lost in spite of this, the state's timers stand
+in for it (`core.state`).
 """
 
 from entrypoint.core.effects import (
@@ -29,14 +29,14 @@ from entrypoint.core.events import EXPORTER, Disk, Event, NotAdopted, NotSpawned
 from entrypoint.lean.typing import assert_never
 
 _FAILED = 1
-"""What safe_reload exits with when its first generation could not be started."""
+"""The exit status of safe_reload when its first generation could not be started."""
 
 
 def failure_of(effect: Effect, why: str) -> Event | None:
-    """Return the event of an effect's failure; None where nothing is awaited.
+    """Return the answer to an effect that has failed; None where the core does not wait for one.
 
     Args:
-        effect: what could not be carried out, wholly or in part.
+        effect: what has failed, wholly or in part.
         why: in words for the user, without a line's end.
 
     """
@@ -52,7 +52,7 @@ def failure_of(effect: Effect, why: str) -> Event | None:
         case Adopt(number=number):
             return NotAdopted(number)
         case Poke():
-            # That none was missed is not known, but worth another look.
+            # Which VIPs cannot be reached is not known: assume none.
             return Poked(())
         case Rehearse(client=client) | Upgrade(client=client):
             return Rehearsed(client, why)
@@ -63,10 +63,12 @@ def failure_of(effect: Effect, why: str) -> Event | None:
 
 
 def lasting(effect: Effect) -> object:
-    """Return what tells an effect that is done again where it has failed from others; None where it is not."""
+    """Return the key under which an effect is tried again; None if it is not.
+
+    A later effect with the same key replaces an earlier one.
+    """
     match effect:
         case Listen() | CloseVips():
-            # The last one counts.
             return type(effect)
         case Send(number=number, signum=signum):
             return Send(number, signum)

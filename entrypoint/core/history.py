@@ -1,4 +1,4 @@
-"""What has happened so far, for status and metrics."""
+"""Counters and times of what has happened, for status and metrics."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 START = "a start"
 """The trigger name for starts that nobody requested: the first start and restarts after a crash."""
 _MOST_REASONS = 20
-"""More kinds of death than this are counted together: what a haproxy exits with must not fill the memory."""
+"""More kinds of death than this are counted together, so that exit statuses cannot fill the memory."""
 
 
 @record(frozen=True)
@@ -25,12 +25,12 @@ class Reload:
     at: float
     """Seconds since the epoch."""
     seconds: float | None
-    """From the start of its candidate to its end; None where there was none to wait for."""
+    """From the start of the candidate to the end; None if there was no candidate."""
     message: str
 
 
 class History:
-    """Counts, and the times of what lives."""
+    """Counts starts, reloads and deaths, and knows the age of each generation."""
 
     def __init__(self, now: float) -> None:
         """Begin to count.
@@ -41,7 +41,7 @@ class History:
         """
         self.began = now
         self.born: dict[int, float] = {}
-        """On the clock that nobody sets."""
+        """When each generation started, on the monotonic clock."""
         self.asked_by: dict[int, str] = {}
         self.reloads: dict[tuple[str, str], int] = {}
         self.buckets = [0] * len(BUCKETS)
@@ -52,7 +52,7 @@ class History:
         self.restarts: dict[str, int] = {}
 
     def serialize(self) -> dict[str, Any]:
-        """Return everything as plain values, for the program that takes our place."""
+        """Return everything as plain values, for the next program."""
         last = self.last
         return {
             "began": self.began,
@@ -69,7 +69,7 @@ class History:
 
     @classmethod
     def restore(cls, left: Mapping[str, Any]) -> "History":
-        """Go on counting where our last life has ended."""
+        """Go on with the counts of the previous program."""
         history = cls(left["began"])
         history.born, history.asked_by = dict(left["born"]), dict(left["asked_by"])
         history.reloads = {(trigger, result): count for trigger, result, count in left["reloads"]}
@@ -80,13 +80,13 @@ class History:
         return history
 
     def note(self, notice: Notice, message: str, now: float, clock: float) -> None:
-        """Take in what has happened.
+        """Count what has happened.
 
         Args:
             notice: what it is.
             message: the same for people.
             now: seconds since the epoch.
-            clock: seconds on a clock that nobody sets; how long something took is read off it.
+            clock: seconds on the monotonic clock.
 
         """
         number = notice.number
@@ -105,7 +105,7 @@ class History:
                 self._finish(trigger, number, (now, clock), message, success=False)
                 self.forget(number)
             case Recovered():
-                # What failed is gone from the disk: the configuration that was wanted last is the one that runs.
+                # The configuration that failed is gone from the disk.
                 if self.last:
                     self.last = Reload(True, "files", number, now, None, message)
                     self.last_success = now
@@ -129,7 +129,7 @@ class History:
         return sum(count for (_, result), count in self.reloads.items() if result == "failure")
 
     def forget(self, number: int) -> None:
-        """Let go of a generation that is gone."""
+        """Forget a generation that is gone."""
         self.born.pop(number, None)
         self.asked_by.pop(number, None)
 
@@ -137,7 +137,7 @@ class History:
         now, clock = times
         seconds = clock - self.born.get(number, clock)
         self.last = Reload(success, trigger, number, now, seconds, message)
-        # Who asked first: the ways in which several can ask at once are many, and each would be a series.
+        # The first trigger only: each combination of triggers would be a time series of its own.
         key = (trigger.partition(", ")[0], "success" if success else "failure")
         self.reloads[key] = self.reloads.get(key, 0) + 1
         self.finished += 1

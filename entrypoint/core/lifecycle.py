@@ -1,22 +1,22 @@
-"""The life of generations: what safe_reload does about whatever happens in HAProxy mode.
+"""The life of generations: what safe_reload does about each event in HAProxy mode.
 
 Theory of operation
 -------------------
-A generation is one life of one haproxy process. It is a *candidate* until its own CLI has answered with its own
-pid, then *current*, then *retiring* (it is made to let go of the VIPs), then *draining* (it finishes what it has),
-then gone. There is at most one candidate, one current and one retiring generation.
+A generation is one haproxy process. It is a *candidate* until its CLI has answered with its pid, then *current*, then
+*retiring* (it is made to let go of the VIPs), then *draining* (it serves its remaining connections), then gone. There
+is at most one candidate, one current and one retiring generation.
 
-A reload spawns a candidate and tells the current generation nothing. Only a candidate that has answered takes the
-current one's place, and only if the files are still those that it was given; one that fails leaves no trace but a
-log line and an answer. That is the whole guarantee.
+A reload spawns a candidate and does not touch the current generation. A candidate replaces the current one only if it
+has answered, and only if the files are still those that it was given. One that fails leaves a log line and an answer,
+and nothing else. That is the whole guarantee.
 
-When the current generation dies, the next one is started from the disk; if the disk holds what haproxy refuses,
-from the last known good configuration.
+When the current generation dies, the next one is started from the disk, or from the last known good configuration if
+haproxy refuses what is on disk.
 
-The disk is looked at before a candidate is started and after it has answered, and nobody knows how long that takes: it
-may be a network's. A candidate waits LOOK_WITHIN for it, and then goes on without: it is started from what is there,
-and what that is counts as not known. Where nobody serves and nobody has asked, the last known good configuration is
-at hand, and the better choice.
+The disk is read before a candidate is started and again after it has answered. That can take any time: it may be a
+network file system. A candidate waits LOOK_WITHIN for it, then is started from whatever is there, and its digest counts
+as unknown. If nobody serves and nobody has asked for a reload, it is started from the last known good configuration
+instead.
 """
 
 import signal
@@ -92,7 +92,7 @@ STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
 def step(state: State, event: Event) -> Step:
-    """Decide what follows from an event. Pure: the same arguments give the same answer."""
+    """Return the state after an event, and what is to be done. Pure."""
     if isinstance(state.stage, Ended):
         return state, ()
     state, effects = _decide(state, event)
@@ -101,7 +101,7 @@ def step(state: State, event: Event) -> Step:
 
 
 def _owe(state: State, effects: tuple[Effect, ...]) -> Step:
-    """Tell nobody of a success before the old generation has let go: until then it may accept what comes after that."""
+    """Hold successes back until the old generation has let go of the VIPs: until then it may accept new connections."""
     if not state.retiring:
         return (replace(state, owed=()) if state.owed else state), (*effects, *state.owed)
     owed = tuple(effect for effect in effects if isinstance(effect, Reply) and effect.success)
@@ -111,7 +111,7 @@ def _owe(state: State, effects: tuple[Effect, ...]) -> Step:
 
 
 def _go_on(state: State) -> Step:
-    """Do what has become possible, whatever made it so: end, or begin the reload that waits."""
+    """Do what has become possible: exit, or begin the reload that waits."""
     match state.stage:
         case Stopping(status=status) if not state.generations:
             return stopping.finish(state, status)
@@ -129,7 +129,7 @@ def _decide(state: State, event: Event) -> Step:
             state = replace(state, vips=vips)
             return then(candidate.spawn(state, ()), *((SpawnExporter(),) if state.settings.exporter else ()))
         case Restored(digest=digest):
-            # One that has been found good since is newer.
+            # A configuration that has proved good since then is newer.
             return replace(state, kept=state.kept or digest), ()
         case Signalled(signum=signum):
             return _signalled(state, signum)
@@ -205,7 +205,7 @@ def _rehearsed(state: State, client: int, failure: str) -> Step:
 
 
 def _is_at_rest(state: State) -> bool:
-    """Tell whether there is nothing that another program could not go on with."""
+    """Tell whether another program could go on from this state."""
     starts = state.candidate or state.retiring or not state.current
     return isinstance(state.stage, Serving) and not starts
 
@@ -220,7 +220,7 @@ def _not_at_rest(client: int) -> Reply:
 def _spawned(state: State, event: Spawned) -> Step:
     generation = state.find(event.number)
     if not generation:
-        # Its process has come after it was given up.
+        # It was given up before its process existed.
         return state, (Send(event.number, signal.SIGKILL),)
     generation = replace(generation, pid=event.pid)
     state = replace(state.update(generation), shortages=0)
@@ -228,7 +228,7 @@ def _spawned(state: State, event: Spawned) -> Step:
         case Candidate(given_up=""):
             return state, (Ask(event.number, runtime_api.OF_A_CANDIDATE),)
         case Draining():
-            # What it was told while there was no process, nobody has heard.
+            # It had no process when it was told to leave.
             return state, (Send(event.number, signal.SIGUSR1),)
         case Ending(killed=False):
             return state, (Send(event.number, signal.SIGTERM),)
@@ -287,7 +287,7 @@ def _exited(state: State, event: Exited) -> Step:
         case Candidate(given_up=why):
             what = f"{why}: it was killed" if why else f"{how_it_died(status)} before it was ready"
             transient = why == candidate.NOT_READY if why else event.transient
-            # That we have killed it is no exit status of its own: 137 would read like a shortage of memory.
+            # safe_reload has killed it. Its status, 137, would read like the OOM killer's work.
             said = candidate.FAILED if why else shell_status(status)
             return candidate.gone(state, generation, what, said, transient=transient)
         case Current(served=served, proven=proven) if not isinstance(state.stage, Stopping):
@@ -372,7 +372,7 @@ def _elapsed(state: State, timer: Timer) -> Step:
 
 
 def _overdue(state: State, generation: Generation) -> Step:
-    """Go on without a death that should have come by now."""
+    """Follow a process that should have died by now."""
     match generation.phase:
         case Candidate():
             return candidate.outlives_its_kill(state, generation)

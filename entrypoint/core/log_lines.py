@@ -1,4 +1,4 @@
-"""The lines of the log that are about generations."""
+"""Log lines about generations."""
 
 from entrypoint.core.effects import Log
 from entrypoint.core.exit_status import how_it_died, shell_status
@@ -9,7 +9,7 @@ from entrypoint.lean.typing import assert_never
 
 
 def line_of(notice: Notice) -> Log:
-    """Return the line that tells of this."""
+    """Render a notice."""
     match notice:
         case Starting(number=number, trigger=trigger, replaces_dead=replaces_dead):
             why = f"asked for by {trigger}" if trigger else "to replace a dead one" if replaces_dead else "the first"
@@ -49,11 +49,11 @@ def _then(notice: ReloadFailed | StartFailed) -> str:
 
 
 def say(generation: Generation, event: str, what: str, level: Level = Level.INFO) -> Log:
-    """Return a line about a generation that nobody but the log is told of."""
+    """Return a line about a generation that only the log is told."""
     return _line(generation.number, generation.pid, event, what, level)
 
 
 def _line(number: int, pid: int | None, event: str, what: str, level: Level = Level.INFO, **fields: object) -> Log:
-    """Return a line about a generation; its number follows it through its life."""
+    """Return a line about a generation, with its number and pid as fields."""
     who, named = (f"generation {number}", {}) if pid is None else (f"generation {number} (pid {pid})", {"pid": pid})
     return Log(level, event, f"{who} {what}", {"generation": number, **named, **fields})

@@ -1,7 +1,7 @@
-"""What PID 1 and the reader, the process that reads files for it, say to each other.
+"""Messages between PID 1 and the reader, the process that reads files for it.
 
-Names of files are any bytes but zero, so a message is a list of fields with zero bytes between them. Whoever reads one
-believes nothing: it comes from a process that interprets what others have written.
+A file name may have any byte but zero, so a message is a list of fields with zero bytes between them. PID 1 checks
+each message: the reader interprets what others have written.
 """
 
 from collections.abc import Iterable
@@ -10,11 +10,11 @@ from itertools import islice
 from entrypoint.lean.record import record
 
 MOST_BYTES = 128 * 1024
-"""Of a message: more than names fit into it is what the counts are for."""
+"""Of a message. If there are more names than fit, their count says so."""
 LOOK, LOOK_WITH_TEXTS, KEEP, RESTORE = b"look", b"look with texts", b"keep", b"restore"
-"""Requests; KEEP comes with the texts. Each has one answer, of the kind FOUND, KEPT or RESTORED."""
+"""Requests. KEEP comes with the texts. Each has one answer: FOUND, KEPT or RESTORED."""
 FOUND, KEPT, RESTORED, STIRRED, POLLING = b"found", b"kept", b"restored", b"stirred", b"polling"
-"""What the reader says: answers, and two that nobody has asked for. A zero byte and what there is to say follow."""
+"""What the reader sends: three answers, and STIRRED and POLLING by itself. A zero byte and the rest follow."""
 
 _MOST_OF_A_LIST = 24 * 1024
 """Bytes of the names of one list."""
@@ -27,13 +27,13 @@ class Found:
     """What was there, without the content of any file."""
 
     digest: str = ""
-    """SHA-256, in hex, of everything that counts; empty where something could not be read."""
+    """SHA-256, in hex, of everything that counts; empty if something could not be read."""
     unreadable: str = ""
     """Why it could not, in one line."""
     unfinished: bool = False
-    """The look was given up: nothing is known of what is there."""
+    """The look was given up: what is on disk is not known."""
     polled: bool = False
-    """Some of it is where the kernel does not report every change."""
+    """The kernel does not report every change of some of the files."""
     master_worker: str = ""
     """FILE:LINE where `master-worker` stands; empty where it does not."""
     conditional_master_worker: str = ""
@@ -43,11 +43,11 @@ class Found:
     files: tuple[str, ...] = ()
     """The first of them."""
     stale: tuple[str, ...] = ()
-    """The first of those whose mount can never change again."""
+    """The first of those whose mount never changes again."""
     tags: tuple[str, ...] = ()
-    """The first of the VIPs that the configuration names and that nobody has declared."""
+    """The first tags of `fd@${TAG}` that the configuration does not set itself."""
     incomplete: tuple[str, ...] = ()
-    """The first of what looks as if somebody were still writing it, a line each."""
+    """The first of what looks half written, a line each."""
 
 
 def to_message(found: Found) -> bytes:

@@ -1,6 +1,6 @@
-"""What has happened to generations: what the status, the metrics and systemd are told, a closed union.
+"""What has happened to generations, a closed union. Status, metrics and systemd follow it.
 
-The line of the log is made of the same, and last (`core.lines`).
+Log lines are rendered from it, last (`core.log_lines`).
 """
 
 from entrypoint.lean.record import record
@@ -12,7 +12,7 @@ class Starting:
 
     number: int
     trigger: str = ""
-    """Who has asked for it; empty where nobody has."""
+    """Who asked for it; empty if nobody did."""
     replaces_dead: bool = False
 
 
@@ -23,7 +23,7 @@ class Promoted:
     number: int
     pid: int
     trigger: str = ""
-    """Who has asked for it; empty where nobody has."""
+    """Who asked for it; empty if nobody did."""
     replaces: int | None = None
     digest: str = ""
     """Of the configuration that it runs; empty where that is not known."""
@@ -33,17 +33,17 @@ class Promoted:
 
 @record(frozen=True)
 class ReloadFailed:
-    """A candidate that somebody has asked for is gone."""
+    """A candidate that was asked for has failed."""
 
     number: int
     pid: int | None
     trigger: str
     what: str
-    """What has become of it."""
+    """What became of it, for the log."""
     forked: bool = False
-    """Another process than the one that was started has answered, as with `master-worker`."""
+    """Its CLI answered with the pid of another process, as with `master-worker`."""
     goes_on: tuple[int, int] | None = None
-    """Number and pid of the current generation."""
+    """Number and pid of the current generation, which goes on."""
     again_in: float = 0.0
     """Seconds after which it is tried again; 0 where it is not."""
     falls_back: bool = False
@@ -52,21 +52,21 @@ class ReloadFailed:
 
 @record(frozen=True)
 class StartFailed:
-    """A candidate that nobody has asked for is gone: the first one, or one in the place of a dead one."""
+    """A candidate that nobody asked for has failed: the first one, or the successor of a dead one."""
 
     number: int
     pid: int | None
     what: str
-    """What has become of it."""
+    """What became of it, for the log."""
     forked: bool = False
-    """Another process than the one that was started has answered, as with `master-worker`."""
+    """Its CLI answered with the pid of another process, as with `master-worker`."""
     falls_back: bool = False
     """The next one starts with the last known good configuration."""
 
 
 @record(frozen=True)
 class Died:
-    """The current generation has died, and nobody has asked for it."""
+    """The current generation has died unasked."""
 
     number: int
     pid: int | None
@@ -76,7 +76,7 @@ class Died:
 
 @record(frozen=True)
 class Gone:
-    """A generation that was to leave has left."""
+    """A generation that was told to leave is gone."""
 
     number: int
     pid: int | None
@@ -86,7 +86,7 @@ class Gone:
 
 @record(frozen=True)
 class Recovered:
-    """The disk holds again what the current generation runs: the failure of something else is over."""
+    """The disk holds again what the current generation runs: an earlier failure is over."""
 
     number: int
 

@@ -1,9 +1,9 @@
 """How a generation leaves: it lets go of the VIPs, finishes what it has, or is ended.
 
-Retiring is what keeps old generations free of charge. The kernel's epoll knows a listening socket by its open
-file description, which we keep: a haproxy that merely closes its descriptor goes on being woken up for every
-connection of its successor. So its frontends are paused first, then connections (the clients', or our own) are let
-past until `show fd` says that no thread polls a VIP any more; only then it gets SIGUSR1.
+Retiring is why old generations cost no CPU. epoll(7) knows a listening socket by its open file description, which
+safe_reload keeps open: a haproxy that only closes its descriptor is still woken up for every connection of its
+successor. So its frontends are paused first. Then connections, of clients or of safe_reload, wake its threads until
+`show fd` says that none polls a VIP any more. Only then it gets SIGUSR1.
 """
 
 import signal
@@ -16,15 +16,15 @@ from entrypoint.lean.level import Level
 from entrypoint.lean.record import replace
 
 ROUNDS_FOR_CLIENTS = 3
-"""So many looks at a retiring generation before we connect ourselves: under load the clients do it."""
+"""After this many looks safe_reload connects itself; under load, clients have done it by then."""
 MOST_ROUNDS = 200
-"""After so many looks a generation is told to leave as it is; all it costs is CPU."""
+"""After this many looks a generation is told to leave all the same; that costs CPU, and nothing else."""
 MOST_ROUNDS_OUT_OF_REACH = 20
-"""The same where only clients can help, because no connection of ours gets through."""
+"""The same where safe_reload cannot connect, and only clients can help."""
 
 
 def retire(state: State, old: Generation) -> Step:
-    """Have a generation let go of the VIPs, then leave."""
+    """Make a generation let go of the VIPs, and then leave."""
     binds = tuple(bind for bind in old.binds if runtime_api.can_pause(bind))
     if not binds:
         return drain(state, old)
@@ -35,13 +35,13 @@ def retire(state: State, old: Generation) -> Step:
 
 
 def answered(state: State, old: Generation, text: str) -> Step:
-    """Follow what a retiring generation says of itself."""
+    """Follow the answer of a retiring generation."""
     assert isinstance(old.phase, Retiring)
-    # Idle, it is gone in a moment, and what its pollers hold with it.
+    # It has no connections: it is gone in a moment, and its pollers with it.
     if runtime_api.is_idle(text):
         return drain(state, old)
     holding = runtime_api.holding(text, old.binds)
-    # To those that were not paused each connection is one more client, not one fewer that polls.
+    # A listener that is not paused accepts each connection: connecting to it does not help.
     hopeless = runtime_api.not_paused(text, holding)
     waits_for = tuple(bind for bind in holding if bind not in hopeless)
     if not waits_for or runtime_api.never_says(text, waits_for):
@@ -55,7 +55,7 @@ def answered(state: State, old: Generation, text: str) -> Step:
 
 
 def _tags(state: State, old: Generation, binds: tuple[runtime_api.Bind, ...]) -> tuple[str, ...]:
-    """Return the tags of the VIPs whose sockets these listeners share; of a copy those of its whole frontend."""
+    """Return the tags of the VIPs of these listeners; for a copied descriptor, all of its frontend's."""
     vips = {descriptor for _, descriptor in state.vips}
     copied = {bind.frontend for bind in binds if bind.descriptor not in vips}
     shared = {bind.descriptor for bind in old.binds if bind in binds or bind.frontend in copied}
@@ -63,7 +63,7 @@ def _tags(state: State, old: Generation, binds: tuple[runtime_api.Bind, ...]) ->
 
 
 def poked(state: State, missed: tuple[str, ...]) -> Step:
-    """Note which VIPs no connection of ours can reach."""
+    """Note which VIPs safe_reload cannot connect to."""
     old = state.retiring
     if not old:
         return state, ()
@@ -72,20 +72,20 @@ def poked(state: State, missed: tuple[str, ...]) -> Step:
 
 
 def ask_again(state: State, old: Generation) -> Step:
-    """Look again at whether a retiring generation has let go."""
+    """Ask once more whether a retiring generation has let go."""
     assert isinstance(old.phase, Retiring)
     state = state.update(replace(old, phase=replace(old.phase, asked=True)))
     return state, (Ask(old.number, runtime_api.look(old.binds)),)
 
 
 def drain_as_it_is(state: State, old: Generation) -> Step:
-    """Tell a generation to leave that still holds VIPs, or does not say."""
+    """Tell a generation to leave although it still holds VIPs, or does not say."""
     what = "has not let go of the VIPs: until it is gone it wakes up for its successor's connections"
     return then(drain(state, old), say(old, "still_polling", what, Level.WARNING))
 
 
 def drain(state: State, old: Generation) -> Step:
-    """Tell a generation to leave when it has finished."""
+    """Tell a generation to leave when its connections are finished."""
     state = state.update(replace(old, phase=Draining()))
     effects: list[Effect] = [Send(old.number, signal.SIGUSR1, say(old, "draining", "drains"))]
     draining = [other for other in state.generations if isinstance(other.phase, Draining)]
@@ -93,7 +93,7 @@ def drain(state: State, old: Generation) -> Step:
         line = say(oldest, "too_many_draining", "is ended: more than --max-draining are draining", Level.WARNING)
         state, ending = end(state, oldest, signal.SIGTERM)
         effects += (line, *ending)
-    # Only now: until it had let go, a VIP that stops listening would have woken it up for ever.
+    # Only now: a VIP that stops listening would wake up a generation that still polls it, for ever.
     return state, (*effects, *follow(state))
 
 
@@ -102,13 +102,13 @@ def end(state: State, generation: Generation, signum: int) -> Step:
     ending = Ending(killed=signum == signal.SIGKILL)
     effects = [Send(generation.number, signum)]
     if not ending.killed:
-        # One that Ctrl-Z has stopped would not see it.
+        # A process that is stopped (Ctrl-Z) would not see the signal.
         effects.append(Send(generation.number, signal.SIGCONT))
     return state.update(replace(generation, phase=ending)), tuple(effects)
 
 
 def follow(state: State) -> tuple[Listen, ...]:
-    """Have those VIPs accept that the current generation binds, and no other, unless it may bind them unknown to us."""
+    """Have the VIPs listen that the current generation binds, or may bind, and no others."""
     current = state.current
     if not current:
         return ()

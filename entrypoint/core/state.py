@@ -1,7 +1,7 @@
 """What is known: the phases of a generation, the stages of safe_reload, and which timers run in which state.
 
-Time is not in here. A phase or a stage implies its timers; what the state does not mention does not exist: no clocks,
-no pids of the dead, no history.
+There is no time in here: a phase or a stage implies its timers. There are no clocks, no pids of dead processes and no
+history.
 """
 
 from collections.abc import Iterator
@@ -21,20 +21,20 @@ ASK_AGAIN_AFTER = 0.01
 ASK_CANDIDATE_AGAIN_AFTER = 1.0
 RETIRE_WITHIN = 5.0
 LOOK_WITHIN = 5.0
-"""A disk that is slower than this, or hangs, holds up nobody: a generation starts without having been looked for."""
+"""A slow disk must not hold up a start: after this long a generation starts without a look at the disk."""
 MOST_POLL_DOUBLINGS = 5
-"""A disk that cannot be looked at is looked at after --poll, twice that, and so on: after 32 times that at most."""
+"""The pause before the next try of a look that failed doubles, from --poll to 32 times that."""
 KILL_AFTER = 5.0
 ADOPT_WITHIN = 5.0
 ADOPT_AGAIN_AFTER = 1.0
 FIRST_EXPORTER_DELAY = 1.0
 FIRST_RETRY_DELAY = 1.0
 MOST_RETRIES = 6
-"""After so many failures the delay is the longest one; more are not counted."""
+"""After this many failures the delay is the longest one; more are not counted."""
 INCOMPLETE_WITHIN = 10.0
-"""Whoever writes a configuration, or a certificate and its key, has done so by then."""
+"""Writing a configuration, or a certificate and its key, takes less than this."""
 MOST_DEBOUNCES = 10
-"""Files that never are quiet are looked at after so many times --debounce."""
+"""Files that never get quiet are read after this many times --debounce."""
 
 
 # ---- the phases of a generation ------------------------------------------------------------------------------------
@@ -42,20 +42,20 @@ MOST_DEBOUNCES = 10
 
 @record(frozen=True)
 class Candidate:
-    """To be started, or started, and has not proved ready."""
+    """Is to be started, or has started and is not ready yet."""
 
     asked_by: tuple[Request, ...] = ()
-    """Those who asked for the reload it is for; none for a start or a restart."""
+    """Who asked for the reload; nobody for a start or a restart."""
     tries: int = 0
-    """How many candidates before it were started in vain because the files changed meanwhile."""
+    """How many candidates before it were dropped because files changed while they started."""
     answer: str = ""
-    """What it has answered, while the disk is looked at once more."""
+    """Its answer, while the disk is read once more."""
     given_up: str = ""
-    """Why it was killed, while its death is awaited."""
+    """Why it was killed, until it is dead."""
     asked: bool = True
-    """It was asked, and its answer is awaited, or there."""
+    """Its CLI was asked; the answer is awaited, or there."""
     looked: bool = False
-    """The disk was looked at for it, or that took too long; before, it has no process."""
+    """The look at the disk is over; until then it has no process."""
 
 
 @record(frozen=True)
@@ -70,19 +70,19 @@ class Current:
 
 @record(frozen=True)
 class Retiring:
-    """Has a successor and is made to let go of the VIPs."""
+    """Has a successor, and is made to let go of the VIPs."""
 
     rounds: int = 0
-    """How often it has been looked at in vain."""
+    """How often it was asked and still held VIPs."""
     asked: bool = True
     """It was asked, and its answer is awaited."""
     out_of_reach: frozenset[str] = frozenset()
-    """The tags of VIPs to which no connection of ours got through when we last tried."""
+    """Tags of the VIPs that safe_reload could not connect to at the last try."""
 
 
 @record(frozen=True)
 class Draining:
-    """Was told to leave, and finishes what it has."""
+    """Was told to leave, and serves its remaining connections."""
 
 
 @record(frozen=True)
@@ -90,7 +90,7 @@ class Ending:
     """Was told to end at once."""
 
     killed: bool = False
-    """It did not, and was killed."""
+    """It did not end in time, and was killed."""
 
 
 Phase = Candidate | Current | Retiring | Draining | Ending
@@ -105,15 +105,15 @@ class Generation:
     pid: int | None = None
     """None until its process exists."""
     binds: tuple[runtime_api.Bind, ...] = ()
-    """Its listeners on our VIPs, known once it is ready."""
+    """Its listeners on VIPs; known once it is ready."""
     doubt: str = ""
-    """Why it may have others as well; empty where it has none."""
+    """Why it may have more than these; empty if it has not."""
     digest: str = ""
-    """Of the configuration that it was given; empty where it could not be read."""
+    """SHA-256 of the configuration that it was given; empty if that could not be read."""
     kept: bool = False
-    """That is the last known good one."""
+    """That is the last known good configuration."""
     incomplete: tuple[str, ...] = ()
-    """What of it looked incomplete: since it was started with that, it is not waited for."""
+    """What of it looked incomplete when it was started; safe_reload does not wait for that again."""
 
 
 # ---- the stages of safe_reload -------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ class BackingOff:
     """The current generation died, and the next one waits for its time."""
 
     digest: str = ""
-    """What it ran: that the disk still holds this is no reason to start it before its time."""
+    """What the dead one ran: finding this on disk is no reason to start early."""
 
 
 @record(frozen=True)
@@ -148,7 +148,7 @@ class Stopping:
 
 @record(frozen=True)
 class Ended:
-    """Nothing is left to do but to exit with this status."""
+    """Nothing is left to do but exit with this status."""
 
     status: int
 
@@ -158,12 +158,12 @@ Stage = Serving | BackingOff | Lingering | Stopping | Ended
 
 @record(frozen=True)
 class Transfer:
-    """The current generation is yet to pass its ordinary listeners."""
+    """The current generation has not passed its ordinary listeners yet."""
 
     tries: int = 0
     """How often it was asked in vain."""
     asked: bool = True
-    """It was asked, and its answer is awaited."""
+    """Its answer is awaited; otherwise the next try is."""
 
 
 @record(frozen=True)
@@ -179,51 +179,51 @@ class State:
     started: bool = False
     """There has been a current generation."""
     waiting: tuple[Request, ...] = ()
-    """Those who asked for the reload that waits for the one that runs; none when none waits."""
+    """Who asked for the next reload, which waits until the running one is over."""
     owed: tuple[Reply, ...] = ()
-    """What is said once the generation that retires has let go of the VIPs."""
+    """Answers that wait until the retiring generation has let go of the VIPs."""
     held: tuple[int, ...] = ()
-    """Signals for the current generation that came before there was one."""
+    """Signals to pass on to the first current generation."""
     deaths: int = 0
     """How many generations in a row died unasked before they were proven."""
     shortages: int = 0
-    """How many in a row could not be started because the kernel had no room, while nobody served."""
+    """How many starts in a row failed because the kernel had no process or descriptor left, while nobody served."""
     kept: str = ""
-    """The digest of the last known good configuration; empty while there is none."""
+    """Digest of the last known good configuration; empty if there is none."""
     disk: Disk = Disk()
-    """What the disk held when it was last looked at."""
+    """What the last look at the disk found."""
     failed: str = ""
-    """The digest of the configuration on disk that has failed: not tried again unasked."""
+    """Digest of the configuration that has failed; it is tried again only when asked for."""
     retried: str = ""
-    """The digest of one whose reload failed for another reason: tried again, later and later."""
+    """Digest of one whose reload failed for another reason; it is tried again, with growing pauses."""
     retries: int = 0
     """How often in a row."""
     patient: bool = False
-    """Files look incomplete, and are waited for."""
+    """Files look incomplete; safe_reload waits for the rest."""
     overdue: str = ""
-    """The digest of those that have been waited for long enough."""
+    """Digest of the incomplete files that it has waited for long enough."""
     torn: int = 0
-    """How many candidates in a row were ready and passed over, because the files had changed while they read them."""
+    """How many candidates in a row were ready but dropped, because files had changed while they read them."""
     settling: int = 0
-    """How often files have changed since they were quiet; 0 while they are."""
+    """How often files have changed since they were last quiet; 0 while they are."""
     polls: int = 0
-    """How often the disk was looked at because it was time to."""
+    """How many polls there have been."""
     polling: bool = False
-    """It is being looked at because it was time to."""
+    """A poll is running."""
     unfinished: int = 0
-    """How many of these looks in a row could not be finished; no more than MOST_POLL_DOUBLINGS are counted."""
+    """How many polls in a row failed; MOST_POLL_DOUBLINGS at most are counted."""
     transfer: Transfer | None = None
     exporter: bool = False
-    """The exporter lives."""
+    """The exporter runs."""
     exporters: int = 0
-    """How many in a row died before they had lived for PROVEN_AFTER."""
+    """How many exporters in a row died within PROVEN_AFTER."""
 
     def find(self, number: int) -> Generation | None:
         """Return the generation of this number, while it lives."""
         return next((generation for generation in self.generations if generation.number == number), None)
 
     def update(self, generation: Generation) -> "State":
-        """Return the state with this generation in the place of the one that has its number."""
+        """Return the state with this generation in place of the one with its number."""
         others = (generation if old.number == generation.number else old for old in self.generations)
         return replace(self, generations=tuple(others))
 
@@ -259,7 +259,7 @@ Step = tuple[State, tuple[Effect, ...]]
 
 
 def then(first: Step, *effects: Effect) -> Step:
-    """Add effects before those of a step that has been decided."""
+    """Put effects before those of a step."""
     state, later = first
     return state, (*effects, *later)
 
@@ -270,7 +270,7 @@ def then(first: Step, *effects: Effect) -> Step:
 def timers(state: State) -> dict[Timer, float]:
     """Return the timers that run in this state, with their whole duration in seconds.
 
-    The loop starts those that are new, drops those that are gone, and leaves the others alone.
+    The supervisor starts new ones, drops those that are gone, and leaves the others alone.
     """
     running = dict(_stage_timers(state))
     if isinstance(state.stage, Serving | BackingOff):
@@ -356,5 +356,5 @@ def _generation_timers(generation: Generation, state: State) -> Iterator[tuple[T
 
 
 def restart_delay(deaths: int, first: float = FIRST_RESTART_DELAY) -> float:
-    """Return the delay in seconds before the next start after so many quick deaths: the first, doubling to 30 s."""
+    """Return the delay in seconds before the next start after this many deaths: it doubles, up to 30 s."""
     return min(LONGEST_RESTART_DELAY, first * 2.0 ** min(max(deaths - 1, 0), 20))

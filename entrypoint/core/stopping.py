@@ -60,7 +60,7 @@ def accept_no_more(state: State) -> Step:
 
 
 def refuse(requests: tuple[Request, ...]) -> tuple[Effect, ...]:
-    """Answer those whose reload will not be."""
+    """Refuse these requests for a reload."""
     if not requests:
         return ()
     asked_by = triggers(requests)
@@ -70,19 +70,19 @@ def refuse(requests: tuple[Request, ...]) -> tuple[Effect, ...]:
 
 
 def triggers(requests: tuple[Request, ...]) -> str:
-    """Name those who asked, each once."""
+    """Return the names of the triggers, each once."""
     return ", ".join(dict.fromkeys(request.trigger for request in requests))
 
 
 def _unfinished(state: State) -> tuple[Request, ...]:
-    """Return who asked for the reload that runs and for the one that waits."""
+    """Return the requests for the running reload and for the next one."""
     candidate = state.candidate
     running = candidate.phase.asked_by if candidate and isinstance(candidate.phase, Candidate) else ()
     return (*running, *state.waiting)
 
 
 def _without_unborn(state: State) -> State:
-    """Forget a candidate that waits for a look at the disk: it has no process that could end."""
+    """Drop a candidate that waits for a look at the disk: it has no process."""
     candidate = state.candidate
     if candidate and isinstance(candidate.phase, Candidate) and not candidate.phase.looked:
         return state.without(candidate.number)
@@ -90,14 +90,14 @@ def _without_unborn(state: State) -> State:
 
 
 def stop_gracefully(state: State) -> Step:
-    """Close the VIPs and have every generation finish what it has."""
+    """Close the VIPs, and have every generation finish its connections."""
     effects: list[Effect] = [CloseVips(), *refuse(_unfinished(state))]
     state = _without_unborn(state)
-    # A candidate that is not ready yet ends by this signal as well, before it has accepted anything.
+    # This signal also ends a candidate that is not ready; it has accepted nothing yet.
     for generation in state.generations:
         if isinstance(generation.phase, Candidate | Current | Retiring):
             effects.append(Send(generation.number, signal.SIGUSR1))
-        # One that Ctrl-Z has stopped would never see it, whoever has sent it, and when.
+        # A process that is stopped (Ctrl-Z) would not see it.
         effects.append(Send(generation.number, signal.SIGCONT))
     generations = tuple(
         generation if isinstance(generation.phase, Ending) else replace(generation, phase=Draining())
@@ -127,14 +127,14 @@ def stop_quickly(state: State, status: int, trigger: str | None) -> Step:
 
 
 def leave_behind(state: State, generation: Generation) -> Step:
-    """Stop waiting for a process that not even SIGKILL ends: in a container the kernel ends it with us."""
+    """Stop waiting for a process that SIGKILL does not end: in a container the kernel ends it with PID 1."""
     what = f"has not ended within {KILL_AFTER:g} s of SIGKILL: safe_reload ends without it"
     line = say(generation, "left_behind", what, Level.ERROR)
     return state.without(generation.number), (Send(generation.number, signal.SIGKILL), line)
 
 
 def finish(state: State, status: int) -> Step:
-    """End: nothing is left to wait for."""
+    """Exit: nothing is left to wait for."""
     line = Log(Level.INFO, "stopped", f"every generation is gone: exiting with {status}", {"status": status})
     exporter = (Send(EXPORTER, signal.SIGTERM),) if state.exporter else ()
     return replace(state, stage=Ended(status)), (line, *exporter)

@@ -1,8 +1,8 @@
-"""The transfer of ordinary listeners: the current generation is asked for what it has bound itself, until it answers.
+"""The transfer of ordinary listeners: the current generation is asked for what it has bound itself.
 
-haproxy says "none" by hanging up, and hangs up as well when it dies or is out of descriptors. So only an answer that
-cannot be mistaken ends this; whatever else comes is tried again, a shortage may be over by then. Only the current
-generation is asked: the listeners of older ones are out of date.
+haproxy hangs up when it has none, but also when it dies or is out of descriptors. So only an unmistakable answer ends
+this. After anything else it is asked again: a shortage may be over by then. Only the current generation is asked: the
+listeners of older ones are out of date.
 """
 
 from entrypoint.core.effects import Adopt
@@ -13,7 +13,7 @@ from entrypoint.lean.level import Level
 from entrypoint.lean.record import replace
 
 MOST_TRIES = 5
-"""After so many tries in vain the next one is the last, and its answer is taken as it is."""
+"""After this many failures the next try is the last one, and its answer is taken as it is."""
 
 
 def begin(state: State, number: int) -> Step:
@@ -22,14 +22,14 @@ def begin(state: State, number: int) -> Step:
 
 
 def answered(state: State, event: Adopted | NotAdopted) -> Step:
-    """Follow what the current generation has answered; what another one says is of no use."""
+    """Follow the answer of the current generation; ignore that of any other."""
     if not state.transfer or not state.current or state.current.number != event.number:
         return state, ()
     return (replace(state, transfer=None), ()) if isinstance(event, Adopted) else _failed(state, state.transfer.tries)
 
 
 def elapsed(state: State, number: int) -> Step:
-    """Go on without an answer that has not come in time, or ask once more."""
+    """The answer has not come in time, or it is time to ask again."""
     assert state.transfer
     tries = state.transfer.tries
     if state.transfer.asked:
@@ -38,7 +38,7 @@ def elapsed(state: State, number: int) -> Step:
 
 
 def _failed(state: State, tries: int) -> Step:
-    """Ask again later, or give up: what was held before is still held."""
+    """Ask again later, or give up and go on holding what was held before."""
     if tries < MOST_TRIES:
         return replace(state, transfer=Transfer(tries + 1, asked=False)), ()
     assert state.current

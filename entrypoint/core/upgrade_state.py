@@ -1,7 +1,7 @@
-"""What one life of safe_reload leaves to the next when it replaces itself: one record, of plain values.
+"""What safe_reload hands to the program that replaces it: one record of plain values.
 
-Only what lives on: an upgrade is refused while a generation starts or retires, so there are current and draining
-ones, and nobody waits.
+An upgrade is refused while a generation starts or retires. So generations are current, draining or ending, and no
+client waits for a reload.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,18 +13,18 @@ from entrypoint.lean.typing import Any
 from entrypoint.options.settings import Settings
 
 FORMAT = 3
-"""Of everything that is left; a program that knows another one refuses, and the old one goes on."""
+"""Of this record. A program with another format refuses it, and the old program goes on."""
 
 Plain = Mapping[str, Any]
 
 
 class UpgradeStateError(ValueError):
-    """What was left cannot be taken over; its text is one line."""
+    """The record cannot be used; the text is one line."""
 
 
 @record(frozen=True)
 class UpgradeState:
-    """Everything that one life leaves to the next. Descriptors stand in it as numbers, and are inherited under them."""
+    """Everything that the next program needs. Descriptors are numbers, and are inherited under them."""
 
     state: Plain
     """The core's."""
@@ -33,31 +33,31 @@ class UpgradeState:
     helpers: Mapping[int, int]
     """The pids of our other children."""
     channels: Mapping[int, int]
-    """Our end of the line to the CLI of each generation."""
+    """The descriptor of each generation's private CLI."""
     stderr_pipes: Mapping[int, tuple[int, str, bytes]]
-    """Our end of each generation's stderr, what is remembered of it, and the line that has not ended."""
+    """Of each generation's stderr: the descriptor, the remembered text, and the unfinished line."""
     versions: Mapping[int, str]
-    """Of each generation's haproxy, where it is known."""
+    """Version of each generation's haproxy, where it is known."""
     listeners: Sequence[tuple[str, int, bool, str, bool]]
     adopted: Sequence[tuple[int, bytes, bytes]]
     configurations: Plain
     readers: Sequence[int]
     """The numbers of the processes that read files."""
     control: Sequence[Any] | None
-    """Path and descriptor of the control socket, and the descriptor of who has asked for the upgrade; -1 for none."""
+    """Path and descriptor of the control socket, and the descriptor of the client that asked for the upgrade, or -1."""
     sessions: Sequence[Plain]
-    """Its other clients."""
+    """The other clients of the control socket."""
     systemd: Plain
-    """What has been said to it."""
+    """What systemd has been told."""
     history: Plain
     began: float
-    """When safe_reload began, on the monotonic clock."""
+    """When safe_reload started, on the monotonic clock."""
     startup_logs: tuple[str, str, str]
     log: Plain
     descriptors: tuple[int, ...]
-    """All of those above."""
+    """All descriptors above."""
     token: str = ""
-    """What only a program can know that has got through its rehearsal; empty where it is none."""
+    """A rehearsal proves with this that it got to its end; empty if this is no rehearsal."""
 
 
 def as_plain(left: UpgradeState) -> dict[str, Any]:
@@ -66,10 +66,10 @@ def as_plain(left: UpgradeState) -> dict[str, Any]:
 
 
 def parse(plain: object) -> UpgradeState:
-    """Return what was left; all of it is there.
+    """Check the record, and return it.
 
     Raises:
-        UpgradeStateError: it is not, or it is another version's.
+        UpgradeStateError: something is missing, or it has another format.
 
     """
     if not isinstance(plain, dict) or plain.get("format") != FORMAT:
@@ -82,7 +82,7 @@ def parse(plain: object) -> UpgradeState:
 
 
 def serialize(state: State) -> dict[str, Any]:
-    """Return what another program needs to go on from this state."""
+    """Return the state as plain values."""
     return {
         "generations": [
             {
@@ -112,7 +112,7 @@ def serialize(state: State) -> dict[str, Any]:
 
 
 def restore(settings: Settings, plain: Plain) -> State:
-    """Return the state that a program goes on from.
+    """Return the state that was serialized.
 
     Raises:
         UpgradeStateError: it is not one.
@@ -131,7 +131,7 @@ def restore(settings: Settings, plain: Plain) -> State:
             failed=str(plain["failed"]),
             retried=str(plain["retried"]),
             retries=int(plain["retries"]),
-            # What was asked before is not heard any more.
+            # The old program's request is gone: ask again.
             transfer=Transfer(asked=False) if plain["transfer"] else None,
             exporter=bool(plain["exporter"]),
             exporters=int(plain["exporters"]),

@@ -1,8 +1,8 @@
 """What a changed file means: when it is looked at, and whether it is a reload.
 
-Content decides, and settled content only. A digest that haproxy has refused is not tried again until it is another one;
-one that has failed for another reason is, later and later. One that goes back to what runs clears the failure of
-another one. What looks incomplete and is not what the current generation was started with is waited for, for a while.
+Only the content counts, and only once it has settled. A configuration that haproxy has refused is not tried again. One
+that failed for another reason is tried again, with growing pauses. Going back to what runs clears an earlier failure.
+Files that look incomplete are waited for, for a while, unless the current generation was started with them.
 """
 
 from entrypoint.core.effects import Effect, Log, Look, Tell
@@ -22,38 +22,38 @@ from entrypoint.lean.level import Level
 from entrypoint.lean.record import replace
 
 FILES = Request("files")
-"""What asks for a reload when files have changed."""
+"""The trigger of a reload for changed files."""
 RETRY = Request("retry")
-"""What asks for one that has failed for a reason other than the configuration."""
+"""The trigger of another try, after a failure that was not the configuration's."""
 
 
 def stirred(state: State) -> Step:
-    """Note that a file may have changed: it is looked at when all are quiet."""
+    """Note that a file may have changed; the disk is read once files are quiet."""
     if not state.watches or not isinstance(state.stage, Serving | BackingOff | Lingering):
         return state, ()
     return replace(state, settling=state.settling + 1), ()
 
 
 def quiet(state: State) -> Step:
-    """Look at files that have been quiet, or have not been for too long."""
+    """Read the disk: files are quiet, or have been unquiet for too long."""
     return replace(state, settling=0), (Look(Why.SETTLED),)
 
 
 def poll(state: State) -> Step:
-    """Look at files of whose changes the kernel may not tell."""
+    """Read the disk, where the kernel may not report all changes."""
     return replace(state, polls=state.polls + 1, polling=True), (Look(Why.POLLED),)
 
 
 def seen(state: State, why: Why, disk: Disk) -> Step:
-    """Follow what the disk holds; a look for the sake of a candidate decides nothing in here."""
+    """Follow what the disk holds. A look on behalf of a candidate only notes it."""
     before = state.disk
     state = replace(state, unfinished=_unfinished(state, why, disk), polling=state.polling and why is not Why.POLLED)
     differs = (disk.digest, disk.unreadable) != (before.digest, before.unreadable)
     if why is Why.POLLED and differs and not disk.unfinished:
-        # Maybe half of a change: what it comes to is seen once it is quiet.
+        # This may be half of a change: wait until it is quiet.
         return stirred(replace(state, disk=replace(disk, digest=before.digest, unreadable=before.unreadable)))
     effects: list[Effect] = []
-    # Before anybody serves nothing is waited for: haproxy reads what is there, and says what is wrong.
+    # Before the first generation serves nothing is waited for: haproxy says what is wrong.
     if disk.unreadable and disk.unreadable != before.unreadable and state.started:
         what = f"the configuration cannot be read, and is waited for: {disk.unreadable}"
         effects.append(Log(Level.WARNING, "unreadable", what))
@@ -76,14 +76,14 @@ def seen(state: State, why: Why, disk: Disk) -> Step:
 
 
 def unfinished(state: State) -> tuple[str, ...]:
-    """Return what looks incomplete and is not what the current generation was started with, a line each."""
+    """Return what looks incomplete and did not when the current generation was started, a line each."""
     if not state.current or state.overdue == state.disk.digest:
         return ()
     return tuple(line for line in state.disk.incomplete if line not in state.current.incomplete)
 
 
 def waited(state: State) -> Step:
-    """Take files as they are that have looked incomplete for too long."""
+    """Use files as they are that have looked incomplete for too long."""
     state = replace(state, patient=False, overdue=state.disk.digest)
     what = f"after {INCOMPLETE_WITHIN:g} s the files are taken as they are: {'; '.join(state.disk.incomplete)}"
     return follow_up(state), (Log(Level.WARNING, "incomplete", what),)
@@ -96,7 +96,7 @@ def _unfinished(state: State, why: Why, disk: Disk) -> int:
 
 
 def follow_up(state: State) -> State:
-    """Ask for a reload if the disk holds what nobody has tried, or wait for the rest of it."""
+    """Ask for a reload if the disk holds something new, or wait for the rest of it."""
     state = replace(state, patient=bool(is_news(state) and unfinished(state)))
     if (
         is_news(state)
@@ -109,7 +109,7 @@ def follow_up(state: State) -> State:
 
 
 def is_news(state: State) -> bool:
-    """Tell whether the disk holds what nobody has tried: neither who runs, starts, has died or failed."""
+    """Tell whether the disk holds what no generation runs, starts with, has died of or failed with."""
     tried = {generation.digest for generation in state.generations if isinstance(generation.phase, Candidate)}
     if state.current:
         tried.add(state.current.digest)
@@ -119,7 +119,7 @@ def is_news(state: State) -> bool:
 
 
 def still_wanted(state: State) -> tuple[Request, ...]:
-    """Return those waiting requests that still have a reason; files may have changed back, or been read meanwhile."""
+    """Return the waiting requests that still have a reason; files may have changed back, or been read since."""
     return state.waiting if is_news(state) and not state.patient else _others(state.waiting)
 
 
