@@ -30,6 +30,8 @@ from entrypoint.core.effects import (
     TakeOver,
     Tell,
     Upgrade,
+    failure_of,
+    lasting,
 )
 from entrypoint.core.events import (
     Began,
@@ -44,7 +46,6 @@ from entrypoint.core.events import (
     Unanswered,
     Why,
 )
-from entrypoint.core.failures import failure_of, lasting
 from entrypoint.core.log_lines import line_of
 from entrypoint.core.notices import Notice
 from entrypoint.core.state import Candidate, Current, Ended, State, timers
@@ -269,7 +270,7 @@ class Supervisor:
     # ---- what is to be done ----------------------------------------------------------------------------------------
 
     def _carry_out(self, effect: Effect) -> None:
-        """Do it; never raises. Whatever fails, who awaits an answer gets one, as `core.failures` says."""
+        """Do it; never raises. Whatever fails, who awaits an answer gets one, as `core.effects` says."""
         try:
             self._do(effect)
             if self._retries.any:

@@ -10,9 +10,21 @@ from typing import get_args
 import pytest
 
 from entrypoint.core import lifecycle
-from entrypoint.core.effects import Adopt, Ask, Effect, Look, Poke, Rehearse, Send, Spawn, SpawnExporter, Upgrade
+from entrypoint.core.effects import (
+    Adopt,
+    Ask,
+    Effect,
+    Look,
+    Poke,
+    Rehearse,
+    Send,
+    Spawn,
+    SpawnExporter,
+    Upgrade,
+    failure_of,
+    lasting,
+)
 from entrypoint.core.events import Clock, Elapsed, Event, Exited, Signalled, Timer
-from entrypoint.core.failures import failure_of, lasting
 from entrypoint.core.state import Candidate, Ended, State, Stopping, timers
 from tests.core.explorer import explore
 from tests.core.world import VARIANTS, owed, success_of
