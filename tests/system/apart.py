@@ -13,8 +13,11 @@ import socket
 import struct
 import traceback
 from collections.abc import Callable
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
+import pytest
+
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _HIGH = 500
@@ -43,6 +46,27 @@ def apart(work: Callable[[], T]) -> T:
         raise AssertionError(error)
     result: T = value
     return result
+
+
+def in_child(test: Callable[P, None]) -> Callable[P, None]:
+    """Run a whole test apart; its fixtures are made in pytest's process."""
+
+    @functools.wraps(test)
+    def run(*arguments: P.args, **named: P.kwargs) -> None:
+        apart(lambda: test(*arguments, **named))
+
+    return run
+
+
+def in_own_network(test: Callable[P, None]) -> Callable[P, None]:
+    """Run a whole test apart in an `own_network`; skip it where there can be none."""
+
+    @functools.wraps(test)
+    def run(*arguments: P.args, **named: P.kwargs) -> None:
+        own_network()
+        test(*arguments, **named)
+
+    return needs_own_network(in_child(run))
 
 
 def _be_the_child(work: Callable[[], object], writer: int) -> None:
@@ -75,6 +99,12 @@ def bring_up(interface: str) -> None:
         request = struct.pack("16sH22x", interface.encode(), 0)
         flags = struct.unpack("16sH22x", fcntl.ioctl(any_socket, _SIOCGIFFLAGS, request))[1]
         fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sH22x", interface.encode(), flags | _IFF_UP))
+
+
+def needs_own_network(test: Callable[P, None]) -> Callable[P, None]:
+    """Skip a test where a process cannot have a network of its own."""
+    reason = why_no_network()
+    return pytest.mark.skipif(bool(reason), reason=f"no network of its own: {reason}")(test)
 
 
 @functools.cache

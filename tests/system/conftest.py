@@ -2,9 +2,12 @@
 
 import shlex
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.system.instance import Begin, instances
 from tests.system.lives import Program
 
 
@@ -32,3 +35,10 @@ def pytest_report_header(config: pytest.Config) -> str:
 def program(pytestconfig: pytest.Config) -> Program:
     """Name the program under test."""
     return program_under_test(pytestconfig)
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Begin]:
+    """Start safe_reload with haproxy of this host, with its files in `tmp_path`; it is ended after the test."""
+    with instances(tmp_path) as start:
+        yield start

@@ -244,7 +244,7 @@ def test_somebody_else_is_told_who_may_ask() -> None:
                 assert one_line(done).endswith(f"permission denied; {told}")
 
 
-def test_a_path_that_is_too_long_for_a_socket_is_told(run: Run, tmp_path: Path) -> None:
+def test_a_path_that_is_too_long_for_a_socket_is_told(run: Run) -> None:
     """One line says what to shorten."""
     done = run("status", "--name", "x" * 120)
     assert done.returncode == 3

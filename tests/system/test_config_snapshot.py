@@ -17,7 +17,7 @@ from entrypoint.haproxy.referenced_files import named_by
 from entrypoint.system.config_snapshot import config_files as system
 from entrypoint.system.config_snapshot.config_files import ConfigFiles
 from entrypoint.system.config_snapshot.snapshot import Contents
-from tests.system.apart import apart
+from tests.system.apart import apart, in_child
 from tests.system.mounting import bind, mount, own_mounts, why_no_mounts
 
 needs_mounts = pytest.mark.skipif(bool(why_no_mounts()), reason=why_no_mounts())
@@ -143,22 +143,21 @@ def test_relative_paths_are_haproxys(etc: Path, monkeypatch: pytest.MonkeyPatch)
     assert set(contents.watched) == {str(etc), str(etc / "sub"), str(etc / "sub" / "x.cfg")}
 
 
+@in_child
 def test_where_we_are_may_have_been_deleted(tmp_path: Path) -> None:
     """Then nothing can be looked for, which is a reason to wait, and no error."""
-
-    def work() -> tuple[Contents, str]:
-        os.chdir(tmp_path)
-        reader = disk(Path("x.cfg"))
-        Path("x.cfg").write_text("# x\n")
-        before = reader.read().unreadable
-        Path("x.cfg").unlink()
-        tmp_path.rmdir()
-        return reader.read(), before or ""
-
-    contents, before = apart(work)
-    assert before == ""
+    os.chdir(tmp_path)
+    reader = disk(Path("x.cfg"))
+    Path("x.cfg").write_text("# x\n")
+    before = reader.read().unreadable
+    Path("x.cfg").unlink()
+    tmp_path.rmdir()
+    contents = reader.read()
+    assert not before
     assert contents.unreadable == "x.cfg cannot be looked for: No such file or directory"
-    assert (contents.kept, contents.digest, contents.polled) == ((), "", True)
+    assert contents.kept == ()
+    assert contents.digest == ""
+    assert contents.polled
 
 
 def test_more_files_and_folders_can_count(etc: Path) -> None:
@@ -372,42 +371,36 @@ def test_links_that_lead_nowhere(tmp_path: Path, target: str) -> None:
 # ---- what is read again --------------------------------------------------------------------------------------------
 
 
+@in_child
 def test_what_has_not_changed_is_not_read_again(etc: Path) -> None:
     """A settled file is not even opened the second time; a change is seen, and so is one of the same size."""
     big = etc / "a.map"
-
-    def work() -> tuple[list[str], bool]:
-        # Settled: the kernel sets ctime, so that a test can only look from later.
-        real = time.time_ns
-        time.time_ns = lambda: real() + 10_000_000_000
-        reader = disk(etc / "haproxy.cfg")
-        before = reader.read().digest
-        opened: list[str] = []
-        sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
-        same = reader.read().digest == before
-        first = [path for path in opened if path.startswith(str(etc))]
-        big.write_bytes(big.read_bytes().swapcase())
-        return first, same and reader.read().digest != before
-
-    opened, noticed = apart(work)
-    assert opened == [str(etc / "haproxy.cfg")]
+    # Settled: the kernel sets ctime, so that a test can only look from later.
+    real = time.time_ns
+    time.time_ns = lambda: real() + 10_000_000_000
+    reader = disk(etc / "haproxy.cfg")
+    before = reader.read().digest
+    opened: list[str] = []
+    sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
+    same = reader.read().digest == before
+    first = [path for path in opened if path.startswith(str(etc))]
+    big.write_bytes(big.read_bytes().swapcase())
+    noticed = same and reader.read().digest != before
+    assert first == [str(etc / "haproxy.cfg")]
     assert noticed
 
 
+@in_child
 def test_what_has_just_changed_is_read_again(etc: Path) -> None:
     """A file changed a second ago is opened again, though it looks the same: its clock may not have ticked since."""
-
-    def work() -> list[str]:
-        a_second_later = (etc / "a.map").stat().st_ctime_ns + 1_000_000_000
-        time.time_ns = lambda: a_second_later
-        reader = disk(etc / "haproxy.cfg")
-        reader.read()
-        opened: list[str] = []
-        sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
-        reader.read()
-        return opened
-
-    assert str(etc / "a.map") in apart(work)
+    a_second_later = (etc / "a.map").stat().st_ctime_ns + 1_000_000_000
+    time.time_ns = lambda: a_second_later
+    reader = disk(etc / "haproxy.cfg")
+    reader.read()
+    opened: list[str] = []
+    sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
+    reader.read()
+    assert str(etc / "a.map") in opened
 
 
 # ---- links that change ---------------------------------------------------------------------------------------------
@@ -537,44 +530,39 @@ def test_a_file_renamed_over_on_the_host_is_stale(tmp_path: Path) -> None:
 
 
 @needs_mounts
+@in_child
 def test_a_folder_mount_is_not_stale(tmp_path: Path) -> None:
     """A mounted folder goes on changing, until it is itself removed on the host."""
     host, inside = tmp_path / "host", tmp_path / "inside"
     for folder in (host, inside):
         folder.mkdir()
     (host / "x.cfg").write_text("global\n")
-
-    def work() -> list[tuple[str, ...]]:
-        own_mounts()
-        bind(host, inside)
-        reader = disk(inside / "x.cfg")
-        seen = [reader.read().stale]
-        (host / "new").write_text("global\n")
-        (host / "new").rename(host / "x.cfg")
-        seen.append(reader.read().stale)
-        (host / "x.cfg").unlink()
-        host.rmdir()
-        seen.append(reader.read().stale)
-        return seen
-
-    assert apart(work) == [(), (), (str(inside / "x.cfg"),)]
+    own_mounts()
+    bind(host, inside)
+    reader = disk(inside / "x.cfg")
+    seen = [reader.read().stale]
+    (host / "new").write_text("global\n")
+    (host / "new").rename(host / "x.cfg")
+    seen.append(reader.read().stale)
+    (host / "x.cfg").unlink()
+    host.rmdir()
+    seen.append(reader.read().stale)
+    assert seen == [(), (), (str(inside / "x.cfg"),)]
 
 
 @needs_mounts
 @pytest.mark.parametrize(("kind", "polled"), [("tmpfs", False), ("ramfs", False), ("proc", True), ("sysfs", True)])
+@in_child
 def test_where_changes_go_unreported_there_is_polling(tmp_path: Path, kind: str, polled: bool) -> None:
     """It is the type of the file system that tells, of whatever is watched."""
-
-    def work() -> tuple[bool, bool]:
-        own_mounts()
-        (tmp_path / "there").mkdir()
-        (tmp_path / "x.cfg").write_text(f"acl a path -f {tmp_path}/there/version\n")
-        reader = disk(tmp_path / "x.cfg")
-        before = reader.read().polled
-        mount("none", tmp_path / "there", kind)
-        return before, reader.read().polled
-
-    assert apart(work) == (False, polled)
+    own_mounts()
+    (tmp_path / "there").mkdir()
+    (tmp_path / "x.cfg").write_text(f"acl a path -f {tmp_path}/there/version\n")
+    reader = disk(tmp_path / "x.cfg")
+    before = reader.read().polled
+    mount("none", tmp_path / "there", kind)
+    assert not before
+    assert reader.read().polled == polled
 
 
 def test_a_hard_link_is_watched_itself(etc: Path) -> None:

@@ -11,100 +11,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from entrypoint import __version__
 from tests.descriptors import descriptors
+from tests.system.instance import CONFIGURATION, Begin, Instance, read_all
 from tests.system.lives import status_fields
 from tests.waiting import eventually
 
-CONFIGURATION = """\
-defaults
-  mode http
-  timeout client 9s
-  timeout connect 9s
-  timeout server 9s
-frontend web
-  bind "fd@${FD_WEB}"
-  http-request return status 200 content-type text/plain lf-string "%[env(SAFE_RELOAD_GENERATION)]"
-"""
 BAD = CONFIGURATION.replace("mode http", "mode hptt")
 CLIENT_NATIVE = b"@1 set severity-output number;@1 show info;quit\n"
 """What older versions of HAProxy's Go library send to a master's socket."""
-
-
-class Instance:
-    """A running safe_reload, asked in every way."""
-
-    def __init__(self, process: subprocess.Popen[bytes], folder: Path, port: int) -> None:
-        """Look at a process that has been started."""
-        self.process = process
-        self.pid = process.pid
-        self.folder = folder
-        self.port = port
-        self.path = str(folder / "run" / "haproxy.sock")
-
-    @property
-    def log(self) -> str:
-        """Everything that has been written to stderr."""
-        return (self.folder / "log").read_text()
-
-    def edit(self, text: str) -> None:
-        """Change the configuration, which nobody watches."""
-        (self.folder / "haproxy.cfg").write_text(text)
-
-    def connect(self) -> socket.socket:
-        """Connect to the control socket."""
-        client = socket.socket(socket.AF_UNIX)
-        try:
-            # With a timeout it would not wait for room in the queue (unix(7)).
-            client.connect(self.path)
-        except OSError:
-            client.close()
-            raise
-        client.settimeout(30)
-        return client
-
-    def ask(self, question: bytes, *, half_close: bool = True) -> str:
-        """Return everything that is answered to some bytes until the connection is closed."""
-        with self.connect() as client:
-            client.sendall(question)
-            if half_close:
-                client.shutdown(socket.SHUT_WR)
-            return read_all(client).decode()
-
-    def status(self) -> dict[str, Any]:
-        """Return the status."""
-        found: dict[str, Any] = json.loads(self.ask(b"status\n"))
-        return found
-
-    def get(self) -> str:
-        """Return what the VIP answers: the number of the generation."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as client:
-            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            return read_all(client).rpartition(b"\r\n\r\n")[2].decode()
-
-    def serves(self) -> bool:
-        """Tell whether the VIP answers, and the control socket, which comes after the first haproxy's start."""
-        with contextlib.suppress(OSError):
-            return bool(self.get() and self.status())
-        return False
-
-    def memory(self) -> int:
-        """Return the resident memory in KiB."""
-        return int(status_fields(self.pid)["VmRSS"].split()[0])
-
-
-def read_all(client: socket.socket) -> bytes:
-    """Read to the end."""
-    answer = b""
-    while data := client.recv(65536):
-        answer += data
-    return answer
 
 
 def read_until(client: socket.socket, end: bytes) -> bytes:
@@ -117,9 +38,6 @@ def read_until(client: socket.socket, end: bytes) -> bytes:
     return answer
 
 
-Begin = Callable[..., Instance]
-
-
 @pytest.fixture(autouse=True)
 def _room_for_many() -> Iterator[None]:
     """Let this process have as many descriptors as the clients of a storm need."""
@@ -130,47 +48,16 @@ def _room_for_many() -> Iterator[None]:
 
 
 @pytest.fixture
-def begin(tmp_path: Path) -> Iterator[Begin]:
-    """Start safe_reload with haproxy of this host on a free port; it is ended after the test."""
-    if not shutil.which("haproxy"):
-        pytest.skip("haproxy is not installed")
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(*options: str, haproxy: tuple[str, ...] = (), **environment: str) -> Instance:
-        (tmp_path / "haproxy.cfg").write_text(CONFIGURATION)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        words = [sys.executable, "-m", "entrypoint", "--runtime-dir", str(tmp_path / "run"), "--watch", "off", *options]
-        with (tmp_path / "log").open("wb") as stderr:
-            process = subprocess.Popen(
-                [
-                    *words,
-                    "--vips",
-                    f"127.0.0.1:{port}:FD_WEB",
-                    "haproxy",
-                    *haproxy,
-                    "-f",
-                    str(tmp_path / "haproxy.cfg"),
-                ],
-                stderr=stderr,
-                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
-            )
-        started.append(process)
-        return Instance(process, tmp_path, port)
-
-    yield start
-    for process in started:
-        process.send_signal(signal.SIGCONT)
-        process.send_signal(signal.SIGQUIT)
-        process.wait(timeout=30)
+def begin(begin: Begin) -> Begin:
+    """Start one that watches no files."""
+    return partial(begin, "--watch", "off")
 
 
 @pytest.fixture
 def lb(begin: Begin) -> Iterator[Instance]:
     """An instance that serves; in the end it has found no bug in itself and has no more descriptors than before."""
     instance = begin()
-    eventually(instance.serves)
-    eventually(lambda: instance.status()["generations"][0]["state"] == "current")
+    instance.serves()
     before = len(descriptors(instance.pid))
     yield instance
     assert "a bug in safe_reload" not in instance.log
@@ -266,10 +153,10 @@ def test_a_program_section_is_answered_by_what_would_be_right(lb: Instance) -> N
 def test_fifty_at_once_share_two_reloads_and_each_gets_one_answer(lb: Instance) -> None:
     """One runs, one waits, whoever asks."""
     clients = [lb.connect() for _ in range(50)]
-    lb.process.send_signal(signal.SIGSTOP)
+    lb.signal(signal.SIGSTOP)
     for client in clients:
         client.sendall(b"reload\n")
-    lb.process.send_signal(signal.SIGCONT)
+    lb.signal(signal.SIGCONT)
     answers = [read_all(client).decode() for client in clients]
     for client in clients:
         client.close()
@@ -413,7 +300,7 @@ def test_a_session_that_has_turned_to_a_generation_does_not_turn_to_the_next_one
 def test_the_last_words_are_those_of_the_last_attempt(lb: Instance) -> None:
     """Who sends a signal asks `show startup-logs` what came of it."""
     lb.edit(BAD)
-    lb.process.send_signal(signal.SIGHUP)
+    lb.signal(signal.SIGHUP)
     eventually(lambda: "unknown proxy mode 'hptt'" in lb.ask(b"show startup-logs\n"))
     lb.edit(CONFIGURATION)
     lb.ask(b"reload\n")
@@ -585,10 +472,7 @@ def test_reloads_from_all_sides_are_bounded(lb: Instance) -> None:
 def test_without_descriptors_it_does_not_spin(begin: Begin) -> None:
     """Who asks waits until there are some, and PID 1 sleeps meanwhile."""
     lb = begin()
-    eventually(lb.serves)
-    import resource
-
-    eventually(lambda: lb.status()["generations"][0]["state"] == "current")
+    lb.serves()
     limits = resource.prlimit(lb.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(lb.pid, resource.RLIMIT_NOFILE, (0, limits[1]))
     with lb.connect() as client:
@@ -607,8 +491,8 @@ def test_without_descriptors_it_does_not_spin(begin: Begin) -> None:
 
 def test_the_masters_cli_is_ours(begin: Begin) -> None:
     """Debian's EXTRAOPTS and the ingress controllers give haproxy one: one line says which socket answers instead."""
-    lb = begin(haproxy=("-Ws", "-S", "/run/master.sock,level,admin"))
-    eventually(lb.serves)
+    lb = begin(haproxy=("haproxy", "-Ws", "-S", "/run/master.sock,level,admin"))
+    lb.serves()
 
     assert lb.log.count(f"haproxy's -S is dropped: safe_reload is the master, and {lb.path} answers") == 1
     assert lb.log.count("instead of /run/master.sock\n") == 1
@@ -618,7 +502,7 @@ def test_the_masters_cli_is_ours(begin: Begin) -> None:
 def test_every_line_of_a_json_log_is_an_object(begin: Begin) -> None:
     """Ours and haproxy's, from the first to the last, and each of a reload has its generation."""
     lb = begin("--log-format", "json")
-    eventually(lb.serves)
+    lb.serves()
     lb.ask(b"reload\n")
     lb.edit(BAD)
     lb.ask(b"reload\n")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from entrypoint.system.files import PidFile, configuration_files, fill_standard_descriptors, keep_from_children, read
-from tests.system.apart import apart
+from tests.system.apart import apart, in_child
 
 # ---- the pid file --------------------------------------------------------------------------------------------------
 
@@ -192,45 +192,37 @@ def test_a_pipe_is_not_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 2), (0, 1, 2)])
 @pytest.mark.parametrize("inheritable", [False, True])
+@in_child
 def test_closed_standard_descriptors_become_dev_null(closed: tuple[int, ...], inheritable: bool) -> None:
     """Nothing that is opened later gets 0 to 2, and children see /dev/null or a closed descriptor as before."""
-
-    def work() -> tuple[list[bool], list[bool], int]:
-        for descriptor in closed:
-            os.close(descriptor)
-        before = {descriptor: os.fstat(descriptor) for descriptor in range(3) if descriptor not in closed}
-        fill_standard_descriptors(inheritable=inheritable)
-        null = os.stat("/dev/null")
-        assert all(os.path.sameopenfile(d, d) and os.fstat(d)[:3] == before[d][:3] for d in before)
-        are_null = [os.path.samestat(os.fstat(descriptor), null) for descriptor in closed]
-        return are_null, [os.get_inheritable(descriptor) for descriptor in closed], os.dup(closed[0])
-
-    are_null, inherited, next_one = apart(work)
+    for descriptor in closed:
+        os.close(descriptor)
+    before = {descriptor: os.fstat(descriptor) for descriptor in range(3) if descriptor not in closed}
+    fill_standard_descriptors(inheritable=inheritable)
+    null = os.stat("/dev/null")
+    assert all(os.path.sameopenfile(d, d) and os.fstat(d)[:3] == before[d][:3] for d in before)
+    are_null = [os.path.samestat(os.fstat(descriptor), null) for descriptor in closed]
+    inherited = [os.get_inheritable(descriptor) for descriptor in closed]
+    next_one = os.dup(closed[0])
     assert are_null == [True] * len(closed)
     assert inherited == [inheritable] * len(closed)
     assert next_one > 2
 
 
+@in_child
 def test_open_standard_descriptors_are_left_alone() -> None:
     """What is open stays what it is, and stays inheritable."""
-
-    def work() -> bool:
-        before = [os.readlink(f"/proc/self/fd/{descriptor}") for descriptor in range(3)]
-        fill_standard_descriptors(inheritable=False)
-        return before == [os.readlink(f"/proc/self/fd/{descriptor}") for descriptor in range(3)]
-
-    assert apart(work)
+    before = [os.readlink(f"/proc/self/fd/{descriptor}") for descriptor in range(3)]
+    fill_standard_descriptors(inheritable=False)
+    assert before == [os.readlink(f"/proc/self/fd/{descriptor}") for descriptor in range(3)]
 
 
+@in_child
 def test_only_the_standard_descriptors_are_for_children() -> None:
     """What our parent left open, at any number, does not reach haproxy; 0 to 2 do."""
-
-    def work() -> dict[int, bool]:
-        for descriptor in (5, 9, 100):
-            os.dup2(0, descriptor)
-        for descriptor in range(3):
-            os.set_inheritable(descriptor, True)
-        keep_from_children()
-        return {descriptor: os.get_inheritable(descriptor) for descriptor in (0, 1, 2, 5, 9, 100)}
-
-    assert apart(work) == {0: True, 1: True, 2: True, 5: False, 9: False, 100: False}
+    for descriptor in (5, 9, 100):
+        os.dup2(0, descriptor)
+    for descriptor in range(3):
+        os.set_inheritable(descriptor, True)
+    keep_from_children()
+    assert [os.get_inheritable(descriptor) for descriptor in (0, 1, 2, 5, 9, 100)] == [True] * 3 + [False] * 3

@@ -19,7 +19,8 @@ from entrypoint.system.listeners.places import ListenError
 from entrypoint.system.sd_notify import Notifier
 from entrypoint.system.state_file import DamagedError, StateFile, in_memory
 from tests.system.apart import apart
-from tests.system.test_control_server import Instance, begin, lb  # noqa: F401  # fixtures
+from tests.system.instance import Instance
+from tests.system.test_control_server import begin, lb  # noqa: F401  # fixtures
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "3"))
 WORDS = st.sampled_from([

@@ -69,6 +69,12 @@ def listeners(count: int) -> Iterator[list[socket.socket]]:
         yield [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
 
 
+def request() -> tuple[SocketRequest, socket.socket]:
+    """Return a request for sockets, and haproxy's end of the line to it."""
+    ours, theirs = socket.socketpair()
+    return SocketRequest(ours), theirs
+
+
 def read_all(taking: SocketRequest) -> None:
     """Read as the loop does, until it is finished."""
     while not taking.read():
@@ -86,12 +92,14 @@ def close_all(passed: Sequence[Passed]) -> None:
 class Asking:
     """haproxy's side of `-x sockpair@N`, one step at a time."""
 
-    def __init__(self, offer: SocketOffer) -> None:
-        """Make a session, send the far end of it, and ask."""
+    def __init__(self, offer: SocketOffer, words: bytes = b"") -> None:
+        """Make a session, send the far end of it, say that haproxy is there, and say these words in the session."""
         self.session, theirs = socket.socketpair()
         with theirs, socket.socket(fileno=os.dup(offer.inherited[0])) as channel:
             socket.send_fds(channel, [b"\0"], [theirs.fileno()])
         self.session.settimeout(20)
+        offer.spawned()
+        self.session.send(words)
         self.passed: list[int] = []
         self.records = b""
 
@@ -122,7 +130,6 @@ def test_what_is_offered_is_taken(count: int) -> None:
     with nothing_leaks(), listeners(count) as kept:
         offer = SocketOffer(Passed(one, b"ns" * (index % 3), b"lo") for index, one in enumerate(kept))
         asking = Asking(offer)
-        offer.spawned()
         taking = SocketRequest(asking.session)
         while not taking.read():
             offer.proceed()
@@ -149,8 +156,7 @@ def test_a_hang_up_after_any_byte_is_a_failure_or_the_end(interface: bytes) -> N
         records = bytes((2, *b"ns", len(interface), *interface, 0, 0, 0, 0)) * 3
         answer = number(3) + records
         for length in range(len(answer) + 1):
-            ours, theirs = socket.socketpair()
-            taking = SocketRequest(ours)
+            taking, theirs = request()
             with theirs:
                 theirs.send(answer[: min(length, 4)])
                 if length > 4:
@@ -166,8 +172,7 @@ def test_a_hang_up_after_any_byte_is_a_failure_or_the_end(interface: bytes) -> N
 def test_an_answer_in_single_bytes_is_taken() -> None:
     """It may arrive in any pieces, the descriptors with the first byte of their batch."""
     with nothing_leaks(), listeners(2) as kept:
-        ours, theirs = socket.socketpair()
-        taking = SocketRequest(ours)
+        taking, theirs = request()
         with theirs:
             for byte in number(2):
                 assert not taking.read()
@@ -184,8 +189,7 @@ def test_an_answer_in_single_bytes_is_taken() -> None:
 def test_each_batch_is_acknowledged_with_what_came_so_far() -> None:
     """haproxy waits for four bytes before it sends more."""
     with nothing_leaks(), listeners(3) as kept:
-        ours, theirs = socket.socketpair()
-        taking = SocketRequest(ours)
+        taking, theirs = request()
         with theirs:
             theirs.settimeout(20)
             assert theirs.recv(64) == b"_getsocks\n"
@@ -201,8 +205,7 @@ def test_nothing_to_export_is_no_failure() -> None:
     """haproxy hangs up without a word, or says that there are none."""
     for answer in (b"", number(0)):
         with nothing_leaks():
-            ours, theirs = socket.socketpair()
-            taking = SocketRequest(ours)
+            taking, theirs = request()
             theirs.send(answer)
             theirs.close()
             assert taking.read()
@@ -224,8 +227,7 @@ def test_nothing_to_export_is_no_failure() -> None:
 def test_a_malformed_answer_is_one_line(count: int, records: bytes, passed: int, failure: str) -> None:
     """What haproxy would not say is a failure that names what is wrong, and nothing is kept of it."""
     with nothing_leaks(), listeners(passed) as kept:
-        ours, theirs = socket.socketpair()
-        taking = SocketRequest(ours)
+        taking, theirs = request()
         with theirs:
             theirs.send(number(count))
             if records:
@@ -237,8 +239,7 @@ def test_a_malformed_answer_is_one_line(count: int, records: bytes, passed: int,
 def test_what_is_not_a_socket_is_refused() -> None:
     """A pipe among the sockets spoils all of them."""
     with nothing_leaks(), listeners(1) as kept, open("/dev/null") as other:
-        ours, theirs = socket.socketpair()
-        taking = SocketRequest(ours)
+        taking, theirs = request()
         with theirs:
             theirs.send(number(2))
             socket.send_fds(theirs, [RECORD * 2], [kept[0].fileno(), other.fileno()])
@@ -249,8 +250,7 @@ def test_what_is_not_a_socket_is_refused() -> None:
 def test_no_room_for_descriptors_is_a_failure() -> None:
     """At the limit of open files nothing is kept, and the line says what to raise."""
     with nothing_leaks(), listeners(20) as kept:
-        ours, theirs = socket.socketpair()
-        taking = SocketRequest(ours)
+        taking, theirs = request()
         with theirs:
             theirs.send(number(20))
             socket.send_fds(theirs, [RECORD * 20], [one.fileno() for one in kept])
@@ -268,8 +268,7 @@ def test_no_room_for_descriptors_is_a_failure() -> None:
 def test_a_taking_can_be_given_up() -> None:
     """Closing in the middle leaves nothing, and closing again is allowed."""
     with nothing_leaks(), listeners(2) as kept:
-        ours, theirs = socket.socketpair()
-        taking = SocketRequest(ours)
+        taking, theirs = request()
         with theirs:
             theirs.send(number(2))
             socket.send_fds(theirs, [RECORD], [kept[0].fileno()])
@@ -306,8 +305,7 @@ PIECES = st.lists(
 def test_no_peer_makes_taking_raise_or_leak(pieces: list[tuple[bytes, int, bool]]) -> None:
     """Whatever is sent, with whatever descriptors, in whatever pieces."""
     with nothing_leaks(), socket.socket() as one, open("/dev/null") as other:
-        ours, theirs = socket.socketpair()
-        taking = SocketRequest(ours)
+        taking, theirs = request()
         with theirs:
             for data, count, is_socket in pieces:
                 passed = [one.fileno() if is_socket else other.fileno()] * count
@@ -327,9 +325,7 @@ def test_an_offer_is_made_in_batches_of_252() -> None:
     """The second one comes after the first was acknowledged, and not before."""
     with nothing_leaks(), listeners(MANY) as kept:
         offer = SocketOffer(map(Passed, kept))
-        asking = Asking(offer)
-        offer.spawned()
-        asking.session.send(b"_getsocks\n")
+        asking = Asking(offer, b"_getsocks\n")
         assert not offer.proceed()
         assert asking.session.recv(4) == number(MANY)
         assert asking.batch() == 252
@@ -349,9 +345,7 @@ def test_long_names_make_shorter_batches() -> None:
     """What is sent at once fits into an empty buffer, so that sending never waits."""
     with nothing_leaks(), listeners(100) as kept:
         offer = SocketOffer(Passed(one, b"n" * 255, b"i" * 15) for one in kept)
-        asking = Asking(offer)
-        offer.spawned()
-        asking.session.send(b"_getsocks\n")
+        asking = Asking(offer, b"_getsocks\n")
         offer.proceed()
         assert asking.session.recv(4) == number(100)
         while len(asking.passed) < 100:
@@ -366,9 +360,7 @@ def test_an_offer_of_nothing_is_a_zero() -> None:
     """haproxy goes on without any."""
     with nothing_leaks():
         offer = SocketOffer(())
-        asking = Asking(offer)
-        offer.spawned()
-        asking.session.send(b"_getsocks\n")
+        asking = Asking(offer, b"_getsocks\n")
         assert offer.proceed()
         assert asking.session.recv(64) == number(0)
         assert offer.failure == ""
@@ -381,7 +373,6 @@ def test_a_candidate_that_hangs_up_while_it_asks_ends_the_offer(length: int) -> 
     with nothing_leaks():
         offer = SocketOffer(())
         asking = Asking(offer)
-        offer.spawned()
         for byte in b"_getsocks\n"[:length]:
             asking.session.send(bytes((byte,)))
             assert not offer.proceed()
@@ -395,9 +386,7 @@ def test_a_candidate_that_hangs_up_while_it_acknowledges_ends_the_offer(length: 
     """Whatever it has of the sockets is its own; ours stay."""
     with nothing_leaks(), listeners(MANY) as kept:
         offer = SocketOffer(map(Passed, kept))
-        asking = Asking(offer)
-        offer.spawned()
-        asking.session.send(b"_getsocks\n")
+        asking = Asking(offer, b"_getsocks\n")
         assert not offer.proceed()
         asking.session.send(number(0)[:length])
         assert not offer.proceed()
@@ -412,9 +401,7 @@ def test_a_candidate_that_asks_for_something_else_gets_nothing(words: bytes) -> 
     """An offer is no CLI."""
     with nothing_leaks(), listeners(1) as kept:
         offer = SocketOffer(map(Passed, kept))
-        asking = Asking(offer)
-        offer.spawned()
-        asking.session.send(words)
+        asking = Asking(offer, words)
         assert offer.proceed()
         assert offer.failure == "the candidate asks for something else"
         asking.close()
@@ -537,7 +524,6 @@ def test_the_next_offer_is_what_was_kept() -> None:
         adopted.renew([Passed(again(one).socket, b"blue", b"eth1") for one in kept])
         offer = adopted.offer()
         asking = Asking(offer)
-        offer.spawned()
         taking = SocketRequest(asking.session)
         while not taking.read():
             offer.proceed()
@@ -563,7 +549,6 @@ def offered_by(adopted: Adopted) -> list[str]:
     """Return the addresses that are offered."""
     offer = adopted.offer()
     asking = Asking(offer)
-    offer.spawned()
     taking = SocketRequest(asking.session)
     while not taking.read():
         offer.proceed()
@@ -780,7 +765,7 @@ def test_a_candidate_that_fails_after_it_took_the_sockets_does_no_harm(
 
 
 @with_haproxy
-def test_an_inherited_listener_is_not_passed(start: Start, tmp_path: Path) -> None:
+def test_an_inherited_listener_is_not_passed(start: Start) -> None:
     """A generation without an ordinary bind has nothing to pass: it hangs up without a word."""
     haproxy, channel = start([])
     assert ready(haproxy, channel)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from entrypoint.system.inotify import Inotify
-from tests.system.apart import apart
+from tests.system.apart import apart, in_child
 from tests.system.mounting import bind, own_mounts, why_no_mounts
 
 needs_mounts = pytest.mark.skipif(bool(why_no_mounts()), reason=why_no_mounts())
@@ -202,18 +202,16 @@ def test_what_is_never_there_cannot_be_watched(inotify: Inotify, tmp_path: Path)
     assert inotify.watch([str(tmp_path)])
 
 
+@in_child
 def test_what_may_not_be_read_cannot_be_watched(tmp_path: Path) -> None:
     """It is said at once, and no other look would help."""
     (tmp_path / "private").mkdir(mode=0)
-
-    def work() -> tuple[bool, bool]:
-        watching = Inotify()
-        watching.watch(["/"])
-        if not os.geteuid():
-            os.setuid(65534)
-        return watching.watch(["/", str(tmp_path / "private")]), watching.fresh
-
-    assert apart(work) == (False, False)
+    watching = Inotify()
+    watching.watch(["/"])
+    if not os.geteuid():
+        os.setuid(65534)
+    assert not watching.watch(["/", str(tmp_path / "private")])
+    assert not watching.fresh
 
 
 def test_many_events_are_one_answer(inotify: Inotify, tmp_path: Path) -> None:
@@ -285,19 +283,16 @@ def test_too_many_watches_are_reported(tmp_path: Path) -> None:
     assert answer == (False, True, True)
 
 
+@in_child
 def test_a_closed_one_holds_no_descriptor() -> None:
     """Closing gives the descriptor back, and closing twice is no error."""
-
-    def work() -> tuple[list[str], list[str], bool]:
-        before = sorted(os.listdir("/proc/self/fd"))
-        watching = Inotify()
-        inheritable = os.get_inheritable(watching.fileno())
-        watching.close()
-        watching.close()
-        return before, sorted(os.listdir("/proc/self/fd")), inheritable
-
+    before = sorted(os.listdir("/proc/self/fd"))
+    watching = Inotify()
+    inheritable = os.get_inheritable(watching.fileno())
+    watching.close()
+    watching.close()
     Inotify().close()
-    before, after, inheritable = apart(work)
+    after = sorted(os.listdir("/proc/self/fd"))
     assert before == after
     assert not inheritable
 
@@ -315,23 +310,20 @@ def test_nothing_dear_is_loaded() -> None:
 
 
 @needs_mounts
+@in_child
 def test_a_bind_mounted_file_needs_its_own_watch(tmp_path: Path) -> None:
     """Of what happens to it on the host the folder's watch in the container sees nothing, and the file's all."""
     host, inside = tmp_path / "host", tmp_path / "inside"
     for folder in (host, inside):
         folder.mkdir()
         (folder / "x.cfg").write_text("old\n")
-
-    def work() -> list[tuple[bool, bool]]:
-        own_mounts()
-        bind(host / "x.cfg", inside / "x.cfg")
-        of_folder, of_file = Inotify(), Inotify()
-        of_folder.watch([str(inside)])
-        of_file.watch([str(inside / "x.cfg")])
-        seen = []
-        for change in (write_in_place, append, write_and_rename):
-            change(host / "x.cfg")
-            seen.append((of_folder.read(), of_file.read()))
-        return seen
-
-    assert apart(work) == [(False, True)] * 3
+    own_mounts()
+    bind(host / "x.cfg", inside / "x.cfg")
+    of_folder, of_file = Inotify(), Inotify()
+    of_folder.watch([str(inside)])
+    of_file.watch([str(inside / "x.cfg")])
+    seen = []
+    for change in (write_in_place, append, write_and_rename):
+        change(host / "x.cfg")
+        seen.append((of_folder.read(), of_file.read()))
+    assert seen == [(False, True)] * 3

@@ -15,7 +15,7 @@ from entrypoint.system.listeners.listeners import Listeners
 from entrypoint.system.state_file import in_memory
 from tests.core.world import settings
 from tests.descriptors import descriptors
-from tests.system.apart import apart
+from tests.system.apart import in_child
 
 DIGEST = "ab" * 32
 COMMAND = Serve("haproxy", ("-f", "haproxy.cfg"), ("haproxy.cfg",), None)
@@ -38,27 +38,24 @@ def keep(configurations: Configurations, files: tuple[tuple[str, bytes], ...]) -
 
 
 @pytest.mark.parametrize("kept", [False, True])
+@in_child
 def test_nothing_is_left_of_a_generation_that_could_not_be_made(kept: bool) -> None:
     """Without descriptors a storm of reloads leaves none behind."""
-
-    def work() -> bool:
-        spec, configurations = launch()
-        keep(configurations, (("/a.cfg", b"defaults\n"), ("/b.cfg", b"global\n")))
-        made = spec.of(1, kept=kept)
-        made.spawned()
-        made.close()
-        before = descriptors(os.getpid())
-        free = os.open("/dev/null", os.O_RDONLY)
-        os.close(free)
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 3, limit[1]))
-        for number in range(2, 50):
-            with pytest.raises(OSError, match="Too many open files"):
-                spec.of(number, kept=kept)
-        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
-        return descriptors(os.getpid()) == before
-
-    assert apart(work)
+    spec, configurations = launch()
+    keep(configurations, (("/a.cfg", b"defaults\n"), ("/b.cfg", b"global\n")))
+    made = spec.of(1, kept=kept)
+    made.spawned()
+    made.close()
+    before = descriptors(os.getpid())
+    free = os.open("/dev/null", os.O_RDONLY)
+    os.close(free)
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 3, limit[1]))
+    for number in range(2, 50):
+        with pytest.raises(OSError, match="Too many open files"):
+            spec.of(number, kept=kept)
+    resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    assert descriptors(os.getpid()) == before
 
 
 @pytest.mark.parametrize(

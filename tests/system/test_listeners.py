@@ -21,7 +21,7 @@ import pytest
 from entrypoint.options.vips import Vip, parse_vips
 from entrypoint.system.listeners.listeners import STORED, Listeners
 from entrypoint.system.listeners.places import ListenError
-from tests.system.apart import apart, bring_up, own_network, why_no_network
+from tests.system.apart import apart, bring_up, in_child, in_own_network, needs_own_network, own_network
 from tests.waiting import eventually
 
 NOT_HERE = "192.0.2.1"
@@ -31,7 +31,6 @@ ETH_P_ALL = 3
 TCP_MD5SIG_EXT = 32
 FEW_DESCRIPTORS = 6
 
-needs_own_network = pytest.mark.skipif(bool(why_no_network()), reason=f"no network of its own: {why_no_network()}")
 needs_ipv6 = pytest.mark.skipif(not os.path.exists("/proc/net/if_inet6"), reason="this kernel has no IPv6")
 
 
@@ -104,6 +103,17 @@ def backlog(descriptor: int) -> int:
         return int(struct.unpack_from("I", info, 28)[0])
 
 
+def descriptor_of(listeners: Listeners, tag: str) -> int:
+    """Return the descriptor of a VIP."""
+    return dict(listeners.descriptors())[tag]
+
+
+def listen_on(listeners: Listeners, *vips: Vip, freebind: bool = False) -> None:
+    """Bind VIPs, and have all of them listen."""
+    listeners.bind(vips, freebind=freebind)
+    listeners.listen([vip.tag for vip in vips])
+
+
 def open_descriptors() -> set[int]:
     """Return which descriptors are open."""
     return {int(name) for name in os.listdir("/proc/self/fd") if os.path.exists(f"/dev/fd/{name}")}
@@ -120,23 +130,18 @@ def error_of(work: Callable[[], object]) -> str:
 # ---- bind ----------------------------------------------------------------------------------------------------------
 
 
-@needs_own_network
+@in_own_network
 def test_descriptors_are_low_and_in_the_order_of_the_list() -> None:
     """The first VIP is 3, and the next ones follow."""
-
-    def work() -> list[tuple[str, int]]:
-        own_network()
-        listeners = Listeners()
-        listeners.bind(parse_vips("127.0.0.1:1025:B,127.0.0.2:1025:A,127.0.0.3:1025:C"), freebind=False)
-        return list(dict(listeners.descriptors()).items())
-
-    assert apart(work) == [("B", 3), ("A", 4), ("C", 5)]
+    listeners = Listeners()
+    listeners.bind(parse_vips("127.0.0.1:1025:B,127.0.0.2:1025:A,127.0.0.3:1025:C"), freebind=False)
+    assert list(dict(listeners.descriptors()).items()) == [("B", 3), ("A", 4), ("C", 5)]
 
 
 def test_a_vip_is_bound_as_the_contract_says(listeners: Listeners, port: int) -> None:
     """To its address and port, with SO_REUSEADDR and SO_REUSEPORT, not for children, and not listening yet."""
     listeners.bind([Vip("127.0.0.1", port, "A")], freebind=False)
-    descriptor = dict(listeners.descriptors())["A"]
+    descriptor = descriptor_of(listeners, "A")
     assert address(descriptor) == ("127.0.0.1", port)
     assert option(descriptor, socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_STREAM
     assert option(descriptor, socket.SOL_SOCKET, socket.SO_REUSEADDR) == 1
@@ -199,36 +204,30 @@ def test_any_is_a_socket_of_each_family(listeners: Listeners, port: int) -> None
 @needs_own_network
 @needs_ipv6
 @pytest.mark.parametrize("scope", ["name", "number"])
+@in_child
 def test_a_link_local_address_is_bound_on_its_interface(scope: str) -> None:
     """By the interface's name or number: such an address is one only there. A poke gets there, too."""
-
-    def work() -> tuple[str, tuple[str, ...], bool]:
-        a_way_out(nonlocal_bind=False)
-        subprocess.run(["ip", "addr", "add", "fe80::7/64", "dev", "out", "nodad"], check=True)
-        index = socket.if_nametoindex("out")
-        listeners = Listeners()
-        vip = f"[fe80::7%{'out' if scope == 'name' else index}]:1025:A"
-        listeners.bind(parse_vips(vip), freebind=False)
-        listeners.listen(["A"])
-        with socket.socket(socket.AF_INET6) as client:
-            client.connect(("fe80::7", 1025, 0, index))
-        return str(listeners.status()[0]["address"]), listeners.poke(["A"]), True
-
-    assert apart(work) == ("[fe80::7%out]:1025", (), True)
+    a_way_out(nonlocal_bind=False)
+    subprocess.run(["ip", "addr", "add", "fe80::7/64", "dev", "out", "nodad"], check=True)
+    index = socket.if_nametoindex("out")
+    listeners = Listeners()
+    vip = f"[fe80::7%{'out' if scope == 'name' else index}]:1025:A"
+    listeners.bind(parse_vips(vip), freebind=False)
+    listeners.listen(["A"])
+    with socket.socket(socket.AF_INET6) as client:
+        client.connect(("fe80::7", 1025, 0, index))
+    assert str(listeners.status()[0]["address"]) == "[fe80::7%out]:1025"
+    assert listeners.poke(["A"]) == ()
 
 
 @needs_own_network
+@in_child
 def test_any_is_ipv4_where_ipv6_is_switched_off() -> None:
     """On a host without IPv6 addresses `*` still accepts."""
-
-    def work() -> bool:
-        without_ipv6()
-        listeners = Listeners()
-        listeners.bind([Vip("*", 1025, "A")], freebind=False)
-        listeners.listen(["A"])
-        return accepts(1025)
-
-    assert apart(work)
+    without_ipv6()
+    listeners = Listeners()
+    listen_on(listeners, Vip("*", 1025, "A"))
+    assert accepts(1025)
 
 
 def without_ipv6() -> None:
@@ -242,8 +241,7 @@ def without_ipv6() -> None:
 
 def test_one_address_may_have_several_sockets(listeners: Listeners, port: int) -> None:
     """Several tags on one address share its connections, once they all listen."""
-    listeners.bind([Vip("127.0.0.1", port, tag) for tag in "ABC"], freebind=False)
-    listeners.listen("ABC")
+    listen_on(listeners, *(Vip("127.0.0.1", port, tag) for tag in "ABC"))
     for _ in range(200):
         assert accepts(port)
     counts = [accepted(descriptor) for descriptor in dict(listeners.descriptors()).values()]
@@ -258,8 +256,8 @@ def test_only_those_of_one_address_that_listen_get_connections(listeners: Listen
         listeners.listen([used])
         for _ in range(50):
             assert accepts(port)
-        assert accepted(dict(listeners.descriptors())[used]) == 50
-        assert option(dict(listeners.descriptors())[unused], socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 0
+        assert accepted(descriptor_of(listeners, used)) == 50
+        assert option(descriptor_of(listeners, unused), socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 0
 
 
 def test_all_are_bound_or_none(listeners: Listeners, port: int) -> None:
@@ -271,41 +269,23 @@ def test_all_are_bound_or_none(listeners: Listeners, port: int) -> None:
     assert open_descriptors() == before
 
 
-@needs_own_network
+@in_own_network
 def test_4096_vips_are_bound() -> None:
     """As many as the contract promises are bound, listen, and stop listening."""
-
-    def work() -> tuple[int, int, bool, bool]:
-        own_network()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (5000, max(5000, resource.getrlimit(resource.RLIMIT_NOFILE)[1])))
-        listeners = Listeners()
-        listeners.bind([Vip(f"127.1.{n >> 8}.{n & 255}", 80, f"T{n}") for n in range(4096)], freebind=False)
-        listeners.listen(tuple(dict(listeners.descriptors())))
-        last = accepts(80, "127.1.15.255")
-        listeners.listen(())
-        return (
-            len(dict(listeners.descriptors())),
-            max(dict(listeners.descriptors()).values()),
-            last,
-            accepts(80, "127.1.15.255"),
-        )
-
-    count, highest, listened, still_listens = apart(work)
-    assert count == 4096
-    assert highest <= 3 + 4096  # one descriptor below is the line to the parent
-    assert listened
-    assert not still_listens
+    resource.setrlimit(resource.RLIMIT_NOFILE, (5000, max(5000, resource.getrlimit(resource.RLIMIT_NOFILE)[1])))
+    listeners = Listeners()
+    listen_on(listeners, *(Vip(f"127.1.{n >> 8}.{n & 255}", 80, f"T{n}") for n in range(4096)))
+    assert accepts(80, "127.1.15.255")
+    listeners.listen(())
+    assert len(dict(listeners.descriptors())) == 4096
+    assert max(dict(listeners.descriptors()).values()) <= 3 + 4096  # one descriptor below is the line to the parent
+    assert not accepts(80, "127.1.15.255")
 
 
-@needs_own_network
+@in_own_network
 def test_each_vip_costs_the_same() -> None:
     """Four times as many VIPs are bound in four times as many calls, not in sixteen times."""
-
-    def work() -> list[int]:
-        own_network()
-        return [_calls_of_binding(count) for count in (100, 400)]
-
-    few, many = apart(work)
+    few, many = [_calls_of_binding(count) for count in (100, 400)]
     assert few > 100
     assert many < 5 * few
 
@@ -322,17 +302,15 @@ def _calls_of_binding(count: int) -> int:
 
 def test_freebind_binds_what_is_not_here_yet(listeners: Listeners, port: int) -> None:
     """With it an address that will come later can be a VIP, and listens."""
-    listeners.bind([Vip(NOT_HERE, port, "A")], freebind=True)
-    listeners.listen(["A"])
-    assert address(dict(listeners.descriptors())["A"]) == (NOT_HERE, port)
+    listen_on(listeners, Vip(NOT_HERE, port, "A"), freebind=True)
+    assert address(descriptor_of(listeners, "A")) == (NOT_HERE, port)
 
 
 @needs_ipv6
 def test_freebind_works_for_ipv6(listeners: Listeners, port: int) -> None:
     """The same holds for an IPv6 address."""
-    listeners.bind([Vip(NOT_HERE_6, port, "A")], freebind=True)
-    listeners.listen(["A"])
-    assert address(dict(listeners.descriptors())["A"]) == (NOT_HERE_6, port)
+    listen_on(listeners, Vip(NOT_HERE_6, port, "A"), freebind=True)
+    assert address(descriptor_of(listeners, "A")) == (NOT_HERE_6, port)
 
 
 # ---- what cannot be had --------------------------------------------------------------------------------------------
@@ -358,31 +336,23 @@ def test_an_address_that_somebody_else_has_is_told(listeners: Listeners) -> None
     )
 
 
-@needs_own_network
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become nobody")
+@in_own_network
 def test_a_port_that_one_may_not_have_is_told_with_the_remedy() -> None:
     """EACCES says what a low port needs."""
-
-    def work() -> str:
-        own_network()
-        os.setuid(65534)
-        return error_of(lambda: Listeners().bind(parse_vips("127.0.0.1:1024:B,127.0.0.1:80:A"), freebind=False))
-
-    assert apart(work) == (
+    os.setuid(65534)
+    assert error_of(lambda: Listeners().bind(parse_vips("127.0.0.1:1024:B,127.0.0.1:80:A"), freebind=False)) == (
         f"VIPS entry 2 '127.0.0.1:80:A': cannot bind it: {os.strerror(errno.EACCES)}: "
         "a port below net.ipv4.ip_unprivileged_port_start needs root or CAP_NET_BIND_SERVICE"
     )
 
 
+@in_child
 def test_too_many_are_told_with_the_remedy(port: int) -> None:
     """EMFILE names the first VIP that is too many, and the limit."""
-
-    def work() -> str:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (FEW_DESCRIPTORS, FEW_DESCRIPTORS))
-        vips = [Vip("127.0.0.1", port, f"T{number}") for number in range(10)]
-        return error_of(lambda: Listeners().bind(vips, freebind=False))
-
-    assert apart(work) == (
+    resource.setrlimit(resource.RLIMIT_NOFILE, (FEW_DESCRIPTORS, FEW_DESCRIPTORS))
+    vips = [Vip("127.0.0.1", port, f"T{number}") for number in range(10)]
+    assert error_of(lambda: Listeners().bind(vips, freebind=False)) == (
         f"VIPS entry 4 '127.0.0.1:{port}:T3': cannot bind it: {os.strerror(errno.EMFILE)}: "
         "too many open files; raise the limit (ulimit -n)"
     )
@@ -409,12 +379,11 @@ def test_only_those_that_are_used_accept(listeners: Listeners, port: int) -> Non
 
 def test_one_that_does_not_listen_keeps_its_address(listeners: Listeners, port: int) -> None:
     """Nobody without SO_REUSEPORT can take the address of a VIP that has stopped to listen."""
-    listeners.bind([Vip("127.0.0.1", port, "A")], freebind=False)
-    listeners.listen(["A"])
+    listen_on(listeners, Vip("127.0.0.1", port, "A"))
     listeners.listen([])
     with socket.socket() as other, pytest.raises(OSError, match=os.strerror(errno.EADDRINUSE)):
         other.bind(("127.0.0.1", port))
-    assert address(dict(listeners.descriptors())["A"]) == ("127.0.0.1", port)
+    assert address(descriptor_of(listeners, "A")) == ("127.0.0.1", port)
 
 
 def test_who_waits_is_kept_when_it_goes_on_listening(listeners: Listeners, port: int) -> None:
@@ -424,7 +393,7 @@ def test_who_waits_is_kept_when_it_goes_on_listening(listeners: Listeners, port:
     clients = [connect(port) for _ in range(3)]
     for tags in ("A", "AB", "A"):
         listeners.listen(tags)
-    assert accepted(dict(listeners.descriptors())["A"]) == 3
+    assert accepted(descriptor_of(listeners, "A")) == 3
     for client in clients:
         assert client
         client.close()
@@ -432,8 +401,7 @@ def test_who_waits_is_kept_when_it_goes_on_listening(listeners: Listeners, port:
 
 def test_who_waits_is_not_kept_waiting_when_it_stops(listeners: Listeners, port: int) -> None:
     """A client that nobody will ever accept is reset at once."""
-    listeners.bind([Vip("127.0.0.1", port, "A")], freebind=False)
-    listeners.listen(["A"])
+    listen_on(listeners, Vip("127.0.0.1", port, "A"))
     client = connect(port)
     assert client
     listeners.listen([])
@@ -443,9 +411,8 @@ def test_who_waits_is_not_kept_waiting_when_it_stops(listeners: Listeners, port:
 
 def test_the_backlog_is_the_kernels_unless_given(listeners: Listeners, port: int) -> None:
     """Without one it is somaxconn."""
-    listeners.bind([Vip("127.0.0.1", port, "A")], freebind=False)
-    listeners.listen(["A"])
-    assert backlog(dict(listeners.descriptors())["A"]) == int(SOMAXCONN.read_text())
+    listen_on(listeners, Vip("127.0.0.1", port, "A"))
+    assert backlog(descriptor_of(listeners, "A")) == int(SOMAXCONN.read_text())
 
 
 @pytest.mark.parametrize("wanted", [1, 7])
@@ -455,7 +422,7 @@ def test_the_backlog_is_the_given_one(port: int, wanted: int) -> None:
         listeners.bind([Vip("127.0.0.1", port, "A")], freebind=False)
         for _ in range(2):
             listeners.listen(["A"])
-            assert backlog(dict(listeners.descriptors())["A"]) == wanted
+            assert backlog(descriptor_of(listeners, "A")) == wanted
             listeners.listen([])
 
 
@@ -463,16 +430,14 @@ def test_the_backlog_is_the_given_one(port: int, wanted: int) -> None:
 def test_a_backlog_that_is_too_large_is_cut_down(port: int, wanted: int) -> None:
     """More than the kernel allows is what the kernel allows, however much it is."""
     with contextlib.closing(Listeners(wanted)) as listeners:
-        listeners.bind([Vip("127.0.0.1", port, "A")], freebind=False)
-        listeners.listen(["A"])
-        assert backlog(dict(listeners.descriptors())["A"]) == int(SOMAXCONN.read_text())
+        listen_on(listeners, Vip("127.0.0.1", port, "A"))
+        assert backlog(descriptor_of(listeners, "A")) == int(SOMAXCONN.read_text())
 
 
 def test_close_lets_go_of_everything(listeners: Listeners, port: int) -> None:
     """Afterwards there is no VIP, no descriptor, and clients are refused; to close again is no error."""
     before = open_descriptors()
-    listeners.bind([Vip("127.0.0.1", port, "A")], freebind=False)
-    listeners.listen(["A"])
+    listen_on(listeners, Vip("127.0.0.1", port, "A"))
     assert accepts(port)
     listeners.close()
     listeners.close()
@@ -517,97 +482,82 @@ def passed(kinds: str, **environment: str) -> dict[str, str]:
     return {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(kinds)), **environment}
 
 
+@in_child
 def test_passed_sockets_are_vips_by_their_names() -> None:
     """The tag is FD_ and the name in capitals; the descriptors stay where they are."""
-
-    def work() -> tuple[dict[str, int], list[bool]]:
-        listeners = Listeners()
-        listeners.adopt(passed("tttt", LISTEN_FDNAMES="http1:web-tls.socket::a b"))
-        tags = dict(listeners.descriptors())
-        return tags, [os.get_inheritable(n) or os.get_blocking(n) for n in tags.values()]
-
-    tags, wrong = apart(work)
+    listeners = Listeners()
+    listeners.adopt(passed("tttt", LISTEN_FDNAMES="http1:web-tls.socket::a b"))
+    tags = dict(listeners.descriptors())
+    wrong = [os.get_inheritable(n) or os.get_blocking(n) for n in tags.values()]
     assert tags == {"FD_HTTP1": 3, "FD_WEB_TLS_SOCKET": 4, "FD_UNKNOWN2": 5, "FD_A_B": 6}
     assert wrong == [False] * 4
 
 
 @pytest.mark.parametrize(("kinds", "names"), [("tt", "web-1:web_1"), ("ttt", "web:web:web_2"), ("tt", "a:A")])
+@in_child
 def test_two_names_that_would_be_one_tag_are_refused(kinds: str, names: str) -> None:
     """One of the two would never be served; which is which only who has named them can tell."""
-
-    def work() -> str:
-        return error_of(lambda: Listeners().adopt(passed(kinds, LISTEN_FDNAMES=names)))
-
-    message = apart(work)
+    message = error_of(lambda: Listeners().adopt(passed(kinds, LISTEN_FDNAMES=names)))
     *_, second = names.split(":")
     assert f"{second!r} would both have the tag FD_" in message
     assert "give one another name" in message
 
 
+@in_child
 def test_a_passed_socket_that_nobody_uses_is_named() -> None:
     """One that listens, of any family: it is not stopped, because it is not ours, and its clients are to be refused."""
+    listeners = Listeners()
+    listeners.adopt(passed("ttxu", LISTEN_FDNAMES="a:b:c:d"))
 
-    def work() -> tuple[list[int], list[int], list[int], list[object]]:
-        listeners = Listeners()
-        listeners.adopt(passed("ttxu", LISTEN_FDNAMES="a:b:c:d"))
+    def unused() -> list[int]:
+        return [one.fileno() for one in listeners.unused()]
 
-        def unused() -> list[int]:
-            return [one.fileno() for one in listeners.unused()]
-
-        listeners.listen(["FD_A", "FD_D"])
-        some = unused()
-        listeners.listen(["FD_A"], ["FD_B", "FD_C", "FD_D"])
-        none = unused()
-        shown = [one["accepts"] for one in listeners.status()]
-        listeners.listen([])
-        return some, none, unused(), shown
-
-    assert apart(work) == ([4, 5], [], [3, 4, 5], [True, None, None, None])
+    listeners.listen(["FD_A", "FD_D"])
+    some = unused()
+    listeners.listen(["FD_A"], ["FD_B", "FD_C", "FD_D"])
+    none = unused()
+    shown = [one["accepts"] for one in listeners.status()]
+    listeners.listen([])
+    assert some == [4, 5]
+    assert none == []
+    assert unused() == [3, 4, 5]
+    assert shown == [True, None, None, None]
 
 
+@in_child
 def test_a_passed_udp_socket_accepts_while_it_is_used() -> None:
     """It cannot listen, and that is no error."""
-
-    def work() -> list[object]:
-        listeners = Listeners()
-        listeners.adopt(passed("u", LISTEN_FDNAMES="quic"))
-        listeners.listen(["FD_QUIC"])
-        used = listeners.status()[0]
-        listeners.listen([])
-        return [used["accepts"], listeners.status()[0]["accepts"], str(used["address"])[:14]]
-
-    assert apart(work) == [True, False, "udp@127.0.0.1:"]
+    listeners = Listeners()
+    listeners.adopt(passed("u", LISTEN_FDNAMES="quic"))
+    listeners.listen(["FD_QUIC"])
+    used = listeners.status()[0]
+    listeners.listen([])
+    assert used["accepts"]
+    assert str(used["address"]).startswith("udp@127.0.0.1:")
+    assert not listeners.status()[0]["accepts"]
 
 
+@in_child
 def test_passed_sockets_without_names_are_vips_all_the_same() -> None:
     """Each has a tag of its own."""
-
-    def work() -> dict[str, int]:
-        listeners = Listeners()
-        listeners.adopt(passed("tx"))
-        return dict(listeners.descriptors())
-
-    assert apart(work) == {"FD_UNKNOWN0": 3, "FD_UNKNOWN1": 4}
+    listeners = Listeners()
+    listeners.adopt(passed("tx"))
+    assert dict(listeners.descriptors()) == {"FD_UNKNOWN0": 3, "FD_UNKNOWN1": 4}
 
 
+@in_child
 def test_vips_follow_the_passed_sockets() -> None:
     """Both kinds are in one list; a tag that was passed already is refused, and nothing stays open."""
-
-    def work() -> tuple[dict[str, int], str, dict[str, int]]:
-        listeners = Listeners()
-        listeners.adopt(passed("t", LISTEN_FDNAMES="a"))
-        with socket.create_server(("127.0.0.1", 0)) as other:
-            port = other.getsockname()[1]
-        listeners.bind([Vip("127.0.0.1", port, "FD_B")], freebind=False)
-        both = dict(listeners.descriptors())
-        message = error_of(lambda: listeners.bind([Vip("127.0.0.1", port, "FD_A")], freebind=False))
-        return both, message.partition(": ")[2], dict(listeners.descriptors())
-
-    assert apart(work) == (
-        {"FD_A": 3, "FD_B": 4},
-        "a passed socket has the tag FD_A already",
-        {},
-    )
+    listeners = Listeners()
+    listeners.adopt(passed("t", LISTEN_FDNAMES="a"))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+    listeners.bind([Vip("127.0.0.1", port, "FD_B")], freebind=False)
+    both = dict(listeners.descriptors())
+    message = error_of(lambda: listeners.bind([Vip("127.0.0.1", port, "FD_A")], freebind=False))
+    assert both == {"FD_A": 3, "FD_B": 4}
+    assert message.partition(": ")[2] == "a passed socket has the tag FD_A already"
+    assert dict(listeners.descriptors()) == {}
 
 
 def test_sockets_with_one_name_are_all_vips_or_an_error() -> None:
@@ -623,47 +573,38 @@ def test_sockets_with_one_name_are_all_vips_or_an_error() -> None:
     assert apart(work) == {3, 4}
 
 
+@in_child
 def test_a_passed_socket_is_never_shut() -> None:
     """Whether it listens is systemd's business: a client that comes while no `bind` uses it waits."""
-
-    def work() -> bool:
-        listeners = Listeners()
-        listeners.adopt(passed("t"))
-        listeners.listen([])
-        return accepts(address(3)[1])
-
-    assert apart(work)
+    listeners = Listeners()
+    listeners.adopt(passed("t"))
+    listeners.listen([])
+    assert accepts(address(3)[1])
 
 
+@in_child
 def test_one_that_cannot_listen_does_not_keep_the_others_from_it() -> None:
     """After a passed UDP socket, which cannot listen, the VIPs still do."""
-
-    def work() -> bool:
-        listeners = Listeners()
-        listeners.adopt(passed("u"))
-        with socket.create_server(("127.0.0.1", 0)) as other:
-            port = other.getsockname()[1]
-        listeners.bind([Vip("127.0.0.1", port, "FD_B")], freebind=False)
-        with contextlib.suppress(OSError):
-            listeners.listen(tuple(dict(listeners.descriptors())))
-        return accepts(port)
-
-    assert apart(work)
+    listeners = Listeners()
+    listeners.adopt(passed("u"))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+    listeners.bind([Vip("127.0.0.1", port, "FD_B")], freebind=False)
+    with contextlib.suppress(OSError):
+        listeners.listen(tuple(dict(listeners.descriptors())))
+    assert accepts(port)
 
 
 @pytest.mark.parametrize(
     "changes", [{"LISTEN_PID": "1"}, {"LISTEN_PID": ""}, {"LISTEN_PID": "x"}, {"LISTEN_FDS": "0"}], ids=str
 )
+@in_child
 def test_what_is_not_for_us_is_left_alone(changes: dict[str, str]) -> None:
     """Variables that are meant for another process, or that announce nothing, mean nothing."""
-
-    def work() -> dict[str, int]:
-        listeners = Listeners()
-        listeners.adopt({**passed("t"), **changes})
-        assert os.get_inheritable(3)
-        return dict(listeners.descriptors())
-
-    assert apart(work) == {}
+    listeners = Listeners()
+    listeners.adopt({**passed("t"), **changes})
+    assert os.get_inheritable(3)
+    assert dict(listeners.descriptors()) == {}
 
 
 def test_without_the_variables_nothing_is_adopted(listeners: Listeners) -> None:
@@ -694,10 +635,9 @@ def test_a_descriptor_that_is_no_socket_is_told(kinds: str, count: str, named: i
 )
 def test_a_poke_is_a_connection_that_is_gone(listeners: Listeners, port: int, host: str) -> None:
     """Whoever accepts sees one connection, which ends at once."""
-    listeners.bind([Vip(host, port, "A")], freebind=False)
-    listeners.listen(["A"])
+    listen_on(listeners, Vip(host, port, "A"))
     listeners.poke(["A"])
-    descriptor = dict(listeners.descriptors())["A"]
+    descriptor = descriptor_of(listeners, "A")
     assert select.select([descriptor], [], [], 20)[0]
     with socket.socket(fileno=os.dup(descriptor)) as listener:
         connection = listener.accept()[0]
@@ -709,26 +649,22 @@ def test_a_poke_is_a_connection_that_is_gone(listeners: Listeners, port: int, ho
 
 
 @needs_own_network
+@in_child
 def test_a_poke_is_seen_where_ipv6_is_switched_off() -> None:
     """`*` can be poked on a host whose loopback has no IPv6 address, as many a container's."""
-
-    def work() -> tuple[tuple[str, ...], int]:
-        without_ipv6()
-        listeners = Listeners()
-        listeners.bind([Vip("*", 1025, "A")], freebind=False)
-        listeners.listen(["A"])
-        missed = listeners.poke(["A"])
-        select.select([dict(listeners.descriptors())["A"]], [], [], 0.5)
-        return missed, accepted(dict(listeners.descriptors())["A"])
-
-    assert apart(work) == ((), 1)
+    without_ipv6()
+    listeners = Listeners()
+    listen_on(listeners, Vip("*", 1025, "A"))
+    missed = listeners.poke(["A"])
+    select.select([descriptor_of(listeners, "A")], [], [], 0.5)
+    assert missed == ()
+    assert accepted(descriptor_of(listeners, "A")) == 1
 
 
 def test_a_poke_is_accepted_where_only_data_would_be(listeners: Listeners, port: int) -> None:
     """With defer-accept as well: the option is as it was afterwards, and no data has been sent to anybody."""
-    listeners.bind([Vip("127.0.0.1", port, "A")], freebind=False)
-    listeners.listen(["A"])
-    with socket.socket(fileno=os.dup(dict(listeners.descriptors())["A"])) as vip:
+    listen_on(listeners, Vip("127.0.0.1", port, "A"))
+    with socket.socket(fileno=os.dup(descriptor_of(listeners, "A"))) as vip:
         vip.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 60)
         before = vip.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT)
         assert listeners.poke(["A"]) == ()
@@ -747,11 +683,10 @@ def _ends_without_data(client: socket.socket) -> bool:
 
 def test_a_vip_that_wants_signed_packets_is_out_of_reach(listeners: Listeners, port: int) -> None:
     """With tcp-md5sig nobody gets through who has not the key, which haproxy keeps to itself: that is said."""
-    listeners.bind([Vip("127.0.0.1", port, "A"), Vip("127.0.0.2", port, "B")], freebind=False)
-    listeners.listen("AB")
+    listen_on(listeners, Vip("127.0.0.1", port, "A"), Vip("127.0.0.2", port, "B"))
     # struct tcp_md5sig of linux/tcp.h: for every address, TCP_MD5SIG_FLAG_PREFIX with a prefix of no bits.
     signature = struct.pack("=H126xBBHi80s", socket.AF_INET, 1, 0, 3, 0, b"key")
-    with socket.socket(fileno=os.dup(dict(listeners.descriptors())["A"])) as vip:
+    with socket.socket(fileno=os.dup(descriptor_of(listeners, "A"))) as vip:
         try:
             vip.setsockopt(socket.IPPROTO_TCP, TCP_MD5SIG_EXT, signature)
         except OSError as error:
@@ -759,35 +694,33 @@ def test_a_vip_that_wants_signed_packets_is_out_of_reach(listeners: Listeners, p
     assert listeners.poke("AB") == ("A",)
 
 
+@in_child
 def test_a_poke_of_a_passed_unix_or_udp_socket_arrives() -> None:
     """By path or by name; of one whose path is gone it is said that nothing gets through."""
-
-    def work() -> tuple[tuple[str, ...], list[bool], tuple[str, ...]]:
-        own_network()
-        path = tempfile.mktemp()
-        sockets = [socket.socket(socket.AF_UNIX) for _ in range(2)]
-        sockets[0].bind(path)
-        sockets[1].bind("\0poked")
-        for one in sockets:
-            one.listen()
-        sockets.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        sockets[2].bind(("127.0.0.1", 1025))
-        listeners = Listeners()
-        listeners.restore([(f"T{number}", one.detach(), False, "", False) for number, one in enumerate(sockets)])
-        tags = dict(listeners.descriptors())
-        missed = listeners.poke(tuple(tags))
-        readable = select.select(tags.values(), [], [], 0)[0]
-        os.unlink(path)
-        return missed, [tags[f"T{number}"] in readable for number in range(3)], listeners.poke(tuple(tags))
-
-    assert apart(work) == ((), [True] * 3, ("T0",))
+    own_network()
+    path = tempfile.mktemp()
+    sockets = [socket.socket(socket.AF_UNIX) for _ in range(2)]
+    sockets[0].bind(path)
+    sockets[1].bind("\0poked")
+    for one in sockets:
+        one.listen()
+    sockets.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    sockets[2].bind(("127.0.0.1", 1025))
+    listeners = Listeners()
+    listeners.restore([(f"T{number}", one.detach(), False, "", False) for number, one in enumerate(sockets)])
+    tags = dict(listeners.descriptors())
+    missed = listeners.poke(tuple(tags))
+    readable = select.select(tags.values(), [], [], 0)[0]
+    os.unlink(path)
+    assert missed == ()
+    assert [tags[f"T{number}"] in readable for number in range(3)] == [True] * 3
+    assert listeners.poke(tuple(tags)) == ("T0",)
 
 
 def test_only_the_named_vips_are_poked(listeners: Listeners, port: int) -> None:
     """The others see nothing."""
     hosts = {"A": "127.0.0.1", "B": "127.0.0.2", "C": "127.0.0.3"}
-    listeners.bind([Vip(host, port, tag) for tag, host in hosts.items()], freebind=False)
-    listeners.listen("ABC")
+    listen_on(listeners, *(Vip(host, port, tag) for tag, host in hosts.items()))
     listeners.poke("AC")
     counts: Counter[str] = Counter()
 
@@ -802,8 +735,7 @@ def test_only_the_named_vips_are_poked(listeners: Listeners, port: int) -> None:
 def test_a_poke_does_not_wait(port: int) -> None:
     """A VIP whose queue is full is not waited for: nobody else may stop PID 1."""
     with contextlib.closing(Listeners(1)) as listeners, contextlib.ExitStack() as clients:
-        listeners.bind([Vip("127.0.0.1", port, "A")], freebind=False)
-        listeners.listen(["A"])
+        listen_on(listeners, Vip("127.0.0.1", port, "A"))
         for _ in range(10):
             client = clients.enter_context(socket.socket())
             client.setblocking(False)
@@ -868,6 +800,7 @@ def a_way_out(*, nonlocal_bind: bool) -> None:
 @pytest.mark.skipif(shutil.which("ip") is None, reason="ip is not installed")
 @pytest.mark.parametrize("nonlocal_bind", [False, True])
 @pytest.mark.parametrize(("host", "family"), [(NOT_HERE, socket.AF_INET), (NOT_HERE_6, socket.AF_INET6)])
+@in_child
 def test_a_poke_never_leaves_the_host(host: str, family: socket.AddressFamily, nonlocal_bind: bool) -> None:
     """A VIP that is on another host at the moment is not poked there, even where the kernel lets anybody bind it."""
     needle = socket.inet_pton(family, host)
@@ -877,33 +810,27 @@ def test_a_poke_never_leaves_the_host(host: str, family: socket.AddressFamily, n
             client.setblocking(False)
             client.connect_ex((host, 1025))
 
-    def work() -> tuple[int, int]:
-        a_way_out(nonlocal_bind=nonlocal_bind)
-        listeners = Listeners()
-        listeners.bind([Vip(host, 1025, "A")], freebind=True)
-        listeners.listen(["A"])
-        poked = frames_with(needle, lambda: listeners.poke(["A"]))
-        return poked, frames_with(needle, straight)
-
-    poked, straight_seen = apart(work)
+    a_way_out(nonlocal_bind=nonlocal_bind)
+    listeners = Listeners()
+    listen_on(listeners, Vip(host, 1025, "A"), freebind=True)
+    poked = frames_with(needle, lambda: listeners.poke(["A"]))
+    straight_seen = frames_with(needle, straight)
     assert poked == 0
     assert straight_seen
 
 
+@in_child
 def test_a_pid_that_was_reused_is_told_from_ours() -> None:
     """LISTEN_PIDFDID, where systemd gives it, must be the inode of our own pidfd."""
-
-    def work() -> tuple[dict[str, int], dict[str, int]]:
-        environment = passed("t")
-        ourselves = os.pidfd_open(os.getpid())
-        identity = os.fstat(ourselves).st_ino
-        os.close(ourselves)
-        other, ours = Listeners(), Listeners()
-        other.adopt({**environment, "LISTEN_PIDFDID": str(identity + 1)})
-        ours.adopt({**environment, "LISTEN_PIDFDID": str(identity)})
-        return dict(other.descriptors()), dict(ours.descriptors())
-
-    assert apart(work) == ({}, {"FD_UNKNOWN0": 3})
+    environment = passed("t")
+    ourselves = os.pidfd_open(os.getpid())
+    identity = os.fstat(ourselves).st_ino
+    os.close(ourselves)
+    other, ours = Listeners(), Listeners()
+    other.adopt({**environment, "LISTEN_PIDFDID": str(identity + 1)})
+    ours.adopt({**environment, "LISTEN_PIDFDID": str(identity)})
+    assert dict(other.descriptors()) == {}
+    assert dict(ours.descriptors()) == {"FD_UNKNOWN0": 3}
 
 
 # ---- what systemd has stored ---------------------------------------------------------------------------------------
@@ -933,58 +860,48 @@ def returned(*vips: Vip, before: str = "") -> dict[str, str]:
     return {**environment, "LISTEN_FDS": str(len(names)), "LISTEN_FDNAMES": ":".join(names)}
 
 
-@needs_own_network
 @pytest.mark.parametrize("where", ["127.0.0.1:1025", "[::1]:1025", "*:1025", "0.0.0.0:1025"])
+@in_own_network
 def test_a_stored_vip_comes_back_with_those_who_wait(where: str) -> None:
     """It has its tag and its descriptor, is not bound again, and the client in its queue is served."""
-
-    def work() -> tuple[tuple[tuple[str, int], ...], int, tuple[tuple[str, int], ...], int, tuple[str, ...]]:
-        own_network()
-        vips = parse_vips(f"{where}:FD_A")
-        environment = returned(*vips)
-        client = connect(1025, "::1" if where.startswith("[::1") else "127.0.0.1")
-        listeners = Listeners()
-        listeners.adopt(environment)
-        listeners.bind(vips, freebind=False)
-        listeners.listen(["FD_A"])
-        assert client
-        return listeners.descriptors(), accepted(3), listeners.to_store(), listeners.stored(), listeners.forgotten()
-
+    vips = parse_vips(f"{where}:FD_A")
+    environment = returned(*vips)
+    client = connect(1025, "::1" if where.startswith("[::1") else "127.0.0.1")
+    assert client
+    listeners = Listeners()
+    listeners.adopt(environment)
+    listeners.bind(vips, freebind=False)
+    listeners.listen(["FD_A"])
     both = where.startswith("*")
     descriptors = (("FD_A", 3), ("FD_A", 4)) if both else (("FD_A", 3),)
-    assert apart(work) == (descriptors, 1, (), 1 + both, ())
+    assert listeners.descriptors() == descriptors
+    assert accepted(3) == 1
+    assert listeners.to_store() == ()
+    assert listeners.stored() == 1 + both
+    assert listeners.forgotten() == ()
 
 
-@needs_own_network
+@in_own_network
 def test_stored_vips_are_told_apart_by_their_names() -> None:
     """They come in any order, after the others, several on one address; each is what it was."""
-
-    def work() -> dict[str, int]:
-        own_network()
-        b, c, a = parse_vips("127.0.0.1:1025:B,127.0.0.2:1025:C,127.0.0.1:1025:A")
-        environment = returned(b, c, a, before="http https")
-        listeners = Listeners()
-        listeners.adopt(environment)
-        listeners.bind([a, b, c], freebind=False)
-        return dict(listeners.descriptors())
-
-    assert apart(work) == {"FD_HTTP": 3, "FD_HTTPS": 4, "A": 7, "B": 5, "C": 6}
+    b, c, a = parse_vips("127.0.0.1:1025:B,127.0.0.2:1025:C,127.0.0.1:1025:A")
+    environment = returned(b, c, a, before="http https")
+    listeners = Listeners()
+    listeners.adopt(environment)
+    listeners.bind([a, b, c], freebind=False)
+    assert dict(listeners.descriptors()) == {"FD_HTTP": 3, "FD_HTTPS": 4, "A": 7, "B": 5, "C": 6}
 
 
-@needs_own_network
+@in_own_network
 def test_a_stored_vip_does_not_mind_a_strange_interface() -> None:
     """A scope of thousands of digits is an error about that VIP, stored or not."""
-
-    def work() -> str:
-        own_network()
-        listeners = Listeners()
-        listeners.adopt(returned(*parse_vips("[::1]:1025:A")))
-        return error_of(lambda: listeners.bind(parse_vips(f"[fe80::1%{'9' * 5000}]:1025:A"), freebind=False))
-
-    assert apart(work).startswith("VIPS entry 1 '[fe80::1%999")
+    listeners = Listeners()
+    listeners.adopt(returned(*parse_vips("[::1]:1025:A")))
+    assert error_of(lambda: listeners.bind(parse_vips(f"[fe80::1%{'9' * 5000}]:1025:A"), freebind=False)).startswith(
+        "VIPS entry 1 '[fe80::1%999"
+    )
 
 
-@needs_own_network
 @pytest.mark.parametrize(
     ("stored", "declared"),
     [
@@ -994,69 +911,51 @@ def test_a_stored_vip_does_not_mind_a_strange_interface() -> None:
         ("127.0.0.1:1025:B", "127.0.0.1:1025:A"),
     ],
 )
+@in_own_network
 def test_a_stored_vip_that_is_somewhere_else_is_closed(stored: str, declared: str) -> None:
     """What is declared is bound; what was stored is closed, and systemd has to forget it before it stores the new."""
-
-    def work() -> tuple[bool, tuple[str, ...], dict[str, int]]:
-        own_network()
-        old, new = (*parse_vips(stored), *parse_vips(declared))
-        environment = returned(old)
-        listeners = Listeners()
-        listeners.adopt(environment)
-        listeners.bind([new], freebind=False)
-        wanted = Listeners()
-        wanted.bind([new], freebind=False)
-        same = address(dict(wanted.descriptors())["A"]) == address(dict(listeners.descriptors())["A"])
-        return same and not accepts(1025), listeners.forgotten(), dict(listeners.to_store())
-
-    same, forgotten, to_store = apart(work)
-    assert same
-    assert forgotten == (STORED + stored.rpartition(":")[2],)
-    assert list(to_store) == [f"{STORED}A"]
+    old, new = (*parse_vips(stored), *parse_vips(declared))
+    environment = returned(old)
+    listeners = Listeners()
+    listeners.adopt(environment)
+    listeners.bind([new], freebind=False)
+    wanted = Listeners()
+    wanted.bind([new], freebind=False)
+    assert address(descriptor_of(wanted, "A")) == address(descriptor_of(listeners, "A"))
+    assert not accepts(1025)
+    assert listeners.forgotten() == (STORED + stored.rpartition(":")[2],)
+    assert list(dict(listeners.to_store())) == [f"{STORED}A"]
 
 
-@needs_own_network
+@in_own_network
 def test_what_is_stored_twice_under_one_name_is_stored_again() -> None:
     """systemd forgets by name: the good one of two has to be stored again."""
-
-    def work() -> tuple[dict[str, int], tuple[str, ...], dict[str, int]]:
-        own_network()
-        old, new = parse_vips("127.0.0.1:1025:A")[0], parse_vips("127.0.0.1:1026:A")[0]
-        environment = returned(old, new)
-        listeners = Listeners()
-        listeners.adopt(environment)
-        listeners.bind([new], freebind=False)
-        return dict(listeners.descriptors()), listeners.forgotten(), dict(listeners.to_store())
-
-    assert apart(work) == ({"A": 4}, (f"{STORED}A",), {f"{STORED}A": 4})
+    old, new = parse_vips("127.0.0.1:1025:A")[0], parse_vips("127.0.0.1:1026:A")[0]
+    environment = returned(old, new)
+    listeners = Listeners()
+    listeners.adopt(environment)
+    listeners.bind([new], freebind=False)
+    assert dict(listeners.descriptors()) == {"A": 4}
+    assert listeners.forgotten() == (f"{STORED}A",)
+    assert dict(listeners.to_store()) == {f"{STORED}A": 4}
 
 
-@needs_own_network
+@in_own_network
 def test_only_what_we_bound_is_to_be_stored() -> None:
     """The sockets of a .socket unit are systemd's already."""
-
-    def work() -> dict[str, int]:
-        own_network()
-        listeners = Listeners()
-        listeners.adopt(passed("t", LISTEN_FDNAMES="http"))
-        listeners.bind(parse_vips("127.0.0.1:1025:A"), freebind=False)
-        return dict(listeners.to_store())
-
-    assert apart(work) == {f"{STORED}A": 4}
+    listeners = Listeners()
+    listeners.adopt(passed("t", LISTEN_FDNAMES="http"))
+    listeners.bind(parse_vips("127.0.0.1:1025:A"), freebind=False)
+    assert dict(listeners.to_store()) == {f"{STORED}A": 4}
 
 
-@needs_own_network
+@in_own_network
 def test_when_one_vip_cannot_be_had_those_that_were_stored_are_closed_too() -> None:
     """Nothing stays open; systemd still has them for the next attempt."""
-
-    def work() -> set[int]:
-        own_network()
-        vips = parse_vips("127.0.0.1:1025:A,127.0.0.2:1025:B")
-        environment = returned(*vips)
-        before = open_descriptors()
-        listeners = Listeners()
-        listeners.adopt(environment)
-        error_of(lambda: listeners.bind([vips[0], Vip(NOT_HERE, 80, "C")], freebind=False))
-        return before - open_descriptors()
-
-    assert apart(work) == {3, 4}
+    vips = parse_vips("127.0.0.1:1025:A,127.0.0.2:1025:B")
+    environment = returned(*vips)
+    before = open_descriptors()
+    listeners = Listeners()
+    listeners.adopt(environment)
+    error_of(lambda: listeners.bind([vips[0], Vip(NOT_HERE, 80, "C")], freebind=False))
+    assert before - open_descriptors() == {3, 4}

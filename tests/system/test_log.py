@@ -19,7 +19,7 @@ from entrypoint.core.effects import Log
 from entrypoint.lean.level import Level
 from entrypoint.options.settings import LogFormat
 from entrypoint.system.log import Logger, text_line, write_to_stderr
-from tests.system.apart import apart
+from tests.system.apart import apart, in_child
 
 Channel = Callable[[int], int]
 LINE = Log(Level.WARNING, "reload_failed", "generation 3 was refused", {"number": 3, "reason": "bad"})
@@ -128,29 +128,21 @@ def test_what_is_no_text_is_written_all_the_same() -> None:
     assert packet == "a\\xffb \u20ac\n".encode()
 
 
+@in_child
 def test_a_closed_stderr_is_survived() -> None:
     """Who closes stderr gets no log, and nothing else happens."""
-
-    def work() -> bool:
-        os.close(2)
-        Logger(Level.DEBUG).write(LINE)
-        Logger(Level.DEBUG, LogFormat.JSON).write(LINE)
-        return True
-
-    assert apart(work)
+    os.close(2)
+    Logger(Level.DEBUG).write(LINE)
+    Logger(Level.DEBUG, LogFormat.JSON).write(LINE)
 
 
+@in_child
 def test_a_reader_that_has_gone_is_survived() -> None:
     """A pipe that nobody reads any more costs the line and nothing else."""
-
-    def work() -> bool:
-        reader, writer = os.pipe()
-        os.dup2(writer, 2)
-        os.close(reader)
-        Logger(Level.DEBUG).write(LINE)
-        return True
-
-    assert apart(work)
+    reader, writer = os.pipe()
+    os.dup2(writer, 2)
+    os.close(reader)
+    Logger(Level.DEBUG).write(LINE)
 
 
 def test_no_style_of_log_loads_the_json_module() -> None:
@@ -253,26 +245,23 @@ CHANNELS = (pipe, unix_socket, terminal, pipe_of_another)
 
 @pytest.mark.parametrize("channel", CHANNELS)
 @pytest.mark.parametrize("style", LogFormat)
+@in_child
 def test_a_full_stderr_costs_lines_and_they_are_counted(channel: Channel, style: LogFormat) -> None:
     """Whatever it is: nobody waits for it, every line arrives whole or is counted, and why something failed arrives."""
-
-    def work() -> tuple[bytes, int]:
-        reader = Reader(channel, style=style)
-        logger = reader.logger
-        for number in range(9000):
-            logger.pass_on(b"[WARNING] (7) : config : number %d\n" % number, 2)
-        logger.pass_on(b"[ALERT] (7) : config : parsing [/x.cfg:3]: no\n  log 'x\n[NOTICE] (7) : so\n", 2)
-        logger.write(Log(Level.ERROR, "reload_failed", "the reload has failed"))
-        logger.write(Log(Level.INFO, "other", "something else"))
-        waiting = logger.lines_lost
-        assert waiting > 0
-        reader.read()
-        logger.write(Log(Level.INFO, "other", "there is room"))
-        reader.read()
-        assert logger.lines_lost == waiting
-        return reader.seen, waiting
-
-    seen, waiting = apart(work)
+    reader = Reader(channel, style=style)
+    logger = reader.logger
+    for number in range(9000):
+        logger.pass_on(b"[WARNING] (7) : config : number %d\n" % number, 2)
+    logger.pass_on(b"[ALERT] (7) : config : parsing [/x.cfg:3]: no\n  log 'x\n[NOTICE] (7) : so\n", 2)
+    logger.write(Log(Level.ERROR, "reload_failed", "the reload has failed"))
+    logger.write(Log(Level.INFO, "other", "something else"))
+    waiting = logger.lines_lost
+    assert waiting > 0
+    reader.read()
+    logger.write(Log(Level.INFO, "other", "there is room"))
+    reader.read()
+    assert logger.lines_lost == waiting
+    seen = reader.seen
     lines = lines_of(seen)
     assert lost(seen) == waiting
     assert len(lines) + waiting == 9000 + 3 + 3
@@ -298,30 +287,27 @@ def test_a_full_stderr_costs_lines_and_they_are_counted(channel: Channel, style:
     )
 )
 @settings(deadline=None, max_examples=40)
+@in_child
 def test_the_counts_are_exact_wherever_the_lines_are_missing(acts: list[tuple[str, int, int, int]]) -> None:
     """In its place each line is there or counted, whatever is said, how much of it, and when somebody reads."""
-
-    def work() -> tuple[bytes, list[bytes]]:
-        reader = Reader(pipe)
-        logger = reader.logger
-        said: list[bytes] = []
-        for what, times, size, generation in acts:
-            if what == "read":
-                reader.read()
-                continue
-            for _ in range(min(times, 1 + 200_000 // (size + 1))):
-                text = b"%d " % len(said) + b"x" * size
-                if what in {"info", "error"}:
-                    logger.write(Log(Level[what.upper()], "e", text.decode()))
-                    text = text_line("INFO " if what == "info" else "ERROR", text.decode()).encode()
-                else:
-                    text = {"warning": b"[WARNING] ", "alert": b"[ALERT] ", "rest": b"  "}[what] + text
-                    logger.pass_on(text + b"\n", generation)
-                said.append(text)
-        reader.read()
-        return reader.seen, said
-
-    seen, said = apart(work)
+    reader = Reader(pipe)
+    logger = reader.logger
+    said: list[bytes] = []
+    for what, times, size, generation in acts:
+        if what == "read":
+            reader.read()
+            continue
+        for _ in range(min(times, 1 + 200_000 // (size + 1))):
+            text = b"%d " % len(said) + b"x" * size
+            if what in {"info", "error"}:
+                logger.write(Log(Level[what.upper()], "e", text.decode()))
+                text = text_line("INFO " if what == "info" else "ERROR", text.decode()).encode()
+            else:
+                text = {"warning": b"[WARNING] ", "alert": b"[ALERT] ", "rest": b"  "}[what] + text
+                logger.pass_on(text + b"\n", generation)
+            said.append(text)
+    reader.read()
+    seen = reader.seen
     place = 0
     for line in seen.split(b"\n")[:-1]:
         missing = LOST.search(line.decode())
@@ -333,135 +319,116 @@ def test_the_counts_are_exact_wherever_the_lines_are_missing(acts: list[tuple[st
     assert place == len(said)
 
 
+@in_child
 def test_what_waits_is_bounded_and_the_last_failure_is_in_it() -> None:
     """Nobody reads for days, and each reload fails: the newest reason is there, and PID 1 has not grown."""
-
-    def work() -> tuple[bytes, int, int]:
-        reader = Reader(pipe)
-        logger = reader.logger
-        for generation in range(2, 300):
-            alerts = b"".join(b"[ALERT] (7) : number %d of %d\n" % (number, generation) for number in range(3000))
-            logger.pass_on(b"[WARNING] x\n" * 1000 + alerts, generation)
-            logger.write(Log(Level.ERROR, "reload_failed", f"generation {generation} has failed"))
-        waiting = len(logger.serialize()["unwritten"])
-        reader.read()
-        return reader.seen, logger.lines_lost, waiting
-
-    seen, missing, waiting = apart(work)
+    reader = Reader(pipe)
+    logger = reader.logger
+    for generation in range(2, 300):
+        alerts = b"".join(b"[ALERT] (7) : number %d of %d\n" % (number, generation) for number in range(3000))
+        logger.pass_on(b"[WARNING] x\n" * 1000 + alerts, generation)
+        logger.write(Log(Level.ERROR, "reload_failed", f"generation {generation} has failed"))
+    waiting = len(logger.serialize()["unwritten"])
+    reader.read()
+    seen = reader.seen
+    missing = logger.lines_lost
     assert waiting < 400_000
     assert lost(seen) == missing
     assert len(lines_of(seen)) + missing == 298 * 4001
-    alerts = [line for line in lines_of(seen) if line.endswith(b" of 299")]
-    assert alerts == [b"[ALERT] (7) : number %d of 299" % number for number in range(len(alerts))]
-    assert len(alerts) > 100
+    newest = [line for line in lines_of(seen) if line.endswith(b" of 299")]
+    assert newest == [b"[ALERT] (7) : number %d of 299" % number for number in range(len(newest))]
+    assert len(newest) > 100
     assert lines_of(seen)[-1].endswith(b"generation 299 has failed")
 
 
 @pytest.mark.parametrize("style", LogFormat)
 @pytest.mark.parametrize("size", [4000, 4095, 4096, 9000, 70_000, 300_000])
 @pytest.mark.parametrize("channel", CHANNELS)
+@in_child
 def test_a_long_line_is_one_line(channel: Channel, size: int, style: LogFormat) -> None:
     """haproxy's and ours arrive from beginning to end, also through a pipe that is smaller than they are."""
-
-    def work() -> bytes:
-        reader = Reader(channel, style=style)
-        reader.logger.pass_on(b"[ALERT] " + b"h" * size + b"\n", 1)
-        reader.read()
-        reader.logger.write(Log(Level.INFO, "bound", "bound " + "v" * size))
-        reader.read()
-        return reader.seen
-
-    first, second = lines_of(apart(work))
+    reader = Reader(channel, style=style)
+    reader.logger.pass_on(b"[ALERT] " + b"h" * size + b"\n", 1)
+    reader.read()
+    reader.logger.write(Log(Level.INFO, "bound", "bound " + "v" * size))
+    reader.read()
+    first, second = lines_of(reader.seen)
     if style is LogFormat.JSON:
         first, second = (json.loads(line)["msg"].encode() for line in (first, second))
     assert first == b"[ALERT] " + b"h" * size
     assert second.endswith(b"bound " + b"v" * size)
 
 
+@in_child
 def test_the_pipe_of_others_stays_as_it_is() -> None:
     """Nobody who shares our stderr finds it non-blocking."""
-
-    def work() -> bool:
-        Reader(pipe)
-        return os.get_blocking(2)
-
-    assert apart(work)
+    Reader(pipe)
+    assert os.get_blocking(2)
 
 
+@in_child
 def test_the_last_lines_wait_for_who_is_slow() -> None:
     """What waits when we end is written as soon as there is room."""
-
-    def work() -> bytes:
-        reader = Reader(pipe)
-        reader.logger.pass_on(b"x\n" * 3000, 1)
-        reader.logger.write(Log(Level.ERROR, "start_failed", "this is why"))
-        assert reader.logger.waits
-        pid = os.fork()
-        if pid == 0:
-            reader.logger.close()
-            os._exit(0)
-        os.close(2)
-        os.close(reader.logger.fileno())
-        os.set_blocking(reader.end, True)
-        with open(reader.end, "rb") as end:
-            seen = end.read()
-        assert os.waitpid(pid, 0)[1] == 0
-        return seen
-
-    assert lines_of(apart(work))[-1].endswith(b"this is why")
+    reader = Reader(pipe)
+    reader.logger.pass_on(b"x\n" * 3000, 1)
+    reader.logger.write(Log(Level.ERROR, "start_failed", "this is why"))
+    assert reader.logger.waits
+    pid = os.fork()
+    if pid == 0:
+        reader.logger.close()
+        os._exit(0)
+    os.close(2)
+    os.close(reader.logger.fileno())
+    os.set_blocking(reader.end, True)
+    with open(reader.end, "rb") as end:
+        seen = end.read()
+    assert os.waitpid(pid, 0)[1] == 0
+    assert lines_of(seen)[-1].endswith(b"this is why")
 
 
+@in_child
 def test_a_next_life_writes_what_waited() -> None:
     """And what was lost is not forgotten."""
-
-    def work() -> tuple[bytes, int]:
-        reader = Reader(pipe)
-        reader.logger.pass_on(b"x\n" * 200_000, 1)
-        left = marshal.loads(marshal.dumps(reader.logger.serialize(), 2))
-        reader.logger = Logger(Level.DEBUG)
-        reader.logger.open()
-        reader.logger.restore(left)
-        reader.read()
-        return reader.seen, reader.logger.lines_lost
-
-    seen, missing = apart(work)
+    reader = Reader(pipe)
+    reader.logger.pass_on(b"x\n" * 200_000, 1)
+    left = marshal.loads(marshal.dumps(reader.logger.serialize(), 2))
+    reader.logger = Logger(Level.DEBUG)
+    reader.logger.open()
+    reader.logger.restore(left)
+    reader.read()
+    seen = reader.seen
+    missing = reader.logger.lines_lost
     assert missing == lost(seen) == 200_000 - len(lines_of(seen))
 
 
+@in_child
 def test_a_reader_that_goes_while_lines_wait_is_survived() -> None:
     """They are lost, nothing waits for ever, and a later reader is told."""
-
-    def work() -> tuple[int, bytes]:
-        reader = Reader(pipe)
-        reader.logger.pass_on(b"x\n" * 3000, 1)
-        os.close(reader.end)
-        reader.logger.flush()
-        assert not reader.logger.waits
-        reader.logger.write(LINE)
-        missing = reader.logger.lines_lost
-        reader.end = pipe(4096)
-        reader.logger.open()
-        reader.logger.write(LINE)
-        reader.read()
-        return missing, reader.seen
-
-    missing, seen = apart(work)
+    reader = Reader(pipe)
+    reader.logger.pass_on(b"x\n" * 3000, 1)
+    os.close(reader.end)
+    reader.logger.flush()
+    assert not reader.logger.waits
+    reader.logger.write(LINE)
+    missing = reader.logger.lines_lost
+    reader.end = pipe(4096)
+    reader.logger.open()
+    reader.logger.write(LINE)
+    reader.read()
+    seen = reader.seen
     assert lost(seen) == missing > 1
     assert len(lines_of(seen)) == 1
 
 
+@in_child
 def test_the_last_line_of_a_process_is_whole() -> None:
     """Why nothing was started, however long it is, and whoever else has filled the pipe."""
-
-    def work() -> bytes:
-        end = pipe(4096)
-        pid = os.fork()
-        if pid == 0:
-            write_to_stderr("x" * 20000)
-            os._exit(0)
-        os.close(2)
-        os.set_blocking(end, True)
-        with open(end, "rb") as reader:
-            return reader.read()
-
-    assert apart(work) == b"x" * 20000 + b"\n"
+    end = pipe(4096)
+    pid = os.fork()
+    if pid == 0:
+        write_to_stderr("x" * 20000)
+        os._exit(0)
+    os.close(2)
+    os.set_blocking(end, True)
+    with open(end, "rb") as reader:
+        assert reader.read() == b"x" * 20000 + b"\n"

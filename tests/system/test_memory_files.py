@@ -11,7 +11,7 @@ from entrypoint.pid1 import upgrade
 from entrypoint.system.haproxy_cli import CliChannel
 from entrypoint.system.state_file import in_memory
 from tests.descriptors import descriptors
-from tests.system.apart import apart
+from tests.system.apart import in_child
 from tests.upgrades import left
 
 MADE: dict[str, Callable[[], object]] = {
@@ -22,24 +22,22 @@ MADE: dict[str, Callable[[], object]] = {
 
 
 @pytest.mark.parametrize("what", MADE)
+@in_child
 def test_a_memory_file_that_cannot_be_written_is_closed(what: str) -> None:
     """Else each reload that fails for want of memory would cost descriptors, until there are none.
 
     No file may become longer than ten bytes (RLIMIT_FSIZE; CPython ignores SIGXFSZ), the log of these tests included.
     """
-
-    def work() -> tuple[bool, bool]:
-        before = descriptors(os.getpid())
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
-        try:
-            MADE[what]()
-        except OSError as error:
-            refused = error.errno == errno.EFBIG
-        else:
-            refused = False
-        return refused, descriptors(os.getpid()) == before
-
-    assert apart(work) == (True, True)
+    before = descriptors(os.getpid())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
+    try:
+        MADE[what]()
+    except OSError as error:
+        refused = error.errno == errno.EFBIG
+    else:
+        refused = False
+    assert refused
+    assert descriptors(os.getpid()) == before
 
 
 def test_what_cannot_be_written_down_is_closed_as_well() -> None:

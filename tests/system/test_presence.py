@@ -165,7 +165,7 @@ def test_a_living_instance_keeps_its_name(tmp_path: Path) -> None:
 
 
 @root_only
-def test_a_stranger_in_our_place_is_replaced_where_we_may(tmp_path: Path) -> None:
+def test_a_stranger_in_our_place_is_replaced_where_we_may() -> None:
     """Root may, and says whom it has replaced."""
     with folder_of(0, 0o1777) as folder, listening_as(STRANGER, folder / "lb.sock"), life(folder) as one:
         assert one.answers()

@@ -13,7 +13,7 @@ from entrypoint.core.events import Exited, Reaped
 from entrypoint.system.processes import Processes, SpawnSpec, find_program, raise_open_files
 from entrypoint.system.signals import become_subreaper
 from tests.descriptors import descriptors
-from tests.system.apart import apart
+from tests.system.apart import apart, in_child
 from tests.system.lives import children, command_line, stat, status_fields
 from tests.waiting import eventually
 
@@ -112,66 +112,53 @@ def test_an_exit_status_is_reported(status: int) -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL, signal.SIGABRT, signal.SIGRTMIN])
+@in_child
 def test_a_death_by_signal_is_reported(signum: int) -> None:
     """The signal is told by its number made negative."""
-
-    def work() -> Exited | Reaped:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        parent = processes()
-        sleeper(parent)
-        parent.send(1, signum)
-        return one_death(parent)
-
-    assert apart(work) == Exited(1, -signum)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    parent = processes()
+    sleeper(parent)
+    parent.send(1, signum)
+    assert one_death(parent) == Exited(1, -signum)
 
 
+@in_child
 def test_each_child_is_known_by_its_generation() -> None:
     """Of several children each one's end is told with its own number, whatever the order."""
-
-    def work() -> list[Exited | Reaped]:
-        parent = processes()
-        pids = [sleeper(parent, number) for number in (7, 8, 9)]
-        assert len(set(pids)) == 3
-        for number, signum in ((8, signal.SIGTERM), (7, signal.SIGINT), (9, signal.SIGHUP)):
-            parent.send(number, signum)
-        deaths = deaths_of(parent, 3)
-        assert children(os.getpid()) == []
-        return deaths
-
-    assert {(death.number, death.status) for death in apart(work) if isinstance(death, Exited)} == {
+    parent = processes()
+    pids = [sleeper(parent, number) for number in (7, 8, 9)]
+    assert len(set(pids)) == 3
+    for number, signum in ((8, signal.SIGTERM), (7, signal.SIGINT), (9, signal.SIGHUP)):
+        parent.send(number, signum)
+    deaths = deaths_of(parent, 3)
+    assert children(os.getpid()) == []
+    assert {(death.number, death.status) for death in deaths if isinstance(death, Exited)} == {
         (7, -signal.SIGINT),
         (8, -signal.SIGTERM),
         (9, -signal.SIGHUP),
     }
 
 
+@in_child
 def test_nothing_is_reaped_when_nobody_died() -> None:
     """Reaping neither waits nor fails, without children and with one that lives."""
-
-    def work() -> list[list[Exited | Reaped]]:
-        parent = processes()
-        without = list(parent.reap())
-        sleeper(parent)
-        with_one = list(parent.reap())
-        end(parent)
-        return [without, with_one, list(parent.reap())]
-
-    assert apart(work) == [[], [], []]
+    parent = processes()
+    without = list(parent.reap())
+    sleeper(parent)
+    with_one = list(parent.reap())
+    end(parent)
+    assert [without, with_one, list(parent.reap())] == [[], [], []]
 
 
+@in_child
 def test_who_is_gone_is_not_signalled() -> None:
     """A number that never was, or whose process has been reaped, gets nothing: its pid may be somebody else's."""
-
-    def work() -> bool:
-        parent = processes()
-        parent.send(5, signal.SIGKILL)
-        sleeper(parent)
-        end(parent)
-        parent.send(1, signal.SIGKILL)
-        parent.send(1, signal.SIGKILL, to_group=True)
-        return True
-
-    assert apart(work)
+    parent = processes()
+    parent.send(5, signal.SIGKILL)
+    sleeper(parent)
+    end(parent)
+    parent.send(1, signal.SIGKILL)
+    parent.send(1, signal.SIGKILL, to_group=True)
 
 
 TRACED = "import ctypes, os, signal; ctypes.CDLL(None).ptrace(0, 0, None, None); "
@@ -203,22 +190,19 @@ def test_a_traced_child_that_stops_itself_is_continued_as_any_other() -> None:
     assert deaths_of(parent, 1) == [Exited(4, 7)]
 
 
+@in_child
 def test_an_orphan_is_reaped_as_nobodys() -> None:
     """A grandchild whose parent died comes to us, and its end is told by its pid."""
-
-    def work() -> tuple[Exited | Reaped, Exited | Reaped, list[int]]:
-        become_subreaper()
-        parent = processes()
-        reader, writer = os.pipe()
-        spec = SpawnSpec(("sh", "-c", f"cat <&{reader} & exit 3"), ENVIRONMENT, (reader,))
-        parent.spawn(1, spec)
-        os.close(reader)
-        first = one_death(parent)
-        orphans = children(os.getpid())
-        os.close(writer)
-        return first, one_death(parent), orphans
-
-    first, second, orphans = apart(work)
+    become_subreaper()
+    parent = processes()
+    reader, writer = os.pipe()
+    spec = SpawnSpec(("sh", "-c", f"cat <&{reader} & exit 3"), ENVIRONMENT, (reader,))
+    parent.spawn(1, spec)
+    os.close(reader)
+    first = one_death(parent)
+    orphans = children(os.getpid())
+    os.close(writer)
+    second = one_death(parent)
     assert first == Exited(1, 3)
     assert [second] == [Reaped(pid) for pid in orphans]
 
@@ -285,137 +269,119 @@ def test_such_a_script_is_found_in_the_path_that_it_is_given(tmp_path: Path) -> 
     assert life("some-script", environment={"PATH": f"{tmp_path}:{PATH}"}) == (Exited(1, 0), "found\n")
 
 
+@in_child
 def test_a_process_that_cannot_be_made_is_an_error() -> None:
     """When fork fails the caller is told, and our signal mask is as before."""
-
-    def work() -> tuple[int | None, bool]:
-        if os.getuid() == 0:
-            os.setuid(65534)
-        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-        found = None
-        try:
-            processes().spawn(1, SpawnSpec(SLEEP, ENVIRONMENT))
-        except OSError as error:
-            found = error.errno
-        return found, before == signal.pthread_sigmask(signal.SIG_BLOCK, ())
-
-    assert apart(work) == (errno.EAGAIN, True)
+    if os.getuid() == 0:
+        os.setuid(65534)
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    found = None
+    try:
+        processes().spawn(1, SpawnSpec(SLEEP, ENVIRONMENT))
+    except OSError as error:
+        found = error.errno
+    assert found == errno.EAGAIN
+    assert before == signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 # ---- what it is born with ------------------------------------------------------------------------------------------
 
 
+@in_child
 def test_it_gets_its_words_and_its_environment_and_no_others() -> None:
     """Neither our own variables nor the names under which we were started reach it."""
-
-    def work() -> bytes:
-        parent = processes()
-        pid = parent.spawn(1, SpawnSpec(SLEEP, {"PATH": PATH, "A": "b c", "E": ""}))
-        eventually(lambda: command_line(pid) == AS_COMMANDED)
-        content = Path(f"/proc/{pid}/environ").read_bytes()
-        end(parent)
-        return content
-
-    assert set(apart(work).split(b"\0")[:-1]) == {b"PATH=" + PATH.encode(), b"A=b c", b"E="}
+    parent = processes()
+    pid = parent.spawn(1, SpawnSpec(SLEEP, {"PATH": PATH, "A": "b c", "E": ""}))
+    eventually(lambda: command_line(pid) == AS_COMMANDED)
+    content = Path(f"/proc/{pid}/environ").read_bytes()
+    end(parent)
+    assert set(content.split(b"\0")[:-1]) == {b"PATH=" + PATH.encode(), b"A=b c", b"E="}
 
 
+@in_child
 def test_it_gets_the_descriptors_that_were_named_and_no_others() -> None:
     """Each has the same number there as here; everything else from 3 up stays ours."""
-
-    def work() -> tuple[dict[int, str], dict[int, str]]:
-        null = os.open("/dev/null", os.O_RDWR)
-        for descriptor in range(null + 1, 40):
-            os.dup2(null, descriptor, inheritable=False)
-        reader, writer = os.pipe()
-        os.dup2(reader, 33, inheritable=False)
-        os.dup2(writer, 5, inheritable=False)
-        ours = {number: os.readlink(f"/proc/self/fd/{number}") for number in (0, 1, 2, 5, 33)}
-        parent = processes()
-        pid = sleeper(parent, descriptors=(5, 33))
-        theirs = descriptors(pid)
-        end(parent)
-        return ours, theirs
-
-    ours, theirs = apart(work)
+    null = os.open("/dev/null", os.O_RDWR)
+    for descriptor in range(null + 1, 40):
+        os.dup2(null, descriptor, inheritable=False)
+    reader, writer = os.pipe()
+    os.dup2(reader, 33, inheritable=False)
+    os.dup2(writer, 5, inheritable=False)
+    ours = {number: os.readlink(f"/proc/self/fd/{number}") for number in (0, 1, 2, 5, 33)}
+    parent = processes()
+    pid = sleeper(parent, descriptors=(5, 33))
+    theirs = descriptors(pid)
+    end(parent)
     assert theirs == ours
 
 
+@in_child
 def test_naming_a_descriptor_does_not_make_ours_inheritable() -> None:
     """What one child inherits the next does not, unless it is named again."""
-
-    def work() -> tuple[bool, bool]:
-        reader, _ = os.pipe()
-        parent = processes()
-        first = sleeper(parent, 1, descriptors=(reader,))
-        second = sleeper(parent, 2)
-        found = reader in descriptors(first), reader in descriptors(second)
-        end(parent, 1)
-        end(parent, 2)
-        return found
-
-    assert apart(work) == (True, False)
+    reader, _ = os.pipe()
+    parent = processes()
+    first = sleeper(parent, 1, descriptors=(reader,))
+    second = sleeper(parent, 2)
+    found = reader in descriptors(first), reader in descriptors(second)
+    end(parent, 1)
+    end(parent, 2)
+    assert found == (True, False)
 
 
+@in_child
 def test_it_has_a_process_group_of_its_own() -> None:
     """A signal to the group of one generation reaches its children, and neither us nor another generation."""
-
-    def work() -> tuple[bool, list[Exited | Reaped], list[int]]:
-        become_subreaper()
-        parent = processes()
-        other = sleeper(parent, 2)
-        pid = parent.spawn(1, SpawnSpec(("sh", "-c", "sleep 300 & wait"), ENVIRONMENT))
-        grandchild = eventually(lambda: [child for child in children(pid) if command_line(child) == AS_COMMANDED])[0]
-        groups = {stat(pid).group, stat(grandchild).group, stat(other).group, os.getpgrp()}
-        parent.send(1, signal.SIGTERM, to_group=True)
-        deaths = deaths_of(parent, 2)
-        left = children(os.getpid())
-        end(parent, 2)
-        assert groups == {pid, other, os.getpgrp()}
-        return Reaped(grandchild) in deaths, deaths, [process for process in left if process != other]
-
-    orphan_told, deaths, left = apart(work)
+    become_subreaper()
+    parent = processes()
+    other = sleeper(parent, 2)
+    pid = parent.spawn(1, SpawnSpec(("sh", "-c", "sleep 300 & wait"), ENVIRONMENT))
+    grandchild = eventually(lambda: [child for child in children(pid) if command_line(child) == AS_COMMANDED])[0]
+    groups = {stat(pid).group, stat(grandchild).group, stat(other).group, os.getpgrp()}
+    parent.send(1, signal.SIGTERM, to_group=True)
+    deaths = deaths_of(parent, 2)
+    left = children(os.getpid())
+    end(parent, 2)
+    assert groups == {pid, other, os.getpgrp()}
+    orphan_told = Reaped(grandchild) in deaths
+    left = [process for process in left if process != other]
     assert Exited(1, -signal.SIGTERM) in deaths
     assert orphan_told
     assert left == []
 
 
+@in_child
 def test_a_signal_to_the_process_alone_leaves_its_children() -> None:
     """Without to_group only the process itself is meant."""
-
-    def work() -> list[Exited | Reaped]:
-        become_subreaper()
-        parent = processes()
-        pid = parent.spawn(1, SpawnSpec(("sh", "-c", "sleep 300 & wait"), ENVIRONMENT))
-        grandchild = eventually(lambda: [child for child in children(pid) if command_line(child) == AS_COMMANDED])[0]
-        parent.send(1, signal.SIGKILL)
-        first = one_death(parent)
-        assert command_line(grandchild) == AS_COMMANDED
-        os.kill(grandchild, signal.SIGKILL)
-        assert one_death(parent) == Reaped(grandchild)
-        return [first]
-
-    assert apart(work) == [Exited(1, -signal.SIGKILL)]
+    become_subreaper()
+    parent = processes()
+    pid = parent.spawn(1, SpawnSpec(("sh", "-c", "sleep 300 & wait"), ENVIRONMENT))
+    grandchild = eventually(lambda: [child for child in children(pid) if command_line(child) == AS_COMMANDED])[0]
+    parent.send(1, signal.SIGKILL)
+    first = one_death(parent)
+    assert command_line(grandchild) == AS_COMMANDED
+    os.kill(grandchild, signal.SIGKILL)
+    assert one_death(parent) == Reaped(grandchild)
+    assert first == Exited(1, -signal.SIGKILL)
 
 
+@in_child
 def test_a_forked_one_is_prepared_last_of_all() -> None:
     """What restores signals runs in the child, in its own group, with all signals still blocked."""
+    reader, writer = os.pipe()
 
-    def work() -> tuple[bool, bool, bool]:
-        reader, writer = os.pipe()
+    def prepare() -> None:
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        words = (os.getpid(), os.getpgrp(), int(signal.SIGTERM in blocked and signal.SIGRTMAX in blocked))
+        os.write(writer, " ".join(map(str, words)).encode())
 
-        def prepare() -> None:
-            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-            words = (os.getpid(), os.getpgrp(), int(signal.SIGTERM in blocked and signal.SIGRTMAX in blocked))
-            os.write(writer, " ".join(map(str, words)).encode())
-
-        parent = Processes(prepare, complain)
-        pid = parent.spawn(1, SpawnSpec(("true",), ENVIRONMENT))
-        assert one_death(parent) == Exited(1, 0)
-        who, group, blocked = map(int, os.read(reader, 100).split())
-        return who == pid, group == pid, bool(blocked)
-
-    assert apart(work) == (True, True, True)
+    parent = Processes(prepare, complain)
+    pid = parent.spawn(1, SpawnSpec(("true",), ENVIRONMENT))
+    assert one_death(parent) == Exited(1, 0)
+    who, group, blocked = map(int, os.read(reader, 100).split())
+    assert who == pid
+    assert group == pid
+    assert blocked
 
 
 @pytest.mark.parametrize(
@@ -423,67 +389,54 @@ def test_a_forked_one_is_prepared_last_of_all() -> None:
     [(("true",), False, False), (("true",), True, True), (("no-such-program",), False, True)],
     ids=["ordinarily", "with a terminal", "where nothing can be executed"],
 )
+@in_child
 def test_no_python_runs_in_a_child_that_can_do_without(words: tuple[str, ...], foreground: bool, runs: bool) -> None:
     """A fork costs as much as half of haproxy's start: only what posix_spawn(3) cannot do is done in one."""
+    reader, writer = os.pipe()
 
-    def work() -> bool:
-        reader, writer = os.pipe()
+    def prepare() -> None:
+        os.write(writer, b"x")
 
-        def prepare() -> None:
-            os.write(writer, b"x")
-
-        parent = Processes(prepare, lambda _: None, OWED["posix_spawn"])
-        parent.spawn(1, SpawnSpec(words, ENVIRONMENT, foreground=foreground))
-        one_death(parent)
-        os.close(writer)
-        return bool(os.read(reader, 1))
-
-    assert apart(work) is runs
+    parent = Processes(prepare, lambda _: None, OWED["posix_spawn"])
+    parent.spawn(1, SpawnSpec(words, ENVIRONMENT, foreground=foreground))
+    one_death(parent)
+    os.close(writer)
+    assert bool(os.read(reader, 1)) is runs
 
 
+@in_child
 def test_a_stderr_of_its_own_is_the_only_thing_that_it_writes_to() -> None:
     """What it says goes into the pipe that it was given, and not to ours."""
-
-    def work() -> bytes:
-        reader, writer = os.pipe()
-        parent = processes()
-        parent.spawn(1, SpawnSpec(("sh", "-c", "echo words >&2"), ENVIRONMENT, stderr=writer))
-        os.close(writer)
-        assert one_death(parent) == Exited(1, 0)
-        return os.read(reader, 100) + os.read(reader, 100)
-
-    assert apart(work) == b"words\n"
+    reader, writer = os.pipe()
+    parent = processes()
+    parent.spawn(1, SpawnSpec(("sh", "-c", "echo words >&2"), ENVIRONMENT, stderr=writer))
+    os.close(writer)
+    assert one_death(parent) == Exited(1, 0)
+    assert os.read(reader, 100) + os.read(reader, 100) == b"words\n"
 
 
+@in_child
 def test_our_own_mask_is_as_before() -> None:
     """To start a process blocks nothing here for longer than that takes."""
-
-    def work() -> tuple[str, str]:
-        signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGUSR2})
-        before = status_fields("self")["SigBlk"]
-        parent = processes()
-        sleeper(parent)
-        after = status_fields("self")["SigBlk"]
-        end(parent)
-        return before, after
-
-    before, after = apart(work)
+    signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGUSR2})
+    before = status_fields("self")["SigBlk"]
+    parent = processes()
+    sleeper(parent)
+    after = status_fields("self")["SigBlk"]
+    end(parent)
     assert before == after == f"{1 << (signal.SIGUSR2 - 1):016x}"
 
 
+@in_child
 def test_a_foreground_process_needs_no_terminal() -> None:
     """With a stdin that is no terminal, or is closed, it runs all the same."""
-
-    def work() -> list[Exited | Reaped]:
-        deaths = []
-        parent = processes()
-        for number in (1, 2):
-            os.dup2(os.open("/dev/null", os.O_RDWR), 0) if number == 1 else os.close(0)
-            parent.spawn(number, SpawnSpec(("sh", "-c", "exit 4"), ENVIRONMENT, foreground=True))
-            deaths.append(one_death(parent))
-        return deaths
-
-    assert apart(work) == [Exited(1, 4), Exited(2, 4)]
+    deaths = []
+    parent = processes()
+    for number in (1, 2):
+        os.dup2(os.open("/dev/null", os.O_RDWR), 0) if number == 1 else os.close(0)
+        parent.spawn(number, SpawnSpec(("sh", "-c", "exit 4"), ENVIRONMENT, foreground=True))
+        deaths.append(one_death(parent))
+    assert deaths == [Exited(1, 4), Exited(2, 4)]
 
 
 # ---- limits --------------------------------------------------------------------------------------------------------
@@ -492,34 +445,30 @@ def test_a_foreground_process_needs_no_terminal() -> None:
 @pytest.mark.parametrize(
     ("needed", "soft"), [(1, 700), (700, 700), (701, 701), (800, 800), (900, 900), (901, 900), (5000, 900)]
 )
+@in_child
 def test_the_limit_is_raised_only_as_far_as_needed_and_possible(needed: int, soft: int) -> None:
     """What is enough is left alone, the hard limit is never touched, and a child has the same limits."""
-
-    def work() -> tuple[tuple[int, int], tuple[int, int]]:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (700, 900))
-        raise_open_files(needed)
-        parent = processes()
-        theirs = resource.prlimit(sleeper(parent), resource.RLIMIT_NOFILE)
-        end(parent)
-        return resource.getrlimit(resource.RLIMIT_NOFILE), theirs
-
-    assert apart(work) == ((soft, 900), (soft, 900))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (700, 900))
+    raise_open_files(needed)
+    parent = processes()
+    theirs = resource.prlimit(sleeper(parent), resource.RLIMIT_NOFILE)
+    end(parent)
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (soft, 900)
+    assert theirs == (soft, 900)
 
 
+@in_child
 def test_a_forked_child_needs_no_descriptor_to_be_born() -> None:
     """Where VIPs have taken every descriptor that may be had, processes can still be started."""
 
-    def work() -> Exited | Reaped:
-        def make_room() -> None:
-            block_nothing()
-            resource.setrlimit(resource.RLIMIT_NOFILE, (900, 900))  # for the dynamic linker
+    def make_room() -> None:
+        block_nothing()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (900, 900))  # for the dynamic linker
 
-        parent = Processes(make_room, complain)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (3, 900))
-        parent.spawn(1, SpawnSpec(("sh", "-c", "exit 6"), ENVIRONMENT))
-        return one_death(parent)
-
-    assert apart(work) == Exited(1, 6)
+    parent = Processes(make_room, complain)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 900))
+    parent.spawn(1, SpawnSpec(("sh", "-c", "exit 6"), ENVIRONMENT))
+    assert one_death(parent) == Exited(1, 6)
 
 
 # ---- find_program --------------------------------------------------------------------------------------------------

@@ -1,32 +1,17 @@
 """The reader, killed, stopped, starved and hung, in each phase: PID 1 answers, repairs and ends all the same."""
 
 import contextlib
-import json
 import os
 import signal
-import socket
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.children import READER, children_of, readers_of
+from tests.children import READER, readers_of
 from tests.descriptors import descriptors
+from tests.system.instance import Begin, Instance, state_of
 from tests.waiting import eventually
 
-CONFIGURATION = """\
-defaults
-  mode http
-  timeout client 9s
-  timeout connect 9s
-  timeout server 9s
-frontend web
-  bind "fd@${FD_WEB}"
-  http-request return status 200 content-type text/plain lf-string "%[env(SAFE_RELOAD_GENERATION)]"
-"""
 SOON = """
 from entrypoint.core import candidate, state
 state.LOOK_WITHIN = candidate.LOOK_WITHIN = 0.5
@@ -46,104 +31,16 @@ ConfigFiles.read = stop
 DIES = STOPS.replace("SIGSTOP", "SIGKILL")
 
 
-class Instance:
-    """A running safe_reload, and the files that it watches."""
-
-    def __init__(self, process: subprocess.Popen[bytes], folder: Path, port: int) -> None:
-        """Look at a process that has been started."""
-        self.process = process
-        self.folder = folder
-        self.port = port
-        self.hang = folder / "hang"
-
-    @property
-    def log(self) -> str:
-        """Everything that has been written to stderr."""
-        return (self.folder / "log").read_text()
-
-    @property
-    def reader(self) -> int:
-        """The pid of its reader, once there is one."""
-        return eventually(lambda: readers_of(self.process.pid))[0]
-
-    @property
-    def haproxies(self) -> list[int]:
-        """The pids of its generations, oldest first."""
-        return children_of(self.process.pid)
-
-    def edit(self, mark: str) -> None:
-        """Change the configuration, in one step."""
-        new = self.folder / "new"
-        new.write_text(f"{CONFIGURATION}# {mark}\n")
-        new.rename(self.folder / "etc" / "haproxy.cfg")
-
-    def get(self) -> str:
-        """Return what the VIP answers: the number of the generation; nothing while nobody does."""
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=30) as client:
-                client.sendall(b"GET / HTTP/1.0\r\n\r\n")
-                answer = b""
-                while data := client.recv(4096):
-                    answer += data
-        except OSError:
-            return ""
-        return answer.rpartition(b"\r\n\r\n")[2].decode()
-
-    def ask(self, question: str) -> str:
-        """Return what the control socket answers."""
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(str(self.folder / "run" / "haproxy.sock"))
-            client.settimeout(60)
-            client.sendall(f"{question}\n".encode())
-            client.shutdown(socket.SHUT_WR)
-            answer = b""
-            while data := client.recv(65536):
-                answer += data
-        return answer.decode()
-
-    def status(self) -> dict[str, Any]:
-        """Return the status."""
-        found: dict[str, Any] = json.loads(self.ask("status"))
-        return found
-
-    def serves(self, number: int) -> None:
-        """Wait until this generation serves, and is current."""
-        eventually(lambda: self.get() == str(number) and f"generation {number} (pid" in self._current())
-
-    def _current(self) -> str:
-        return "\n".join(line for line in self.log.splitlines() if "is current" in line)
-
-
-Begin = Callable[..., Instance]
-
-
 @pytest.fixture
-def begin(tmp_path: Path) -> Iterator[Begin]:
-    """Start safe_reload with haproxy of this host on a free port; it is ended after the test."""
-    started: list[Instance] = []
+def begin(begin: Begin, tmp_path: Path) -> Begin:
+    """Start one that notices changes soon; `hangs`: the file is there already."""
 
     def start(*options: str, code: str = "", hangs: bool = False) -> Instance:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        (tmp_path / "etc").mkdir(exist_ok=True)
-        (tmp_path / "etc" / "haproxy.cfg").write_text(CONFIGURATION)
-        code = code.replace("HANG", str(tmp_path / "hang"))
-        words = [sys.executable, "-c", f"{SOON}{code}\nfrom entrypoint.__main__ import main\nmain()"]
-        options = ("--runtime-dir", str(tmp_path / "run"), "--debounce", "0.05", "--poll", "0.3", *options)
-        vips = ("--vips", f"127.0.0.1:{port}:FD_WEB")
         if hangs:
             (tmp_path / "hang").touch()
-        with (tmp_path / "log").open("wb") as stderr:
-            words += [*options, *vips, "haproxy", "-f", str(tmp_path / "etc" / "haproxy.cfg")]
-            process = subprocess.Popen(words, stderr=stderr)
-        started.append(Instance(process, tmp_path, port))
-        return started[-1]
+        return begin("--debounce", "0.05", "--poll", "0.3", *options, code=SOON + code)
 
-    yield start
-    for lb in started:
-        if lb.process.poll() is None:
-            lb.process.send_signal(signal.SIGQUIT)
-            lb.process.wait(timeout=60)
+    return start
 
 
 HARMS = {"hangs": STOPS, "dies": DIES}
@@ -164,7 +61,7 @@ def test_a_first_start_waits_for_no_reader(begin: Begin, harm: str) -> None:
     lb.hang.unlink()
     os.kill(lb.reader, signal.SIGKILL)
     eventually(lambda: lb.status()["configuration"]["disk_sha256"])
-    assert lb.ask("reload").startswith("Success=1")
+    assert lb.ask(b"reload\n").startswith("Success=1")
     assert lb.status()["generations"][-1]["sha256"]
 
 
@@ -175,16 +72,16 @@ def test_a_reload_waits_for_no_reader(begin: Begin, harm: str, how: str) -> None
     lb.serves(1)
     lb.hang.touch()
     if how == "files":
-        lb.edit("new")
+        lb.append("# new")
         eventually(lambda: lb.status()["configuration"]["unreadable"] or harm == STOPS)
         assert lb.status()["stage"] == "serving"
         lb.hang.unlink()
         with contextlib.suppress(ProcessLookupError):
             os.kill(lb.reader, signal.SIGKILL)
     elif how == "reload":
-        assert lb.ask("reload").startswith("Success=1")
+        assert lb.ask(b"reload\n").startswith("Success=1")
     else:
-        lb.process.send_signal(signal.SIGUSR1)
+        lb.signal(signal.SIGUSR1)
     lb.serves(2)
     assert lb.status()["stage"] == "serving"
 
@@ -210,10 +107,10 @@ def test_a_stop_waits_for_no_reader(begin: Begin, signum: int, phase: str) -> No
         lb.hang.touch()
     reader = lb.reader
     if phase == "reload":
-        lb.process.send_signal(signal.SIGUSR1)
+        lb.signal(signal.SIGUSR1)
     if phase != "rest":
-        eventually(lambda: Path(f"/proc/{reader}/stat").read_text().rpartition(") ")[2][0] == "T")
-    lb.process.send_signal(signum)
+        eventually(lambda: state_of(reader) == "T")
+    lb.signal(signum)
 
     assert lb.process.wait(timeout=60) == 0
     eventually(lambda: not Path(f"/proc/{reader}").exists())
@@ -226,19 +123,19 @@ def test_a_reader_that_takes_too_long_is_killed_and_another_one_tries_again(begi
     lb.serves(1)
     first = lb.reader
     lb.hang.touch()
-    lb.edit("new")
+    lb.append("# new")
     eventually(lambda: "takes longer than 0.3 s" in lb.log)
     # The next ones: it is asked again by the poll.
     eventually(lambda: lb.reader != first)
     second = lb.reader
-    eventually(lambda: second not in readers_of(lb.process.pid))
+    eventually(lambda: second not in readers_of(lb.pid))
     assert lb.log.count("takes longer than 0.3 s") == 1
     assert lb.status()["configuration"]["unreadable"]
 
     lb.hang.unlink()
     lb.serves(2)
     assert lb.status()["configuration"]["unreadable"] is None
-    eventually(lambda: len(readers_of(lb.process.pid)) == 1)
+    eventually(lambda: len(readers_of(lb.pid)) == 1)
 
 
 def test_a_reader_that_dies_while_nobody_asks_is_replaced(begin: Begin) -> None:
@@ -248,8 +145,8 @@ def test_a_reader_that_dies_while_nobody_asks_is_replaced(begin: Begin) -> None:
     for number in (2, 3):
         reader = lb.reader
         os.kill(reader, signal.SIGKILL)
-        eventually(lambda: [one for one in readers_of(lb.process.pid) if one != reader])  # noqa: B023  # called at once
-        lb.edit(f"another {number}")
+        eventually(lambda: [one for one in readers_of(lb.pid) if one != reader])  # noqa: B023  # called at once
+        lb.append(f"# another {number}")
         lb.serves(number)
 
 
@@ -258,7 +155,7 @@ def test_a_reader_that_dies_of_what_it_was_asked_is_asked_once_more(begin: Begin
     lb = begin(code=DIES.replace("os.kill", "os.unlink('HANG')\n        os.kill"))
     lb.serves(1)
     lb.hang.touch()
-    assert lb.ask("reload").startswith("Success=1")
+    assert lb.ask(b"reload\n").startswith("Success=1")
     assert not lb.hang.exists()
     assert lb.status()["generations"][-1]["sha256"]
 
@@ -291,11 +188,11 @@ reading._Reader._look = wrong
     lb.serves(1)
     first = lb.reader
     lb.hang.touch()
-    assert lb.ask("reload").startswith("Success=1")
+    assert lb.ask(b"reload\n").startswith("Success=1")
     assert lb.status()["generations"][-1]["sha256"] is None
-    assert first not in readers_of(lb.process.pid)
+    assert first not in readers_of(lb.pid)
     lb.hang.unlink()
-    assert lb.ask("reload").startswith("Success=1")
+    assert lb.ask(b"reload\n").startswith("Success=1")
     assert lb.status()["generations"][-1]["sha256"]
 
 
@@ -304,10 +201,10 @@ def test_a_reader_without_memory_says_so(begin: Begin) -> None:
     lb = begin("--poll", "3600")
     lb.serves(1)
     doubling = "".join(f'  setenv A{n + 1} "${{A{n}}}${{A{n}}}"\n' for n in range(40))
-    lb.edit(f'\nglobal\n  setenv A0 0123456789\n{doubling}  lua-load "${{A40}}"')
+    lb.append(f'global\n  setenv A0 0123456789\n{doubling}  lua-load "${{A40}}"')
     eventually(lambda: "MiB of memory" in lb.log)
     assert lb.status()["configuration"]["unreadable"]
-    lb.edit("good")
+    lb.append("# good")
     lb.serves(2)
 
 
@@ -325,7 +222,7 @@ def test_a_reader_has_nothing_of_ours(begin: Begin) -> None:
     assert Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0") == READER.encode()
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         os.kill(pid, signum)
-    lb.edit("new")
+    lb.append("# new")
     lb.serves(2)
     assert lb.reader == pid
 
@@ -364,7 +261,7 @@ def test_that_there_is_no_reader_ends_nobody_else(begin: Begin) -> None:
 
     eventually(lambda: "no process to read it with" in lb.log)
     lb.hang.unlink()
-    assert lb.ask("reload").startswith("Success=1")
+    assert lb.ask(b"reload\n").startswith("Success=1")
     assert "the exporter was killed" not in lb.log
 
 
@@ -374,9 +271,9 @@ def test_a_reader_that_dies_with_a_question_unread_is_asked_once_more(begin: Beg
     lb.serves(1)
     reader = lb.reader
     os.kill(reader, signal.SIGSTOP)
-    eventually(lambda: Path(f"/proc/{reader}/stat").read_text().rpartition(") ")[2][0] == "T")
-    lb.edit("while it was stopped")
-    lb.process.send_signal(signal.SIGUSR1)
+    eventually(lambda: state_of(reader) == "T")
+    lb.append("# while it was stopped")
+    lb.signal(signal.SIGUSR1)
     # The question is in its socket: it is killed while it has not read it.
     eventually(lambda: any(one["state"] == "candidate" for one in lb.status()["generations"]))
     os.kill(reader, signal.SIGKILL)
@@ -400,7 +297,7 @@ def test_a_reader_lives_without_dev_null(begin: Begin) -> None:
     """Where the launcher does, the files are watched as well."""
     lb = begin("--poll", "3600", code=NO_NULL)
     lb.serves(1)
-    lb.edit("another")
+    lb.append("# another")
     lb.serves(2)
     assert lb.status()["generations"][-1]["sha256"]
 
@@ -411,24 +308,20 @@ def _hangs_in(method: str) -> str:
     return code.replace("ConfigFiles.read", f"StateFile.{method}")
 
 
-def _stops(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "T"
-
-
 def test_an_upgrade_finishes_what_is_being_written_to_the_state_directory(begin: Begin, tmp_path: Path) -> None:
     """By a reader of its own; the one that hung with it is ended, so that it writes nothing old over what is newer."""
     kept = tmp_path / "state" / "haproxy.last-known-good"
     lb = begin("--state-dir", str(kept.parent), code=_hangs_in("write").replace("(self)", "(self, *more)"), hangs=True)
     lb.serves(1)
     old = lb.reader
-    eventually(lambda: _stops(old))
+    eventually(lambda: state_of(old) == "T")
     assert not kept.exists()
     lb.hang.unlink()
-    assert lb.ask("upgrade").startswith("Success=1")
+    assert lb.ask(b"upgrade\n").startswith("Success=1")
     eventually(kept.exists)
     assert b'bind "fd@${FD_WEB}"' in kept.read_bytes()
-    eventually(lambda: old not in readers_of(lb.process.pid))
-    assert len(readers_of(lb.process.pid)) == 1
+    eventually(lambda: old not in readers_of(lb.pid))
+    assert len(readers_of(lb.pid)) == 1
 
 
 def test_an_upgrade_finishes_what_is_being_read_of_the_state_directory(begin: Begin, tmp_path: Path) -> None:
@@ -436,15 +329,15 @@ def test_an_upgrade_finishes_what_is_being_read_of_the_state_directory(begin: Be
     lb = begin("--state-dir", str(tmp_path / "state"))
     lb.serves(1)
     eventually((tmp_path / "state" / "haproxy.last-known-good").exists)
-    lb.process.send_signal(signal.SIGQUIT)
+    lb.signal(signal.SIGQUIT)
     lb.process.wait(timeout=60)
 
     lb = begin("--state-dir", str(tmp_path / "state"), code=_hangs_in("read"), hangs=True)
     lb.serves(1)
-    assert _stops(lb.reader)
+    assert state_of(lb.reader) == "T"
     lb.hang.unlink()
-    assert lb.ask("upgrade").startswith("Success=1")
-    (tmp_path / "etc" / "haproxy.cfg").write_text("nonsense\n")
+    assert lb.ask(b"upgrade\n").startswith("Success=1")
+    lb.edit("nonsense\n")
     eventually(lambda: lb.status()["configuration"]["pending"])
     os.kill(lb.haproxies[0], signal.SIGKILL)
     eventually(lambda: "runs the LAST KNOWN GOOD configuration" in lb.log)

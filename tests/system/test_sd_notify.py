@@ -64,7 +64,7 @@ def test_a_message_arrives_as_one_datagram(kind: str, tmp_path: Path) -> None:
         assert recorder.message() == "READY=1"
 
 
-def test_without_a_socket_nothing_happens(tmp_path: Path) -> None:
+def test_without_a_socket_nothing_happens() -> None:
     """Where there is no systemd everything can be called, and does nothing."""
     with notifier({"FDSTORE": "10", "WATCHDOG_USEC": "1000000"}) as nobody:
         assert nobody.unusable is None

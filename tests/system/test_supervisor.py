@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,102 +15,15 @@ import pytest
 from entrypoint.core import lifecycle
 from tests.children import children_of
 from tests.descriptors import descriptors
+from tests.system.instance import CONFIGURATION, Begin, free_port, state_of
 from tests.system.lives import status_fields
 from tests.waiting import eventually
-
-CONFIGURATION = """\
-defaults
-  mode http
-  timeout client 9s
-  timeout connect 9s
-  timeout server 9s
-frontend web
-  bind "fd@${FD_WEB}"
-  http-request return status 200 content-type text/plain lf-string "%[env(SAFE_RELOAD_GENERATION)]"
-"""
-
-
-class Instance:
-    """A running safe_reload, and the VIP that it has bound."""
-
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, port: int) -> None:
-        """Look at a process that has been started."""
-        self.process = process
-        self._log = log
-        self.port = port
-
-    @property
-    def log(self) -> str:
-        """Everything that has been written to stderr."""
-        return self._log.read_text()
-
-    def get(self) -> str:
-        """Return what the VIP answers; nothing while it does not."""
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=10) as client:
-                client.sendall(b"GET / HTTP/1.0\r\n\r\n")
-                answer = b""
-                while data := client.recv(4096):
-                    answer += data
-        except OSError:
-            return ""
-        return answer.rpartition(b"\r\n\r\n")[2].decode()
-
-    def haproxy(self) -> int:
-        """Wait until there is one; return its pid."""
-        return eventually(self._only_child)
-
-    def _only_child(self) -> int:
-        children = children_of(self.process.pid)
-        return children[0] if len(children) == 1 else 0
-
-
-Begin = Callable[..., Instance]
-
-
-@pytest.fixture
-def begin(tmp_path: Path) -> Iterator[Begin]:
-    """Start safe_reload with haproxy of this host on a free port; it is ended after the test."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(
-        *options: str,
-        code: str = "",
-        environment: dict[str, str] | None = None,
-        passed: tuple[int, ...] = (),
-        ordinary: bool = False,
-        user: str = "",
-    ) -> Instance:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        configuration = tmp_path / "haproxy.cfg"
-        bind = f"127.0.0.1:{port}"
-        text = CONFIGURATION.replace('"fd@${FD_WEB}"', bind) if ordinary else CONFIGURATION
-        configuration.write_text((f"global\n  user {user}\n" if user else "") + text)
-        vips = () if ordinary else ("--vips", f"{bind}:FD_WEB")
-        log = tmp_path / "log"
-        words = [sys.executable, "-c", f"{code}\nfrom entrypoint.__main__ import main\nmain()", *options]
-        with log.open("wb") as stderr:
-            process = subprocess.Popen(
-                [*words, *vips, "haproxy", "-f", str(configuration)],
-                stderr=stderr,
-                env={**os.environ, **(environment or {})},
-                pass_fds=passed,
-            )
-        started.append(process)
-        return Instance(process, log, port)
-
-    yield start
-    for process in started:
-        process.send_signal(signal.SIGQUIT)
-        process.wait(timeout=30)
 
 
 def test_a_haproxy_that_outlives_safe_reload_serves_and_sleeps(begin: Begin) -> None:
     """Who kills safe_reload on a host, where it is not PID 1, loses no client, and no CPU."""
     lb = begin()
-    assert eventually(lambda: lb.get() == "1")
-    eventually(lambda: "is current" in lb.log)
+    lb.serves()
     haproxy = lb.haproxy()
     lb.process.kill()
     lb.process.wait()
@@ -147,15 +59,15 @@ def wrong(state, trigger):
 lifecycle._reload = wrong
 """
     lb = begin(code=fault)
-    eventually(lambda: lb.get() == "1")
-    lb.process.send_signal(signal.SIGUSR1)
+    lb.serves()
+    lb.signal(signal.SIGUSR1)
     eventually(lambda: "serving goes on" in lb.log)
 
     assert hasattr(lifecycle, "_reload")
     assert "ZeroDivisionError: for this test" in lb.log
     assert lb.get() == "1"
-    lb.process.send_signal(signal.SIGUSR1)
-    eventually(lambda: lb.get() == "2")
+    lb.signal(signal.SIGUSR1)
+    lb.serves(2)
 
 
 EVERY_EFFECT = """
@@ -178,52 +90,50 @@ Supervisor._do = wrong
     "kind",
     ["MemoryError()", "ValueError('embedded null byte')", "b'\\xff'.decode('ascii')", "OSError(28, 'for this test')"],
 )
-def test_an_effect_that_cannot_be_carried_out_leaves_nobody_waiting(begin: Begin, tmp_path: Path, kind: str) -> None:
+def test_an_effect_that_cannot_be_carried_out_leaves_nobody_waiting(begin: Begin, kind: str) -> None:
     """Each of them, twice, in whatever way: every reload is answered, a death made good, and TERM is the end."""
-    options = ("--runtime-dir", str(tmp_path), "--exporter", "127.0.0.1:0", "--watch", "off", "--ready-timeout", "5")
+    options = ("--exporter", "127.0.0.1:0", "--watch", "off", "--ready-timeout", "5")
     lb = begin(*options, code=EVERY_EFFECT % kind)
-    assert eventually(lambda: lb.get() == "1")
-    eventually(lambda: "is current" in lb.log)
-    answers = [_ask(tmp_path, "reload") for _ in range(8)]
+    lb.serves()
+    answers = [lb.client("reload") for _ in range(8)]
     assert {answer.returncode for answer in answers} == {0, 1}
     assert all(answer.stderr for answer in answers if answer.returncode)
     assert answers[-1].returncode == 0, answers[-1].stderr
     serves = eventually(lb.get)
-    generations = json.loads(_ask(tmp_path, "status", "--json").stdout)["generations"]
+    generations = json.loads(lb.client("status", "--json").stdout)["generations"]
     (pid,) = [one["pid"] for one in generations if one["state"] == "current"]
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: "unasked" in lb.log)
     assert eventually(lambda: (lb.get() or serves) != serves)
-    lb.process.send_signal(signal.SIGTERM)
+    lb.signal(signal.SIGTERM)
     assert lb.process.wait(timeout=60) == 0
 
 
 @pytest.mark.parametrize("spare", [0, 300_000, 3_000_000])
-def test_without_memory_it_waits_for_better_times(begin: Begin, tmp_path: Path, spare: int) -> None:
+def test_without_memory_it_waits_for_better_times(begin: Begin, spare: int) -> None:
     """Nothing can be started then, and much not even be said: PID 1 lives, and goes on when there is some again."""
-    lb = begin("--runtime-dir", str(tmp_path), "--restart-limit", "1000")
-    assert eventually(lambda: lb.get() == "1")
-    eventually(lambda: "is current" in lb.log)
-    pid = lb.process.pid
+    lb = begin("--restart-limit", "1000")
+    lb.serves()
+    pid = lb.pid
     no_limits = resource.prlimit(pid, resource.RLIMIT_AS)
     used = int(status_fields(pid)["VmSize"].split()[0]) * 1024
     resource.prlimit(pid, resource.RLIMIT_AS, (used + spare, no_limits[1]))
-    (tmp_path / "haproxy.cfg").write_text(CONFIGURATION + "# more\n" * 100_000)
+    lb.append("# more\n" * 100_000)
     for _ in range(3):
-        lb.process.send_signal(signal.SIGUSR1)
+        lb.signal(signal.SIGUSR1)
     os.kill(lb.haproxy(), signal.SIGKILL)
     eventually(lambda: "unasked" in lb.log)
     eventually(lambda: lb.log.count("before it was ready") + lb.log.count("was not started") > 1)
     resource.prlimit(pid, resource.RLIMIT_AS, no_limits)
 
     assert eventually(lb.get)
-    assert _ask(tmp_path, "reload").returncode == 0
-    lb.process.send_signal(signal.SIGTERM)
+    assert lb.client("reload").returncode == 0
+    lb.signal(signal.SIGTERM)
     assert lb.process.wait(timeout=60) == 0
     assert "a bug in safe_reload" not in lb.log
 
 
-def test_a_death_that_was_lost_is_found_by_who_asks_whether_we_live(begin: Begin, tmp_path: Path) -> None:
+def test_a_death_that_was_lost_is_found_by_who_asks_whether_we_live(begin: Begin) -> None:
     """Whatever mistake of ours it was: nobody would ever start the next one, and all would look well."""
     loss = """
 from entrypoint.pid1.children import Children
@@ -236,15 +146,14 @@ def wrong(self, death):
         right(self, death)
 Children._bury = wrong
 """
-    lb = begin("--runtime-dir", str(tmp_path), code=loss)
-    assert eventually(lambda: lb.get() == "1")
-    eventually(lambda: "is current" in lb.log)
+    lb = begin(code=loss)
+    lb.serves()
     os.kill(lb.haproxy(), signal.SIGKILL)
-    eventually(lambda: not children_of(lb.process.pid))
-    _ask(tmp_path, "status")
+    eventually(lambda: not children_of(lb.pid))
+    lb.client("status")
 
     eventually(lambda: "is gone, and nobody was told" in lb.log)
-    assert eventually(lambda: lb.get() == "2")
+    lb.serves(2)
 
 
 def test_a_candidate_that_has_died_by_the_time_it_would_serve_takes_nobody_s_place(begin: Begin) -> None:
@@ -263,8 +172,8 @@ def found(self, found, texts, asked):
 ConfigStore.found = found
 """
     lb = begin("--watch", "off", code=death)
-    assert eventually(lambda: lb.get() == "1")
-    lb.process.send_signal(signal.SIGUSR1)
+    lb.serves()
+    lb.signal(signal.SIGUSR1)
 
     eventually(lambda: "generation 1 (pid" in lb.log.partition("has failed")[2])
     assert "generation 2 (pid" in lb.log
@@ -292,13 +201,13 @@ def wrong(self, session):
 getsocks.SocketRequest.__init__ = wrong
 """
     lb = begin(code=shortage, ordinary=True)
-    assert eventually(lambda: lb.get() == "1")
+    lb.serves()
     eventually(lambda: "holds the ordinary listeners" in lb.log)
-    lb.process.send_signal(signal.SIGUSR1)
+    lb.signal(signal.SIGUSR1)
     eventually(lambda: "asked again" in lb.log)
     os.kill(lb.haproxy(), signal.SIGKILL)
     eventually(lambda: "unasked" in lb.log)
-    assert eventually(lambda: lb.get() == "3")
+    lb.serves(3)
 
     assert "holds no ordinary listener" not in lb.log
 
@@ -317,8 +226,8 @@ def wrong(self):
 haproxy_cli.Conversation.proceed = wrong
 """
     lb = begin(code=shortage)
-    assert eventually(lambda: lb.get() == "1")
-    lb.process.send_signal(signal.SIGUSR1)
+    lb.serves()
+    lb.signal(signal.SIGUSR1)
 
     eventually(lambda: "has not let go of the VIPs" in lb.log)
     assert "a bug in safe_reload" not in lb.log
@@ -340,20 +249,16 @@ def wrong(self, commands):
 CliChannel.ask = wrong
 """
     lb = begin(code=shortage)
-    assert eventually(lambda: lb.get() == "1")
-    lb.process.send_signal(signal.SIGUSR1)
+    lb.serves()
+    lb.signal(signal.SIGUSR1)
 
     eventually(lambda: "generation 2 (pid" in lb.log and lb.log.count("is current") == 2)
     assert "ask: for this test" in lb.log
     assert "a bug in safe_reload" not in lb.log
 
 
-def test_a_stderr_that_nobody_reads_does_not_stop_it(tmp_path: Path) -> None:
+def test_a_stderr_that_nobody_reads_does_not_stop_it(begin: Begin) -> None:
     """A full pipe costs log lines, and neither a reload nor the stop."""
-    configuration = tmp_path / "haproxy.cfg"
-    configuration.write_text(CONFIGURATION)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     try:
@@ -361,21 +266,19 @@ def test_a_stderr_that_nobody_reads_does_not_stop_it(tmp_path: Path) -> None:
             os.write(writer, b"x" * 65536)
     except BlockingIOError:
         os.set_blocking(writer, True)
-    words = [sys.executable, "-m", "entrypoint", "--vips", f"127.0.0.1:{port}:FD_WEB", "haproxy", "-q"]
-    with subprocess.Popen([*words, "-f", str(configuration)], stderr=writer) as process:
-        lb = Instance(process, tmp_path / "log", port)
-        try:
-            eventually(lambda: lb.get() == "1")
-            process.send_signal(signal.SIGUSR1)
-            assert eventually(lambda: lb.get() == "2")
-        finally:
-            process.send_signal(signal.SIGQUIT)
-            assert process.wait(timeout=30) == 0
-            os.close(reader)
-            os.close(writer)
+    try:
+        lb = begin(haproxy=("haproxy", "-q"), stderr=writer)
+        eventually(lambda: lb.get() == "1")
+        lb.signal(signal.SIGUSR1)
+        eventually(lambda: lb.get() == "2")
+        lb.signal(signal.SIGQUIT)
+        assert lb.process.wait(timeout=30) == 0
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
-def test_a_signal_that_comes_late_does_not_change_the_exit_status(tmp_path: Path) -> None:
+def test_a_signal_that_comes_late_does_not_change_the_exit_status() -> None:
     """While the interpreter ends it would be back to its default action."""
     code = (
         "import os, signal, sys; from entrypoint.pid1.cli import run; "
@@ -394,11 +297,11 @@ def test_haproxy_inherits_the_vips_and_its_cli_and_nothing_else(begin: Begin) ->
     stray = os.open("/etc/hostname", os.O_RDONLY)
     try:
         lb = begin(passed=(stray,))
-        eventually(lambda: lb.get() == "1")
+        lb.serves()
         links = descriptors(lb.haproxy())
     finally:
         os.close(stray)
-    ours = {link for number, link in descriptors(lb.process.pid).items() if number > 2}
+    ours = {link for number, link in descriptors(lb.pid).items() if number > 2}
 
     assert links[3] in ours
     assert "/etc/hostname" not in links.values()
@@ -410,8 +313,8 @@ def test_haproxy_inherits_the_vips_and_its_cli_and_nothing_else(begin: Begin) ->
 def test_haproxy_does_not_get_what_systemd_means_for_us(begin: Begin) -> None:
     """NOTIFY_SOCKET and its like end here."""
     ours = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "SAFE_RELOAD_INHERITED")
-    lb = begin(environment={**dict.fromkeys(ours, "1"), "KEPT": "yes"})
-    eventually(lambda: lb.get() == "1")
+    lb = begin(KEPT="yes", **dict.fromkeys(ours, "1"))
+    lb.serves()
     environment = Path(f"/proc/{lb.haproxy()}/environ").read_text().split("\0")
     names = {entry.partition("=")[0] for entry in environment}
 
@@ -422,15 +325,15 @@ def test_haproxy_does_not_get_what_systemd_means_for_us(begin: Begin) -> None:
 
 def test_a_pid_file_that_can_no_longer_be_written_is_a_log_line(begin: Begin, tmp_path: Path) -> None:
     """What fails after the start is reported, the reload succeeds all the same, and the file comes when it can."""
-    folder = tmp_path / "run"
+    folder = tmp_path / "pids"
     soon = "from entrypoint.pid1 import published_pid; published_pid._PUBLISH_AGAIN_AFTER = 0.1"
     lb = begin("--pid-file", str(folder / "pid"), code=soon)
-    eventually(lambda: lb.get() == "1")
+    lb.serves()
     eventually((folder / "pid").exists)
     (folder / "pid").unlink()
     folder.rmdir()
-    lb.process.send_signal(signal.SIGUSR1)
-    eventually(lambda: lb.get() == "2")
+    lb.signal(signal.SIGUSR1)
+    lb.serves(2)
 
     eventually(lambda: "the pid file " in lb.log)
     assert "cannot be written, and is tried again: No such file or directory" in lb.log
@@ -443,7 +346,7 @@ def test_a_pid_file_that_can_no_longer_be_written_is_a_log_line(begin: Begin, tm
 @pytest.mark.parametrize(
     ("where", "why"),
     [
-        ("haproxy.cfg", "it is not a folder; give a folder that uid"),
+        ("etc/haproxy.cfg", "it is not a folder; give a folder that uid"),
         ("/proc/nowhere", "No such file or directory; give a folder that uid"),
         ("/dev/full/below", "it is not a folder; give a folder that uid"),
     ],
@@ -452,7 +355,7 @@ def test_a_state_directory_that_cannot_be_written_is_told(begin: Begin, tmp_path
     """In words, with what would be right, and without the number of an error; haproxy serves all the same."""
     folder = tmp_path / where
     lb = begin("--state-dir", str(folder))
-    eventually(lambda: lb.get() == "1")
+    lb.serves()
     eventually(lambda: "is kept in memory only" in lb.log)
     (line,) = [line for line in lb.log.splitlines() if "kept in memory only" in line]
 
@@ -463,20 +366,21 @@ def test_a_state_directory_that_cannot_be_written_is_told(begin: Begin, tmp_path
 
 def test_a_pipe_in_the_place_of_a_file_of_ours_is_not_waited_for(begin: Begin, tmp_path: Path) -> None:
     """One that is there at the start is replaced, and one that comes later is left."""
-    paths = [tmp_path / name for name in ("pid", "haproxy.last-known-good", "haproxy.sock", "notify")]
+    folder = tmp_path / "run"
+    folder.mkdir()
+    paths = [folder / name for name in ("pid", "haproxy.last-known-good", "haproxy.sock", "notify")]
     for path in paths:
         os.mkfifo(path)
     writers = [os.open(path, os.O_RDWR) for path in paths]
-    options = ("--name", "haproxy", "--runtime-dir", str(tmp_path), "--state-dir", str(tmp_path))
     try:
-        lb = begin("--pid-file", str(paths[0]), *options, environment={"NOTIFY_SOCKET": str(paths[3])})
-        assert eventually(lambda: lb.get() == "1")
+        lb = begin("--pid-file", str(paths[0]), "--state-dir", str(folder), NOTIFY_SOCKET=str(paths[3]))
+        lb.serves()
         eventually(paths[0].is_file)
         assert paths[0].read_text() == f"{lb.haproxy()}\n"
         eventually(paths[2].is_socket)
         eventually(lambda: lb.log.count("systemd could not be told") == 1)
-        lb.process.send_signal(signal.SIGUSR1)
-        assert eventually(lambda: lb.get() == "2")
+        lb.signal(signal.SIGUSR1)
+        lb.serves(2)
         eventually(lambda: lb.log.count("is current") == 2)
         # Its pid is written after that line.
         eventually(lambda: paths[0].read_text() == f"{lb.haproxy()}\n")
@@ -485,7 +389,7 @@ def test_a_pipe_in_the_place_of_a_file_of_ours_is_not_waited_for(begin: Begin, t
     finally:
         for writer in writers:
             os.close(writer)
-    lb.process.send_signal(signal.SIGTERM)
+    lb.signal(signal.SIGTERM)
 
     assert lb.process.wait(timeout=30) == 0
     assert paths[0].is_fifo()
@@ -496,10 +400,10 @@ def test_a_pipe_in_the_place_of_a_file_of_ours_is_not_waited_for(begin: Begin, t
 def test_a_timer_of_a_month_leaves_it_responsive(begin: Begin, option: str) -> None:
     """epoll_wait(2) takes no more than 24 days; a longer timer is waited for in pieces."""
     lb = begin(option, "2592000")
-    eventually(lambda: lb.get() == "1")
+    lb.serves()
     with socket.create_connection(("127.0.0.1", lb.port)):
-        lb.process.send_signal(signal.SIGUSR1)
-        eventually(lambda: lb.get() == "2")
+        lb.signal(signal.SIGUSR1)
+        lb.serves(2)
 
     assert "bug" not in lb.log
 
@@ -524,13 +428,13 @@ def test_signals_are_forwarded_to_the_current_haproxy(begin: Begin) -> None:
     """A signal that is not ours reaches haproxy: SIGTSTP stops it, SIGCONT goes on."""
 
     def state() -> str:
-        return Path(f"/proc/{lb.haproxy()}/stat").read_text().rpartition(") ")[2][0]
+        return state_of(lb.haproxy())
 
     lb = begin()
-    eventually(lambda: lb.get() == "1")
-    lb.process.send_signal(signal.SIGTSTP)
+    lb.serves()
+    lb.signal(signal.SIGTSTP)
     eventually(lambda: state() == "T")
-    lb.process.send_signal(signal.SIGCONT)
+    lb.signal(signal.SIGCONT)
 
     assert eventually(lambda: state() != "T")
     assert lb.get() == "1"
@@ -539,13 +443,12 @@ def test_signals_are_forwarded_to_the_current_haproxy(begin: Begin) -> None:
 def test_a_stop_continues_whoever_ctrl_z_has_stopped(begin: Begin) -> None:
     """Also one that has been replaced since, and drains."""
     lb = begin()
-    eventually(lambda: lb.get() == "1")
-    eventually(lambda: "is current" in lb.log)
-    lb.process.send_signal(signal.SIGTSTP)
-    eventually(lambda: Path(f"/proc/{lb.haproxy()}/stat").read_text().rpartition(") ")[2][0] == "T")
-    lb.process.send_signal(signal.SIGUSR1)
+    lb.serves()
+    lb.signal(signal.SIGTSTP)
+    eventually(lambda: state_of(lb.haproxy()) == "T")
+    lb.signal(signal.SIGUSR1)
     eventually(lambda: "generation 1 (pid" in lb.log and " drains" in lb.log)
-    lb.process.send_signal(signal.SIGTERM)
+    lb.signal(signal.SIGTERM)
 
     assert lb.process.wait(timeout=60) == 0
 
@@ -558,19 +461,18 @@ prctl.cap_permitted.drop("kill")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can switch its user")
-def test_what_we_may_not_signal_is_said_once_and_not_to_drain(begin: Begin, tmp_path: Path) -> None:
+def test_what_we_may_not_signal_is_said_once_and_not_to_drain(begin: Begin) -> None:
     """What is wrong, what would be right, and what becomes of it; a stop at once ends without it."""
-    (tmp_path / "lb").mkdir()
-    lb = begin("--runtime-dir", str(tmp_path / "lb"), code=WITHOUT_KILL, user="nobody")
-    eventually(lambda: " is current" in lb.log)
+    lb = begin(code=WITHOUT_KILL, text=f"global\n  user nobody\n{CONFIGURATION}")
+    lb.becomes_current()
     old = lb.haproxy()
     with socket.create_connection(("127.0.0.1", lb.port)) as held:
         held.sendall(b"GET / HTTP/1.1\r\n")
-        lb.process.send_signal(signal.SIGHUP)
+        lb.signal(signal.SIGHUP)
         eventually(lambda: f"generation 1 (pid {old}) does not leave" in lb.log)
-    haproxies = children_of(lb.process.pid)
+    haproxies = children_of(lb.pid)
     try:
-        lb.process.send_signal(signal.SIGQUIT)
+        lb.signal(signal.SIGQUIT)
         assert lb.process.wait(timeout=60) == 0
     finally:
         for pid in haproxies:
@@ -604,8 +506,7 @@ def test_that_a_program_may_not_be_signalled_is_said(tmp_path: Path) -> None:
 def test_the_log_is_json_if_asked_for(begin: Begin) -> None:
     """One object a line, with the generation's number in it."""
     lb = begin("--log-format", "json", "--name", "front")
-    eventually(lambda: lb.get() == "1")
-    eventually(lambda: "is current" in lb.log)
+    lb.serves()
     told = {line["event"]: line for line in map(json.loads, lb.log.splitlines())}
     assert next(iter(told)) == "bound", told
     first = told["current"]
@@ -616,29 +517,22 @@ def test_the_log_is_json_if_asked_for(begin: Begin) -> None:
     assert first["instance"] == "front"
 
 
-def test_sockets_that_systemd_passes_are_vips(tmp_path: Path) -> None:
+def test_sockets_that_systemd_passes_are_vips(begin: Begin) -> None:
     """LISTEN_FDS and LISTEN_FDNAMES: `http1` becomes FD_HTTP1."""
-    configuration = tmp_path / "haproxy.cfg"
-    configuration.write_text(CONFIGURATION.replace("FD_WEB", "FD_HTTP1"))
     with socket.create_server(("127.0.0.1", 0)) as passed:
-        port = passed.getsockname()[1]
-        code = (
-            f"import os, sys; os.environ['LISTEN_PID'] = str(os.getpid()); os.dup2({passed.fileno()}, 3); "
-            "os.execvp(sys.executable, [sys.executable, '-m', 'entrypoint', *sys.argv[1:]])"
-        )
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, "haproxy", "-f", str(configuration)],
-            env={**os.environ, "LISTEN_FDS": "1", "LISTEN_FDNAMES": "http1"},
-            pass_fds=(passed.fileno(),),
-            stderr=subprocess.DEVNULL,
-        )
-    lb = Instance(process, tmp_path / "log", port)
-    try:
-        assert eventually(lambda: lb.get() == "1")
-    finally:
-        process.send_signal(signal.SIGTERM)
-
-    assert process.wait(timeout=30) == 0
+        code = f"""
+import os, sys
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.dup2({passed.fileno()}, 3)
+os.execvp(sys.executable, [sys.executable, "-m", "entrypoint", *sys.argv[1:]])
+"""
+        text = CONFIGURATION.replace("FD_WEB", "FD_HTTP1")
+        environment = {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "http1"}
+        lb = begin(text=text, code=code, vips=False, passed=[passed.fileno()], **environment)
+        lb.port = passed.getsockname()[1]
+    lb.serves()
+    lb.signal(signal.SIGTERM)
+    assert lb.process.wait(timeout=30) == 0
 
 
 AT_ADOPTION = """
@@ -667,21 +561,19 @@ def test_a_generation_that_dies_before_it_passed_its_listeners_takes_none_along(
     lb = begin(ordinary=True, code=AT_ADOPTION.format(before="self._children.kill(2)", after="pass"))
     eventually(lambda: "holds the ordinary listeners" in lb.log)
     held = listening(lb.port)
-    lb.process.send_signal(signal.SIGUSR1)
-    eventually(lambda: lb.get() == "3")
+    lb.signal(signal.SIGUSR1)
+    lb.serves(3)
 
     assert listening(lb.port) == held
     assert "no ordinary listener" not in lb.log
 
 
-def test_listeners_that_are_no_more_are_let_go_of(begin: Begin, tmp_path: Path) -> None:
+def test_listeners_that_are_no_more_are_let_go_of(begin: Begin) -> None:
     """A generation that has none says so by hanging up, and lives."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    lb = begin("--vips", f"127.0.0.1:{port}:FD_WEB", ordinary=True)
+    lb = begin("--vips", f"127.0.0.1:{free_port()}:FD_WEB", ordinary=True)
     eventually(lambda: "holds the ordinary listeners" in lb.log)
-    (tmp_path / "haproxy.cfg").write_text(CONFIGURATION)
-    lb.process.send_signal(signal.SIGUSR1)
+    lb.edit(CONFIGURATION)
+    lb.signal(signal.SIGUSR1)
     eventually(lambda: "holds no ordinary listener" in lb.log)
 
     assert not listening(lb.port)
@@ -691,33 +583,31 @@ def test_what_is_passed_after_a_stop_is_not_held(begin: Begin) -> None:
     """Nobody waits in the queue of a listener that no haproxy will accept from any more."""
     after = "self._runtime.submit(__import__('entrypoint.core.events').core.events.StopAsked('this test'))"
     lb = begin("--stop-delay", "0", ordinary=True, code=AT_ADOPTION.format(before="pass", after=after))
-    eventually(lambda: lb.get() == "1")
+    lb.serves()
     with socket.create_connection(("127.0.0.1", lb.port)) as client:
         client.sendall(b"GET / HTTP/1.0\r\n")
-        lb.process.send_signal(signal.SIGUSR1)
+        lb.signal(signal.SIGUSR1)
         eventually(lambda: "stopping gracefully; open connections may finish" in lb.log)
         eventually(lambda: not listening(lb.port))
         assert lb.process.poll() is None
 
 
-def test_a_tag_that_is_no_vip_is_named_when_a_reload_fails_of_it(begin: Begin, tmp_path: Path) -> None:
+def test_a_tag_that_is_no_vip_is_named_when_a_reload_fails_of_it(begin: Begin) -> None:
     """haproxy says no more than that the file descriptor '' is no number: log, answer and status say whose it is."""
-    lb = begin("--runtime-dir", str(tmp_path), "--watch", "off")
-    eventually(lambda: lb.get() == "1")
-    path = tmp_path / "haproxy.cfg"
-    right = path.read_text()
+    lb = begin("--watch", "off")
+    lb.serves()
     hint = "not in --vips: FD_WEBB; correct the `bind`, or give the VIP, such as --vips '*:80:FD_WEBB'"
     assert "not in --vips" not in lb.log
 
-    path.write_text(right.replace("FD_WEB", "FD_WEBB") + '  bind "fd@${FD_WEB}"\n')
-    answer = _ask(tmp_path, "reload")
+    lb.edit(CONFIGURATION.replace("FD_WEB", "FD_WEBB") + '  bind "fd@${FD_WEB}"\n')
+    answer = lb.client("reload")
     assert answer.returncode == 1
     assert hint in answer.stderr.splitlines()
-    assert f"[ERROR safe_reload ({lb.process.pid})] {hint}" in lb.log
-    assert hint in _ask(tmp_path, "status").stdout
+    assert f"[ERROR safe_reload ({lb.pid})] {hint}" in lb.log
+    assert hint in lb.client("status").stdout
 
-    path.write_text(right + "  bnid\n")
-    answer = _ask(tmp_path, "reload")
+    lb.append("  bnid")
+    answer = lb.client("reload")
     assert answer.returncode == 1
     assert "--vips" not in answer.stderr
     assert lb.get() == "1"
@@ -734,11 +624,6 @@ def test_a_tag_that_is_no_vip_is_named_when_a_start_fails_of_it(tmp_path: Path) 
     assert "not in --vips: FD_WEB, FD_X; correct the `bind`, or give the VIP" in run.stderr
 
 
-def _ask(runtime_dir: Path, *verb: str) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "entrypoint", *verb, "--runtime-dir", str(runtime_dir)]
-    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
-
-
 def test_who_takes_our_place_leaves_no_generation_untold(begin: Begin) -> None:
     """One that has yet to accept our session is told to leave before another program takes over, or it never is."""
     code = """
@@ -753,12 +638,12 @@ def send(self, number, signum, line, sent):
 Children.send = send
 """
     lb = begin(ordinary=True, code=code)
-    eventually(lambda: "is current" in lb.log)
-    lb.process.send_signal(signal.SIGUSR1)
+    lb.becomes_current()
+    lb.signal(signal.SIGUSR1)
     eventually(lambda: "Proxy web stopped" in lb.log)
 
 
-def test_a_life_that_takes_over_survives_what_it_cannot_watch(begin: Begin, tmp_path: Path) -> None:
+def test_a_life_that_takes_over_survives_what_it_cannot_watch(begin: Begin) -> None:
     """No exec can be taken back: an error at its beginning is logged like any other, and serving goes on."""
     fault = """
 import os
@@ -771,19 +656,16 @@ def wrong(self, why, number):
     right(self, why, number)
 Reader.look = wrong
 """
-    lb = begin("--runtime-dir", str(tmp_path / "run"), code=fault)
-    assert eventually(lambda: lb.get() == "1")
-    eventually(lambda: "is current" in lb.log)
-    assert _ask(tmp_path / "run", "upgrade").returncode == 0
+    lb = begin(code=fault)
+    lb.serves()
+    assert lb.client("upgrade").returncode == 0
 
     eventually(lambda: "no memory was left (" in lb.log)
-    lb.process.send_signal(signal.SIGUSR1)
-    eventually(lambda: lb.get() == "2")
+    lb.signal(signal.SIGUSR1)
+    lb.serves(2)
 
 
-def test_ordinary_listeners_that_are_yet_to_be_passed_are_asked_for_after_an_upgrade(
-    begin: Begin, tmp_path: Path
-) -> None:
+def test_ordinary_listeners_that_are_yet_to_be_passed_are_asked_for_after_an_upgrade(begin: Begin) -> None:
     """The next life does not know what was answered to the last one."""
     silence = """
 import os
@@ -791,9 +673,8 @@ from entrypoint.system.getsocks.request import SocketRequest
 if not os.environ.get("SAFE_RELOAD_HEIR"):
     SocketRequest.read = lambda self: False
 """
-    lb = begin("--runtime-dir", str(tmp_path / "run"), code=silence, ordinary=True)
-    assert eventually(lambda: lb.get() == "1")
-    eventually(lambda: "is current" in lb.log)
-    assert _ask(tmp_path / "run", "upgrade").returncode == 0
+    lb = begin(code=silence, ordinary=True)
+    lb.serves()
+    assert lb.client("upgrade").returncode == 0
 
     eventually(lambda: "holds the ordinary listeners" in lb.log.partition("has taken over")[2])

@@ -6,28 +6,17 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.children import children_of
 from tests.descriptors import sockets
+from tests.system.instance import CONFIGURATION, Begin
 from tests.waiting import eventually
 
-CONFIGURATION = """\
-defaults
-  mode http
-  timeout client 9s
-  timeout connect 9s
-  timeout server 9s
-frontend web
-  bind "fd@${FD_WEB}"
-  http-request return status 200
-"""
 REFUSED = "nosuch keyword\n"
 NEVER_READY = 'global\n  lua-load "HANG"\n'
 SAID = frozenset({"READY=1", "RELOADING=1", "STOPPING=1"})
@@ -91,29 +80,6 @@ class Systemd:
         self._socket.close()
 
 
-class Instance:
-    """A running safe_reload."""
-
-    def __init__(self, process: subprocess.Popen[bytes], configuration: Path, port: int) -> None:
-        """Look at a process that has been started."""
-        self.process = process
-        self.configuration = configuration
-        self.port = port
-
-    def kill(self, signum: signal.Signals) -> None:
-        """Send it a signal."""
-        self.process.send_signal(signum)
-
-    def serves(self) -> bool:
-        """Tell whether the VIP accepts."""
-        with socket.socket() as client:
-            return client.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def children(self) -> list[int]:
-        """Return the pids of its children but its reader, oldest first."""
-        return children_of(self.process.pid)
-
-
 @pytest.fixture
 def systemd(tmp_path: Path) -> Iterator[Systemd]:
     """Where systemd listens."""
@@ -123,33 +89,10 @@ def systemd(tmp_path: Path) -> Iterator[Systemd]:
     made.close()
 
 
-Begin = Callable[..., Instance]
-
-
 @pytest.fixture
-def begin(tmp_path: Path) -> Iterator[Begin]:
-    """Start safe_reload with haproxy of this host on a free port; it is ended after the test."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(*options: str, text: str = CONFIGURATION, code: str = "", **environment: str) -> Instance:
-        configuration = tmp_path / "haproxy.cfg"
-        configuration.write_text(text)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        words = [sys.executable, "-c", f"{code}\nfrom entrypoint.__main__ import main\nmain()", "--watch", "off"]
-        words += ["--runtime-dir", str(tmp_path / "run"), "--vips", f"127.0.0.1:{port}:FD_WEB", *options]
-        process = subprocess.Popen(
-            [*words, "haproxy", "-f", str(configuration)],
-            env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), **environment},
-            stderr=subprocess.DEVNULL,
-        )
-        started.append(process)
-        return Instance(process, configuration, port)
-
-    yield start
-    for process in started:
-        process.send_signal(signal.SIGQUIT)
-        process.wait(timeout=30)
+def begin(begin: Begin, tmp_path: Path) -> Begin:
+    """Start one that watches no files, where systemd listens or may do so later."""
+    return partial(begin, "--watch", "off", NOTIFY_SOCKET=str(tmp_path / "notify"))
 
 
 def hangs(folder: Path) -> str:
@@ -165,7 +108,7 @@ def test_ready_is_said_when_the_first_generation_serves(begin: Begin, systemd: S
     """READY comes with the generation and its pid, not before, and first of all: some read one message and no more."""
     lb = begin()
     eventually(lambda: systemd.said() == ["READY"])
-    (haproxy,) = lb.children()
+    (haproxy,) = lb.haproxies
     (ready,) = [message["STATUS"] for message in systemd.messages if "READY" in message]
     assert ready == f"generation 1 (pid {haproxy})"
     assert "READY" in systemd.messages[0]
@@ -189,11 +132,11 @@ def test_stopping_is_said_once_and_more_time_is_asked_for(begin: Begin, systemd:
     with socket.create_connection(("127.0.0.1", lb.port)) as client:
         client.sendall(b"GET / HTTP/1.1\r\n")
         eventually(lambda: systemd.statuses()[-1].endswith(", 1 connection"))
-        lb.kill(signal.SIGTERM)
+        lb.signal(signal.SIGTERM)
         eventually(lambda: systemd.how_often("EXTEND_TIMEOUT_USEC") >= 3)
         assert systemd.said() == ["READY", "STOPPING"]
         assert systemd.statuses()[-1] == "stopping, 1 generation left, 1 connection"
-        lb.kill(signal.SIGTERM)
+        lb.signal(signal.SIGTERM)
         assert lb.process.wait(timeout=30) == 0
     eventually(lambda: systemd.statuses()[-1] == "stopped")
     assert systemd.said() == ["READY", "STOPPING"]
@@ -203,11 +146,11 @@ def test_a_number_of_connections_that_is_unknown_is_not_said(begin: Begin, syste
     """A haproxy that does not answer has not lost its clients; of several the known ones are the least."""
     lb = begin(code="import entrypoint.pid1.systemd_status as n; n._REFRESH = 2")
     eventually(lambda: systemd.statuses()[-1:] and systemd.statuses()[-1].endswith(", 0 connections"))
-    (haproxy,) = lb.children()
+    (haproxy,) = lb.haproxies
     os.kill(haproxy, signal.SIGSTOP)
     try:
         eventually(lambda: systemd.statuses()[-1] == f"generation 1 (pid {haproxy})")
-        lb.kill(signal.SIGUSR1)
+        lb.signal(signal.SIGUSR1)
         eventually(lambda: "at least 0 connections" in systemd.statuses()[-1])
     finally:
         os.kill(haproxy, signal.SIGCONT)
@@ -220,7 +163,7 @@ def test_a_reload_is_between_reloading_and_ready(begin: Begin, systemd: Systemd)
     """RELOADING with its time, and READY with the new generation."""
     lb = begin()
     eventually(lambda: systemd.said() == ["READY"])
-    lb.kill(signal.SIGUSR1)
+    lb.signal(signal.SIGUSR1)
     eventually(lambda: systemd.said() == ["READY", "RELOADING", "READY"])
     reloading, ready = [message for message in systemd.messages if {"READY", "RELOADING"} & message.keys()][1:]
     assert reloading["MONOTONIC_USEC"].isdigit()
@@ -247,13 +190,13 @@ def test_a_reload_that_fails_is_over_as_well_and_says_why(
     if text is None:
         lb.configuration.unlink()
     else:
-        lb.configuration.write_text(text)
-    lb.kill(signal.SIGHUP)
+        lb.edit(text)
+    lb.signal(signal.SIGHUP)
     eventually(lambda: systemd.said() == ["READY", "RELOADING", "READY"])
     failed = [message for message in systemd.messages if "READY" in message][1]["STATUS"]
     assert re.match(rf"generation 1 \(pid \d+\).*, the last reload failed: {why}", failed)
-    lb.configuration.write_text(CONFIGURATION)
-    lb.kill(signal.SIGHUP)
+    lb.edit(CONFIGURATION)
+    lb.signal(signal.SIGHUP)
     eventually(lambda: systemd.said() == ["READY", *["RELOADING", "READY"] * 2])
     assert "failed" not in systemd.statuses()[-1]
 
@@ -262,8 +205,8 @@ def test_a_reload_that_is_never_ready_says_so(begin: Begin, systemd: Systemd, tm
     """And asks for more time meanwhile: `systemctl reload` waits for as long as safe_reload does."""
     lb = begin("--ready-timeout", "2", code="import entrypoint.pid1.systemd_status as n; n._EXTENSION = 0.3")
     eventually(lambda: systemd.said() == ["READY"])
-    lb.configuration.write_text(hangs(tmp_path))
-    lb.kill(signal.SIGUSR1)
+    lb.edit(hangs(tmp_path))
+    lb.signal(signal.SIGUSR1)
     eventually(lambda: systemd.said() == ["READY", "RELOADING"])
     before = systemd.how_often("EXTEND_TIMEOUT_USEC")
     eventually(lambda: systemd.how_often("EXTEND_TIMEOUT_USEC") >= before + 2)
@@ -276,7 +219,7 @@ def test_reloads_that_follow_each_other_are_told_apart(begin: Begin, systemd: Sy
     lb = begin()
     eventually(lambda: systemd.said() == ["READY"])
     for signum in (signal.SIGSTOP, signal.SIGUSR1, signal.SIGHUP, signal.SIGCONT):
-        lb.kill(signum)
+        lb.signal(signum)
     eventually(lambda: systemd.said() == ["READY", *["RELOADING", "READY"] * 2])
 
 
@@ -284,10 +227,10 @@ def test_a_stop_ends_the_reload_that_runs(begin: Begin, systemd: Systemd, tmp_pa
     """READY, and then STOPPING: systemd would otherwise wait for the reload, and not take the stop in."""
     lb = begin()
     eventually(lambda: systemd.said() == ["READY"])
-    lb.configuration.write_text(hangs(tmp_path))
-    lb.kill(signal.SIGUSR1)
+    lb.edit(hangs(tmp_path))
+    lb.signal(signal.SIGUSR1)
     eventually(lambda: systemd.said() == ["READY", "RELOADING"])
-    lb.kill(signal.SIGTERM)
+    lb.signal(signal.SIGTERM)
     assert lb.process.wait(timeout=30) == 0
     eventually(lambda: systemd.statuses()[-1] == "stopped")
     assert systemd.said() == ["READY", "RELOADING", "READY", "STOPPING"]
@@ -300,7 +243,7 @@ def test_a_crash_is_no_reload_and_is_seen(begin: Begin, systemd: Systemd) -> Non
     """STATUS says that nothing serves, and later who died of what; the unit was never anything but active."""
     lb = begin()
     eventually(lambda: systemd.said() == ["READY"])
-    os.kill(lb.children()[0], signal.SIGKILL)
+    os.kill(lb.haproxies[0], signal.SIGKILL)
     died = "haproxy has died unasked (1): the last one was killed by SIGKILL"
     eventually(lambda: any(re.fullmatch(rf"generation 2 .*{re.escape(died)}", one) for one in systemd.statuses()))
     assert any(one.startswith("no generation serves") for one in systemd.statuses())
@@ -311,12 +254,12 @@ def test_a_last_known_good_configuration_says_what_is_wrong_with_the_other(begin
     """After a crash with a bad configuration on disk, as long as the old one runs."""
     lb = begin()
     eventually(lambda: systemd.said() == ["READY"])
-    lb.configuration.write_text(REFUSED)
-    os.kill(lb.children()[0], signal.SIGKILL)
+    lb.edit(REFUSED)
+    os.kill(lb.haproxies[0], signal.SIGKILL)
     known = r"generation 3 .*, runs the LAST KNOWN GOOD configuration, the last start failed: .*'nosuch'"
     eventually(lambda: any(re.match(known, one) for one in systemd.statuses()))
-    lb.configuration.write_text(CONFIGURATION)
-    lb.kill(signal.SIGHUP)
+    lb.edit(CONFIGURATION)
+    lb.signal(signal.SIGHUP)
     eventually(lambda: systemd.said() == ["READY", "RELOADING", "READY"])
     assert "failed" not in systemd.statuses()[-1]
     assert "KNOWN" not in systemd.statuses()[-1]
@@ -326,7 +269,7 @@ def test_giving_up_says_what_haproxy_died_of(begin: Begin, systemd: Systemd) -> 
     """The last word before a restart by systemd."""
     lb = begin("--restart", "no")
     eventually(lambda: systemd.said() == ["READY"])
-    os.kill(lb.children()[0], signal.SIGSEGV)
+    os.kill(lb.haproxies[0], signal.SIGSEGV)
     lb.process.wait(timeout=30)
     eventually(lambda: systemd.statuses()[-1].startswith("stopped"))
     assert systemd.said() == ["READY", "STOPPING"]
@@ -336,20 +279,19 @@ def test_giving_up_says_what_haproxy_died_of(begin: Begin, systemd: Systemd) -> 
 # ---- another program takes our place -------------------------------------------------------------------------------
 
 
-def test_an_upgrade_goes_on_where_the_last_life_ended(begin: Begin, systemd: Systemd, tmp_path: Path) -> None:
+def test_an_upgrade_goes_on_where_the_last_life_ended(begin: Begin, systemd: Systemd) -> None:
     """No second READY, no silent watchdog; what has failed and died is not forgotten."""
     lb = begin("--name", "lb", WATCHDOG_USEC="200000", FDSTORE="2")
     eventually(lambda: systemd.said() == ["READY"])
-    os.kill(lb.children()[0], signal.SIGKILL)
+    os.kill(lb.haproxies[0], signal.SIGKILL)
     eventually(lambda: systemd.statuses()[-1].startswith("generation 2 "))
-    lb.configuration.write_text(REFUSED)
-    lb.kill(signal.SIGHUP)
+    lb.edit(REFUSED)
+    lb.signal(signal.SIGHUP)
     eventually(lambda: systemd.said() == ["READY", "RELOADING", "READY"])
     eventually(lambda: systemd.stored)
     systemd.stored.clear()
     told = len(systemd.statuses())
-    words = [sys.executable, "-m", "entrypoint", "upgrade", "--name", "lb", "--runtime-dir", str(tmp_path / "run")]
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    assert lb.client("upgrade", "--name", "lb").returncode == 0
     eventually(lambda: systemd.statuses()[told:])
     assert re.match(
         r"generation 2 .* the last reload failed: .*'nosuch'.* died unasked \(1\)", systemd.statuses()[told]
@@ -357,8 +299,8 @@ def test_an_upgrade_goes_on_where_the_last_life_ended(begin: Begin, systemd: Sys
     lives = systemd.how_often("WATCHDOG")
     eventually(lambda: systemd.how_often("WATCHDOG") > lives + 1)
     eventually(lambda: systemd.stored)
-    lb.configuration.write_text(CONFIGURATION)
-    lb.kill(signal.SIGHUP)
+    lb.edit(CONFIGURATION)
+    lb.signal(signal.SIGHUP)
     eventually(lambda: systemd.said() == ["READY", *["RELOADING", "READY"] * 2])
     assert "failed" not in systemd.statuses()[-1]
 
@@ -380,15 +322,15 @@ lifecycle._reload = hang
     eventually(lambda: systemd.how_often("WATCHDOG") >= 3)
     names = [name for message in systemd.messages for name in message if name in {"READY", "WATCHDOG"}]
     assert [name for name, _ in itertools.groupby(names)] == ["READY", "WATCHDOG"]
-    lb.kill(signal.SIGUSR1)
-    eventually(lambda: "\nSigPnd:\t0" in Path(f"/proc/{lb.process.pid}/status").read_text())
+    lb.signal(signal.SIGUSR1)
+    eventually(lambda: "\nSigPnd:\t0" in Path(f"/proc/{lb.pid}/status").read_text())
 
     def quiet() -> bool:
         before = systemd.how_often("WATCHDOG")
         return not threading.Event().wait(0.5) and systemd.how_often("WATCHDOG") == before
 
     eventually(quiet)
-    (haproxy,) = lb.children()
+    (haproxy,) = lb.haproxies
     lb.process.kill()
     os.kill(haproxy, signal.SIGKILL)
 
@@ -399,7 +341,7 @@ def test_the_vips_are_stored_once_it_is_ready(begin: Begin, systemd: Systemd) ->
     eventually(lambda: systemd.stored)
     (name,) = systemd.stored
     assert name.endswith("FD_WEB")
-    assert str(systemd.stored[name]) in sockets(lb.process.pid)
+    assert str(systemd.stored[name]) in sockets(lb.pid)
     order = [name for message in systemd.messages for name in message if name in {"READY", "FDSTORE"}]
     assert order == ["READY", "FDSTORE"]
 
@@ -408,10 +350,10 @@ def test_a_systemd_that_was_deaf_is_told_later(begin: Begin, tmp_path: Path) -> 
     """READY and what follows in their order, and the VIPs: a start that was not heard of would be a failed one."""
     lb = begin(code="import entrypoint.pid1.systemd_status as n; n._REFRESH = 0.1", FDSTORE="2")
 
-    eventually(lb.serves)
-    (first,) = eventually(lb.children)
-    lb.kill(signal.SIGUSR1)
-    eventually(lambda: lb.children() and first not in lb.children())
+    lb.serves()
+    (first,) = eventually(lambda: lb.haproxies)
+    lb.signal(signal.SIGUSR1)
+    eventually(lambda: lb.haproxies and first not in lb.haproxies)
     systemd = Systemd(tmp_path / "notify")
     systemd.listen()
     eventually(lambda: systemd.said() == ["READY", "RELOADING", "READY"])
@@ -429,17 +371,17 @@ def test_a_queue_that_is_full_holds_up_nobody_and_loses_nothing(begin: Begin, tm
             while True:
                 others.send(b"STATUS=another service", socket.MSG_DONTWAIT)
     lb = begin(WATCHDOG_USEC="200000000", FDSTORE="2")
-    (first,) = eventually(lb.children)
-    eventually(lb.serves)
-    lb.kill(signal.SIGUSR1)
-    eventually(lambda: lb.children() and first not in lb.children())
+    (first,) = eventually(lambda: lb.haproxies)
+    lb.serves()
+    lb.signal(signal.SIGUSR1)
+    eventually(lambda: lb.haproxies and first not in lb.haproxies)
     assert systemd.said() == []
     systemd.read()
     eventually(lambda: systemd.said() == ["READY", "RELOADING", "READY"])
     eventually(lambda: systemd.how_often("WATCHDOG") and systemd.stored)
     statuses = [text for text in systemd.statuses() if text != "another service"]
     assert all("generation 2" in text for text in statuses)
-    lb.kill(signal.SIGTERM)
+    lb.signal(signal.SIGTERM)
     lb.process.wait(timeout=30)
     eventually(lambda: systemd.said() == ["READY", "RELOADING", "READY", "STOPPING"])
     systemd.close()

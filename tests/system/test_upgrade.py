@@ -3,105 +3,50 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.children import readers_of
 from tests.descriptors import descriptors
-from tests.system.lives import is_running
+from tests.system.instance import Begin, Instance
+from tests.system.lives import REPOSITORY, is_running
 from tests.waiting import eventually
 
-PACKAGE = Path(__file__).parents[2] / "entrypoint"
-CONFIGURATION = """\
-defaults
-  mode http
-  timeout client 9s
-  timeout connect 9s
-  timeout server 9s
-frontend web
-  bind "fd@${FD_WEB}"
-  http-request return status 200 content-type text/plain lf-string "%[env(SAFE_RELOAD_GENERATION)]"
-"""
 
-
-class Installed:
+class Installed(Instance):
     """A running safe_reload that was started from files that can be changed."""
 
-    def __init__(self, folder: Path) -> None:
-        """Install it, with a launcher as the image's, and start it."""
-        self.folder = folder
-        self.launcher = folder / "safe_reload"
-        self.install()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        configuration = folder / "haproxy.cfg"
-        configuration.write_text(CONFIGURATION)
-        self._log = folder / "log"
-        serves = ["--vips", f"127.0.0.1:{self.port}:FD_WEB", "--restart-limit", "1000", "haproxy", "-f"]
-        with self._log.open("wb") as stderr:
-            self.process = subprocess.Popen([*self._words, *serves, str(configuration)], stderr=stderr)
-        assert eventually(lambda: self.get() == "1")
-        eventually(lambda: "is current" in self.log)
-
-    @property
-    def _words(self) -> list[str]:
-        return [sys.executable, "-I", str(self.launcher), "--runtime-dir", str(self.folder)]
-
     def install(self) -> None:
-        """Make every file as it should be; new ones, as an installer does."""
-        shutil.rmtree(self.folder / "entrypoint", ignore_errors=True)
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(PACKAGE, self.folder / "entrypoint", ignore=ignored)
-        start = f"import sys\nsys.path.insert(0, {str(self.folder)!r})\nfrom entrypoint.__main__ import main\nmain()\n"
-        new = self.folder / "new"
-        new.write_text(start)
-        new.replace(self.launcher)
+        """Install it once more, as it should be."""
+        install(self.folder)
 
-    def ask(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Put a question to it, as somebody whose own files are whole."""
-        asker = [sys.executable, "-m", "entrypoint", *words, "--runtime-dir", str(self.folder)]
-        return subprocess.run(asker, capture_output=True, text=True, check=False, timeout=120, cwd=PACKAGE.parent)
+    def begin_to_upgrade(self) -> subprocess.Popen[bytes]:
+        """Ask for an upgrade, and do not wait for its answer."""
+        asker = [sys.executable, "-m", "entrypoint", "upgrade", "--timeout", "100", "--runtime-dir"]
+        return subprocess.Popen([*asker, str(self.folder / "run")], cwd=REPOSITORY)
 
-    def begin_to_ask(self, word: str) -> subprocess.Popen[bytes]:
-        """Put a question to it, and do not wait for its answer."""
-        asker = [sys.executable, "-m", "entrypoint", word, "--timeout", "100", "--runtime-dir", str(self.folder)]
-        return subprocess.Popen(asker, cwd=PACKAGE.parent)
 
-    @property
-    def log(self) -> str:
-        """Everything that has been written to stderr."""
-        return self._log.read_text(errors="replace")
-
-    def get(self) -> str:
-        """Return what the VIP answers; nothing while it does not."""
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=10) as client:
-                client.sendall(b"GET / HTTP/1.0\r\n\r\n")
-                answer = b""
-                while data := client.recv(4096):
-                    answer += data
-        except OSError:
-            return ""
-        return answer.rpartition(b"\r\n\r\n")[2].decode()
+def install(folder: Path) -> None:
+    """Make every file as it should be, and a launcher as the image's; new ones, as an installer does."""
+    shutil.rmtree(folder / "entrypoint", ignore_errors=True)
+    shutil.copytree(REPOSITORY / "entrypoint", folder / "entrypoint", ignore=shutil.ignore_patterns("__pycache__"))
+    start = f"import sys\nsys.path.insert(0, {str(folder)!r})\nfrom entrypoint.__main__ import main\nmain()\n"
+    new = folder / "new"
+    new.write_text(start)
+    new.replace(folder / "safe_reload")
 
 
 @pytest.fixture
-def installed(tmp_path: Path) -> Iterator[Installed]:
-    """One that is ended after the test."""
-    instance = Installed(tmp_path)
-    yield instance
-    if instance.process.poll() is None:
-        instance.process.send_signal(signal.SIGQUIT)
-        try:
-            instance.process.wait(timeout=60)
-        finally:
-            instance.process.kill()
-            instance.process.wait()
+def installed(begin: Begin, tmp_path: Path) -> Installed:
+    """One that serves."""
+    install(tmp_path)
+    lb = begin("--restart-limit", "1000", program=[sys.executable, "-I", str(tmp_path / "safe_reload")])
+    lb.serves()
+    return Installed(lb.process, lb.folder, lb.port)
 
 
 def _replaced(file: str, old: str, new: str) -> Callable[[Installed], None]:
@@ -174,24 +119,24 @@ HARM: dict[str, tuple[Callable[[Installed], None], str]] = {
 
 def test_a_program_that_would_not_serve_does_not_take_our_place(installed: Installed) -> None:
     """Whatever is wrong with it: one answer that says what, and everything goes on as before."""
-    assert installed.ask("status").returncode == 0
-    before = sorted(descriptors(installed.process.pid).values())
+    assert installed.client("status").returncode == 0
+    before = sorted(descriptors(installed.pid).values())
     for name, (harm, told) in HARM.items():
         harm(installed)
-        answer = installed.ask("upgrade")
+        answer = installed.client("upgrade")
         assert answer.returncode == 1, (name, answer, installed.log)
         assert told in answer.stderr, (name, answer.stderr)
         assert "safe_reload is not replaced, and goes on" in answer.stderr, name
         assert installed.process.poll() is None, name
         assert installed.get() == "1", name
         installed.install()
-    eventually(lambda: len(descriptors(installed.process.pid)) <= len(before))
-    assert sorted(descriptors(installed.process.pid).values()) == before
+    eventually(lambda: len(descriptors(installed.pid)) <= len(before))
+    assert sorted(descriptors(installed.pid).values()) == before
 
-    answer = installed.ask("upgrade")
+    answer = installed.client("upgrade")
     assert answer.returncode == 0, answer
     assert installed.log.count("has taken over") == 1
-    assert installed.ask("reload").returncode == 0
+    assert installed.client("reload").returncode == 0
     assert installed.get() == "2"
 
 
@@ -219,16 +164,16 @@ LATE = {
 @pytest.mark.parametrize("late", ["an import", "the listeners"])
 def test_one_that_cannot_begin_ends_when_it_is_asked_to(installed: Installed, late: str) -> None:
     """TERM is the end from there, too; also while a reader hangs with its disk, and does not even hear that we end."""
-    (reader,) = readers_of(installed.process.pid)
+    (reader,) = readers_of(installed.pid)
     os.kill(reader, signal.SIGSTOP)
     broken = installed.folder / "broken"
     broken.touch()
     file, old, new = LATE[late]
     _replaced(file, old, new.format(late=ONLY_LATER.format(broken=str(broken))))(installed)
-    asked = installed.begin_to_ask("upgrade")
+    asked = installed.begin_to_upgrade()
     try:
         eventually(lambda: max(map(installed.log.count, ("tries again", "Traceback"))) >= 2)
-        installed.process.send_signal(signal.SIGTERM)
+        installed.signal(signal.SIGTERM)
         assert installed.process.wait(timeout=60) == 0
         eventually(lambda: not is_running(reader))
     finally:
@@ -243,8 +188,8 @@ def test_one_that_fails_after_all_begins_anew_until_it_can(installed: Installed,
     broken.touch()
     file, old, new = LATE[late]
     _replaced(file, old, new.format(late=ONLY_LATER.format(broken=str(broken))))(installed)
-    pid = installed.process.pid
-    asked = installed.begin_to_ask("upgrade")
+    pid = installed.pid
+    asked = installed.begin_to_upgrade()
     try:
         eventually(lambda: installed.log.count("is replaced; every socket and process stays") == 1)
         eventually(lambda: max(map(installed.log.count, ("tries again", "Traceback"))) >= 2)
@@ -255,7 +200,7 @@ def test_one_that_fails_after_all_begins_anew_until_it_can(installed: Installed,
     finally:
         asked.kill()
         asked.wait()
-    assert installed.process.pid == pid
-    assert installed.ask("reload").returncode == 0
+    assert installed.pid == pid
+    assert installed.client("reload").returncode == 0
     assert installed.get() == "2"
-    assert installed.ask("upgrade").returncode == 0
+    assert installed.client("upgrade").returncode == 0
