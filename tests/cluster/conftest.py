@@ -27,6 +27,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests import certificates
 from tests.cluster.manifests import Manifest, kustomize, the
 from tests.waiting import eventually
 
@@ -332,14 +333,14 @@ def load(cluster: Cluster) -> Iterator[Callable[[], Load]]:
 
 def key_pair(folder: Path, name: str) -> tuple[Manifest, bytes]:
     """Return a Secret with a new key pair, and its certificate as DER."""
-    key, crt = folder / f"{name}.key", folder / f"{name}.crt"
-    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", f"/CN={name}"]
-    subprocess.run(["openssl", "req", "-x509", *kind, "-keyout", key, "-out", crt], check=True, capture_output=True)
+    crt, key = certificates.key_pair(folder, name)
     secret = {
         "apiVersion": "v1",
         "kind": "Secret",
         "type": "kubernetes.io/tls",
         "metadata": {"name": "haproxy-tls"},
-        "data": {f"tls.{path.suffix[1:]}": base64.b64encode(path.read_bytes()).decode() for path in (key, crt)},
+        "data": {
+            f"tls.{kind}": base64.b64encode(text.encode()).decode() for kind, text in (("key", key), ("crt", crt))
+        },
     }
-    return secret, ssl.PEM_cert_to_DER_cert(crt.read_text())
+    return secret, ssl.PEM_cert_to_DER_cert(crt)

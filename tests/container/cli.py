@@ -35,16 +35,9 @@ ROW = re.compile(r"(\d+) +(master|worker) +(\d+(?: \[failed: \d+\])?) +(\d+d\d\d
 OURS, MASTERS = "/run/safe_reload/haproxy.sock", "/tmp/master.sock"
 
 
-def run(lb: Balancer, *words: str) -> tuple[int, str]:
-    """Run something in the container."""
-    result = lb.container.exec_run(list(words))
-    assert isinstance(result.output, bytes)
-    return result.exit_code or 0, result.output.decode()
-
-
 def ask(lb: Balancer, path: str, question: str) -> str:
     """Ask over a socket in the container, which half-closes, as socat does."""
-    return run(lb, "python3", "-c", ASK, path, question)[1]
+    return lb.run("python3", "-c", ASK, path, question)[1]
 
 
 def talk(lb: Balancer, path: str, *turns: tuple[str, str]) -> list[str]:
@@ -52,5 +45,5 @@ def talk(lb: Balancer, path: str, *turns: tuple[str, str]) -> list[str]:
 
     Pids and versions are left out of the answers, because they differ.
     """
-    answers: list[str] = json.loads(run(lb, "python3", "-c", TALK, path, json.dumps(turns))[1])
+    answers: list[str] = json.loads(lb.run("python3", "-c", TALK, path, json.dumps(turns))[1])
     return [re.sub(r"\b\d+(?=> )|\d\.\d+\.\d+\S*", "N", answer) for answer in answers]

@@ -17,26 +17,26 @@ from docker.models.containers import Container
 
 import docker
 from tests.children import children_of
+from tests.connections import http_get
 from tests.waiting import eventually
 
 _IMAGE = os.environ.get("TEST_IMAGE", "haproxy-safe-reload")
 IMAGES = {"2.6": f"{_IMAGE}:dev-bookworm", "3.0": f"{_IMAGE}:dev", "3.2": f"{_IMAGE}:dev-sid"}
 NEWEST_STABLE = IMAGES["3.0"]
 
-CONFIGURATION = """\
-global
-    nbthread 2
-    maxconn 4000
+DEFAULTS = """\
 defaults
     mode http
     timeout client 60s
     timeout server 60s
     timeout connect 5s
     option idle-close-on-response
-frontend web
-    bind "fd@${FD_WEB}"
-    http-request return status 200 content-type text/plain string "MARK"
 """
+HEAD = f"global\n    nbthread 2\n    maxconn 4000\n{DEFAULTS}"
+ANSWER = '    http-request return status 200 content-type text/plain string "MARK"\n'
+CONFIGURATION = f'{HEAD}frontend web\n    bind "fd@${{FD_WEB}}"\n{ANSWER}'
+IPV6 = {"net.ipv6.conf.all.disable_ipv6": "0", "net.ipv6.conf.lo.disable_ipv6": "0"}
+"""What switches IPv6 on, also on a container's loopback."""
 
 
 def configuration(mark: str, more: str = "") -> str:
@@ -111,7 +111,7 @@ class Balancer:
 
     def get(self, port: int | None = None) -> str:
         """Return what the VIP answers."""
-        return answer_to(self.connect(port))
+        return http_get(self.connect(port))[1]
 
     def in_queues(self) -> int:
         """Return how many connections wait to be accepted (rx_queue of a listening socket, proc_net_tcp(5))."""
@@ -119,12 +119,12 @@ class Balancer:
         rows = (line.split() for table in tables for line in table.splitlines())
         return sum(int(row[4].rpartition(":")[2], 16) for row in rows if row[3] == "0A")
 
-    def serves(self, mark: str) -> None:
+    def serves(self, mark: str, port: int | None = None) -> None:
         """Wait until the VIP answers with this mark."""
 
         def answers() -> bool:
             try:
-                return self.get() == mark
+                return self.get(port) == mark
             except OSError:
                 return False
 
@@ -134,6 +134,20 @@ class Balancer:
         """Wait until the VIP answers with this mark, and the supervisor knows: it does so after the clients."""
         self.serves(mark)
         eventually(lambda: "is current" in self.log)
+
+    def run(self, *words: str, **more: Any) -> tuple[int, str]:
+        """Run a program of the container; return its exit status and what it wrote."""
+        done = self.container.exec_run(list(words), **more)
+        assert isinstance(done.output, bytes)
+        return done.exit_code or 0, done.output.decode(errors="replace")
+
+    def sh(self, command: str) -> str:
+        """Run a command of the container's shell; return what it wrote to stdout."""
+        return self.run("sh", "-c", command, stderr=False)[1]
+
+    def begin_sh(self, command: str) -> None:
+        """Start a command of the container's shell, and do not wait for its end."""
+        self.container.exec_run(["sh", "-c", command], detach=True)
 
     def inside(self, *words: str) -> subprocess.Popen[str]:
         """Start a program of this host in the container's network namespace."""
@@ -149,16 +163,6 @@ class Balancer:
         """Return how many clock ticks of CPU a process has used."""
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return int(fields[11]) + int(fields[12])
-
-
-def answer_to(client: socket.socket) -> str:
-    """Return what a client that has connected is answered."""
-    with client:
-        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
-        answer = b""
-        while data := client.recv(65536):
-            answer += data
-    return answer.rpartition(b"\r\n\r\n")[2].decode()
 
 
 def result(client: subprocess.Popen[str]) -> Load:

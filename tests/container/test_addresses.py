@@ -2,7 +2,6 @@
 
 import itertools
 import socket
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,10 @@ from typing import Any
 import pytest
 
 import docker
-from tests.container.conftest import IMAGES, Balancer, Start
+from tests.certificates import key_pair
+from tests.container.conftest import DEFAULTS, IMAGES, IPV6, Balancer, Start
 from tests.container.trouble import current, end
 from tests.waiting import eventually
-
-HEAD = """\
-defaults
-    mode http
-    timeout client 60s
-    timeout server 60s
-    timeout connect 5s
-    option idle-close-on-response
-"""
 
 THREADS = {
     "one": "nbthread 1",
@@ -44,7 +35,7 @@ def test_it_starts_and_reloads_with_whatever_threads_and_groups_haproxy_starts_w
     """Our own line is bound once, however many thread groups there are."""
     version = next(version for version, name in IMAGES.items() if name == image)
     cases = {
-        f"{threads}-{binds}": f"global\n    {THREADS[threads]}\n{HEAD}frontend f\n    {BINDS[binds]}\n"
+        f"{threads}-{binds}": f"global\n    {THREADS[threads]}\n{DEFAULTS}frontend f\n    {BINDS[binds]}\n"
         "    bind 127.0.0.3:PORT shards by-thread\n    http-request return status 200\n"
         for threads, binds in itertools.product(THREADS, BINDS)
         if not {threads, binds}.intersection(LACKING.get(version, ()))
@@ -54,14 +45,14 @@ def test_it_starts_and_reloads_with_whatever_threads_and_groups_haproxy_starts_w
     for port, (name, text) in enumerate(cases.items(), 8000):
         (lb.folder / f"{name}.cfg").write_text(text.replace("PORT", str(port)))
         vips = f"127.0.0.1:{port}:FD_A,127.0.0.2:{port}:FD_B"
-        _detached(lb, f"exec safe_reload --name {name} --vips {vips} -f /etc/lb/{name}.cfg 2>/tmp/{name}.log")
+        lb.begin_sh(f"exec safe_reload --name {name} --vips {vips} -f /etc/lb/{name}.cfg 2>/tmp/{name}.log")
     for name in cases:
         # Once haproxy has died on the first start the log says so, and nobody would ever be current.
         log = eventually(lambda name=name: _ends(lb, name))  # type: ignore[misc]
         assert "is current" in log, log
     for name in cases:
-        answer = _exec(lb, f"safe_reload reload --name {name} 2>&1 && echo it serves")
-        assert answer.endswith("it serves\n"), (name, answer, _exec(lb, f"cat /tmp/{name}.log"))
+        answer = lb.sh(f"safe_reload reload --name {name} 2>&1 && echo it serves")
+        assert answer.endswith("it serves\n"), (name, answer, lb.sh(f"cat /tmp/{name}.log"))
     for port, name in enumerate(cases, 8000):
         for address in (f"127.0.0.{last}:{port}" for last in (1, 2, 3)):
             curl = lb.inside("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"http://{address}/")
@@ -166,15 +157,14 @@ def test_every_address_that_answered_answers_after_whatever_happens(start: Start
     )
     head = ["global", f"thread-groups {groups}", f"nbthread {2 * groups}", "maxconn 500"]
     head += ["limited-quic"] if version != "2.6" else []
-    text = "\n    ".join(head) + f"\n{HEAD}{frontends}"
+    text = "\n    ".join(head) + f"\n{DEFAULTS}{frontends}"
     vips = ",".join(f"{VIP_ADDRESSES.get(vip, '127.0.0.1')}:{port}:FD_{port}" for port, (vip, _) in pairs.items())
 
     def prepare(folder: Path) -> None:
         (folder / "haproxy.cfg").write_text(text)
-        (folder / "site.pem").write_bytes(_certificate())
+        (folder / "site.pem").write_text("".join(key_pair(folder, "localhost")))
 
-    six = {"net.ipv6.conf.all.disable_ipv6": "0", "net.ipv6.conf.lo.disable_ipv6": "0"}
-    lb = start(image, prepare=prepare, options=("--vips", vips), vips="", ulimits=[MANY_FILES], sysctls=six)
+    lb = start(image, prepare=prepare, options=("--vips", vips), vips="", ulimits=[MANY_FILES], sysctls=IPV6)
     lb.inside("ip", "address", "add", "::2/128", "dev", "lo").communicate()
     eventually(lambda: "is current" in lb.log)
     addresses = [address for port, pair in pairs.items() for address in _addresses(lb, port, *pair)]
@@ -186,7 +176,7 @@ def test_every_address_that_answered_answers_after_whatever_happens(start: Start
             if what == "kill":
                 end(current(lb))
             else:
-                assert _exec(lb, f"safe_reload {what} 2>&1 && echo done").endswith("done\n"), lb.log[-2000:]
+                assert lb.sh(f"safe_reload {what} 2>&1 && echo done").endswith("done\n"), lb.log[-2000:]
             assert _silent(lb, addresses) == [], what
     assert "has not let go" not in lb.log
 
@@ -196,22 +186,20 @@ def test_every_address_that_answered_answers_after_whatever_happens(start: Start
 
 def test_a_client_of_any_address_is_seen_as_haproxy_sees_it(start: Start, image: str) -> None:
     """Behind `*` a client of IPv4 has an address of IPv4, and one of IPv6 one of IPv6, as with haproxy's own `bind`."""
-    text = f"""global\n    log stderr local0\n{HEAD}frontend f\n    bind "fd@${{FD_ANY}}"\n"""
+    text = f"""global\n    log stderr local0\n{DEFAULTS}frontend f\n    bind "fd@${{FD_ANY}}"\n"""
     text += '    http-request return status 200 content-type text/plain lf-string "%[src]"\n'
-    six = {"net.ipv6.conf.all.disable_ipv6": "0", "net.ipv6.conf.lo.disable_ipv6": "0"}
-    lb = start(image, text=text, vips="", options=("--vips", "*:8080:FD_ANY"), sysctls=six)
+    lb = start(image, text=text, vips="", options=("--vips", "*:8080:FD_ANY"), sysctls=IPV6)
     eventually(lambda: "is current" in lb.log)
     for _ in range(2):
         assert lb.get() == "127.0.0.1"
         assert lb.inside("curl", "-s", "http://[::1]:8080/").communicate()[0] == "::1"
-        assert _exec(lb, "safe_reload reload 2>&1 && echo done").endswith("done\n"), lb.log
+        assert lb.sh("safe_reload reload 2>&1 && echo done").endswith("done\n"), lb.log
 
 
 def test_a_bind_that_cannot_be_of_two_sockets_is_told_what_would_be_right(start: Start, image: str) -> None:
     """haproxy takes both sockets of `*` only from quotes; of IPv4 alone it takes one as well."""
-    six = {"net.ipv6.conf.all.disable_ipv6": "0", "net.ipv6.conf.lo.disable_ipv6": "0"}
-    text = f"{HEAD}frontend f\n    bind fd@${{FD_ANY}}\n    http-request return status 200\n"
-    lb = start(image, text=text, vips="", options=("--vips", "*:8080:FD_ANY"), sysctls=six)
+    text = f"{DEFAULTS}frontend f\n    bind fd@${{FD_ANY}}\n    http-request return status 200\n"
+    lb = start(image, text=text, vips="", options=("--vips", "*:8080:FD_ANY"), sysctls=IPV6)
     assert lb.container.wait(timeout=60)["StatusCode"] == 1
     assert 'write bind "fd@${TAG}" in double quotes and without `id`, or give the VIP 0.0.0.0' in lb.log
     lb = start(image, text=text, vips="", options=("--vips", "0.0.0.0:8080:FD_ANY"))
@@ -253,13 +241,13 @@ def test_a_passed_socket_is_served_or_refuses_as_the_log_says(start: Start, imag
     quic = image != IMAGES["2.6"]
     spare = 'frontend spare\n    bind "fd@${FD_SPARE}"\n    bind "fd@${FD_SPARE_UNIX}"\n'
     spare += "    http-request return status 200\n"
-    text = ("global\n    limited-quic\n" if quic else "") + f'{HEAD}frontend web\n    bind "fd@${{FD_WEB}}"\n'
+    text = ("global\n    limited-quic\n" if quic else "") + f'{DEFAULTS}frontend web\n    bind "fd@${{FD_WEB}}"\n'
     text += '    bind "quic+fd@${FD_QUIC}" ssl crt /etc/lb/site.pem alpn h3\n' if quic else ""
     text += "    http-request return status 200\n"
 
     def prepare(folder: Path) -> None:
         (folder / "haproxy.cfg").write_text(text)
-        (folder / "site.pem").write_bytes(_certificate())
+        (folder / "site.pem").write_text("".join(key_pair(folder, "localhost")))
 
     lb = start(image, prepare=prepare, vips="", entrypoint=["python3", "-c", PASSING], operands=())
     eventually(lambda: "is current" in lb.log)
@@ -278,11 +266,11 @@ def test_a_passed_socket_is_served_or_refuses_as_the_log_says(start: Start, imag
         lb.edit(configuration_text)
         with lb.connect(8080) as held:
             held.sendall(b"GET / HTTP/1.0\r\n")
-            assert _exec(lb, "safe_reload reload 2>&1 && echo done").endswith("done\n"), lb.log
+            assert lb.sh("safe_reload reload 2>&1 && echo done").endswith("done\n"), lb.log
             assert outcomes() == [outcome] * 2
             with lb.network():
                 assert not quic or Address("", socket.AF_INET, ("127.0.0.1", 8443), quic=True).answers()
-    assert _exec(lb, "safe_reload upgrade 2>&1 && echo done").endswith("done\n"), lb.log
+    assert lb.sh("safe_reload upgrade 2>&1 && echo done").endswith("done\n"), lb.log
     assert outcomes() == ["closed"] * 2
     assert lb.get(8080) == ""
     assert "ERROR" not in lb.log
@@ -290,24 +278,10 @@ def test_a_passed_socket_is_served_or_refuses_as_the_log_says(start: Start, imag
     assert not quic or "has not let go" not in lb.log
 
 
-def _certificate() -> bytes:
-    words = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -days 2 -keyout - -out -"
-    return subprocess.run(words.split(), capture_output=True, check=True).stdout
-
-
 MANY_FILES = docker.types.Ulimit(name="nofile", soft=4096, hard=4096)
 
 
 def _ends(lb: Balancer, name: str) -> str:
     """Return the log once a start has succeeded or failed."""
-    log = _exec(lb, f"cat /tmp/{name}.log")
+    log = lb.sh(f"cat /tmp/{name}.log")
     return log if "is current" in log or "exiting" in log or "exited" in log else ""
-
-
-def _detached(lb: Balancer, command: str) -> None:
-    lb.container.exec_run(["sh", "-c", command], detach=True)
-
-
-def _exec(lb: Balancer, command: str) -> str:
-    words = ["docker", "exec", str(lb.container.id), "sh", "-c", command]
-    return subprocess.run(words, capture_output=True, text=True, check=False).stdout

@@ -105,9 +105,7 @@ def test_beside_an_instance_it_says_which_tags_that_one_would_refuse(start: Star
     lb.begins("one")
 
     def checked() -> tuple[int, str]:
-        done = lb.container.exec_run(["safe_reload", "check", "-f", "/etc/lb/haproxy.cfg"])
-        assert isinstance(done.output, bytes)
-        return int(done.exit_code or 0), done.output.decode()
+        return lb.run("safe_reload", "check", "-f", "/etc/lb/haproxy.cfg")
 
     assert checked() == (0, "")
     lb.edit(configuration("two").replace("FD_WEB", "FD_WEBB"))
@@ -122,15 +120,9 @@ def test_beside_an_instance_it_refuses_what_a_reload_would(start: Start, ask: st
     both = {"net.ipv6.conf.all.disable_ipv6": "0"}
     lb = start(NEWEST_STABLE, options=("--vips", "*:8080:FD_WEB"), vips="", sysctls=both)
     lb.begins("one")
-    assert "[::]:8080" in str(lb.container.exec_run(["safe_reload", "status"]).output)
+    assert "[::]:8080" in lb.run("safe_reload", "status")[1]
     lb.edit(configuration("two").replace('bind "fd@${FD_WEB}"', 'bind "fd@${FD_WEB}" id 7'))
-    answers = [
-        lb.container.exec_run(["safe_reload", *words.split()], environment={"SAFE_RELOAD_WATCH": ""})
-        for words in (ask, "reload")
-    ]
-    assert [
-        (answer.exit_code, b"'id' can only be used with a single socket" in answer.output) for answer in answers
-    ] == [
-        (1, True),
-        (1, True),
-    ]
+    for words in (ask, "reload"):
+        code, text = lb.run("safe_reload", *words.split(), environment={"SAFE_RELOAD_WATCH": ""})
+        assert code == 1
+        assert "'id' can only be used with a single socket" in text

@@ -49,8 +49,8 @@ def test_when_safe_reload_itself_is_killed_its_clients_are_refused_and_counted(s
     lb.begins("one")
     with Crowd(lb, 500, 1) as crowd:
         crowd.goes_on_for(0.2)
-        lb.container.exec_run(["sh", "-c", "kill -9 $(cat /proc/1/task/1/children)"])
-        lb.container.exec_run(["sh", "-c", "kill -9 $(grep -l '^haproxy' /proc/[0-9]*/comm | cut -d/ -f3)"])
+        lb.sh("kill -9 $(cat /proc/1/task/1/children)")
+        lb.sh("kill -9 $(grep -l '^haproxy' /proc/[0-9]*/comm | cut -d/ -f3)")
         crowd.goes_on_for(0.5)
 
     assert crowd.ends.ok > 0

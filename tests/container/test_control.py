@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.container.cli import MASTERS, OURS, ROW, ask, run, talk
+from tests.connections import http_get
+from tests.container.cli import MASTERS, OURS, ROW, ask, talk
 from tests.container.conftest import IMAGES, NEWEST_STABLE, Balancer, Start, configuration
 from tests.promtool import needs_promtool, promtool
 from tests.waiting import eventually
@@ -26,12 +27,7 @@ def haproxys_master(start: Start, image: str) -> Balancer:
 
 def http(lb: Balancer, path: str) -> tuple[int, str]:
     """Ask the exporter."""
-    with lb.connect(9101) as client:
-        client.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
-        answer = b""
-        while data := client.recv(65536):
-            answer += data
-    head, _, body = answer.decode().partition("\r\n\r\n")
+    head, body = http_get(lb.connect(9101), path)
     return int(head.split()[1]), body
 
 
@@ -68,7 +64,7 @@ def test_sessions_on_the_users_own_cli_hold_up_nothing(start: Start, image: str)
                 session.sendall(b"prompt\n")
                 assert session.recv(100)
             lb.edit(configuration(f"reload {number}", USERS_OWN))
-            assert run(lb, "safe_reload", "reload")[0] == 0
+            assert lb.run("safe_reload", "reload")[0] == 0
             assert lb.get() == f"reload {number}"
             assert "Name: HAProxy" in ask(lb, OURS, "@1 show info\n")
     eventually(lambda: len(lb.children()) == 1)
@@ -93,17 +89,17 @@ def test_reload_returns_when_the_new_configuration_answers(start: Start, image: 
     series_at_first = 0
     for number in range(RELOADS):
         lb.edit(configuration(f"mark {number}"))
-        assert run(lb, "safe_reload", "reload")[0] == 0
+        assert lb.run("safe_reload", "reload")[0] == 0
         assert lb.get() == f"mark {number}"
         series_at_first = series_at_first or series(lb)
     assert series(lb) == series_at_first > 10
     lb.edit(configuration("bad", "    nonsense\n"))
-    status, words = run(lb, "safe_reload", "reload")
+    status, words = lb.run("safe_reload", "reload")
 
     assert status == 1
     assert "nonsense" in words
     assert lb.get() == f"mark {RELOADS - 1}"
-    status, words = run(lb, "safe_reload", "status")
+    status, words = lb.run("safe_reload", "status")
     assert status == 0
     assert "FAILURE" in words
 
@@ -189,11 +185,11 @@ def test_the_exporter_follows_a_life(start: Start, image: str) -> None:
     assert "SAFE_RELOAD_" not in lb.log
 
     lb.edit(configuration("bad", "    nonsense\n"))
-    assert run(lb, "safe_reload", "reload")[0] == 1
+    assert lb.run("safe_reload", "reload")[0] == 1
     assert code(lb, "/readyz") == 200
     assert "safe_reload_config_last_reload_successful 0" in http(lb, "/metrics")[1]
     lb.edit(configuration("two"))
-    assert run(lb, "safe_reload", "reload")[0] == 0
+    assert lb.run("safe_reload", "reload")[0] == 0
     assert "safe_reload_config_last_reload_successful 1" in http(lb, "/metrics")[1]
 
     for pid in lb.children():

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from typing import Any, Self
 import pytest
 
 import docker
+from tests.connections import free_port
 from tests.container.conftest import Balancer, Start
 from tests.container.test_systemd import booted
 from tests.documented import Shown, looks_like, shown, the
@@ -256,13 +256,6 @@ def is_as_shown(terminal: Terminal, item: Shown) -> None:
             return
     words = f"{item.page}:{item.line}: {command}\nexits with {status} and writes\n{written}\nand the page shows\n"
     raise AssertionError(words + item.output)
-
-
-def free_port() -> int:
-    """Return a port of the loopback that nobody has."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def test_the_demo_and_what_it_tells_to_try(readme: Page) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.connections import read_until
 from tests.container.conftest import NEWEST_STABLE, Balancer, Start, configuration
 from tests.container.trouble import current, haproxies, inner_pid, is_alone, reload, say, status
 from tests.waiting import eventually
@@ -33,15 +34,6 @@ def far(start: Start, image: str) -> Iterator[tuple[Balancer, socket.socket]]:
         yield lb, listener
 
 
-def _read_until(source: socket.socket, last: bytes) -> bytes:
-    data = b""
-    while not data.endswith(last):
-        more = source.recv(65536)
-        assert more, data
-        data += more
-    return data
-
-
 def _exactly(source: socket.socket, size: int) -> bytes:
     data = b""
     while len(data) < size:
@@ -60,9 +52,9 @@ def _web_socket(lb: Balancer, listener: socket.socket) -> tuple[socket.socket, s
     near.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n" + UPGRADE)
     end, _ = listener.accept()
     end.settimeout(60)
-    _read_until(end, b"\r\n\r\n")
+    read_until(end, b"\r\n\r\n")
     end.sendall(b"HTTP/1.1 101 Switching\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" + UPGRADE)
-    assert _read_until(near, b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
+    assert read_until(near, b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
     return near, end
 
 
@@ -76,9 +68,9 @@ def test_web_sockets_and_a_download_survive_a_hundred_reloads(far: tuple[Balance
     download.sendall(b"GET / HTTP/1.0\r\n\r\n")
     source, _ = listener.accept()
     source.settimeout(60)
-    _read_until(source, b"\r\n\r\n")
+    read_until(source, b"\r\n\r\n")
     source.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % (101 * len(PIECE)))
-    _read_until(download, b"\r\n\r\n")
+    read_until(download, b"\r\n\r\n")
     pairs = []
     for number in range(1, 101):
         pairs.append(_web_socket(lb, listener))
@@ -90,9 +82,9 @@ def test_web_sockets_and_a_download_survive_a_hundred_reloads(far: tuple[Balance
     alive = len(haproxies(lb))
     for number, (near, end) in enumerate(pairs):
         near.sendall(b"to %d\n" % number)
-        assert _read_until(end, b"\n") == b"to %d\n" % number
+        assert read_until(end, b"\n") == b"to %d\n" % number
         end.sendall(b"from %d\n" % number)
-        assert _read_until(near, b"\n") == b"from %d\n" % number
+        assert read_until(near, b"\n") == b"from %d\n" % number
     source.sendall(PIECE)
     assert _exactly(download, len(PIECE)) == PIECE
     say(f"{alive} haproxies lived at once")
@@ -127,7 +119,7 @@ def test_idle_keep_alive_connections_get_one_more_answer_after_a_reload(lb: Bala
     clients = [lb.connect() for _ in range(50)]
     for client in clients:
         client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert _read_until(client, b"one").startswith(b"HTTP/1.1 200 ")
+        assert read_until(client, b"one").startswith(b"HTTP/1.1 200 ")
     lb.edit(configuration("two"))
     lb.kill("USR1")
     lb.serves("two")
@@ -135,7 +127,7 @@ def test_idle_keep_alive_connections_get_one_more_answer_after_a_reload(lb: Bala
     for client in clients:
         assert not select.select([client], [], [], 0)[0], "closed while it was idle"
         client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        answer = _read_until(client, b"one")
+        answer = read_until(client, b"one")
         assert answer.startswith(b"HTTP/1.1 200 ")
         assert b"connection: close" in answer.lower()
         assert client.recv(1) == b""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.container.conftest import Balancer, Start, configuration
+from tests.container.conftest import Start, configuration
 from tests.waiting import eventually
 
 IDENTITY = "global\n  user haproxy\n  group haproxy\n"
@@ -12,13 +12,6 @@ SOCKET = "  stats socket /run/admin.sock level admin"
 STRICT = ("--no-new-privs", "--drop-caps")
 KEPT = 1 << 5 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 18
 """KILL, SETGID, SETUID, NET_BIND_SERVICE, SYS_CHROOT (capabilities(7))."""
-
-
-def run(lb: Balancer, *words: str, user: str = "root") -> tuple[int | None, str]:
-    """Run something in the container."""
-    result = lb.container.exec_run(list(words), user=user)
-    assert isinstance(result.output, bytes)
-    return result.exit_code, result.output.decode()
 
 
 def test_nothing_in_the_runtime_directory_is_for_others(start: Start, image: str) -> None:
@@ -43,11 +36,11 @@ def test_only_root_and_the_same_user_may_ask(start: Start, image: str) -> None:
     """Who else gets to the socket is told so, even if its mode is opened."""
     lb = start(image)
     lb.begins("one")
-    assert run(lb, "safe_reload", "status")[0] == 0
-    assert run(lb, "safe_reload", "stop", user="65534")[0] != 0
-    run(lb, "chmod", "0777", "/run/safe_reload/haproxy.sock")
+    assert lb.run("safe_reload", "status")[0] == 0
+    assert lb.run("safe_reload", "stop", user="65534")[0] != 0
+    lb.run("chmod", "0777", "/run/safe_reload/haproxy.sock")
     for verb in ("reload", "status", "stop"):
-        code, words = run(lb, "safe_reload", verb, user="65534")
+        code, words = lb.run("safe_reload", verb, user="65534")
         assert code != 0
         assert "permission denied; it speaks to root only" in words
 
@@ -72,15 +65,15 @@ def test_a_stranger_in_the_runtime_directory_answers_for_nobody(start: Start, im
     lb = start(image, user="65534", tmpfs={"/run/safe_reload": "mode=1777"})
     lb.begins("one")
     lb.container.exec_run(["python3", "-c", STRANGER], user="4242", detach=True)
-    eventually(lambda: "not believed: uid 4242" in run(lb, "safe_reload", "list")[1])
+    eventually(lambda: "not believed: uid 4242" in lb.run("safe_reload", "list")[1])
     for user in ("65534", "root"):
-        code, words = run(lb, "safe_reload", "status", user=user)
+        code, words = lb.run("safe_reload", "status", user=user)
         assert code == 0
         assert "evil.sock: not believed: uid 4242 listens there" in words
-        code, words = run(lb, "safe_reload", "reload", user=user)
+        code, words = lb.run("safe_reload", "reload", user=user)
         assert code == 0
         assert "is current" in words or "serves" in words
-        code, words = run(lb, "safe_reload", "reload", "--name", "evil", user=user)
+        code, words = lb.run("safe_reload", "reload", "--name", "evil", user=user)
         assert code == 3
         assert "not believed: uid 4242 listens there" in words
     assert lb.get() == "one"
@@ -93,9 +86,9 @@ def test_a_link_in_our_place_is_replaced_and_not_followed(start: Start, image: s
     lb = start(image, entrypoint=["sh", "-c", f"{prepare}; exec safe_reload -f /etc/lb/haproxy.cfg"])
     lb.begins("one")
 
-    assert run(lb, "cat", "/root/it")[1] == "precious\n"
-    assert run(lb, "test", "!", "-L", "/run/safe_reload/haproxy.sock")[0] == 0
-    assert run(lb, "safe_reload", "status")[0] == 0
+    assert lb.run("cat", "/root/it")[1] == "precious\n"
+    assert lb.run("test", "!", "-L", "/run/safe_reload/haproxy.sock")[0] == 0
+    assert lb.run("safe_reload", "status")[0] == 0
 
 
 def test_drop_caps_leaves_five_capabilities_and_no_new_privs_none_to_gain(start: Start, image: str) -> None:
@@ -117,9 +110,9 @@ def test_with_drop_caps_a_unix_socket_has_a_mode_but_no_other_owner(start: Start
     """CHOWN would give back every file of the container; haproxy says what is wrong, and a reload changes nothing."""
     lb = start(image, options=STRICT, text=configuration("one", f"{IDENTITY}{SOCKET} mode 666\n"))
     lb.begins("one")
-    assert run(lb, "stat", "-c", "%a", "/run/admin.sock")[1] == "666\n"
+    assert lb.run("stat", "-c", "%a", "/run/admin.sock")[1] == "666\n"
     lb.edit(configuration("two", f"{IDENTITY}  stats socket /run/other.sock user haproxy\n"))
-    code, words = run(lb, "safe_reload", "reload")
+    code, words = lb.run("safe_reload", "reload")
 
     assert code == 1
     assert "cannot change UNIX socket ownership" in words

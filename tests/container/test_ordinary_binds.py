@@ -10,25 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.container.conftest import IMAGES, Balancer, Start, answer_to, every, result
+from tests.connections import http_get
+from tests.container.conftest import ANSWER, HEAD, IMAGES, IPV6, Balancer, Start, every, result
 from tests.container.trouble import current, end, halt
 from tests.descriptors import sockets
 from tests.waiting import eventually
 
-HEAD = """\
-global
-    nbthread 2
-    maxconn 4000
-defaults
-    mode http
-    timeout client 60s
-    timeout server 60s
-    timeout connect 5s
-    option idle-close-on-response
-"""
-
 OFTEN = ("--restart-limit", "100")
-LOOPBACK_6 = {"net.ipv6.conf.all.disable_ipv6": "0", "net.ipv6.conf.lo.disable_ipv6": "0"}
 
 BINDS = {
     "tcp": "bind 127.0.0.1:8080",
@@ -47,13 +35,12 @@ BINDS = {
 
 def ordinary(mark: str, bind: str = BINDS["tcp"], more: str = "") -> str:
     """Return a configuration without a VIP."""
-    answer = f'    http-request return status 200 content-type text/plain string "{mark}"\n'
-    return f"{HEAD}frontend web\n    {bind}\n{answer}{more}"
+    return f"{HEAD}frontend web\n    {bind}\n{ANSWER.replace('MARK', mark)}{more}"
 
 
 def begin(start: Start, image: str, text: str, *, migrate: bool = False, **more: object) -> Balancer:
     """Start a container without VIPs that serves, and wait until safe_reload holds what its haproxy listens on."""
-    sysctls = {**LOOPBACK_6, "net.ipv4.tcp_migrate_req": "1"} if migrate else LOOPBACK_6
+    sysctls = {**IPV6, "net.ipv4.tcp_migrate_req": "1"} if migrate else IPV6
     lb = start(image, text=text, vips="", sysctls=sysctls, **more)
     eventually(lambda: adopted(lb))
     return lb
@@ -117,7 +104,7 @@ def test_one_ipv6_address_is_kept_if_its_bind_says_v6only(start: Start, image: s
     before = listening(lb)
     assert f"without v6only in its `bind` each generation binds its own instead: [::1]:{lb.port}" in lb.log
     end(current(lb))
-    assert answer_to(connect_6(lb)) == "one"
+    assert http_get(connect_6(lb))[1] == "one"
     under_reloads(lb, lambda: load_6(lb))
 
     assert listening(lb) == before
@@ -144,7 +131,7 @@ def test_one_ipv6_address_without_v6only_moves_its_queue_where_requests_migrate(
     else:
         end(old)
 
-    assert [answer_to(client) for client in clients] == ["one"] * len(clients)
+    assert [http_get(client)[1] for client in clients] == ["one"] * len(clients)
     eventually(lambda: listening(lb) and not listening(lb) & before)
 
 
@@ -269,18 +256,18 @@ def test_three_hundred_sockets_are_kept(start: Start, image: str) -> None:
 def test_a_unix_socket_keeps_its_path(start: Start, image: str) -> None:
     """Through reload and crash it is the same file; once somebody removed it a reload makes a new one."""
     lb = begin(start, image, ordinary("one", BINDS["among others"]))
-    inode = _run(lb, "stat -c %i /run/x.sock")
+    inode = lb.sh("stat -c %i /run/x.sock")
     lb.edit(ordinary("two", BINDS["among others"]))
     lb.kill("USR1")
     lb.serves("two")
     end(current(lb))
     assert lb.get() == "two"
-    assert _run(lb, "stat -c %i /run/x.sock") == inode
-    _run(lb, "rm /run/x.sock")
+    assert lb.sh("stat -c %i /run/x.sock") == inode
+    lb.sh("rm /run/x.sock")
     lb.edit(ordinary("three", BINDS["among others"]))
     lb.kill("USR1")
     lb.serves("three")
-    eventually(lambda: _run(lb, "test -S /run/x.sock && echo yes") == "yes\n")
+    eventually(lambda: lb.sh("test -S /run/x.sock && echo yes") == "yes\n")
 
 
 def test_a_reload_of_a_read_only_container_works(start: Start, image: str) -> None:
@@ -314,9 +301,3 @@ def _get(lb: Balancer, port: int) -> str | None:
         return lb.get(port)
     except (TimeoutError, OSError):
         return None
-
-
-def _run(lb: Balancer, command: str) -> str:
-    output = lb.container.exec_run(["sh", "-c", command]).output
-    assert isinstance(output, bytes)
-    return output.decode()

@@ -7,7 +7,6 @@ import signal
 
 import pytest
 
-from tests.container.cli import run
 from tests.container.conftest import Balancer, Start, configuration
 from tests.container.trouble import reload
 from tests.waiting import eventually
@@ -68,10 +67,10 @@ def test_why_a_reload_has_failed_is_found_behind_any_number_of_warnings(start: S
     bad = configuration("two", rules + "backend nobody\n  bnid :1\n")
     lb.edit(bad)
 
-    status, words = run(lb, "safe_reload", "reload")
+    status, words = lb.run("safe_reload", "reload")
     assert status == 1
-    report = run(lb, "safe_reload", "status")[1]
-    last = json.loads(run(lb, "safe_reload", "status", "--json")[1])["last_reload"]
+    report = lb.run("safe_reload", "status")[1]
+    last = json.loads(lb.run("safe_reload", "status", "--json")[1])["last_reload"]
 
     line = bad.splitlines().index("  bnid :1") + 1
     for text in (words, report, last["words"]):

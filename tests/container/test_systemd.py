@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from docker.models.containers import Container
@@ -52,11 +51,6 @@ class Host(Balancer):
     def __init__(self, container: Container, folder: Path) -> None:
         """Look at a container that has been started."""
         super().__init__(container, folder, 0)
-
-    def run(self, *words: str) -> tuple[int, str]:
-        """Run a program; return its exit status and what it wrote."""
-        answer: Any = self.container.exec_run(list(words))
-        return answer.exit_code, answer.output.decode(errors="replace")
 
     def must(self, *words: str) -> str:
         """Run a program that may not fail; return what it wrote."""
@@ -130,14 +124,7 @@ class Service:
 
     def serves(self, mark: str) -> None:
         """Wait until the VIP answers with this mark."""
-
-        def answers() -> bool:
-            try:
-                return self.get() == mark
-            except OSError:
-                return False
-
-        eventually(answers)
+        self.host.serves(mark, self.port)
 
     def haproxy(self) -> int:
         """Return the pid of the only haproxy, as the container numbers it."""

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.connections import http_get
 from tests.container import client
-from tests.container.conftest import Balancer, Start, answer_to, configuration
+from tests.container.conftest import Balancer, Start, configuration
 from tests.container.trouble import Crowd, halt, haproxies, inner_pid, inside
 from tests.waiting import eventually
 
@@ -28,7 +29,7 @@ def begin(start: Start, image: str, before: str, prepare: str = ":") -> Balancer
 
 def go(lb: Balancer) -> None:
     """Have the shell become safe_reload."""
-    lb.container.exec_run(["sh", "-c", "echo > /tmp/go"])
+    lb.sh("echo > /tmp/go")
 
 
 def before(bind: str) -> str:
@@ -38,9 +39,7 @@ def before(bind: str) -> str:
 
 def daemons(lb: Balancer) -> list[str]:
     """Return the words of every haproxy in the container that is a daemon."""
-    run = lb.container.exec_run(["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"])
-    assert isinstance(run.output, bytes)
-    return [word for word in run.output.decode().split() if word == "-D"]
+    return [word for word in lb.sh("cat /proc/[0-9]*/cmdline | tr '\\0' ' '").split() if word == "-D"]
 
 
 def daemon(lb: Balancer) -> int:
@@ -79,7 +78,7 @@ def test_who_waits_in_its_own_queue_is_answered_where_requests_migrate(start: St
     eventually(lambda: "is told to leave" in lb.log)
     os.kill(old, signal.SIGCONT)
 
-    assert {answer_to(one) for one in clients} <= {"before", "after"}
+    assert {http_get(one)[1] for one in clients} <= {"before", "after"}
 
 
 @pytest.mark.parametrize("bind", ["127.0.0.2:8080", "127.0.0.1:8081"], ids=["another address", "another port"])

@@ -1,6 +1,5 @@
 """safe_reload replaces itself: the same process, sockets and children, another program, and nobody notices."""
 
-import json
 import os
 import signal
 import subprocess
@@ -9,7 +8,7 @@ from functools import partial
 import pytest
 
 from tests.container.conftest import NEWEST_STABLE, Balancer, Start, configuration, every, result
-from tests.container.trouble import inside, is_alone
+from tests.container.trouble import inside, is_alone, status
 from tests.descriptors import sockets
 from tests.waiting import eventually
 
@@ -18,20 +17,6 @@ from tests.waiting import eventually
 def start(start: Start) -> Start:
     """Start containers that watch their files: so does the next life."""
     return partial(start, watch="auto")
-
-
-def _exec(lb: Balancer, *words: str) -> tuple[int, str]:
-    done = lb.container.exec_run(list(words))
-    assert isinstance(done.output, bytes)
-    return int(done.exit_code or 0), done.output.decode()
-
-
-def _status(lb: Balancer) -> dict[str, object]:
-    status, text = _exec(lb, "safe_reload", "status", "--json")
-    assert status == 0, text
-    found = json.loads(text)
-    assert isinstance(found, dict)
-    return found
 
 
 def test_an_upgrade_costs_no_request(lb: Balancer) -> None:
@@ -48,7 +33,7 @@ def test_an_upgrade_costs_no_request(lb: Balancer) -> None:
 
 
 def _upgrade(lb: Balancer) -> None:
-    status, text = _exec(lb, "safe_reload", "upgrade")
+    status, text = lb.run("safe_reload", "upgrade")
     assert status == 0, text
 
 
@@ -62,11 +47,11 @@ def test_everything_goes_on_after_an_upgrade(start: Start, image: str) -> None:
     lb.begins("one")
     eventually(lambda: "holds the ordinary listeners" in lb.log)
     idle = lb.connect()
-    assert _exec(lb, "safe_reload", "reload")[0] == 0
-    before = _status(lb)
+    assert lb.run("safe_reload", "reload")[0] == 0
+    before = status(lb)
     inodes = sockets(lb.pid)
     _upgrade(lb)
-    after = _status(lb)
+    after = status(lb)
 
     assert before["reloads"] == after["reloads"]
     assert before["adopted"] == after["adopted"] == ["127.0.0.1:8081"]
@@ -78,10 +63,10 @@ def test_everything_goes_on_after_an_upgrade(start: Start, image: str) -> None:
         held.sendall(b"GET / HTTP/1.1\r\n")
         lb.edit(configuration("two"))
         lb.serves("two")
-        eventually(lambda: [one["connections"] for one in _status(lb)["generations"]][-2:] == [1, 0])  # type: ignore[attr-defined]
-    (current,) = [one for one in _status(lb)["generations"] if one["state"] == "current"]  # type: ignore[attr-defined]
-    assert _exec(lb, "cat", "/run/lb.pid")[1].strip() == str(current["pid"])
-    _exec(lb, "bash", "-c", f"kill -9 {current['pid']}")
+        eventually(lambda: [one["connections"] for one in status(lb)["generations"]][-2:] == [1, 0])
+    (current,) = [one for one in status(lb)["generations"] if one["state"] == "current"]
+    assert lb.run("cat", "/run/lb.pid")[1].strip() == str(current["pid"])
+    lb.run("bash", "-c", f"kill -9 {current['pid']}")
     lb.serves("two")
     assert "unasked" in lb.log
     idle.close()
@@ -95,12 +80,12 @@ def test_an_upgrade_from_where_nothing_is_any_more_goes_on(start: Start) -> None
     lb = start(NEWEST_STABLE, entrypoint="sh", operands=("-c", script))
     lb.begins("one")
     before = (lb.pid, lb.children())
-    assert _exec(lb, "rm", "-r", "/gone")[0] == 0
+    assert lb.run("rm", "-r", "/gone")[0] == 0
     _upgrade(lb)
 
     assert "has taken over" in lb.log
     assert (lb.pid, lb.children(), lb.get()) == (*before, "one")
-    eventually(lambda: "haproxy.cfg cannot be looked for: No such file" in _exec(lb, "safe_reload", "status")[1])
+    eventually(lambda: "haproxy.cfg cannot be looked for: No such file" in lb.run("safe_reload", "status")[1])
 
 
 @pytest.mark.parametrize("module", ["pid1/bootstrap", "pid1/control_server"])
@@ -110,8 +95,8 @@ def test_a_program_that_cannot_go_on_is_not_started(start: Start, image: str, mo
     lb.begins("one")
     package = "/usr/lib/python3/dist-packages/entrypoint"
     broken = f"cp -a {package} /root/good && echo 'raise SystemExit(\"a broken release\")' > {package}/{module}.py"
-    assert _exec(lb, "bash", "-c", broken)[0] == 0
-    status, text = _exec(lb, "safe_reload", "upgrade")
+    assert lb.run("bash", "-c", broken)[0] == 0
+    status, text = lb.run("safe_reload", "upgrade")
 
     assert status == 1
     assert "a broken release" in text
@@ -119,7 +104,7 @@ def test_a_program_that_cannot_go_on_is_not_started(start: Start, image: str, mo
     lb.edit(configuration("two"))
     lb.serves("two")
 
-    assert _exec(lb, "bash", "-c", f"rm -r {package} && cp -a /root/good {package}")[0] == 0
+    assert lb.run("bash", "-c", f"rm -r {package} && cp -a /root/good {package}")[0] == 0
     _upgrade(lb)
     lb.edit(configuration("three"))
     lb.serves("three")
@@ -133,12 +118,12 @@ def test_a_second_upgrade_does_not_disturb_the_first(start: Start) -> None:
     slow = (
         f'mkfifo /gate; echo \'open("/gate").read(); raise SystemExit("a slow release")\' > {package}/pid1/bootstrap.py'
     )
-    assert _exec(lb, "bash", "-c", slow)[0] == 0
+    assert lb.run("bash", "-c", slow)[0] == 0
     first = subprocess.Popen(
         ["docker", "exec", str(lb.container.id), "safe_reload", "upgrade"], stderr=subprocess.PIPE, text=True
     )
     eventually(lambda: len(lb.children()) == 2)
-    status, text = _exec(lb, "safe_reload", "upgrade")
+    status, text = lb.run("safe_reload", "upgrade")
     os.close(os.open(inside(lb, "/gate"), os.O_WRONLY))
     _, words = first.communicate(timeout=60)
 
@@ -155,13 +140,13 @@ def test_an_upgrade_that_could_not_keep_the_pid_file_is_refused(start: Start) ->
     lb = start(NEWEST_STABLE, options=("--pid-file", "/small/lb.pid"), tmpfs={"/small": "size=64k,nr_inodes=4"})
     lb.begins("one")
     full = "while : > /small/full$((number++)); do :; done 2>/dev/null; true"
-    assert _exec(lb, "bash", "-c", full)[0] == 0
-    status, text = _exec(lb, "safe_reload", "upgrade")
+    assert lb.run("bash", "-c", full)[0] == 0
+    status, text = lb.run("safe_reload", "upgrade")
 
     assert status == 1
     assert "the pid file /small/lb.pid cannot be written" in text
     assert lb.get() == "one"
-    assert _exec(lb, "bash", "-c", "rm /small/full*")[0] == 0
+    assert lb.run("bash", "-c", "rm /small/full*")[0] == 0
     _upgrade(lb)
     lb.edit(configuration("two"))
     lb.serves("two")

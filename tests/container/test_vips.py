@@ -4,12 +4,11 @@ import collections
 import re
 import resource
 import socket
-import subprocess
 from functools import partial
 from pathlib import Path
 
 import docker
-from tests.container.conftest import NEWEST_STABLE, Balancer, Start, configuration, result
+from tests.container.conftest import IPV6, NEWEST_STABLE, Balancer, Start, configuration, result
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -25,34 +24,33 @@ def test_the_2017_command_line_works_verbatim(start: Start, image: str) -> None:
             f'  http-request return status 200 content-type text/plain string "{name}"\n'
         )
     (lb.folder / "c.cfg").write_text("global\n  maxconn 1000\n")
-    _detached(
-        lb,
+    lb.begin_sh(
         "safe_reload /var/run/ha1/pid 127.0.0.1:80:FD_HOST1,127.0.0.2:443:FD_HOST2 "
         "/usr/sbin/haproxy -f /etc/lb/a.cfg -f /etc/lb/b.cfg -f /etc/lb/c.cfg",
     )
     eventually(lambda: _text(lb, 80) == "a")
 
     assert lb.inside("curl", "-s", "http://127.0.0.2:443/").communicate()[0] == "b"
-    assert _exec(lb, "cat /var/run/ha1/pid").strip().isdigit()
+    assert lb.sh("cat /var/run/ha1/pid").strip().isdigit()
 
 
 def test_instances_on_the_same_vips_and_files_are_reloaded_each_by_its_own_signal(start: Start, image: str) -> None:
     """Two of them side by side share the clients; a signal to one leaves the other as it is."""
     lb = start(image, entrypoint="sleep", operands=("infinity",))
     for name in ("ha1", "ha2"):
-        _detached(lb, f"safe_reload /run/{name}/pid 127.0.0.1:8080:FD_WEB /usr/sbin/haproxy -f /etc/lb/haproxy.cfg")
-        eventually(partial(_exec, lb, f"cat /run/{name}/pid 2>/dev/null"))
+        lb.begin_sh(f"safe_reload /run/{name}/pid 127.0.0.1:8080:FD_WEB /usr/sbin/haproxy -f /etc/lb/haproxy.cfg")
+        eventually(partial(lb.sh, f"cat /run/{name}/pid 2>/dev/null"))
     lb.serves("one")
-    first, second = (_exec(lb, f"cat /run/{name}/pid") for name in ("ha1", "ha2"))
+    first, second = (lb.sh(f"cat /run/{name}/pid") for name in ("ha1", "ha2"))
     client = lb.load(100, 20_000)
-    found = _exec(lb, "grep -laz '^/run/ha1/pid$' /proc/[0-9]*/cmdline").split()
-    _exec(lb, f"kill -USR1 {found[0].split('/')[2]}")
+    found = lb.sh("grep -laz '^/run/ha1/pid$' /proc/[0-9]*/cmdline").split()
+    lb.sh(f"kill -USR1 {found[0].split('/')[2]}")
     load = result(client)
 
     assert len(found) == 1
     assert load.failed == 0
-    eventually(lambda: _exec(lb, "cat /run/ha1/pid") != first)
-    assert _exec(lb, "cat /run/ha2/pid") == second
+    eventually(lambda: lb.sh("cat /run/ha1/pid") != first)
+    assert lb.sh("cat /run/ha2/pid") == second
 
 
 def test_several_tags_on_one_address_serve_each_with_a_thread_of_its_own(start: Start, image: str) -> None:
@@ -148,16 +146,16 @@ def test_a_generation_lets_go_of_a_vip_that_is_not_on_the_loopback_interface(sta
     ):
         assert lb.inside("ip", *words.split()).communicate()[0] == ""
     (lb.folder / "run.sh").write_text("exec safe_reload --vips 192.0.2.1:8080:FD_WEB -f /etc/lb/haproxy.cfg 2>/run/log")
-    _detached(lb, "sh /etc/lb/run.sh")
-    eventually(lambda: "is current" in _exec(lb, "cat /run/log"))
+    lb.begin_sh("sh /etc/lb/run.sh")
+    eventually(lambda: "is current" in lb.sh("cat /run/log"))
     with lb.network():
         held = socket.create_connection(("192.0.2.1", 8080), timeout=10)
     with held:
         held.sendall(b"GET / HTTP/1.0\r\n")
-        _exec(lb, "kill -USR1 $(grep -ls '^safe_reload$' /proc/[0-9]*/comm | cut -d/ -f3)")
-        eventually(lambda: "drains" in _exec(lb, "cat /run/log"))
+        lb.sh("kill -USR1 $(grep -ls '^safe_reload$' /proc/[0-9]*/comm | cut -d/ -f3)")
+        eventually(lambda: "drains" in lb.sh("cat /run/log"))
 
-    assert "has not let go" not in _exec(lb, "cat /run/log")
+    assert "has not let go" not in lb.sh("cat /run/log")
 
 
 def test_an_ipv6_vip_and_every_address_of_both_families(start: Start, image: str) -> None:
@@ -166,7 +164,7 @@ def test_an_ipv6_vip_and_every_address_of_both_families(start: Start, image: str
         image,
         options=("--vips", "[::1]:8080:FD_WEB,*:8081:FD_ANY"),
         text=configuration("one").replace('bind "fd@${FD_WEB}"', 'bind "fd@${FD_WEB}"\n    bind "fd@${FD_ANY}"'),
-        sysctls={"net.ipv6.conf.all.disable_ipv6": "0", "net.ipv6.conf.lo.disable_ipv6": "0"},
+        sysctls=IPV6,
     )
 
     def ask(url: str) -> str:
@@ -206,15 +204,6 @@ def _build(engine: docker.DockerClient, folder: Path, text: str) -> str:
     tag = "haproxy-safe-reload:test-recipe" if "COPY" in text else "haproxy-safe-reload:test-base"
     engine.images.build(path=str(folder), rm=True, tag=tag)
     return tag
-
-
-def _detached(lb: Balancer, command: str) -> None:
-    lb.container.exec_run(["sh", "-c", command], detach=True)
-
-
-def _exec(lb: Balancer, command: str) -> str:
-    words = ["docker", "exec", str(lb.container.id), "sh", "-c", command]
-    return subprocess.run(words, capture_output=True, text=True, check=False).stdout
 
 
 def _text(lb: Balancer, port: int) -> str:

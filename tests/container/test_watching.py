@@ -2,7 +2,6 @@
 
 import re
 import ssl
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from threading import Event, Thread
 
 import pytest
 
+from tests.certificates import key_pair
 from tests.container.conftest import IMAGES, Balancer, Start, configuration
 from tests.container.gate import GATE, make_gate, open_gate, who_waits
 from tests.container.trouble import Crowd, say, status
@@ -216,9 +216,9 @@ def test_a_single_file_that_is_mounted_is_followed_as_long_as_it_can_be(
     assert lb.get() == SECOND
     _is_done(lb, 1)
 
-    code, text = lb.container.exec_run(["safe_reload", "reload"])
+    code, text = lb.run("safe_reload", "reload")
     assert code == 0
-    assert b"/single.cfg can never change again" in text
+    assert "/single.cfg can never change again" in text
 
 
 # ---- what a configuration names ------------------------------------------------------------------------------------
@@ -236,10 +236,8 @@ FILE, FOLDER = 8443, 8444
 
 def _key_pair(name: str, tmp_path: Path) -> tuple[str, bytes]:
     """Return a new key with its certificate as haproxy has them, and the certificate as clients get it."""
-    key, crt = tmp_path / f"{name}.key", tmp_path / f"{name}.crt"
-    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", f"/CN={name}"]
-    subprocess.run(["openssl", "req", "-x509", *kind, "-keyout", key, "-out", crt], check=True, capture_output=True)
-    return crt.read_text() + key.read_text(), ssl.PEM_cert_to_DER_cert(crt.read_text())
+    crt, key = key_pair(tmp_path, name)
+    return crt + key, ssl.PEM_cert_to_DER_cert(crt)
 
 
 def _handshake(lb: Balancer, port: int, name: str) -> bytes:
@@ -352,7 +350,7 @@ def test_what_is_no_change_and_what_passes(start: Start, image: str) -> None:
         # A name that does not resolve: tried again, until it does.
         (lb.folder / "90-local.cfg").write_text("backend b\n    server s later.example:80\n")
         eventually(lambda: reloads(lb).get(("retry", "failure"), 0) >= 2)
-        assert lb.container.exec_run(["sh", "-c", "echo 127.0.0.1 later.example >> /etc/hosts"]).exit_code == 0
+        assert lb.run("sh", "-c", "echo 127.0.0.1 later.example >> /etc/hosts")[0] == 0
         eventually(lambda: reloads(lb).get(("retry", "success")) == 1)
 
         # A branch that does hold.
@@ -484,9 +482,7 @@ def test_a_file_that_is_empty_or_gone_is_waited_for(watching: Balancer, crowd: C
 def _last_was_good(lb: Balancer) -> bool:
     """Tell what the metric says; the status says the same, unless it changed between the two questions."""
     before = _last_result(lb)
-    run = lb.container.exec_run(["safe_reload", "metrics"])
-    assert isinstance(run.output, bytes)
-    lines = run.output.decode().splitlines()
+    lines = lb.run("safe_reload", "metrics")[1].splitlines()
     (value,) = [line.split()[1] for line in lines if line.startswith("safe_reload_config_last_reload_successful ")]
     assert (float(value) == 1) in {before, _last_result(lb)}
     return float(value) == 1

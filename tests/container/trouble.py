@@ -17,17 +17,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.container import client
-from tests.container.conftest import Balancer
+from tests.container.conftest import ANSWER, DEFAULTS, Balancer
 from tests.descriptors import descriptors
 from tests.waiting import eventually
 
 CLIENT = str(Path(client.__file__))
 
-ORDINARY = (
-    "defaults\n  mode http\n  timeout client 60s\n  timeout server 60s\n  timeout connect 5s\n"
-    "  option idle-close-on-response\nfrontend web\n  bind :8080\n"
-    '  http-request return status 200 content-type text/plain string "MARK"\n'
-)
+ORDINARY = f"{DEFAULTS}frontend web\n    bind :8080\n{ANSWER}"
 """A configuration as anybody has one: it knows nothing of VIPs."""
 
 
@@ -90,10 +86,9 @@ def is_alone(lb: Balancer) -> bool:
 
 def status(lb: Balancer) -> dict[str, Any]:
     """Return what `safe_reload status --json` says."""
-    run = lb.container.exec_run(["safe_reload", "status", "--json"])
-    assert run.exit_code == 0, run.output
-    assert isinstance(run.output, bytes)
-    answer: dict[str, Any] = json.loads(run.output)
+    code, text = lb.run("safe_reload", "status", "--json")
+    assert code == 0, text
+    answer: dict[str, Any] = json.loads(text)
     return answer
 
 

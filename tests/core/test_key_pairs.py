@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from entrypoint.haproxy.key_pairs import fits
+from tests.certificates import P256, key_pair
 
 KINDS = {
     "rsa": ("rsa:2048",),
-    "p256": ("ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+    "p256": P256,
     "p384": ("ec", "-pkeyopt", "ec_paramgen_curve:P-384"),
     "p521": ("ec", "-pkeyopt", "ec_paramgen_curve:P-521"),
     "ed25519": ("ed25519",),
@@ -27,22 +28,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[bytes, byt
     found = {}
     for kind, words in KINDS.items():
         for name in (f"{kind}-a", f"{kind}-b"):
-            make = (
-                "openssl",
-                "req",
-                "-x509",
-                "-newkey",
-                *words,
-                "-nodes",
-                "-subj",
-                "/CN=a",
-                "-keyout",
-                "k",
-                "-out",
-                "c",
-            )
-            subprocess.run(make, cwd=folder, check=True, capture_output=True)
-            found[name] = (folder / "c").read_bytes(), (folder / "k").read_bytes()
+            certificate, key = key_pair(folder, name, words)
+            found[name] = certificate.encode(), key.encode()
     return found
 
 

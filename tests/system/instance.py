@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.children import children_of, readers_of
+from tests.connections import free_port, http_get, read_all
 from tests.system.lives import REPOSITORY, status_fields
 from tests.waiting import eventually
 
@@ -29,21 +30,6 @@ frontend web
   http-request return status 200 content-type text/plain lf-string "%[env(SAFE_RELOAD_GENERATION)]"
 """
 """One VIP, which answers with the number of the generation."""
-
-
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
-
-
-def read_all(client: socket.socket) -> bytes:
-    """Read to the end."""
-    answer = b""
-    while data := client.recv(65536):
-        answer += data
-    return answer
 
 
 def state_of(pid: int) -> str:
@@ -118,9 +104,7 @@ class Instance:
     def get(self) -> str:
         """Return what the VIP answers, which is the number of the generation; an empty string if it does not."""
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=30) as client:
-                client.sendall(b"GET / HTTP/1.0\r\n\r\n")
-                return read_all(client).rpartition(b"\r\n\r\n")[2].decode()
+            return http_get(socket.create_connection(("127.0.0.1", self.port), timeout=30))[1]
         except OSError:
             return ""
 

@@ -17,6 +17,7 @@ from entrypoint.haproxy.referenced_files import named_by
 from entrypoint.system.config_snapshot import config_files as system
 from entrypoint.system.config_snapshot.config_files import ConfigFiles
 from entrypoint.system.config_snapshot.snapshot import Contents
+from tests.certificates import key_pair
 from tests.system.apart import apart, in_child
 from tests.system.mounting import bind, mount, own_mounts, why_no_mounts
 
@@ -243,7 +244,7 @@ def test_an_empty_configuration_is_one_that_looks_incomplete(etc: Path) -> None:
 
 def test_a_key_that_does_not_fit_its_certificate_is_told(tmp_path: Path) -> None:
     """Wherever a `key` names it, until both fit; what haproxy finds by itself it judges itself."""
-    made = {name: _certificate(tmp_path, name) for name in ("old", "new")}
+    made = {name: key_pair(tmp_path, name) for name in ("old", "new")}
 
     def put(certificate: str, key: str) -> tuple[str, ...]:
         (tmp_path / "site.crt").write_text(made[certificate][0])
@@ -280,24 +281,6 @@ def test_our_own_output_never_counts(tmp_path: Path) -> None:
     with log.open("w") as stderr:
         subprocess.run([sys.executable, "-c", code, tmp_path], stderr=stderr, check=True)
     assert log.read_text() == "a line\n"
-
-
-def _certificate(folder: Path, name: str) -> tuple[str, str]:
-    make = (
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-subj",
-        "/CN=a",
-    )
-    files = ("-keyout", folder / f"{name}.key", "-out", folder / f"{name}.crt")
-    subprocess.run([*make, *files], check=True, capture_output=True)
-    return (folder / f"{name}.crt").read_text(), (folder / f"{name}.key").read_text()
 
 
 def test_what_we_write_ourselves_never_counts(tmp_path: Path) -> None:

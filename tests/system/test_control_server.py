@@ -18,24 +18,15 @@ from pathlib import Path
 import pytest
 
 from entrypoint import __version__
+from tests.connections import read_all, read_until
 from tests.descriptors import descriptors
-from tests.system.instance import CONFIGURATION, Begin, Instance, read_all
+from tests.system.instance import CONFIGURATION, Begin, Instance
 from tests.system.lives import status_fields
 from tests.waiting import eventually
 
 BAD = CONFIGURATION.replace("mode http", "mode hptt")
 CLIENT_NATIVE = b"@1 set severity-output number;@1 show info;quit\n"
 """What older versions of HAProxy's Go library send to a master's socket."""
-
-
-def read_until(client: socket.socket, end: bytes) -> bytes:
-    """Read until the answer ends like this."""
-    answer = b""
-    while not answer.endswith(end):
-        data = client.recv(65536)
-        assert data, answer
-        answer += data
-    return answer
 
 
 @pytest.fixture(autouse=True)

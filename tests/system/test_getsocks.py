@@ -24,6 +24,7 @@ from entrypoint.system.getsocks.offer import SocketOffer
 from entrypoint.system.getsocks.passed import Passed
 from entrypoint.system.getsocks.request import SocketRequest
 from entrypoint.system.haproxy_cli import CliChannel
+from tests.connections import free_port
 from tests.descriptors import sockets
 from tests.waiting import eventually
 
@@ -142,11 +143,6 @@ def test_what_is_offered_is_taken(count: int) -> None:
         assert (offer.failure, taking.failure) == ("", "")
         assert offer.fileno() == taking.fileno() == -1
         close_all(taken)
-
-
-def answer_of(sockets: Sequence[socket.socket], records: Sequence[bytes]) -> bytes:
-    """Return the bytes of an answer of one batch."""
-    return number(len(sockets)) + b"".join(records)
 
 
 @pytest.mark.parametrize("interface", [b"", b"eth0"])
@@ -687,8 +683,7 @@ def inodes_of(process: int) -> set[int]:
 @with_haproxy
 def test_haproxy_passes_its_listeners_on_and_takes_them_over(adopted: Adopted, start: Start, tmp_path: Path) -> None:
     """Ordinary binds of all kinds are the same sockets in the next generation, and in the one after a crash."""
-    with listeners(1) as [free]:
-        port = free.getsockname()[1]
+    port = free_port()
     binds = [
         f"127.0.0.1:{port}",
         f"[::1]:{port} v6only",
@@ -746,8 +741,7 @@ def test_a_candidate_that_fails_after_it_took_the_sockets_does_no_harm(
     adopted: Adopted, start: Start, tmp_path: Path
 ) -> None:
     """They go on listening, for the generation that it did not replace."""
-    with listeners(1) as [free]:
-        port = free.getsockname()[1]
+    port = free_port()
     binds = [f"127.0.0.1:{port}", f"unix@{tmp_path}/x.sock", "abns@handover-y"]
     first, channel = start(binds)
     assert ready(first, channel)

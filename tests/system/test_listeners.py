@@ -21,6 +21,7 @@ import pytest
 from entrypoint.options.vips import Vip, parse_vips
 from entrypoint.system.listeners.listeners import STORED, Listeners
 from entrypoint.system.listeners.places import ListenError
+from tests.connections import free_port
 from tests.system.apart import apart, bring_up, in_child, in_own_network, needs_own_network, own_network
 from tests.waiting import eventually
 
@@ -550,8 +551,7 @@ def test_vips_follow_the_passed_sockets() -> None:
     """Both kinds are in one list; a tag that was passed already is refused, and nothing stays open."""
     listeners = Listeners()
     listeners.adopt(passed("t", LISTEN_FDNAMES="a"))
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
+    port = free_port()
     listeners.bind([Vip("127.0.0.1", port, "FD_B")], freebind=False)
     both = dict(listeners.descriptors())
     message = error_of(lambda: listeners.bind([Vip("127.0.0.1", port, "FD_A")], freebind=False))
@@ -587,8 +587,7 @@ def test_one_that_cannot_listen_does_not_keep_the_others_from_it() -> None:
     """After a passed UDP socket, which cannot listen, the VIPs still do."""
     listeners = Listeners()
     listeners.adopt(passed("u"))
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
+    port = free_port()
     listeners.bind([Vip("127.0.0.1", port, "FD_B")], freebind=False)
     with contextlib.suppress(OSError):
         listeners.listen(tuple(dict(listeners.descriptors())))

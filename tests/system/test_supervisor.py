@@ -14,8 +14,9 @@ import pytest
 
 from entrypoint.core import lifecycle
 from tests.children import children_of
+from tests.connections import free_port
 from tests.descriptors import descriptors
-from tests.system.instance import CONFIGURATION, Begin, free_port, state_of
+from tests.system.instance import CONFIGURATION, Begin, state_of
 from tests.system.lives import status_fields
 from tests.waiting import eventually
 
