@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from docker.models.containers import Container
@@ -119,8 +119,8 @@ class Balancer:
         rows = (line.split() for table in tables for line in table.splitlines())
         return sum(int(row[4].rpartition(":")[2], 16) for row in rows if row[3] == "0A")
 
-    def serves(self, mark: str, port: int | None = None) -> None:
-        """Wait until the VIP answers with this mark."""
+    def serves(self, mark: str, port: int | None = None) -> Self:
+        """Wait until the VIP answers with this mark; return this container."""
 
         def answers() -> bool:
             try:
@@ -129,11 +129,19 @@ class Balancer:
                 return False
 
         eventually(answers)
+        return self
 
-    def begins(self, mark: str) -> None:
+    def begins(self, mark: str) -> Self:
         """Wait until the VIP answers with this mark, and the supervisor knows: it does so after the clients."""
         self.serves(mark)
         eventually(lambda: "is current" in self.log)
+        return self
+
+    def becomes(self, mark: str, more: str = "") -> None:
+        """Change the configuration to one that answers with this mark, reload, and wait until it does."""
+        self.edit(configuration(mark, more))
+        self.kill("USR1")
+        self.serves(mark)
 
     def run(self, *words: str, **more: Any) -> tuple[int, str]:
         """Run a program of the container; return its exit status and what it wrote."""
@@ -244,9 +252,7 @@ def start(engine: docker.DockerClient, tmp_path: Path) -> Iterator[Start]:
 @pytest.fixture
 def lb(start: Start, image: str) -> Balancer:
     """A container that serves "one"."""
-    balancer = start(image)
-    balancer.begins("one")
-    return balancer
+    return start(image).begins("one")
 
 
 def every(

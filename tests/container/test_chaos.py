@@ -43,8 +43,7 @@ def test_chaos(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         say(f"\nchaos: CHAOS_SEED={SEED} CHAOS_SECONDS={SECONDS:g}")
     options = ("--restart-limit", "100000", "--max-draining", "100", "--pid-file", f"{DISK}/lb.pid")
-    lb = start(NEWEST_STABLE, options=options, watch="auto", tmpfs={DISK: "size=64k,nr_inodes=32"})
-    lb.begins("one")
+    lb = start(NEWEST_STABLE, options=options, watch="auto", tmpfs={DISK: "size=64k,nr_inodes=32"}).begins("one")
     ground = Ground(lb, lb.pid)
     for number in range(WARM_UP):
         ground.good(f"warm-up {number}")

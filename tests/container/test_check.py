@@ -101,8 +101,7 @@ def test_the_line_of_the_kubernetes_page_checks_its_configuration(engine: docker
 
 def test_beside_an_instance_it_says_which_tags_that_one_would_refuse(start: Start) -> None:
     """Those of its VIPs need no word; one that it has not is named, and what else is wrong is found all the same."""
-    lb = start(NEWEST_STABLE, vips="", options=("--vips", "127.0.0.1:8080:FD_WEB"))
-    lb.begins("one")
+    lb = start(NEWEST_STABLE, vips="", options=("--vips", "127.0.0.1:8080:FD_WEB")).begins("one")
 
     def checked() -> tuple[int, str]:
         return lb.run("safe_reload", "check", "-f", "/etc/lb/haproxy.cfg")
@@ -118,8 +117,7 @@ def test_beside_an_instance_it_says_which_tags_that_one_would_refuse(start: Star
 def test_beside_an_instance_it_refuses_what_a_reload_would(start: Start, ask: str) -> None:
     """A VIP of `*` is two sockets, and not every word of a `bind` is for two: also where only its tag is known."""
     both = {"net.ipv6.conf.all.disable_ipv6": "0"}
-    lb = start(NEWEST_STABLE, options=("--vips", "*:8080:FD_WEB"), vips="", sysctls=both)
-    lb.begins("one")
+    lb = start(NEWEST_STABLE, options=("--vips", "*:8080:FD_WEB"), vips="", sysctls=both).begins("one")
     assert "[::]:8080" in lb.run("safe_reload", "status")[1]
     lb.edit(configuration("two").replace('bind "fd@${FD_WEB}"', 'bind "fd@${FD_WEB}" id 7'))
     for words in (ask, "reload"):

@@ -20,9 +20,7 @@ def haproxys_master(start: Start, image: str) -> Balancer:
     """Start haproxy itself as a master with a CLI, which serves "one"."""
     words = ("haproxy", "-W", "-db", "-S", MASTERS, "-f", "/etc/lb/haproxy.cfg")
     plain = configuration("one").replace("fd@${FD_WEB}", "127.0.0.1:8080")
-    master = start(image, entrypoint=["sh", "-c", " ".join(words)], operands=(), text=plain)
-    master.serves("one")
-    return master
+    return start(image, entrypoint=["sh", "-c", " ".join(words)], operands=(), text=plain).serves("one")
 
 
 def http(lb: Balancer, path: str) -> tuple[int, str]:
@@ -55,8 +53,7 @@ global
 
 def test_sessions_on_the_users_own_cli_hold_up_nothing(start: Start, image: str) -> None:
     """However many stay open, each is answered, and reloads, the status and a start after a crash are as without."""
-    lb = start(image, text=configuration("one", USERS_OWN))
-    lb.begins("one")
+    lb = start(image, text=configuration("one", USERS_OWN)).begins("one")
     for number in range(2, 5):
         with contextlib.ExitStack() as sessions:
             for _ in range(20):
@@ -83,8 +80,7 @@ def test_reload_returns_when_the_new_configuration_answers(start: Start, image: 
 
     The series that the exporter serves are as many after all these reloads as after the first.
     """
-    lb = start(image, options=("--exporter", "127.0.0.1:9101"))
-    lb.begins("one")
+    lb = start(image, options=("--exporter", "127.0.0.1:9101")).begins("one")
     eventually(lambda: code(lb, "/readyz") == 200)
     series_at_first = 0
     for number in range(RELOADS):
@@ -107,8 +103,7 @@ def test_reload_returns_when_the_new_configuration_answers(start: Start, image: 
 @pytest.mark.parametrize("question", ["show proc\n", "show proc;quit\n", "@master show proc\n"])
 def test_the_processes_read_as_those_of_haproxys_master(start: Start, image: str, question: str) -> None:
     """One parser reads both, side by side."""
-    lb = start(image)
-    lb.begins("one")
+    lb = start(image).begins("one")
     shown = []
     for one, path in ((lb, OURS), (haproxys_master(start, image), MASTERS)):
         lines = ask(one, path, question).splitlines()
@@ -144,8 +139,7 @@ def test_programs_that_ask_haproxys_master_hear_the_same_from_us(
 ) -> None:
     """Byte by byte, but for pids."""
     image = IMAGES[version]
-    lb = start(image)
-    lb.begins("one")
+    lb = start(image).begins("one")
 
     assert talk(lb, OURS, *turns) == talk(haproxys_master(start, image), MASTERS, *turns)
 
@@ -154,8 +148,7 @@ def test_programs_that_ask_haproxys_master_hear_the_same_from_us(
 def test_a_reload_reads_as_that_of_haproxys_master(start: Start, version: str) -> None:
     """A status, two dashes, words with the alerts, an empty line, the end; the logs repeat the alerts."""
     image = IMAGES[version]
-    lb = start(image)
-    lb.begins("one")
+    lb = start(image).begins("one")
     found = []
     for one, path in ((lb, OURS), (haproxys_master(start, image), MASTERS)):
         good = (one.folder / "haproxy.cfg").read_text()
@@ -176,8 +169,7 @@ def test_a_reload_reads_as_that_of_haproxys_master(start: Start, version: str) -
 @needs_promtool
 def test_the_exporter_follows_a_life(start: Start, image: str) -> None:
     """Live and ready while it serves, also after a failed reload and its own death; not ready while it is stopping."""
-    lb = start(image, options=("--exporter", "127.0.0.1:9101", "--stop-delay", "20"))
-    lb.begins("one")
+    lb = start(image, options=("--exporter", "127.0.0.1:9101", "--stop-delay", "20")).begins("one")
     eventually(lambda: code(lb, "/readyz") == 200)
     assert code(lb, "/livez") == 200
     before = http(lb, "/metrics")[1]

@@ -56,8 +56,7 @@ def _nobody_was_refused(ends: Ends, deaths: list[Death]) -> None:
 
 def test_only_what_is_in_flight_dies_with_a_haproxy_that_is_killed_every_second(start: Start, image: str) -> None:
     """kill -9 every second for 6 s at 5,000 connections a second: nobody is refused, nobody reset in the queue."""
-    lb = start(image, options=OFTEN)
-    lb.begins("one")
+    lb = start(image, options=OFTEN).begins("one")
 
     _nobody_was_refused(*_killed_every_second(lb, 6, 5000))
     eventually(lambda: is_alone(lb))
@@ -67,8 +66,7 @@ def test_only_what_is_in_flight_dies_with_a_haproxy_that_is_killed_every_second(
 @pytest.mark.timeout(900)
 def test_a_minute_of_deaths_beside_haproxy_s_own_master(start: Start, image: str) -> None:
     """The same for 60 s; and for comparison `haproxy -W` under tini, restarted at once, which refuses connections."""
-    lb = start(image, options=OFTEN)
-    lb.begins("one")
+    lb = start(image, options=OFTEN).begins("one")
     ends, deaths = _killed_every_second(lb, 60, 5000)
     lb.container.kill()
     beside = _beside(start, image)
@@ -82,8 +80,7 @@ def test_a_minute_of_deaths_beside_haproxy_s_own_master(start: Start, image: str
 
 def test_a_few_deaths_beside_haproxy_s_own_master(start: Start) -> None:
     """The comparison for 5 s: `haproxy -W` refuses connections where we refuse none."""
-    lb = start(NEWEST_STABLE, options=OFTEN)
-    lb.begins("one")
+    lb = start(NEWEST_STABLE, options=OFTEN).begins("one")
     ends, deaths = _killed_every_second(lb, 5, 2000)
     lb.container.kill()
     others, other_deaths = _master_s_workers_killed(_beside(start, NEWEST_STABLE), 5, 2000)
@@ -97,16 +94,14 @@ def test_a_few_deaths_beside_haproxy_s_own_master(start: Start) -> None:
 def _beside(start: Start, image: str) -> Balancer:
     """Start haproxy's own master under tini (`docker run --init`), started again whenever it ends."""
     loop = "while :; do haproxy -W -f /etc/lb/haproxy.cfg; done"
-    lb = start(
+    return start(
         image,
         entrypoint="sh",
         operands=("-c", loop),
         text=ORDINARY.replace("MARK", "one"),
         init=True,
         vips="",
-    )
-    lb.serves("one")
-    return lb
+    ).serves("one")
 
 
 def _worker(lb: Balancer) -> int:
@@ -142,8 +137,7 @@ def _master_s_workers_killed(lb: Balancer, seconds: int, rate: int) -> tuple[End
 
 def test_clients_that_nobody_has_accepted_yet_are_all_served_after_a_death(start: Start, image: str) -> None:
     """A thousand connections wait in the queue while haproxy is stopped; it is killed; all of them get an answer."""
-    lb = start(image)
-    lb.begins("one")
+    lb = start(image).begins("one")
     pid = current(lb)
     halt(pid)
     clients = [lb.connect() for _ in range(1000)]
@@ -159,8 +153,7 @@ def test_clients_that_nobody_has_accepted_yet_are_all_served_after_a_death(start
 
 def test_a_candidate_that_is_killed_at_any_time_closes_no_vip(start: Start, image: str) -> None:
     """Also while it says what it listens on: half of that answer is not taken for all of it."""
-    lb = start(image, options=OFTEN)
-    lb.begins("one")
+    lb = start(image, options=OFTEN).begins("one")
     order = random.Random(1)
     pid = lb.pid
     deaths = []
@@ -182,8 +175,7 @@ def test_a_candidate_that_is_killed_at_any_time_closes_no_vip(start: Start, imag
 @pytest.mark.parametrize("version", ["3.0", "3.2"])
 def test_an_ordinary_configuration_refuses_nobody_either(start: Start, version: str) -> None:
     """Contract 6.8: `bind :8080`, kill -9 every second for 6 s at 5,000 connections a second."""
-    lb = start(IMAGES[version], options=OFTEN, text=ORDINARY.replace("MARK", "one"), vips="")
-    lb.begins("one")
+    lb = start(IMAGES[version], options=OFTEN, text=ORDINARY.replace("MARK", "one"), vips="").begins("one")
 
     _nobody_was_refused(*_killed_every_second(lb, 6, 5000))
     eventually(lambda: is_alone(lb))
@@ -194,7 +186,6 @@ def test_an_ordinary_configuration_refuses_nobody_either(start: Start, version: 
 @pytest.mark.parametrize("version", ["3.0", "3.2"])
 def test_an_ordinary_configuration_refuses_nobody_for_a_minute(start: Start, version: str) -> None:
     """The same for 60 s."""
-    lb = start(IMAGES[version], options=OFTEN, text=ORDINARY.replace("MARK", "one"), vips="")
-    lb.begins("one")
+    lb = start(IMAGES[version], options=OFTEN, text=ORDINARY.replace("MARK", "one"), vips="").begins("one")
 
     _nobody_was_refused(*_killed_every_second(lb, 60, 5000))

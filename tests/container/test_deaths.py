@@ -25,8 +25,7 @@ DEADLY = ("SIGINT", "SIGILL", "SIGTRAP", "SIGABRT", "SIGBUS", "SIGFPE", "SIGKILL
 @pytest.mark.parametrize("name", DEADLY)
 def test_it_is_replaced_whatever_signal_has_ended_it(start: Start, name: str) -> None:
     """The death is logged as unasked, the next generation serves, nobody is refused."""
-    lb = start(NEWEST_STABLE, options=OFTEN)
-    lb.begins("one")
+    lb = start(NEWEST_STABLE, options=OFTEN).begins("one")
     with Crowd(lb, 500, 1) as crowd:
         death = end(current(lb), signal.Signals[name])
         current(lb)
@@ -47,8 +46,7 @@ end)
 
 def test_it_is_replaced_whatever_status_it_has_ended_with(start: Start, image: str) -> None:
     """Statuses 0, 1, 7, 143 and 255, unasked, are deaths like any other."""
-    lb = start(image, options=OFTEN, vips="127.0.0.1:8080:FD_WEB,127.0.0.1:8081:FD_DEATH")
-    lb.begins("one")
+    lb = start(image, options=OFTEN, vips="127.0.0.1:8080:FD_WEB,127.0.0.1:8081:FD_DEATH").begins("one")
     (lb.folder / "dies.lua").write_text(DIES)
     more = 'global\n  lua-load /etc/lb/dies.lua\nfrontend death\n  bind "fd@${FD_DEATH}"\n'
     lb.edit(configuration("two", more + "  http-request use-service lua.die\n"))
@@ -112,8 +110,7 @@ def test_the_current_one_dies_during_a_reload(lb: Balancer) -> None:
 @pytest.mark.parametrize("first", ["current", "candidate"])
 def test_both_die_during_a_reload(start: Start, image: str, first: str) -> None:
     """Whichever dies first: what is on the disk serves in the end, and nobody is refused."""
-    lb = start(image, watch="auto")
-    lb.begins("one")
+    lb = start(image, watch="auto").begins("one")
     with _a_candidate_that_waits(lb) as (old, candidate), Crowd(lb, 500, 1) as crowd:
         lb.edit(configuration("three"))
         order = (old, candidate) if first == "current" else (candidate, old)
@@ -130,9 +127,7 @@ def test_a_draining_one_dies(lb: Balancer) -> None:
     with lb.connect() as held, Crowd(lb, 500, 1) as crowd:
         held.sendall(b"GET / HTTP/1.0\r\n")
         old = current(lb)
-        lb.edit(configuration("two"))
-        lb.kill("USR1")
-        lb.serves("two")
+        lb.becomes("two")
         eventually(lambda: "drains" in lb.log)
         death = end(old)
         assert _hears_nothing(held)

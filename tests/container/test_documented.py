@@ -331,8 +331,7 @@ def test_the_verbs_that_need_no_more_words(start: Start, tmp_path: Path) -> None
     """Each does what the README says of it; after them the same PID 1 serves."""
     page = Page("README.md", tmp_path)
     environment = {"SAFE_RELOAD_VIPS": "127.0.0.1:8080:FD_WEB"}
-    lb = start(IMAGE)
-    lb.begins("one")
+    lb = start(IMAGE).begins("one")
     pid = lb.pid
     reference = Page("docs/reference.md", tmp_path)
     for where, text in ((page, "safe_reload reload"), (page, "safe_reload upgrade"), (reference, "safe_reload check")):
@@ -375,8 +374,7 @@ def test_monitoring_s_exporters(start: Start, tmp_path: Path) -> None:
         return "safe_reload_up 1" in answered
 
     for beginning in ("safe_reload exporter --listen :9101", "safe_reload exporter --listen 127.0.0.1:9101"):
-        lb = start(IMAGE, environment={"SAFE_RELOAD_NAME": "lb"})
-        lb.begins("one")
+        lb = start(IMAGE, environment={"SAFE_RELOAD_NAME": "lb"}).begins("one")
         lb.container.exec_run(page.block(beginning).text, detach=True)
         eventually(partial(up, lb))
     command = page.block("safe_reload --exporter").text
@@ -388,8 +386,7 @@ def test_monitoring_s_exporters(start: Start, tmp_path: Path) -> None:
 def test_the_control_socket_s_questions(start: Start, tmp_path: Path) -> None:
     """As the page puts them, from this host, because the image has no socat: master, generation, session."""
     page = Page("docs/control-socket.md", tmp_path)
-    lb = start(IMAGE)
-    lb.begins("one")
+    lb = start(IMAGE).begins("one")
     (pid,) = inside(lb, "sh -c 'grep -lx haproxy /proc/[0-9]*/comm | cut -d/ -f3'")[1].split()
     there = {"/run/safe_reload/": f"/proc/{lb.pid}/root/run/safe_reload/"}
 

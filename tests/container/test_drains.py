@@ -120,9 +120,7 @@ def test_idle_keep_alive_connections_get_one_more_answer_after_a_reload(lb: Bala
     for client in clients:
         client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         assert read_until(client, b"one").startswith(b"HTTP/1.1 200 ")
-    lb.edit(configuration("two"))
-    lb.kill("USR1")
-    lb.serves("two")
+    lb.becomes("two")
     eventually(lambda: "Proxy web stopped" in lb.log)
     for client in clients:
         assert not select.select([client], [], [], 0)[0], "closed while it was idle"
@@ -179,8 +177,7 @@ def _hears_the_end(client: socket.socket) -> bool:
 
 def test_drain_timeout_ends_an_old_generation(start: Start, image: str) -> None:
     """safe_reload's own limit for a drain."""
-    lb = start(image, options=("--drain-timeout", "1"))
-    lb.begins("one")
+    lb = start(image, options=("--drain-timeout", "1")).begins("one")
     with _hold(lb) as held:
         old = current(lb)
         reload(lb)
@@ -206,8 +203,7 @@ def test_without_a_limit_an_old_generation_drains_as_long_as_it_has_to(lb: Balan
 
 def test_beyond_max_draining_the_oldest_is_ended(start: Start) -> None:
     """Of four that are held two may drain; the younger ones keep their connections."""
-    lb = start(NEWEST_STABLE, options=("--max-draining", "2"))
-    lb.begins("one")
+    lb = start(NEWEST_STABLE, options=("--max-draining", "2")).begins("one")
     held = []
     for _ in range(4):
         held.append(_hold(lb))

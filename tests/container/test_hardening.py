@@ -18,9 +18,7 @@ def test_nothing_in_the_runtime_directory_is_for_others(start: Start, image: str
     """Neither while it runs nor after reloads, good and bad; whatever the umask."""
     lb = start(image, entrypoint=["sh", "-c", "umask 0; exec safe_reload --pid-file /run/x/pid -f /etc/lb/haproxy.cfg"])
     lb.begins("one")
-    lb.edit(configuration("two"))
-    lb.kill("USR1")
-    lb.serves("two")
+    lb.becomes("two")
     lb.edit("nonsense\n")
     lb.kill("USR1")
     eventually(lambda: "has failed" in lb.log)
@@ -34,8 +32,7 @@ def test_nothing_in_the_runtime_directory_is_for_others(start: Start, image: str
 
 def test_only_root_and_the_same_user_may_ask(start: Start, image: str) -> None:
     """Who else gets to the socket is told so, even if its mode is opened."""
-    lb = start(image)
-    lb.begins("one")
+    lb = start(image).begins("one")
     assert lb.run("safe_reload", "status")[0] == 0
     assert lb.run("safe_reload", "stop", user="65534")[0] != 0
     lb.run("chmod", "0777", "/run/safe_reload/haproxy.sock")
@@ -62,8 +59,7 @@ while True:
 
 def test_a_stranger_in_the_runtime_directory_answers_for_nobody(start: Start, image: str) -> None:
     """Anybody may write in a plain --tmpfs; the user of PID 1 and root still find it, and nobody else."""
-    lb = start(image, user="65534", tmpfs={"/run/safe_reload": "mode=1777"})
-    lb.begins("one")
+    lb = start(image, user="65534", tmpfs={"/run/safe_reload": "mode=1777"}).begins("one")
     lb.container.exec_run(["python3", "-c", STRANGER], user="4242", detach=True)
     eventually(lambda: "not believed: uid 4242" in lb.run("safe_reload", "list")[1])
     for user in ("65534", "root"):
@@ -83,8 +79,7 @@ def test_a_stranger_in_the_runtime_directory_answers_for_nobody(start: Start, im
 def test_a_link_in_our_place_is_replaced_and_not_followed(start: Start, image: str, kind: str) -> None:
     """What it points to stays as it is."""
     prepare = f"mkdir /run/safe_reload; echo precious > /root/it; ln -s /root/it /run/safe_reload/{kind}"
-    lb = start(image, entrypoint=["sh", "-c", f"{prepare}; exec safe_reload -f /etc/lb/haproxy.cfg"])
-    lb.begins("one")
+    lb = start(image, entrypoint=["sh", "-c", f"{prepare}; exec safe_reload -f /etc/lb/haproxy.cfg"]).begins("one")
 
     assert lb.run("cat", "/root/it")[1] == "precious\n"
     assert lb.run("test", "!", "-L", "/run/safe_reload/haproxy.sock")[0] == 0
@@ -93,8 +88,7 @@ def test_a_link_in_our_place_is_replaced_and_not_followed(start: Start, image: s
 
 def test_drop_caps_leaves_five_capabilities_and_no_new_privs_none_to_gain(start: Start, image: str) -> None:
     """To PID 1, and to haproxy, which has none left after it has switched its user."""
-    lb = start(image, options=STRICT, text=configuration("one", IDENTITY))
-    lb.begins("one")
+    lb = start(image, options=STRICT, text=configuration("one", IDENTITY)).begins("one")
     fields = {
         pid: dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         for pid in (lb.pid, lb.children()[0])
@@ -108,8 +102,7 @@ def test_drop_caps_leaves_five_capabilities_and_no_new_privs_none_to_gain(start:
 
 def test_with_drop_caps_a_unix_socket_has_a_mode_but_no_other_owner(start: Start, image: str) -> None:
     """CHOWN would give back every file of the container; haproxy says what is wrong, and a reload changes nothing."""
-    lb = start(image, options=STRICT, text=configuration("one", f"{IDENTITY}{SOCKET} mode 666\n"))
-    lb.begins("one")
+    lb = start(image, options=STRICT, text=configuration("one", f"{IDENTITY}{SOCKET} mode 666\n")).begins("one")
     assert lb.run("stat", "-c", "%a", "/run/admin.sock")[1] == "666\n"
     lb.edit(configuration("two", f"{IDENTITY}  stats socket /run/other.sock user haproxy\n"))
     code, words = lb.run("safe_reload", "reload")

@@ -55,8 +55,7 @@ def test_the_environment_is_inherited_to_the_letter(engine: docker.DockerClient,
 
 def test_root_without_cap_kill_is_warned(start: Start) -> None:
     """It could never tell a haproxy to leave that has switched its user."""
-    lb = start(NEWEST_STABLE, cap_drop=["KILL"])
-    lb.begins("one")
+    lb = start(NEWEST_STABLE, cap_drop=["KILL"]).begins("one")
 
     assert "root without CAP_KILL" in lb.log
 
@@ -102,8 +101,7 @@ def test_ignored_and_blocked_signals_are_inherited(engine: docker.DockerClient, 
 @pytest.mark.parametrize("tmpfs", [{}, {"/run": ""}], ids=["without /run", "with a tmpfs on /run"])
 def test_it_needs_no_root_no_capability_and_nothing_writable(start: Start, image: str, tmpfs: dict[str, str]) -> None:
     """The hardest way to run it: starts, serves on port 80, reloads."""
-    lb = start(image, port=80, user="65534", read_only=True, cap_drop=["ALL"], tmpfs=tmpfs)
-    lb.begins("one")
+    lb = start(image, port=80, user="65534", read_only=True, cap_drop=["ALL"], tmpfs=tmpfs).begins("one")
     lb.edit(configuration("two"))
     lb.kill("USR1")
 
@@ -114,12 +112,9 @@ def test_it_needs_no_root_no_capability_and_nothing_writable(start: Start, image
 def test_haproxy_may_switch_user_and_is_still_reloaded(start: Start, image: str, options: tuple[str, ...]) -> None:
     """`user haproxy` works, and safe_reload can signal what has another uid by then."""
     identity = "global\n  user haproxy\n  group haproxy\n"
-    lb = start(image, options=options, text=configuration("one", identity))
-    lb.begins("one")
+    lb = start(image, options=options, text=configuration("one", identity)).begins("one")
     old = lb.children()[0]
-    lb.edit(configuration("two", identity))
-    lb.kill("USR1")
-    lb.serves("two")
+    lb.becomes("two", identity)
     eventually(lambda: len(lb.children()) == 1)
 
     assert lb.children()[0] != old
@@ -172,8 +167,7 @@ def test_a_second_term_or_quit_ends_it_at_once(lb: Balancer, signals: tuple[str,
 
 def test_a_stop_that_takes_too_long_becomes_a_quick_one(start: Start, image: str) -> None:
     """`--stop-timeout` bounds a graceful stop."""
-    lb = start(image, options=("--stop-timeout", "0.5"))
-    lb.begins("one")
+    lb = start(image, options=("--stop-timeout", "0.5")).begins("one")
     with lb.connect() as client:
         client.sendall(b"GET / HTTP/1.0\r\n")
         eventually(lambda: _has_data(lb))
@@ -184,8 +178,7 @@ def test_a_stop_that_takes_too_long_becomes_a_quick_one(start: Start, image: str
 
 def test_it_still_accepts_during_the_stop_delay(start: Start) -> None:
     """`--stop-delay` gives the balancers in front time to notice."""
-    lb = start(NEWEST_STABLE, options=("--stop-delay", "30"))
-    lb.begins("one")
+    lb = start(NEWEST_STABLE, options=("--stop-delay", "30")).begins("one")
     lb.kill("TERM")
     eventually(lambda: "stopping gracefully" in lb.log)
 
@@ -254,9 +247,7 @@ def _switches(lb: Balancer) -> int:
 
 def test_pid_1_is_small(lb: Balancer) -> None:
     """Less than 16 MiB resident, after a reload."""
-    lb.edit(configuration("two"))
-    lb.kill("USR1")
-    lb.serves("two")
+    lb.becomes("two")
     kilobytes = int(Path(f"/proc/{lb.pid}/status").read_text().split("VmRSS:")[1].split()[0])
 
     assert kilobytes < 16 * 1024

@@ -35,9 +35,7 @@ def _says_last_known_good(lb: Balancer, sha256: str) -> None:
 
 def _is_good_again(lb: Balancer, mark: str) -> None:
     """Repair the disk, reload, and see that nothing is said any more."""
-    lb.edit(configuration(mark))
-    lb.kill("USR1")
-    lb.serves(mark)
+    lb.becomes(mark)
     configured = eventually(lambda: _settled(lb))
     assert configured["last_known_good"] is False
     assert configured["sha256"] == configured["disk_sha256"]
@@ -176,9 +174,7 @@ def test_the_newest_good_one_is_kept(again: Again, kept: Path) -> None:
     lb.begins("one")
     eventually(lambda: _files(kept))
     before = _contents(kept)
-    lb.edit(configuration("two"))
-    lb.kill("USR1")
-    lb.serves("two")
+    lb.becomes("two")
     eventually(lambda: _contents(kept) != before)
     kept_two = _contents(kept)
     lb.edit(BAD)
@@ -202,8 +198,7 @@ def test_what_is_kept_is_for_its_owner_only(start: Start, image: str, tmp_path: 
     outside = tmp_path / "outside"
     outside.mkdir(mode=0o755)
     mounts = [docker.types.Mount("/outside", str(outside), type="bind")]
-    lb = start(image, options=("--state-dir", "/outside/made/here"), mounts=mounts)
-    lb.begins("one")
+    start(image, options=("--state-dir", "/outside/made/here"), mounts=mounts).begins("one")
     made = outside / "made" / "here"
     eventually(lambda: made.is_dir() and _files(made))
 
@@ -308,10 +303,7 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(start: Start, tmp_path: 
     folder = tmp_path / "readonly"
     folder.mkdir(mode=0o700)
     mounts = [docker.types.Mount(KEPT, str(folder), type="bind", read_only=True)]
-    lb = start(NEWEST_STABLE, options=("--state-dir", KEPT), mounts=mounts)
-    lb.begins("one")
-    lb.edit(configuration("two"))
-    lb.kill("USR1")
-    lb.serves("two")
+    lb = start(NEWEST_STABLE, options=("--state-dir", KEPT), mounts=mounts).begins("one")
+    lb.becomes("two")
 
     eventually(lambda: KEPT in lb.log)

@@ -190,8 +190,7 @@ MIXED = ordinary("one", 'bind "fd@${FD_VIP}"\n    bind 127.0.0.1:8080')
 
 def test_a_vip_and_an_ordinary_bind_in_one_frontend(start: Start, image: str) -> None:
     """Both lose nothing under reloads and deaths, and both sockets stay the same."""
-    lb = start(image, text=MIXED, vips="127.0.0.1:8090:FD_VIP", options=OFTEN)
-    lb.begins("one")
+    lb = start(image, text=MIXED, vips="127.0.0.1:8090:FD_VIP", options=OFTEN).begins("one")
     eventually(lambda: adopted(lb))
     before = listening(lb)
     for port in (8080, 8090):

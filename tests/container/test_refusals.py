@@ -61,8 +61,7 @@ listener.accept()
 
 def test_a_candidate_that_hangs_is_killed_and_changes_nothing(start: Start, image: str) -> None:
     """Contract 6.2: a configuration whose haproxy never gets ready fails after --ready-timeout."""
-    lb = start(image, options=("--ready-timeout", "5"))
-    lb.begins("one")
+    lb = start(image, options=("--ready-timeout", "5")).begins("one")
     (lb.folder / "hang.lua").write_text("while true do end")
     lb.edit(configuration("hangs", "global\n  lua-load /etc/lb/hang.lua\n"))
     lb.kill("USR1")

@@ -37,9 +37,7 @@ def _reload_under_load(lb: Balancer, requests: int, milliseconds: int, clients: 
         assert (load.complete, load.failed) == (requests, 0), load.text
 
     sys.stdout.write(f"{len(alive)} reloads asked for, {lb.reloads} done\n")
-    lb.edit(configuration("two"))
-    lb.kill("USR1")
-    lb.serves("two")
+    lb.becomes("two")
     eventually(lambda: _alive(lb) == 1)
     # A candidate, the current one, one that drains. A client that is forgotten for a while keeps its generation.
     assert median(alive) <= 3, alive
@@ -91,9 +89,7 @@ def test_a_draining_generation_costs_no_cpu(lb: Balancer) -> None:
     with lb.connect() as held:
         held.sendall(b"GET / HTTP/1.0\r\n")
         old = lb.children()[0]
-        lb.edit(configuration("two"))
-        lb.kill("USR1")
-        lb.serves("two")
+        lb.becomes("two")
         eventually(lambda: "drains" in lb.log)
         new = next(pid for pid in lb.children() if pid != old)
         before = lb.cpu(old), lb.cpu(new)
@@ -123,8 +119,7 @@ def test_keep_alive_clients_see_no_error(lb: Balancer) -> None:
 
 def test_a_new_process_takes_over_with_a_new_pid_file(start: Start, image: str) -> None:
     """The pid file names the current haproxy, always."""
-    lb = start(image, options=("--pid-file", "/run/safe_reload/lb.pid"))
-    lb.begins("one")
+    lb = start(image, options=("--pid-file", "/run/safe_reload/lb.pid")).begins("one")
 
     def named() -> str:
         text = lb.container.exec_run(["cat", "/run/safe_reload/lb.pid"]).output
@@ -132,9 +127,7 @@ def test_a_new_process_takes_over_with_a_new_pid_file(start: Start, image: str) 
         return text.decode().strip()
 
     first = named()
-    lb.edit(configuration("two"))
-    lb.kill("USR1")
-    lb.serves("two")
+    lb.becomes("two")
 
     assert first.isdigit()
     eventually(lambda: named() != first)

@@ -42,8 +42,7 @@ LIMIT = {"mem_limit": "192m", "memswap_limit": "192m"}
 
 def test_a_candidate_that_needs_more_memory_than_there_is_changes_nothing(start: Start, image: str) -> None:
     """The kernel kills it; the reload has failed, the current generation goes on, and so does PID 1."""
-    lb = start(image, **LIMIT)
-    lb.begins("one")
+    lb = start(image, **LIMIT).begins("one")
     before = lb.pid, haproxies(lb)
     (lb.folder / "eats.lua").write_text(GLUTTON + "eat()\n")
     with Crowd(lb, 500, 1) as crowd:
@@ -58,8 +57,7 @@ def test_a_candidate_that_needs_more_memory_than_there_is_changes_nothing(start:
 
 def test_a_haproxy_that_eats_all_memory_is_replaced(start: Start) -> None:
     """The kernel kills the one that serves; the next one serves at once, PID 1 is the same."""
-    lb = start(NEWEST_STABLE, options=OFTEN, vips="127.0.0.1:8080:FD_WEB,127.0.0.1:8081:FD_EAT", **LIMIT)
-    lb.begins("one")
+    lb = start(NEWEST_STABLE, options=OFTEN, vips="127.0.0.1:8080:FD_WEB,127.0.0.1:8081:FD_EAT", **LIMIT).begins("one")
     (lb.folder / "eats.lua").write_text(GLUTTON + 'core.register_service("eat", "http", eat)\n')
     more = "global\n  lua-load /etc/lb/eats.lua\n  tune.lua.forced-yield 0\n"
     more += (
@@ -113,8 +111,7 @@ def test_pid_1_without_a_descriptor_goes_on_and_reloads_when_it_has_one(lb: Bala
 
 def test_a_death_while_pid_1_has_no_descriptor_is_made_good_for_later(start: Start) -> None:
     """No haproxy can be started: clients wait, PID 1 tries again, and nobody is refused."""
-    lb = start(NEWEST_STABLE, options=OFTEN)
-    lb.begins("one")
+    lb = start(NEWEST_STABLE, options=OFTEN).begins("one")
     with Crowd(lb, 200, 1) as crowd:
         with _no_descriptor_left(lb.pid):
             death = end(current(lb))
@@ -178,16 +175,13 @@ def _full(disk: Path) -> Iterator[None]:
 
 def test_a_full_disk_stops_neither_reloads_nor_restarts(start: Start, image: str) -> None:
     """The pid file cannot be written: a line says so, and everything else is done; later it is written again."""
-    lb = start(image, options=("--pid-file", "/small/lb.pid", *OFTEN), **SMALL)
-    lb.begins("one")
+    lb = start(image, options=("--pid-file", "/small/lb.pid", *OFTEN), **SMALL).begins("one")
     with _full(inside(lb, "/small")), Crowd(lb, 200, 1) as crowd:
         lb.edit(configuration("two"))
         death = end(reload(lb))
         current(lb)
         lb.serves("two")
-    lb.edit(configuration("three"))
-    lb.kill("USR1")
-    lb.serves("three")
+    lb.becomes("three")
 
     assert crowd.ends.unexplained([death]) == []
     assert "No space left on device" in lb.log
@@ -197,8 +191,7 @@ def test_a_full_disk_stops_neither_reloads_nor_restarts(start: Start, image: str
 
 def test_a_configuration_whose_socket_finds_no_place_changes_nothing(start: Start, image: str) -> None:
     """haproxy cannot bind its own stats socket on a full disk: a failed reload in its own words; later it works."""
-    lb = start(image, **SMALL)
-    lb.begins("one")
+    lb = start(image, **SMALL).begins("one")
     before = haproxies(lb)
     lb.edit(configuration("two", ADMIN))
     with _full(inside(lb, "/small")):
@@ -219,9 +212,6 @@ def test_a_log_that_nobody_reads_does_not_stop_reloads(start: Start, what: str) 
     # The reader of the pipe never reads, and the pipe is full before safe_reload starts.
     fill = f"timeout 2 dd if=/dev/zero bs=4096 count=100 status=none >&{number}"
     script = f"exec {number}> >(exec sleep infinity); {fill}; exec safe_reload -f /etc/lb/haproxy.cfg"
-    lb = start(NEWEST_STABLE, entrypoint="bash", operands=("-c", script))
-    lb.serves("one")
+    lb = start(NEWEST_STABLE, entrypoint="bash", operands=("-c", script)).serves("one")
     for mark in ("two", "three"):
-        lb.edit(configuration(mark))
-        lb.kill("USR1")
-        lb.serves(mark)
+        lb.becomes(mark)

@@ -38,8 +38,7 @@ def say_much(lb: Balancer, turns: int = TURNS) -> None:
 @pytest.mark.parametrize("style", ["text", "json"])
 def test_traffic_goes_on_while_pid_1_is_stopped_and_haproxy_says_much(start: Start, image: str, style: str) -> None:
     """More than any pipe holds; what was lost by that is said, and the next lines arrive."""
-    lb = start(image, options=("--log-format", style), text=configuration("one", TALKATIVE))
-    lb.begins("one")
+    lb = start(image, options=("--log-format", style), text=configuration("one", TALKATIVE)).begins("one")
 
     os.kill(lb.pid, signal.SIGSTOP)
     say_much(lb)
@@ -61,8 +60,7 @@ WARNED_OF = 300
 
 def test_why_a_reload_has_failed_is_found_behind_any_number_of_warnings(start: Start, image: str) -> None:
     """The answer to the reload and `status` have the alert, and name the line of it and no other."""
-    lb = start(image)
-    lb.begins("one")
+    lb = start(image).begins("one")
     rules = "  use_backend nobody if FALSE\n" + "  http-request set-header x-it is\n" * WARNED_OF
     bad = configuration("two", rules + "backend nobody\n  bnid :1\n")
     lb.edit(bad)

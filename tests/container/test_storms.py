@@ -17,8 +17,7 @@ WARM_UP = 100
 
 def test_a_thousand_signals_in_a_second_are_a_few_reloads(start: Start, image: str) -> None:
     """1,000 USR1: they coalesce, no connection fails, and what serves was read after the last one."""
-    lb = start(image)
-    lb.begins("one")
+    lb = start(image).begins("one")
     eventually(lambda: is_alone(lb))
     before = traces(lb)
     pid = lb.pid
@@ -51,8 +50,7 @@ def _in_a_row(lb: Balancer, count: int) -> None:
 
 def test_reloads_in_a_row_leak_nothing(start: Start, image: str) -> None:
     """A hundred, after a hundred."""
-    lb = start(image, options=("--pid-file", "/run/lb.pid"))
-    lb.begins("one")
+    lb = start(image, options=("--pid-file", "/run/lb.pid")).begins("one")
     _in_a_row(lb, WARM_UP)
     eventually(lambda: is_alone(lb))
     before = traces(lb)
@@ -65,8 +63,7 @@ def test_reloads_in_a_row_leak_nothing(start: Start, image: str) -> None:
 @pytest.mark.timeout(60 + IN_A_ROW)
 def test_ten_thousand_reloads_in_a_row_leak_nothing(start: Start) -> None:
     """10,000, or TEST_RELOADS of them, under a little load: descriptors, memory, processes, threads."""
-    lb = start(NEWEST_STABLE, options=("--pid-file", "/run/lb.pid"))
-    lb.begins("one")
+    lb = start(NEWEST_STABLE, options=("--pid-file", "/run/lb.pid")).begins("one")
     _in_a_row(lb, WARM_UP)
     eventually(lambda: is_alone(lb))
     before = traces(lb)
@@ -82,8 +79,7 @@ def test_ten_thousand_reloads_in_a_row_leak_nothing(start: Start) -> None:
 @pytest.mark.timeout(300 + 2 * STORM_SECONDS)
 def test_a_reload_every_50_ms_for_ten_minutes_leaks_nothing(start: Start) -> None:
     """Asked for whether or not the last one is done, for TEST_STORM_SECONDS: as at the start afterwards."""
-    lb = start(NEWEST_STABLE, options=("--pid-file", "/run/lb.pid"))
-    lb.begins("one")
+    lb = start(NEWEST_STABLE, options=("--pid-file", "/run/lb.pid")).begins("one")
     _in_a_row(lb, WARM_UP)
     eventually(lambda: is_alone(lb))
     before = traces(lb)

@@ -43,8 +43,7 @@ def test_everything_goes_on_after_an_upgrade(start: Start, image: str) -> None:
         image,
         options=("--pid-file", "/run/lb.pid"),
         text=configuration("one", "frontend more\n    bind 127.0.0.1:8081\n    http-request return status 200\n"),
-    )
-    lb.begins("one")
+    ).begins("one")
     eventually(lambda: "holds the ordinary listeners" in lb.log)
     idle = lb.connect()
     assert lb.run("safe_reload", "reload")[0] == 0
@@ -77,8 +76,7 @@ def test_everything_goes_on_after_an_upgrade(start: Start, image: str) -> None:
 def test_an_upgrade_from_where_nothing_is_any_more_goes_on(start: Start) -> None:
     """The working directory has been deleted, and -f is relative to it: nothing can be read, and everything serves."""
     script = "mkdir /gone && cd /gone && cp /etc/lb/haproxy.cfg . && exec safe_reload -f haproxy.cfg"
-    lb = start(NEWEST_STABLE, entrypoint="sh", operands=("-c", script))
-    lb.begins("one")
+    lb = start(NEWEST_STABLE, entrypoint="sh", operands=("-c", script)).begins("one")
     before = (lb.pid, lb.children())
     assert lb.run("rm", "-r", "/gone")[0] == 0
     _upgrade(lb)
@@ -91,8 +89,7 @@ def test_an_upgrade_from_where_nothing_is_any_more_goes_on(start: Start) -> None
 @pytest.mark.parametrize("module", ["pid1/bootstrap", "pid1/control_server"])
 def test_a_program_that_cannot_go_on_is_not_started(start: Start, image: str, module: str) -> None:
     """Whoever asked gets its words, and the old one serves as before; also if it would have failed late."""
-    lb = start(image)
-    lb.begins("one")
+    lb = start(image).begins("one")
     package = "/usr/lib/python3/dist-packages/entrypoint"
     broken = f"cp -a {package} /root/good && echo 'raise SystemExit(\"a broken release\")' > {package}/{module}.py"
     assert lb.run("bash", "-c", broken)[0] == 0
@@ -112,8 +109,7 @@ def test_a_program_that_cannot_go_on_is_not_started(start: Start, image: str, mo
 
 def test_a_second_upgrade_does_not_disturb_the_first(start: Start) -> None:
     """It is refused at once, and each of them gets one answer."""
-    lb = start(NEWEST_STABLE)
-    lb.begins("one")
+    lb = start(NEWEST_STABLE).begins("one")
     package = "/usr/lib/python3/dist-packages/entrypoint"
     slow = (
         f'mkfifo /gate; echo \'open("/gate").read(); raise SystemExit("a slow release")\' > {package}/pid1/bootstrap.py'

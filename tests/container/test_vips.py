@@ -106,16 +106,13 @@ print(answers, "answers")
 
 def test_a_vip_that_no_bind_uses_is_named_and_refuses_until_one_does(start: Start, image: str) -> None:
     """Its clients do not hang, and a later configuration can use it."""
-    lb = start(image, options=("--vips", "127.0.0.1:8080:FD_WEB,127.0.0.1:8081:FD_LATER"))
-    lb.begins("one")
+    lb = start(image, options=("--vips", "127.0.0.1:8080:FD_WEB,127.0.0.1:8081:FD_LATER")).begins("one")
     refused = _refuses(lb, 8081)
     lb.edit(configuration("two", 'frontend later\n  bind "fd@${FD_LATER}"\n  http-request return status 200\n'))
     lb.kill("USR1")
     lb.serves("two")
     eventually(lambda: not _refuses(lb, 8081))
-    lb.edit(configuration("three"))
-    lb.kill("USR1")
-    lb.serves("three")
+    lb.becomes("three")
 
     assert refused
     assert 'has no bind "fd@${TAG}" for the VIPs FD_LATER: their clients are refused' in lb.log
@@ -124,8 +121,7 @@ def test_a_vip_that_no_bind_uses_is_named_and_refuses_until_one_does(start: Star
 
 def test_a_refused_candidate_leaves_an_unused_vip_refusing(start: Start, image: str) -> None:
     """haproxy listens on what it binds before it fails; nobody would ever accept there."""
-    lb = start(image, vips="127.0.0.1:8080:FD_WEB,127.0.0.1:8081:FD_LATER")
-    lb.begins("one")
+    lb = start(image, vips="127.0.0.1:8080:FD_WEB,127.0.0.1:8081:FD_LATER").begins("one")
     later = 'global\n  chroot /nowhere\nfrontend later\n  bind "fd@${FD_LATER}"\n  http-request return status 200\n'
     lb.edit(configuration("two", later))
     lb.kill("USR1")
@@ -189,11 +185,8 @@ def test_readme_s_recipe_adds_safe_reload_to_an_existing_haproxy_image(
     recipe = re.search(r"```dockerfile\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert recipe
     image = _build(engine, tmp_path, recipe[1].replace("FROM haproxy:3.0", f"FROM {base}", 1))
-    lb = start(image)
-    lb.begins("one")
-    lb.edit(configuration("two"))
-    lb.kill("USR1")
-    lb.serves("two")
+    lb = start(image).begins("one")
+    lb.becomes("two")
     lb.container.stop(timeout=30)
 
     assert lb.container.wait()["StatusCode"] == 0

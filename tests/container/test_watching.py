@@ -49,9 +49,7 @@ def start(start: Start) -> Start:
 @pytest.fixture
 def watching(start: Start, image: str) -> Balancer:
     """A container that serves "one", and whose files need not be quiet for long."""
-    lb = start(image, options=QUICK)
-    lb.begins(FIRST)
-    return lb
+    return start(image, options=QUICK).begins(FIRST)
 
 
 @pytest.fixture
@@ -76,8 +74,7 @@ def test_each_swap_of_a_configmap_is_one_reload(start: Start, image: str, older:
         maps[0].publish({"haproxy.cfg": configuration(FIRST)})
 
     options = {"user": f"{UID}:{UID}", "tmpfs": {"/run/safe_reload": "mode=1777"}}
-    lb = start(image, options=QUICK, prepare=prepare, **options)
-    lb.begins(FIRST)
+    lb = start(image, options=QUICK, prepare=prepare, **options).begins(FIRST)
     with Crowd(lb, 300, 1) as crowd:
         for number in range(4):
             keys = {"haproxy.cfg": configuration(f"swap {number}")}
@@ -112,8 +109,7 @@ def test_files_that_are_swapped_as_a_set_are_never_mixed(start: Start, image: st
         maps[0].publish(version(0))
 
     operands = tuple(word for name in files for word in ("-f", f"/etc/lb/{name}"))
-    lb = start(image, options=("--debounce", "0.02"), operands=operands, prepare=prepare)
-    lb.begins("0 0 1")
+    lb = start(image, options=("--debounce", "0.02"), operands=operands, prepare=prepare).begins("0 0 1")
     answers: Counter[str] = Counter()
     number = 0
     end = time.monotonic() + 5
@@ -147,8 +143,7 @@ def test_one_that_has_read_a_mixture_is_not_used(start: Start, image: str) -> No
         replace(folder / "haproxy.cfg", more + text.replace("%s", str(number)).replace("%%", "%"))
         replace(folder / "x.map", f"x {number}\n")
 
-    lb = start(image, watch="off", prepare=prepare)
-    lb.begins("1 1")
+    lb = start(image, watch="off", prepare=prepare).begins("1 1")
     make_gate(lb)
     publish(lb.folder, 2, GATE)
     lb.kill("USR1")
@@ -202,8 +197,7 @@ def test_a_single_file_that_is_mounted_is_followed_as_long_as_it_can_be(
     path = tmp_path / "single.cfg"
     path.write_text(configuration(FIRST))
     single = {str(path): {"bind": "/single.cfg", "mode": "ro"}}
-    lb = start(image, options=QUICK, operands=("-f", "/single.cfg"), volumes=single)
-    lb.begins(FIRST)
+    lb = start(image, options=QUICK, operands=("-f", "/single.cfg"), volumes=single).begins(FIRST)
     assert status(lb)["watch"] == {"mode": "inotify", "stale_mounts": [], "files": 1}
 
     path.write_text(configuration(SECOND))
@@ -260,8 +254,7 @@ def test_a_new_certificate_is_served_by_the_next_handshake(start: Start, image: 
         (folder / "haproxy.cfg").write_text(configuration(FIRST, TLS))
 
     vips = f"127.0.0.1:8080:FD_WEB,127.0.0.1:{FILE}:FD_FILE,127.0.0.1:{FOLDER}:FD_FOLDER"
-    lb = start(image, options=QUICK, vips=vips, prepare=prepare)
-    lb.begins(FIRST)
+    lb = start(image, options=QUICK, vips=vips, prepare=prepare).begins(FIRST)
 
     def serves(port: int, name: str) -> None:
         eventually(lambda: _handshake(lb, port, name) == pairs[name][1])
@@ -301,8 +294,7 @@ def test_no_handshake_fails_while_a_key_has_not_come_yet(start: Start, image: st
         (folder / "haproxy.cfg").write_text(configuration(FIRST, more))
 
     vips = f"127.0.0.1:8080:FD_WEB,127.0.0.1:{FILE}:FD_FILE"
-    lb = start(image, options=QUICK, vips=vips, prepare=prepare)
-    lb.begins(FIRST)
+    lb = start(image, options=QUICK, vips=vips, prepare=prepare).begins(FIRST)
     eventually(lambda: _handshake(lb, FILE, "x") == was)
     done, seen = Event(), []
 
@@ -337,8 +329,7 @@ def test_what_is_no_change_and_what_passes(start: Start, image: str) -> None:
     ours = ("--watch", "/run/lb", "--pid-file", "/run/lb/x.pid", "--state-dir", "/run/lb")
     files = ("-f", "/etc/lb/haproxy.cfg", "-f", "/etc/lb/90-local.cfg")
     tmpfs = {"/run/lb": "mode=0777"}
-    lb = start(image, options=(*QUICK, *ours), operands=files, prepare=prepare, tmpfs=tmpfs, user="root")
-    lb.begins(FIRST)
+    lb = start(image, options=(*QUICK, *ours), operands=files, prepare=prepare, tmpfs=tmpfs, user="root").begins(FIRST)
     lb.edit(configuration(SECOND, block))
     lb.serves(SECOND)
     with Crowd(lb, 50, 1) as crowd:
@@ -375,8 +366,7 @@ def test_a_map_and_a_folder_of_configurations_are_followed(start: Start, image: 
         text = configuration("MARK").replace('string "MARK"', 'lf-string "%[str(key),map(/etc/lb/a.map)]"')
         (folder / "10.cfg").write_text(text)
 
-    lb = start(image, options=QUICK, operands=("-f", "/etc/lb"), prepare=prepare)
-    lb.begins(FIRST)
+    lb = start(image, options=QUICK, operands=("-f", "/etc/lb"), prepare=prepare).begins(FIRST)
     with Crowd(lb, 50, 1) as crowd:
         (lb.folder / "a.map").write_text("key two\n")
         lb.serves(SECOND)
@@ -397,8 +387,7 @@ def test_a_map_and_a_folder_of_configurations_are_followed(start: Start, image: 
 def test_more_paths_can_be_watched(start: Start, image: str) -> None:
     """`--watch PATH` adds a file that nothing names, and a folder that is not there yet, to what is named."""
     more = ("--watch", "/etc/lb/extra", "--watch", "/etc/lb/later")
-    lb = start(image, options=(*QUICK, *more))
-    lb.begins(FIRST)
+    lb = start(image, options=(*QUICK, *more)).begins(FIRST)
     (lb.folder / "some.map").write_text("a b\n")
     named = "backend b\n  http-request set-header x %[src,map(/etc/lb/some.map)]\n"
     lb.edit(configuration(FIRST, named))
@@ -441,8 +430,7 @@ def test_what_leaves_the_content_as_it_is_is_no_reload(watching: Balancer, crowd
 
 def test_nothing_is_watched_with_watch_off(start: Start, image: str) -> None:
     """An edit waits until somebody asks for it."""
-    lb = start(image, options=(*QUICK, "--watch", "off"))
-    lb.begins(FIRST)
+    lb = start(image, options=(*QUICK, "--watch", "off")).begins(FIRST)
     with Crowd(lb, 50, 1) as crowd:
         lb.edit(configuration(SECOND))
         crowd.goes_on_for(A_WHILE)
@@ -550,8 +538,7 @@ def test_without_inotify_the_poll_finds_the_change(start: Start, image: str) -> 
     """All instances of a uid are taken, as on a full node: log and status say so, until there are some again."""
     options = {"user": f"{UID}:{UID}", "tmpfs": {"/run/safe_reload": "mode=1777"}}
     with no_inotify():
-        lb = start(image, options=(*QUICK, "--poll", "0.5"), **options)
-        lb.begins(FIRST)
+        lb = start(image, options=(*QUICK, "--poll", "0.5"), **options).begins(FIRST)
         assert status(lb)["watch"]["mode"] == "poll"
         assert "inotify" in lb.log and "--poll" in lb.log
         for number in range(2):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from entrypoint.core import lifecycle, retiring
+from entrypoint.core import retiring
 from entrypoint.core.effects import (
     Adopt,
     Ask,
@@ -25,7 +25,6 @@ from entrypoint.core.effects import (
 from entrypoint.core.events import (
     EXPORTER,
     Answered,
-    Began,
     Clock,
     Disk,
     Elapsed,
@@ -67,17 +66,20 @@ from tests.core.world import (
     HANGING,
     SMALL,
     VARIANTS,
-    VIPS,
     WATCHING,
+    begin,
+    happens,
     listening,
     logged,
     pid_of,
+    serving,
     settings,
     starts,
 )
 
 pytestmark = pytest.mark.explores
 
+ONE_VIP = (("FD_A", 3),)
 TELLS_TO_LEAVE = {signal.SIGUSR1, signal.SIGTERM, signal.SIGKILL}
 
 
@@ -222,7 +224,7 @@ def test_a_candidate_that_listens_on_nothing_is_given_up(states: set[State]) -> 
         candidate = state.candidate
         if candidate and candidate.pid and candidate.phase == Candidate(looked=True):
             seen += 1
-            after, effects = lifecycle.step(state, Answered(candidate.number, listening(candidate.pid, bound=())))
+            after, effects = happens(state, Answered(candidate.number, listening(candidate.pid, bound=())))
             assert Send(candidate.number, signal.SIGKILL) in effects
             assert after.current == state.current
     assert seen
@@ -266,12 +268,10 @@ def test_a_new_generation_is_spawned_only_when_none_is_starting(transitions: lis
 @pytest.mark.parametrize("served", [False, True])
 def test_after_a_death_it_is_said_what_stays_open(vips: tuple[tuple[str, int], ...], told: str, served: bool) -> None:
     """Of VIPs nothing is said where there are none."""
-    state = lifecycle.step(State(SMALL), Began(vips))[0]
-    answer = listening(pid_of(1), bound=(), others=1)
-    state = lifecycle.step(starts(state, 1), Answered(1, answer))[0]
+    state = serving(SMALL, vips, bound=(), others=1)
     if served:
-        state = lifecycle.step(state, Elapsed(Timer(Clock.SERVED, 1)))[0]
-    _, effects = lifecycle.step(state, Exited(1, -signal.SIGSEGV))
+        state = happens(state, Elapsed(Timer(Clock.SERVED, 1)))[0]
+    _, effects = happens(state, Exited(1, -signal.SIGSEGV))
     (line,) = [one.message for one in logged(effects) if "the next generation starts" in one.message]
     assert line.startswith(f"{told}, and the next generation starts ")
 
@@ -314,9 +314,8 @@ def _stops(taken: Transition) -> bool:
 
 def test_without_a_restart_it_says_which_status_it_ends_with() -> None:
     """--restart no is named, and the status is the dead one's."""
-    state = lifecycle.step(State(settings(restart=Restart.NO)), Began(VIPS))[0]
-    state = lifecycle.step(starts(state, 1), Answered(1, listening(pid_of(1), bound=(), others=1)))[0]
-    state, effects = lifecycle.step(state, Exited(1, -signal.SIGSEGV))
+    state = serving(settings(restart=Restart.NO), bound=(), others=1)
+    state, effects = happens(state, Exited(1, -signal.SIGSEGV))
     assert state.stage == Ended(139)
     (line,) = [one for one in logged(effects) if one.event == "no_restart"]
     assert line.message == "haproxy is not started again (--restart no): safe_reload ends with its exit status, 139"
@@ -345,14 +344,13 @@ def test_the_last_known_good_one_is_announced_once_and_for_a_reason_that_is_true
 )
 def test_a_stop_says_how_long_it_waits(delay: float, timeout: float, told: str) -> None:
     """For which option, and when that is over."""
-    state = lifecycle.step(State(settings(stop_delay=delay, stop_timeout=timeout)), Began(VIPS))[0]
-    state = lifecycle.step(starts(state, 1), Answered(1, listening(pid_of(1), bound=(), others=1)))[0]
-    state, effects = lifecycle.step(state, Signalled(signal.SIGTERM))
+    state = serving(settings(stop_delay=delay, stop_timeout=timeout), bound=(), others=1)
+    state, effects = happens(state, Signalled(signal.SIGTERM))
     (line,) = [one for one in logged(effects) if one.event == "stopping"]
     assert line.message.startswith(f"SIGTERM: {told}")
     if delay:
         assert CloseVips() not in effects
-        _, effects = lifecycle.step(state, Elapsed(Timer(Clock.STOP_DELAY)))
+        _, effects = happens(state, Elapsed(Timer(Clock.STOP_DELAY)))
         (line,) = logged(effects)
         assert line.message.startswith("--stop-delay is over: open connections may finish")
     assert CloseVips() in effects
@@ -369,51 +367,43 @@ def test_every_signal_goes_to_a_generation_that_lives(transitions: list[Transiti
 def _finds_no_room(state: State) -> State:
     assert state.candidate
     number = state.candidate.number
-    state = lifecycle.step(state, Seen(Why.START, Disk(), number))[0]
-    return lifecycle.step(state, NotSpawned(number, "was not started: fork: no", 1))[0]
+    return happens(state, Seen(Why.START, Disk(), number), NotSpawned(number, "was not started: fork: no", 1))[0]
 
 
 def test_what_the_kernel_has_no_room_for_is_no_death() -> None:
     """Without processes or descriptors safe_reload waits, longer and longer, however few deaths are allowed."""
-    state = lifecycle.step(State(SMALL), Began((("FD_A", 3),)))[0]
-    state = starts(state, 1)
-    state = lifecycle.step(state, Answered(1, listening(pid_of(1))))[0]
-    state = lifecycle.step(state, Elapsed(Timer(Clock.SERVED, 1)))[0]
-    state = lifecycle.step(state, Exited(1, -signal.SIGSEGV))[0]
+    state = serving(SMALL, ONE_VIP)
+    state = happens(state, Elapsed(Timer(Clock.SERVED, 1)), Exited(1, -signal.SIGSEGV))[0]
     delays = []
     for _ in range(12):
         state = _finds_no_room(state)
         ((timer, delay),) = timers(state).items()
         delays.append(delay)
-        state = lifecycle.step(state, Elapsed(timer))[0]
+        state = happens(state, Elapsed(timer))[0]
     assert delays == sorted(delays)
     assert delays[-1] == 30
     assert state.candidate
     number = state.candidate.number
-    state = lifecycle.step(starts(state, number), Answered(number, listening(pid_of(number))))[0]
+    state = happens(starts(state, number), Answered(number, listening(pid_of(number))))[0]
     assert state.current
 
 
 def test_what_there_was_no_room_for_while_somebody_served_delays_nothing_later() -> None:
     """Reloads that could not be started are not held against the successor of a generation that dies."""
-    state = lifecycle.step(State(SMALL), Began((("FD_A", 3),)))[0]
-    state = starts(state, 1)
-    state = lifecycle.step(state, Answered(1, listening(pid_of(1))))[0]
-    state = lifecycle.step(state, Elapsed(Timer(Clock.SERVED, 1)))[0]
+    state = happens(serving(SMALL, ONE_VIP), Elapsed(Timer(Clock.SERVED, 1)))[0]
     for _ in range(12):
-        state = lifecycle.step(state, Signalled(signal.SIGUSR1))[0]
+        state = happens(state, Signalled(signal.SIGUSR1))[0]
         state = _finds_no_room(state)
-    state = _finds_no_room(lifecycle.step(state, Exited(1, -signal.SIGKILL))[0])
+    state = _finds_no_room(happens(state, Exited(1, -signal.SIGKILL))[0])
     assert set(timers(state).values()) == {2 * FIRST_RESTART_DELAY}  # a death, and one start without room
 
 
 def test_a_candidate_that_answers_what_no_haproxy_does_is_killed() -> None:
     """To ask again would be to be answered so again."""
-    state = lifecycle.step(State(SMALL), Began((("FD_A", 3),)))[0]
-    state = lifecycle.step(state, Spawned(1, pid_of(1)))[0]
-    state, effects = lifecycle.step(state, Unanswered(1, "answers without an end"))
+    unending = Unanswered(1, "answers without an end")
+    state, effects = happens(begin(SMALL, ONE_VIP), Spawned(1, pid_of(1)), unending)
     assert Send(1, signal.SIGKILL) in effects
-    state, effects = lifecycle.step(state, Exited(1, -signal.SIGKILL))
+    state, effects = happens(state, Exited(1, -signal.SIGKILL))
     lines = [effect.message for effect in logged(effects)]
     assert f"generation 1 (pid {pid_of(1)}) answers without an end: it was killed" in lines
     assert state.stage == Ended(1)  # and not with 137, which would read like a shortage of memory
@@ -421,39 +411,36 @@ def test_a_candidate_that_answers_what_no_haproxy_does_is_killed() -> None:
 
 def test_a_candidate_that_could_not_be_asked_is_asked_again() -> None:
     """It may serve already: what was missing was our own descriptor, or the end of its answer."""
-    state = lifecycle.step(State(SMALL), Began((("FD_A", 3),)))[0]
-    state = starts(state, 1)
+    state = starts(begin(SMALL, ONE_VIP), 1)
     for nothing in (Unanswered(1), Answered(1, listening(pid_of(1)).partition("Name: ")[0])):
-        state = lifecycle.step(state, nothing)[0]
+        state = happens(state, nothing)[0]
         assert timers(state)[Timer(Clock.READY, 1)] == SMALL.ready_timeout
-        state, effects = lifecycle.step(state, Elapsed(Timer(Clock.ASK_AGAIN, 1)))
+        state, effects = happens(state, Elapsed(Timer(Clock.ASK_AGAIN, 1)))
         assert effects == (Ask(1, runtime_api.OF_A_CANDIDATE),)
-    state = lifecycle.step(state, Answered(1, listening(pid_of(1))))[0]
+    state = happens(state, Answered(1, listening(pid_of(1))))[0]
     assert state.current
 
 
 def test_a_candidate_that_has_answered_in_time_is_never_too_late() -> None:
     """PID 1 may have been stopped since, or the disk is slow: whoever is ready is not killed for it."""
-    state = lifecycle.step(State(SMALL), Began((("FD_A", 3),)))[0]
-    state = starts(state, 1, "a")
-    state = lifecycle.step(state, Answered(1, listening(pid_of(1))))[0]
-    assert lifecycle.step(state, Elapsed(Timer(Clock.READY, 1))) == (state, ())
+    state = starts(begin(SMALL, ONE_VIP), 1, "a")
+    state = happens(state, Answered(1, listening(pid_of(1))))[0]
+    assert happens(state, Elapsed(Timer(Clock.READY, 1))) == (state, ())
 
 
 def test_an_exporter_that_cannot_live_is_started_less_and_less_often() -> None:
     """Its port may be taken for good: the delay doubles to half a minute, until one has lived for ten seconds."""
 
     def die(state: State) -> tuple[State, float]:
-        state, effects = lifecycle.step(state, Exited(EXPORTER, 1))
+        state, effects = happens(state, Exited(EXPORTER, 1))
         ((timer, delay),) = [(one, delay) for one, delay in timers(state).items() if one.clock is Clock.EXPORTER]
         (line,) = logged(effects)
         assert f"it is started again in {delay:g} s (--exporter :9101)" in line.message
-        state, effects = lifecycle.step(state, Elapsed(timer))
+        state, effects = happens(state, Elapsed(timer))
         assert effects == (SpawnExporter(),)
-        return lifecycle.step(state, Spawned(EXPORTER, 77))[0], delay
+        return happens(state, Spawned(EXPORTER, 77))[0], delay
 
-    state = lifecycle.step(State(CLIENTS), Began(()))[0]
-    state = lifecycle.step(state, Spawned(EXPORTER, 77))[0]
+    state = happens(begin(CLIENTS, ()), Spawned(EXPORTER, 77))[0]
     assert not [one for one in timers(state) if one.clock in {Clock.EXPORTER, Clock.EXPORTS}]
     delays = []
     for _ in range(8):
@@ -461,7 +448,7 @@ def test_an_exporter_that_cannot_live_is_started_less_and_less_often() -> None:
         delays.append(delay)
     assert delays == [1, 2, 4, 8, 16, 30, 30, 30]
     assert timers(state)[Timer(Clock.EXPORTS)] == 10
-    state = lifecycle.step(state, Elapsed(Timer(Clock.EXPORTS)))[0]
+    state = happens(state, Elapsed(Timer(Clock.EXPORTS)))[0]
     assert die(state)[1] == 1
 
 
@@ -485,7 +472,7 @@ def _stop(state: State, *, stubborn: bool) -> int:
     """Send TERM until it has ended; return the exit status. A stubborn process dies of SIGKILL only."""
     dying = [generation.number for generation in state.generations if _was_told(generation, stubborn=stubborn)]
     for _ in range(3):
-        state, effects = lifecycle.step(state, Signalled(signal.SIGTERM))
+        state, effects = happens(state, Signalled(signal.SIGTERM))
         for _ in range(40):
             sent = (effect for effect in effects if isinstance(effect, Send))
             dying += [effect.number for effect in sent if effect.signum == signal.SIGKILL or not stubborn]
@@ -493,14 +480,14 @@ def _stop(state: State, *, stubborn: bool) -> int:
                 return state.stage.status
             unborn = [one for one in state.generations if one.pid is None and not _is_looked_for(one)]
             if unborn:
-                state, effects = lifecycle.step(state, Spawned(unborn[0].number, pid_of(unborn[0].number)))
+                state, effects = happens(state, Spawned(unborn[0].number, pid_of(unborn[0].number)))
             elif dying:
-                state, effects = lifecycle.step(state, Exited(dying.pop(), -9))
+                state, effects = happens(state, Exited(dying.pop(), -9))
             else:
                 due = sorted(timers(state), key=repr)
                 if not due:
                     break
-                state, effects = lifecycle.step(state, Elapsed(due[0]))
+                state, effects = happens(state, Elapsed(due[0]))
     pytest.fail(f"never ends: {state}")
 
 
@@ -560,11 +547,9 @@ def test_half_an_answer_closes_no_vip(version: str) -> None:
     whole = "\n" + "".join(answer(version, command.replace(" ", "-")) for command in runtime_api.OF_A_CANDIDATE[1:])
     seen = set()
     for length in range(0, len(whole), 7):
-        state, _ = lifecycle.step(State(CLIENTS), Began(vips))
-        state, _ = lifecycle.step(state, Seen(Why.START, Disk(), 1))
-        state, effects = lifecycle.step(state, Spawned(1, PIDS[version]))
+        state, effects = happens(begin(CLIENTS, vips), Seen(Why.START, Disk(), 1), Spawned(1, PIDS[version]))
         assert Ask(1, runtime_api.OF_A_CANDIDATE) in effects
-        state, effects = lifecycle.step(state, Answered(1, whole[:length]))
+        state, effects = happens(state, Answered(1, whole[:length]))
         seen |= {effect for effect in effects if isinstance(effect, Listen)}
         used = tuple(f"FD_{number}" for number in range(3, 9))
         assert seen <= {Listen(used), Listen(used, ("FD_9",))}, whole[:length]
@@ -573,16 +558,16 @@ def test_half_an_answer_closes_no_vip(version: str) -> None:
 
 def _current(more: str = "", listeners: int = 0) -> tuple[State, list[Effect]]:
     """Return the state in which the first generation has become current with VIP 3, and what followed from that."""
-    state = starts(lifecycle.step(State(SMALL), Began(VIPS))[0], 1)
+    state = starts(begin(SMALL), 1)
     text = listening(pid_of(1), bound=(3,), others=listeners)
-    state, effects = lifecycle.step(state, Answered(1, more + text))
+    state, effects = happens(state, Answered(1, more + text))
     return state, list(effects)
 
 
 def _retiring() -> tuple[State, str]:
     """Return the state in which the second generation has become current, and what the first was asked."""
-    state, _ = lifecycle.step(_current()[0], Signalled(signal.SIGUSR1))
-    state, effects = lifecycle.step(starts(state, 2), Answered(2, listening(pid_of(2))))
+    state, _ = happens(_current()[0], Signalled(signal.SIGUSR1))
+    state, effects = happens(starts(state, 2), Answered(2, listening(pid_of(2))))
     return state, next(";".join(effect.commands) for effect in effects if isinstance(effect, Ask))
 
 
@@ -618,16 +603,16 @@ def test_one_that_was_asked_in_vain_is_asked_again() -> None:
     state, asked = _retiring()
     assert asked == "disable frontend f3;show info;show fd 3"
     for text in ("The command line is too big for the buffer size.\n", "Unknown command: 'show fd'\n", "\n"):
-        after, effects = lifecycle.step(state, Answered(1, text))
+        after, effects = happens(state, Answered(1, text))
         assert after.retiring
         assert effects == ()
-        after, effects = lifecycle.step(after, Elapsed(Timer(Clock.ASK_AGAIN, 1, 1)))
+        after, effects = happens(after, Elapsed(Timer(Clock.ASK_AGAIN, 1, 1)))
         assert effects == (Ask(1, ("show info", "show fd 3")),)
 
 
 def test_one_that_cannot_be_paused_is_not_waited_for() -> None:
     """It goes on accepting until it is told to leave, which it is at once, and a warning says what that costs."""
-    state, effects = lifecycle.step(_retiring()[0], Answered(1, listening(pid_of(1))))
+    state, effects = happens(_retiring()[0], Answered(1, listening(pid_of(1))))
     assert not state.retiring
     assert any(isinstance(effect, Send) and (effect.number, effect.signum) == (1, signal.SIGUSR1) for effect in effects)
     assert "still_polling" in _events(effects)
@@ -641,13 +626,13 @@ def test_a_vip_out_of_our_reach_is_soon_left_to_its_clients() -> None:
         rounds[missed] = 0
         while state.retiring:
             rounds[missed] += 1
-            state, effects = lifecycle.step(state, Answered(1, listening(pid_of(1), paused=True)))
+            state, effects = happens(state, Answered(1, listening(pid_of(1), paused=True)))
             if Poke(("FD_A",)) in effects:
-                state, _ = lifecycle.step(state, Poked(missed))
+                state, _ = happens(state, Poked(missed))
             if not state.retiring:
                 assert "still_polling" in _events(effects)
                 break
-            state, _ = lifecycle.step(state, Elapsed(Timer(Clock.ASK_AGAIN, 1, rounds[missed])))
+            state, _ = happens(state, Elapsed(Timer(Clock.ASK_AGAIN, 1, rounds[missed])))
     assert rounds == {("FD_A",): 21, ("FD_B",): 201, (): 201}
 
 

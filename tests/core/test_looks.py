@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from entrypoint.core import lifecycle
-from entrypoint.core.effects import Effect, Keep, Look, Reply, Spawn
+from entrypoint.core.effects import Keep, Look, Reply, Spawn
 from entrypoint.core.events import (
     Answered,
     Clock,
@@ -23,18 +22,10 @@ from entrypoint.core.events import (
     Why,
 )
 from entrypoint.core.state import LOOK_WITHIN, MOST_POLL_DOUBLINGS, Ended, State, Stopping, timers
-from tests.core.world import HANGS, begin, listening, logged, pid_of, settings
+from tests.core.world import HANGS, begin, happens, listening, logged, pid_of, settings
 
 POLL = 7.0
 WATCHING = settings(poll=POLL)
-
-
-def happens(state: State, *events: Event) -> tuple[State, tuple[Effect, ...]]:
-    """Let the core decide; return the effects of the last event."""
-    effects: tuple[Effect, ...] = ()
-    for event in events:
-        state, effects = lifecycle.step(state, event)
-    return state, effects
 
 
 def answers(number: int) -> Sequence[Event]:

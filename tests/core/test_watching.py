@@ -4,7 +4,6 @@ import signal
 
 import pytest
 
-from entrypoint.core import lifecycle
 from entrypoint.core.candidate import MOST_TRIES
 from entrypoint.core.effects import Effect, Keep, Look, Reply, Send, Spawn
 from entrypoint.core.events import (
@@ -35,7 +34,7 @@ from entrypoint.core.state import (
     timers,
 )
 from entrypoint.options.settings import Settings
-from tests.core.world import OFF, begin, listening, logged, pid_of, settings, starts
+from tests.core.world import OFF, begin, happens, listening, logged, pid_of, settings, starts
 
 DEBOUNCE = 0.5
 POLL = 7.0
@@ -54,8 +53,7 @@ class Story:
 
     def happens(self, *events: Event) -> None:
         """Let the core decide."""
-        for event in events:
-            self.state, self.effects = lifecycle.step(self.state, event)
+        self.state, self.effects = happens(self.state, *events)
 
     def number(self) -> int:
         """Return the number of the candidate."""
@@ -83,6 +81,12 @@ class Story:
         for old in self.state.generations:
             if isinstance(old.phase, Retiring | Draining):
                 self.happens(Exited(old.number, 0))
+
+    def runs_from(self, digest: str) -> None:
+        """Start the candidate from this, and have it become current."""
+        self.starts(digest)
+        self.serves(digest)
+        assert self.runs == digest
 
     def tears(self, digest: str) -> None:
         """Have the candidate say that it is ready, while the disk holds this by now."""
@@ -181,9 +185,9 @@ def test_each_change_begins_the_wait_anew_but_never_the_longest_one(story: Story
 def test_a_change_is_nothing_where_nobody_watches() -> None:
     """With `--watch off` no timer runs, whatever the disk is like."""
     state = begin(settings(watch=OFF))
-    state, effects = lifecycle.step(state, Stirred())
+    state, effects = happens(state, Stirred())
     assert effects == ()
-    state, _ = lifecycle.step(state, Seen(Why.SETTLED, Disk("b", polled=True)))
+    state, _ = happens(state, Seen(Why.SETTLED, Disk("b", polled=True)))
     assert not any(timer.clock in {Clock.QUIET, Clock.SETTLE, Clock.POLL} for timer in timers(state))
 
 
@@ -220,9 +224,7 @@ def test_new_content_is_one_reload(story: Story) -> None:
     """A candidate is started when it has settled, and no second one when it serves."""
     story.settles("b")
     assert story.spawned
-    story.starts("b")
-    story.serves("b")
-    assert story.runs == "b"
+    story.runs_from("b")
     assert story.state.candidate is None
     assert story.clocks == {}
 
@@ -290,8 +292,7 @@ def test_what_becomes_complete_in_time_is_one_reload(story: Story) -> None:
     story.settles("c")
     assert story.spawned
     assert story.clocks == {}
-    story.starts("c")
-    story.serves("c")
+    story.runs_from("c")
     story.settles("b", incomplete=EMPTY)
     story.settles("c")
     assert not story.spawned
@@ -300,17 +301,10 @@ def test_what_becomes_complete_in_time_is_one_reload(story: Story) -> None:
 
 def test_a_generation_that_was_started_with_it_is_no_reason_to_wait() -> None:
     """An empty file among those that the first one was given: every later change is a reload."""
-    state = begin(WATCHING)
     disk = Disk("a", incomplete=EMPTY)
-    for event in (
-        Seen(Why.START, disk, 1),
-        Spawned(1, pid_of(1)),
-        Answered(1, listening(pid_of(1))),
-        Seen(Why.CANDIDATE, disk, 1),
-        Stirred(),
-        Seen(Why.SETTLED, Disk("b", incomplete=EMPTY)),
-    ):
-        state, effects = lifecycle.step(state, event)
+    state, _ = happens(begin(WATCHING), Seen(Why.START, disk, 1), Spawned(1, pid_of(1)))
+    state, _ = happens(state, Answered(1, listening(pid_of(1))), Seen(Why.CANDIDATE, disk, 1), Stirred())
+    state, effects = happens(state, Seen(Why.SETTLED, Disk("b", incomplete=EMPTY)))
     assert any(map(_is_for_start, effects))
     assert not state.patient
 
@@ -380,8 +374,7 @@ def test_a_failed_reload_of_what_runs_is_not_over_because_of_a_neighbour(story: 
     assert story.state.failed == "a"
     # The next one that succeeds does.
     story.happens(ReloadAsked(Request("a client", 7)))
-    story.starts("a")
-    story.serves("a")
+    story.runs_from("a")
     assert story.state.failed == ""
 
 
@@ -405,9 +398,7 @@ def test_what_failed_for_another_reason_is_tried_again_later_and_later(story: St
         assert not story.spawned
         delays.append(_retry(story))
     assert delays == [1, 2, 4, 8, 16, 30, 30, 30]
-    story.starts("b")
-    story.serves("b")
-    assert story.runs == "b"
+    story.runs_from("b")
     assert story.clocks == {}
     assert story.state.retries == 0
 
@@ -443,8 +434,7 @@ def test_a_reload_that_somebody_asked_for_is_tried_again_too(story: Story) -> No
     story.settles("a")
     assert story.said == []
     _retry(story)
-    story.starts("a")
-    story.serves("a")
+    story.runs_from("a")
     assert story.clocks == {}
 
 
@@ -476,9 +466,7 @@ def test_news_while_a_candidate_starts_are_one_more_reload(story: Story) -> None
     # It read "b" in full, and haproxy failed for a reason of its own.
     story.dies()
     assert story.spawned
-    story.starts("c")
-    story.serves("c")
-    assert story.runs == "c"
+    story.runs_from("c")
     assert story.state.candidate is None
 
 
@@ -504,9 +492,7 @@ def test_a_candidate_under_which_files_have_changed_is_passed_over(story: Story)
     story.old_one_lets_go()
     assert story.spawned
     assert story.state.failed == ""
-    story.starts("c")
-    story.serves("c")
-    assert story.runs == "c"
+    story.runs_from("c")
 
 
 def test_a_candidate_that_is_passed_over_finishes_what_it_has(story: Story) -> None:
@@ -531,9 +517,7 @@ def test_one_in_the_place_of_a_dead_one_serves_even_if_the_files_have_changed() 
     assert story.spawned
     assert not any(isinstance(effect, Send) for effect in story.effects)
     assert [type(one.phase) for one in story.state.generations] == [Current, Candidate]
-    story.starts("c")
-    story.serves("c")
-    assert story.runs == "c"
+    story.runs_from("c")
 
 
 def test_a_stop_answers_whoever_waited_for_a_candidate_that_is_passed_over() -> None:
@@ -630,8 +614,7 @@ def test_a_first_generation_serves_even_if_the_files_have_changed_meanwhile() ->
     """Better than nobody: it becomes current, and one more reload follows; what cannot be read is only waited for."""
     for disk, follows in ((Disk("b"), 1), (Disk(unreadable="empty"), 0)):
         state = starts(begin(WATCHING), 1, "a")
-        state, _ = lifecycle.step(state, Answered(1, listening(pid_of(1))))
-        state, effects = lifecycle.step(state, Seen(Why.CANDIDATE, disk, 1))
+        state, effects = happens(state, Answered(1, listening(pid_of(1))), Seen(Why.CANDIDATE, disk, 1))
         assert state.current
         assert state.current.number == 1
         # It is not known what it runs.
@@ -643,6 +626,6 @@ def test_before_anybody_serves_nothing_is_waited_for() -> None:
     """haproxy reads what is there, and says itself what is wrong with it; later on it is said that we wait."""
     told = []
     for state in (State(settings()), State(settings(), started=True)):
-        effects = lifecycle.step(state, Seen(Why.SETTLED, Disk(unreadable="x cannot be read")))[1]
+        effects = happens(state, Seen(Why.SETTLED, Disk(unreadable="x cannot be read")))[1]
         told.append([effect.event for effect in logged(effects)])
     assert told == [[], ["unreadable"]]

@@ -297,12 +297,26 @@ def _canonical(phase: Phase) -> Phase:
     return replace(phase, given_up="why") if isinstance(phase, Candidate) and phase.given_up else phase
 
 
+def happens(state: State, *events: Event) -> tuple[State, tuple[Effect, ...]]:
+    """Let the core decide; return the effects of the last event."""
+    effects: tuple[Effect, ...] = ()
+    for event in events:
+        state, effects = lifecycle.step(state, event)
+    return state, effects
+
+
 def starts(state: State, number: int, digest: str = "") -> State:
     """Return the state after the disk was looked at for a candidate, and its process exists."""
-    state = lifecycle.step(state, Seen(Why.START, Disk(digest), number))[0]
-    return lifecycle.step(state, Spawned(number, pid_of(number)))[0]
+    return happens(state, Seen(Why.START, Disk(digest), number), Spawned(number, pid_of(number)))[0]
 
 
-def begin(chosen: Settings) -> State:
+def begin(chosen: Settings, vips: tuple[tuple[str, int], ...] = VIPS) -> State:
     """Return the state after everything has been bound."""
-    return lifecycle.step(State(chosen), Began(VIPS))[0]
+    return happens(State(chosen), Began(vips))[0]
+
+
+def serving(
+    chosen: Settings, vips: tuple[tuple[str, int], ...] = VIPS, *, bound: tuple[int, ...] = (3,), others: int = 0
+) -> State:
+    """Return the state after generation 1 has answered that it listens on these descriptors (`listening`)."""
+    return happens(starts(begin(chosen, vips), 1), Answered(1, listening(pid_of(1), bound=bound, others=others)))[0]

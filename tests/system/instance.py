@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -74,16 +74,17 @@ class Instance:
         """Return the resident memory in KiB."""
         return int(status_fields(self.pid)["VmRSS"].split()[0])
 
-    def becomes_current(self, number: int = 1) -> None:
-        """Wait until the log says that this generation is current."""
+    def becomes_current(self, number: int = 1) -> Self:
+        """Wait until the log says that this generation is current; return this instance."""
         eventually(
             lambda: any(f"generation {number} (pid" in line for line in self.log.splitlines() if "is current" in line)
         )
+        return self
 
-    def serves(self, number: int = 1) -> None:
-        """Wait until this generation is current and the VIP answers with its number."""
+    def serves(self, number: int = 1) -> Self:
+        """Wait until this generation is current and the VIP answers with its number; return this instance."""
         eventually(lambda: self.get() == str(number))
-        self.becomes_current(number)
+        return self.becomes_current(number)
 
     # ---- what is done to it
 

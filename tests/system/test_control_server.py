@@ -47,8 +47,7 @@ def begin(begin: Begin) -> Begin:
 @pytest.fixture
 def lb(begin: Begin) -> Iterator[Instance]:
     """An instance that serves; in the end it has found no bug in itself and has no more descriptors than before."""
-    instance = begin()
-    instance.serves()
+    instance = begin().serves()
     before = len(descriptors(instance.pid))
     yield instance
     assert "a bug in safe_reload" not in instance.log
@@ -462,8 +461,7 @@ def test_reloads_from_all_sides_are_bounded(lb: Instance) -> None:
 
 def test_without_descriptors_it_does_not_spin(begin: Begin) -> None:
     """Who asks waits until there are some, and PID 1 sleeps meanwhile."""
-    lb = begin()
-    lb.serves()
+    lb = begin().serves()
     limits = resource.prlimit(lb.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(lb.pid, resource.RLIMIT_NOFILE, (0, limits[1]))
     with lb.connect() as client:
@@ -482,8 +480,7 @@ def test_without_descriptors_it_does_not_spin(begin: Begin) -> None:
 
 def test_the_masters_cli_is_ours(begin: Begin) -> None:
     """Debian's EXTRAOPTS and the ingress controllers give haproxy one: one line says which socket answers instead."""
-    lb = begin(haproxy=("haproxy", "-Ws", "-S", "/run/master.sock,level,admin"))
-    lb.serves()
+    lb = begin(haproxy=("haproxy", "-Ws", "-S", "/run/master.sock,level,admin")).serves()
 
     assert lb.log.count(f"haproxy's -S is dropped: safe_reload is the master, and {lb.path} answers") == 1
     assert lb.log.count("instead of /run/master.sock\n") == 1
@@ -492,8 +489,7 @@ def test_the_masters_cli_is_ours(begin: Begin) -> None:
 
 def test_every_line_of_a_json_log_is_an_object(begin: Begin) -> None:
     """Ours and haproxy's, from the first to the last, and each of a reload has its generation."""
-    lb = begin("--log-format", "json")
-    lb.serves()
+    lb = begin("--log-format", "json").serves()
     lb.ask(b"reload\n")
     lb.edit(BAD)
     lb.ask(b"reload\n")

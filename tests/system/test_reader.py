@@ -54,8 +54,7 @@ def harm(request: pytest.FixtureRequest) -> str:
 
 def test_a_first_start_waits_for_no_reader(begin: Begin, harm: str) -> None:
     """haproxy is started from the files, and that nothing is known of them is said; a reload finds it out later."""
-    lb = begin(code=harm, hangs=True)
-    lb.serves(1)
+    lb = begin(code=harm, hangs=True).serves(1)
 
     assert lb.status()["generations"][0]["sha256"] is None
     lb.hang.unlink()
@@ -68,8 +67,7 @@ def test_a_first_start_waits_for_no_reader(begin: Begin, harm: str) -> None:
 @pytest.mark.parametrize("how", ["USR1", "reload", "files"])
 def test_a_reload_waits_for_no_reader(begin: Begin, harm: str, how: str) -> None:
     """One that somebody has asked for is done; one that the files ask for waits until they can be read."""
-    lb = begin(code=harm)
-    lb.serves(1)
+    lb = begin(code=harm).serves(1)
     lb.hang.touch()
     if how == "files":
         lb.append("# new")
@@ -88,8 +86,7 @@ def test_a_reload_waits_for_no_reader(begin: Begin, harm: str, how: str) -> None
 
 def test_a_crash_is_repaired_without_a_reader(begin: Begin, harm: str) -> None:
     """From the last known good configuration, which is at hand, or from the files."""
-    lb = begin(code=harm)
-    lb.serves(1)
+    lb = begin(code=harm).serves(1)
     lb.hang.touch()
     (haproxy,) = lb.haproxies
     os.kill(haproxy, signal.SIGKILL)
@@ -119,8 +116,7 @@ def test_a_stop_waits_for_no_reader(begin: Begin, signum: int, phase: str) -> No
 def test_a_reader_that_takes_too_long_is_killed_and_another_one_tries_again(begin: Begin) -> None:
     """It is said once, however often it is so; when it is over, the change is noticed."""
     soon = "import entrypoint.pid1.reader\nentrypoint.pid1.reader.READ_WITHIN = 0.3\n"
-    lb = begin(code=soon + STOPS)
-    lb.serves(1)
+    lb = begin(code=soon + STOPS).serves(1)
     first = lb.reader
     lb.hang.touch()
     lb.append("# new")
@@ -140,8 +136,7 @@ def test_a_reader_that_takes_too_long_is_killed_and_another_one_tries_again(begi
 
 def test_a_reader_that_dies_while_nobody_asks_is_replaced(begin: Begin) -> None:
     """And watches what the one before did."""
-    lb = begin("--poll", "3600")
-    lb.serves(1)
+    lb = begin("--poll", "3600").serves(1)
     for number in (2, 3):
         reader = lb.reader
         os.kill(reader, signal.SIGKILL)
@@ -152,8 +147,7 @@ def test_a_reader_that_dies_while_nobody_asks_is_replaced(begin: Begin) -> None:
 
 def test_a_reader_that_dies_of_what_it_was_asked_is_asked_once_more(begin: Begin) -> None:
     """Whoever killed it: the candidate is one of which it is known what it was given."""
-    lb = begin(code=DIES.replace("os.kill", "os.unlink('HANG')\n        os.kill"))
-    lb.serves(1)
+    lb = begin(code=DIES.replace("os.kill", "os.unlink('HANG')\n        os.kill")).serves(1)
     lb.hang.touch()
     assert lb.ask(b"reload\n").startswith("Success=1")
     assert not lb.hang.exists()
@@ -184,8 +178,7 @@ def wrong(self, *, with_texts):
     right(self, with_texts=with_texts)
 reading._Reader._look = wrong
 """
-    lb = begin(code="import os" + fault)
-    lb.serves(1)
+    lb = begin(code="import os" + fault).serves(1)
     first = lb.reader
     lb.hang.touch()
     assert lb.ask(b"reload\n").startswith("Success=1")
@@ -198,8 +191,7 @@ reading._Reader._look = wrong
 
 def test_a_reader_without_memory_says_so(begin: Begin) -> None:
     """Thirty lines that each double a variable: haproxy may take them or not, and whoever reads for us is limited."""
-    lb = begin("--poll", "3600")
-    lb.serves(1)
+    lb = begin("--poll", "3600").serves(1)
     doubling = "".join(f'  setenv A{n + 1} "${{A{n}}}${{A{n}}}"\n' for n in range(40))
     lb.append(f'global\n  setenv A0 0123456789\n{doubling}  lua-load "${{A40}}"')
     eventually(lambda: "MiB of memory" in lb.log)
@@ -210,8 +202,7 @@ def test_a_reader_without_memory_says_so(begin: Begin) -> None:
 
 def test_a_reader_has_nothing_of_ours(begin: Begin) -> None:
     """No VIP, no socket of the control's, no signal of a terminal, and it is the first to go without memory."""
-    lb = begin()
-    lb.serves(1)
+    lb = begin().serves(1)
     pid = lb.reader
     open_ones = descriptors(pid)
     (line,) = [number for number, what in open_ones.items() if what.startswith("socket:")]
@@ -229,8 +220,7 @@ def test_a_reader_has_nothing_of_ours(begin: Begin) -> None:
 
 def test_no_reader_outlives_safe_reload(begin: Begin) -> None:
     """Whoever kills it on a host, where it is not PID 1, leaves none behind."""
-    lb = begin()
-    lb.serves(1)
+    lb = begin().serves(1)
     reader, haproxies = lb.reader, lb.haproxies
     lb.process.kill()
     lb.process.wait()
@@ -253,8 +243,7 @@ Processes.fork = fork
 
 def test_that_there_is_no_reader_ends_nobody_else(begin: Begin) -> None:
     """Where none can be started no process is killed for it: not the exporter either."""
-    lb = begin("--exporter", "127.0.0.1:0", code=NO_PROCESS)
-    lb.serves(1)
+    lb = begin("--exporter", "127.0.0.1:0", code=NO_PROCESS).serves(1)
     eventually(lambda: "exporter: listening" in lb.log)
     lb.hang.touch()
     os.kill(lb.reader, signal.SIGKILL)
@@ -267,8 +256,7 @@ def test_that_there_is_no_reader_ends_nobody_else(begin: Begin) -> None:
 
 def test_a_reader_that_dies_with_a_question_unread_is_asked_once_more(begin: Begin) -> None:
     """The line to it ends with ECONNRESET then, which is no nonsense of its."""
-    lb = begin("--poll", "3600")
-    lb.serves(1)
+    lb = begin("--poll", "3600").serves(1)
     reader = lb.reader
     os.kill(reader, signal.SIGSTOP)
     eventually(lambda: state_of(reader) == "T")
@@ -295,8 +283,7 @@ os.open = nothing
 
 def test_a_reader_lives_without_dev_null(begin: Begin) -> None:
     """Where the launcher does, the files are watched as well."""
-    lb = begin("--poll", "3600", code=NO_NULL)
-    lb.serves(1)
+    lb = begin("--poll", "3600", code=NO_NULL).serves(1)
     lb.append("# another")
     lb.serves(2)
     assert lb.status()["generations"][-1]["sha256"]
@@ -326,14 +313,12 @@ def test_an_upgrade_finishes_what_is_being_written_to_the_state_directory(begin:
 
 def test_an_upgrade_finishes_what_is_being_read_of_the_state_directory(begin: Begin, tmp_path: Path) -> None:
     """Where the configuration goes bad after it, the last known good one is at hand."""
-    lb = begin("--state-dir", str(tmp_path / "state"))
-    lb.serves(1)
+    lb = begin("--state-dir", str(tmp_path / "state")).serves(1)
     eventually((tmp_path / "state" / "haproxy.last-known-good").exists)
     lb.signal(signal.SIGQUIT)
     lb.process.wait(timeout=60)
 
-    lb = begin("--state-dir", str(tmp_path / "state"), code=_hangs_in("read"), hangs=True)
-    lb.serves(1)
+    lb = begin("--state-dir", str(tmp_path / "state"), code=_hangs_in("read"), hangs=True).serves(1)
     assert state_of(lb.reader) == "T"
     lb.hang.unlink()
     assert lb.ask(b"upgrade\n").startswith("Success=1")

@@ -23,8 +23,7 @@ from tests.waiting import eventually
 
 def test_a_haproxy_that_outlives_safe_reload_serves_and_sleeps(begin: Begin) -> None:
     """Who kills safe_reload on a host, where it is not PID 1, loses no client, and no CPU."""
-    lb = begin()
-    lb.serves()
+    lb = begin().serves()
     haproxy = lb.haproxy()
     lb.process.kill()
     lb.process.wait()
@@ -59,8 +58,7 @@ def wrong(state, trigger):
     return right(state, trigger)
 lifecycle._reload = wrong
 """
-    lb = begin(code=fault)
-    lb.serves()
+    lb = begin(code=fault).serves()
     lb.signal(signal.SIGUSR1)
     eventually(lambda: "serving goes on" in lb.log)
 
@@ -94,8 +92,7 @@ Supervisor._do = wrong
 def test_an_effect_that_cannot_be_carried_out_leaves_nobody_waiting(begin: Begin, kind: str) -> None:
     """Each of them, twice, in whatever way: every reload is answered, a death made good, and TERM is the end."""
     options = ("--exporter", "127.0.0.1:0", "--watch", "off", "--ready-timeout", "5")
-    lb = begin(*options, code=EVERY_EFFECT % kind)
-    lb.serves()
+    lb = begin(*options, code=EVERY_EFFECT % kind).serves()
     answers = [lb.client("reload") for _ in range(8)]
     assert {answer.returncode for answer in answers} == {0, 1}
     assert all(answer.stderr for answer in answers if answer.returncode)
@@ -113,8 +110,7 @@ def test_an_effect_that_cannot_be_carried_out_leaves_nobody_waiting(begin: Begin
 @pytest.mark.parametrize("spare", [0, 300_000, 3_000_000])
 def test_without_memory_it_waits_for_better_times(begin: Begin, spare: int) -> None:
     """Nothing can be started then, and much not even be said: PID 1 lives, and goes on when there is some again."""
-    lb = begin("--restart-limit", "1000")
-    lb.serves()
+    lb = begin("--restart-limit", "1000").serves()
     pid = lb.pid
     no_limits = resource.prlimit(pid, resource.RLIMIT_AS)
     used = int(status_fields(pid)["VmSize"].split()[0]) * 1024
@@ -147,8 +143,7 @@ def wrong(self, death):
         right(self, death)
 Children._bury = wrong
 """
-    lb = begin(code=loss)
-    lb.serves()
+    lb = begin(code=loss).serves()
     os.kill(lb.haproxy(), signal.SIGKILL)
     eventually(lambda: not children_of(lb.pid))
     lb.client("status")
@@ -172,8 +167,7 @@ def found(self, found, texts, asked):
     return right(self, found, texts, asked)
 ConfigStore.found = found
 """
-    lb = begin("--watch", "off", code=death)
-    lb.serves()
+    lb = begin("--watch", "off", code=death).serves()
     lb.signal(signal.SIGUSR1)
 
     eventually(lambda: "generation 1 (pid" in lb.log.partition("has failed")[2])
@@ -201,8 +195,7 @@ def wrong(self, session):
     right(self, session)
 getsocks.SocketRequest.__init__ = wrong
 """
-    lb = begin(code=shortage, ordinary=True)
-    lb.serves()
+    lb = begin(code=shortage, ordinary=True).serves()
     eventually(lambda: "holds the ordinary listeners" in lb.log)
     lb.signal(signal.SIGUSR1)
     eventually(lambda: "asked again" in lb.log)
@@ -226,8 +219,7 @@ def wrong(self):
     return right(self)
 haproxy_cli.Conversation.proceed = wrong
 """
-    lb = begin(code=shortage)
-    lb.serves()
+    lb = begin(code=shortage).serves()
     lb.signal(signal.SIGUSR1)
 
     eventually(lambda: "has not let go of the VIPs" in lb.log)
@@ -249,8 +241,7 @@ def wrong(self, commands):
     return right(self, commands)
 CliChannel.ask = wrong
 """
-    lb = begin(code=shortage)
-    lb.serves()
+    lb = begin(code=shortage).serves()
     lb.signal(signal.SIGUSR1)
 
     eventually(lambda: "generation 2 (pid" in lb.log and lb.log.count("is current") == 2)
@@ -297,8 +288,7 @@ def test_haproxy_inherits_the_vips_and_its_cli_and_nothing_else(begin: Begin) ->
     """
     stray = os.open("/etc/hostname", os.O_RDONLY)
     try:
-        lb = begin(passed=(stray,))
-        lb.serves()
+        lb = begin(passed=(stray,)).serves()
         links = descriptors(lb.haproxy())
     finally:
         os.close(stray)
@@ -314,8 +304,7 @@ def test_haproxy_inherits_the_vips_and_its_cli_and_nothing_else(begin: Begin) ->
 def test_haproxy_does_not_get_what_systemd_means_for_us(begin: Begin) -> None:
     """NOTIFY_SOCKET and its like end here."""
     ours = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "SAFE_RELOAD_INHERITED")
-    lb = begin(KEPT="yes", **dict.fromkeys(ours, "1"))
-    lb.serves()
+    lb = begin(KEPT="yes", **dict.fromkeys(ours, "1")).serves()
     environment = Path(f"/proc/{lb.haproxy()}/environ").read_text().split("\0")
     names = {entry.partition("=")[0] for entry in environment}
 
@@ -328,8 +317,7 @@ def test_a_pid_file_that_can_no_longer_be_written_is_a_log_line(begin: Begin, tm
     """What fails after the start is reported, the reload succeeds all the same, and the file comes when it can."""
     folder = tmp_path / "pids"
     soon = "from entrypoint.pid1 import published_pid; published_pid._PUBLISH_AGAIN_AFTER = 0.1"
-    lb = begin("--pid-file", str(folder / "pid"), code=soon)
-    lb.serves()
+    lb = begin("--pid-file", str(folder / "pid"), code=soon).serves()
     eventually((folder / "pid").exists)
     (folder / "pid").unlink()
     folder.rmdir()
@@ -355,8 +343,7 @@ def test_a_pid_file_that_can_no_longer_be_written_is_a_log_line(begin: Begin, tm
 def test_a_state_directory_that_cannot_be_written_is_told(begin: Begin, tmp_path: Path, where: str, why: str) -> None:
     """In words, with what would be right, and without the number of an error; haproxy serves all the same."""
     folder = tmp_path / where
-    lb = begin("--state-dir", str(folder))
-    lb.serves()
+    lb = begin("--state-dir", str(folder)).serves()
     eventually(lambda: "is kept in memory only" in lb.log)
     (line,) = [line for line in lb.log.splitlines() if "kept in memory only" in line]
 
@@ -374,8 +361,7 @@ def test_a_pipe_in_the_place_of_a_file_of_ours_is_not_waited_for(begin: Begin, t
         os.mkfifo(path)
     writers = [os.open(path, os.O_RDWR) for path in paths]
     try:
-        lb = begin("--pid-file", str(paths[0]), "--state-dir", str(folder), NOTIFY_SOCKET=str(paths[3]))
-        lb.serves()
+        lb = begin("--pid-file", str(paths[0]), "--state-dir", str(folder), NOTIFY_SOCKET=str(paths[3])).serves()
         eventually(paths[0].is_file)
         assert paths[0].read_text() == f"{lb.haproxy()}\n"
         eventually(paths[2].is_socket)
@@ -400,8 +386,7 @@ def test_a_pipe_in_the_place_of_a_file_of_ours_is_not_waited_for(begin: Begin, t
 @pytest.mark.parametrize("option", ["--ready-timeout", "--drain-timeout"])
 def test_a_timer_of_a_month_leaves_it_responsive(begin: Begin, option: str) -> None:
     """epoll_wait(2) takes no more than 24 days; a longer timer is waited for in pieces."""
-    lb = begin(option, "2592000")
-    lb.serves()
+    lb = begin(option, "2592000").serves()
     with socket.create_connection(("127.0.0.1", lb.port)):
         lb.signal(signal.SIGUSR1)
         lb.serves(2)
@@ -431,8 +416,7 @@ def test_signals_are_forwarded_to_the_current_haproxy(begin: Begin) -> None:
     def state() -> str:
         return state_of(lb.haproxy())
 
-    lb = begin()
-    lb.serves()
+    lb = begin().serves()
     lb.signal(signal.SIGTSTP)
     eventually(lambda: state() == "T")
     lb.signal(signal.SIGCONT)
@@ -443,8 +427,7 @@ def test_signals_are_forwarded_to_the_current_haproxy(begin: Begin) -> None:
 
 def test_a_stop_continues_whoever_ctrl_z_has_stopped(begin: Begin) -> None:
     """Also one that has been replaced since, and drains."""
-    lb = begin()
-    lb.serves()
+    lb = begin().serves()
     lb.signal(signal.SIGTSTP)
     eventually(lambda: state_of(lb.haproxy()) == "T")
     lb.signal(signal.SIGUSR1)
@@ -464,8 +447,7 @@ prctl.cap_permitted.drop("kill")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can switch its user")
 def test_what_we_may_not_signal_is_said_once_and_not_to_drain(begin: Begin) -> None:
     """What is wrong, what would be right, and what becomes of it; a stop at once ends without it."""
-    lb = begin(code=WITHOUT_KILL, text=f"global\n  user nobody\n{CONFIGURATION}")
-    lb.becomes_current()
+    lb = begin(code=WITHOUT_KILL, text=f"global\n  user nobody\n{CONFIGURATION}").becomes_current()
     old = lb.haproxy()
     with socket.create_connection(("127.0.0.1", lb.port)) as held:
         held.sendall(b"GET / HTTP/1.1\r\n")
@@ -506,8 +488,7 @@ def test_that_a_program_may_not_be_signalled_is_said(tmp_path: Path) -> None:
 
 def test_the_log_is_json_if_asked_for(begin: Begin) -> None:
     """One object a line, with the generation's number in it."""
-    lb = begin("--log-format", "json", "--name", "front")
-    lb.serves()
+    lb = begin("--log-format", "json", "--name", "front").serves()
     told = {line["event"]: line for line in map(json.loads, lb.log.splitlines())}
     assert next(iter(told)) == "bound", told
     first = told["current"]
@@ -583,8 +564,7 @@ def test_listeners_that_are_no_more_are_let_go_of(begin: Begin) -> None:
 def test_what_is_passed_after_a_stop_is_not_held(begin: Begin) -> None:
     """Nobody waits in the queue of a listener that no haproxy will accept from any more."""
     after = "self._runtime.submit(__import__('entrypoint.core.events').core.events.StopAsked('this test'))"
-    lb = begin("--stop-delay", "0", ordinary=True, code=AT_ADOPTION.format(before="pass", after=after))
-    lb.serves()
+    lb = begin("--stop-delay", "0", ordinary=True, code=AT_ADOPTION.format(before="pass", after=after)).serves()
     with socket.create_connection(("127.0.0.1", lb.port)) as client:
         client.sendall(b"GET / HTTP/1.0\r\n")
         lb.signal(signal.SIGUSR1)
@@ -595,8 +575,7 @@ def test_what_is_passed_after_a_stop_is_not_held(begin: Begin) -> None:
 
 def test_a_tag_that_is_no_vip_is_named_when_a_reload_fails_of_it(begin: Begin) -> None:
     """haproxy says no more than that the file descriptor '' is no number: log, answer and status say whose it is."""
-    lb = begin("--watch", "off")
-    lb.serves()
+    lb = begin("--watch", "off").serves()
     hint = "not in --vips: FD_WEBB; correct the `bind`, or give the VIP, such as --vips '*:80:FD_WEBB'"
     assert "not in --vips" not in lb.log
 
@@ -638,8 +617,7 @@ def send(self, number, signum, line, sent):
     self.serialize()
 Children.send = send
 """
-    lb = begin(ordinary=True, code=code)
-    lb.becomes_current()
+    lb = begin(ordinary=True, code=code).becomes_current()
     lb.signal(signal.SIGUSR1)
     eventually(lambda: "Proxy web stopped" in lb.log)
 
@@ -657,8 +635,7 @@ def wrong(self, why, number):
     right(self, why, number)
 Reader.look = wrong
 """
-    lb = begin(code=fault)
-    lb.serves()
+    lb = begin(code=fault).serves()
     assert lb.client("upgrade").returncode == 0
 
     eventually(lambda: "no memory was left (" in lb.log)
@@ -674,8 +651,7 @@ from entrypoint.system.getsocks.request import SocketRequest
 if not os.environ.get("SAFE_RELOAD_HEIR"):
     SocketRequest.read = lambda self: False
 """
-    lb = begin(code=silence, ordinary=True)
-    lb.serves()
+    lb = begin(code=silence, ordinary=True).serves()
     assert lb.client("upgrade").returncode == 0
 
     eventually(lambda: "holds the ordinary listeners" in lb.log.partition("has taken over")[2])

@@ -34,8 +34,7 @@ def trips() -> dict[str, list[list[str]]]:
 def test_what_the_map_shows_is_passed(begin: Begin, tmp_path: Path) -> None:
     """Each function in its order, on each of the trips."""
     calls = tmp_path / "calls"
-    lb = begin(code=TRACED, TRIP=str(calls))
-    lb.becomes_current()
+    lb = begin(code=TRACED, TRIP=str(calls)).becomes_current()
 
     def so_far() -> int:
         return calls.stat().st_size

@@ -25,8 +25,7 @@ def begin(begin: Begin, tmp_path: Path) -> Begin:
 
     def start(**environment: str) -> Instance:
         options = ("--watch", "off", "--ready-timeout", "3")
-        lb = begin(*options, text="", haproxy=[str(program)], **environment)
-        lb.becomes_current()
+        lb = begin(*options, text="", haproxy=[str(program)], **environment).becomes_current()
         assert generations(lb) == [(1, "current")]
         return lb
 

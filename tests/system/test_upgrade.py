@@ -44,8 +44,7 @@ def install(folder: Path) -> None:
 def installed(begin: Begin, tmp_path: Path) -> Installed:
     """One that serves."""
     install(tmp_path)
-    lb = begin("--restart-limit", "1000", program=[sys.executable, "-I", str(tmp_path / "safe_reload")])
-    lb.serves()
+    lb = begin("--restart-limit", "1000", program=[sys.executable, "-I", str(tmp_path / "safe_reload")]).serves()
     return Installed(lb.process, lb.folder, lb.port)
 
 
