@@ -137,10 +137,14 @@ class Balancer:
         eventually(lambda: "is current" in self.log)
         return self
 
+    def change(self, text: str) -> None:
+        """Change the configuration, and ask for a reload."""
+        self.edit(text)
+        self.kill("USR1")
+
     def becomes(self, mark: str, more: str = "") -> None:
         """Change the configuration to one that answers with this mark, reload, and wait until it does."""
-        self.edit(configuration(mark, more))
-        self.kill("USR1")
+        self.change(configuration(mark, more))
         self.serves(mark)
 
     def run(self, *words: str, **more: Any) -> tuple[int, str]:

@@ -173,19 +173,12 @@ def test_a_candidate_that_is_killed_at_any_time_closes_no_vip(start: Start, imag
 
 
 @pytest.mark.parametrize("version", ["3.0", "3.2"])
-def test_an_ordinary_configuration_refuses_nobody_either(start: Start, version: str) -> None:
-    """Contract 6.8: `bind :8080`, kill -9 every second for 6 s at 5,000 connections a second."""
+@pytest.mark.parametrize(
+    "seconds", [6, pytest.param(60, marks=[pytest.mark.long, pytest.mark.timeout(600)])], ids=["6 s", "a minute"]
+)
+def test_an_ordinary_configuration_refuses_nobody_either(start: Start, version: str, seconds: int) -> None:
+    """Contract 6.8: `bind :8080`, kill -9 every second at 5,000 connections a second."""
     lb = start(IMAGES[version], options=OFTEN, text=ORDINARY.replace("MARK", "one"), vips="").begins("one")
 
-    _nobody_was_refused(*_killed_every_second(lb, 6, 5000))
+    _nobody_was_refused(*_killed_every_second(lb, seconds, 5000))
     eventually(lambda: is_alone(lb))
-
-
-@pytest.mark.long
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("version", ["3.0", "3.2"])
-def test_an_ordinary_configuration_refuses_nobody_for_a_minute(start: Start, version: str) -> None:
-    """The same for 60 s."""
-    lb = start(IMAGES[version], options=OFTEN, text=ORDINARY.replace("MARK", "one"), vips="").begins("one")
-
-    _nobody_was_refused(*_killed_every_second(lb, 60, 5000))

@@ -76,8 +76,7 @@ def _a_candidate_that_waits(lb: Balancer) -> Iterator[tuple[int, int]]:
     """Have a reload to configuration "two" that does not get ready; give the pids of the current and the candidate."""
     old = current(lb)
     make_gate(lb)
-    lb.edit(configuration("two", GATE))
-    lb.kill("USR1")
+    lb.change(configuration("two", GATE))
     candidate = who_waits(lb)
     yield old, candidate
 

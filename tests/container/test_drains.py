@@ -74,8 +74,7 @@ def test_web_sockets_and_a_download_survive_a_hundred_reloads(far: tuple[Balance
     pairs = []
     for number in range(1, 101):
         pairs.append(_web_socket(lb, listener))
-        lb.edit(configuration(str(number), BACKEND))
-        lb.kill("USR1")
+        lb.change(configuration(str(number), BACKEND))
         lb.serves(str(number))
         source.sendall(PIECE)
         assert _exactly(download, len(PIECE)) == PIECE

@@ -19,8 +19,7 @@ def test_nothing_in_the_runtime_directory_is_for_others(start: Start, image: str
     lb = start(image, entrypoint=["sh", "-c", "umask 0; exec safe_reload --pid-file /run/x/pid -f /etc/lb/haproxy.cfg"])
     lb.begins("one")
     lb.becomes("two")
-    lb.edit("nonsense\n")
-    lb.kill("USR1")
+    lb.change("nonsense\n")
     eventually(lambda: "has failed" in lb.log)
     runtime = Path(f"/proc/{lb.pid}/root/run/safe_reload")
 

@@ -102,10 +102,7 @@ def test_ignored_and_blocked_signals_are_inherited(engine: docker.DockerClient, 
 def test_it_needs_no_root_no_capability_and_nothing_writable(start: Start, image: str, tmpfs: dict[str, str]) -> None:
     """The hardest way to run it: starts, serves on port 80, reloads."""
     lb = start(image, port=80, user="65534", read_only=True, cap_drop=["ALL"], tmpfs=tmpfs).begins("one")
-    lb.edit(configuration("two"))
-    lb.kill("USR1")
-
-    lb.serves("two")
+    lb.becomes("two")
 
 
 @pytest.mark.parametrize("options", [(), ("--no-new-privs", "--drop-caps")], ids=["plainly", "with --drop-caps"])

@@ -150,8 +150,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _has_kept(again: Again, image: str, kept: Path) -> str:
     """Have a container serve "one" until that is kept; return the configuration's hash."""
-    lb = again(image)
-    lb.begins("one")
+    lb = again(image).begins("one")
     eventually(lambda: _files(kept))
     sha256 = str(status(lb)["configuration"]["sha256"])
     lb.container.stop(timeout=30)
@@ -161,8 +160,7 @@ def _has_kept(again: Again, image: str, kept: Path) -> str:
 def test_a_restart_with_a_bad_configuration_begins_with_the_good_one(again: Again, image: str, kept: Path) -> None:
     """Contract 6.5; log and status say so until the disk is good again."""
     good = _has_kept(again, image, kept)
-    lb = again(image, **BEGINS_WITH_BAD)
-    lb.begins("one")
+    lb = again(image, **BEGINS_WITH_BAD).begins("one")
 
     _says_last_known_good(lb, good)
     _is_good_again(lb, "two")
@@ -170,23 +168,20 @@ def test_a_restart_with_a_bad_configuration_begins_with_the_good_one(again: Agai
 
 def test_the_newest_good_one_is_kept(again: Again, kept: Path) -> None:
     """A reload whose generation has lived for 10 s is what the next one begins with, after a crash and a restart."""
-    lb = again(NEWEST_STABLE)
-    lb.begins("one")
+    lb = again(NEWEST_STABLE).begins("one")
     eventually(lambda: _files(kept))
     before = _contents(kept)
     lb.becomes("two")
     eventually(lambda: _contents(kept) != before)
     kept_two = _contents(kept)
-    lb.edit(BAD)
-    lb.kill("USR1")
+    lb.change(BAD)
     eventually(lambda: "has failed" in lb.log)
     end(current(lb))
     lb.serves("two")
     lb.container.kill()
 
     assert _contents(kept) == kept_two
-    lb = again(NEWEST_STABLE, **BEGINS_WITH_BAD)
-    lb.begins("two")
+    lb = again(NEWEST_STABLE, **BEGINS_WITH_BAD).begins("two")
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
@@ -273,8 +268,7 @@ def test_a_damaged_state_is_ignored_with_one_line(again: Again, kept: Path, dama
     assert code == 1
     assert "bnid" in lb.log
     assert len([line for line in lb.log.splitlines() if KEPT in line or "state-dir" in line]) == 1, lb.log
-    lb = again(NEWEST_STABLE)
-    lb.begins("one")
+    lb = again(NEWEST_STABLE).begins("one")
 
 
 def _foreign_folder(folder: Path) -> None:
@@ -292,8 +286,7 @@ def test_the_file_is_trusted_for_its_owner_and_mode_whatever_the_folder(
     """An emptyDir of Kubernetes is open to all; nobody but us can make a file there that is ours."""
     good = _has_kept(again, NEWEST_STABLE, kept)
     change(kept)
-    lb = again(NEWEST_STABLE, **BEGINS_WITH_BAD)
-    lb.begins("one")
+    lb = again(NEWEST_STABLE, **BEGINS_WITH_BAD).begins("one")
 
     _says_last_known_good(lb, good)
 

@@ -149,8 +149,7 @@ def load_6(lb: Balancer) -> subprocess.Popen[str]:
 def test_a_reload_changes_what_is_bound(start: Start, image: str) -> None:
     """A new address is served and kept, one that is gone is refused and let go of."""
     lb = begin(start, image, ordinary("one"))
-    lb.edit(ordinary("two", "bind 127.0.0.1:8081"))
-    lb.kill("USR1")
+    lb.change(ordinary("two", "bind 127.0.0.1:8081"))
     eventually(lambda: ports(lb) == {8081})
     eventually(lambda: adopted(lb))
 
@@ -256,15 +255,13 @@ def test_a_unix_socket_keeps_its_path(start: Start, image: str) -> None:
     """Through reload and crash it is the same file; once somebody removed it a reload makes a new one."""
     lb = begin(start, image, ordinary("one", BINDS["among others"]))
     inode = lb.sh("stat -c %i /run/x.sock")
-    lb.edit(ordinary("two", BINDS["among others"]))
-    lb.kill("USR1")
+    lb.change(ordinary("two", BINDS["among others"]))
     lb.serves("two")
     end(current(lb))
     assert lb.get() == "two"
     assert lb.sh("stat -c %i /run/x.sock") == inode
     lb.sh("rm /run/x.sock")
-    lb.edit(ordinary("three", BINDS["among others"]))
-    lb.kill("USR1")
+    lb.change(ordinary("three", BINDS["among others"]))
     lb.serves("three")
     eventually(lambda: lb.sh("test -S /run/x.sock && echo yes") == "yes\n")
 
@@ -273,8 +270,7 @@ def test_a_reload_of_a_read_only_container_works(start: Start, image: str) -> No
     """Nothing of it needs a path."""
     lb = begin(start, image, ordinary("one"), read_only=True)
     before = listening(lb)
-    lb.edit(ordinary("two"))
-    lb.kill("USR1")
+    lb.change(ordinary("two"))
     lb.serves("two")
     assert listening(lb) == before
 

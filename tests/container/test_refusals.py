@@ -33,8 +33,7 @@ def test_a_configuration_that_haproxy_refuses_changes_nothing(lb: Balancer, kind
         assert taken.stdout is not None
         assert taken.stdout.readline() == "listening\n"
         client = lb.load(100, 30_000)
-        lb.edit(configuration("bad", more))
-        lb.kill("USR1")
+        lb.change(configuration("bad", more))
         eventually(lambda: "has failed" in lb.log)
         load = result(client)
     finally:
@@ -46,9 +45,7 @@ def test_a_configuration_that_haproxy_refuses_changes_nothing(lb: Balancer, kind
     assert lb.children() == before
     assert "Paused" not in lb.log
     assert lb.get() == "one"
-    lb.edit(configuration("good again"))
-    lb.kill("USR1")
-    lb.serves("good again")
+    lb.becomes("good again")
 
 
 _TAKE_THE_PORT = """
@@ -63,8 +60,7 @@ def test_a_candidate_that_hangs_is_killed_and_changes_nothing(start: Start, imag
     """Contract 6.2: a configuration whose haproxy never gets ready fails after --ready-timeout."""
     lb = start(image, options=("--ready-timeout", "5")).begins("one")
     (lb.folder / "hang.lua").write_text("while true do end")
-    lb.edit(configuration("hangs", "global\n  lua-load /etc/lb/hang.lua\n"))
-    lb.kill("USR1")
+    lb.change(configuration("hangs", "global\n  lua-load /etc/lb/hang.lua\n"))
     eventually(lambda: "has failed" in lb.log or "Lua" in lb.log)
 
     eventually(lambda: len(lb.children()) == 1)

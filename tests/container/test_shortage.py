@@ -46,8 +46,7 @@ def test_a_candidate_that_needs_more_memory_than_there_is_changes_nothing(start:
     before = lb.pid, haproxies(lb)
     (lb.folder / "eats.lua").write_text(GLUTTON + "eat()\n")
     with Crowd(lb, 500, 1) as crowd:
-        lb.edit(configuration("two", "global\n  lua-load /etc/lb/eats.lua\n"))
-        lb.kill("USR1")
+        lb.change(configuration("two", "global\n  lua-load /etc/lb/eats.lua\n"))
         eventually(lambda: "has failed" in lb.log, timeout=120)
 
     assert crowd.ends.failures == []
@@ -96,8 +95,7 @@ def test_pid_1_without_a_descriptor_goes_on_and_reloads_when_it_has_one(lb: Bala
     before = traces(lb)
     with Crowd(lb, 500, 1) as crowd:
         with _no_descriptor_left(lb.pid):
-            lb.edit(configuration("two"))
-            lb.kill("USR1")
+            lb.change(configuration("two"))
             eventually(lambda: "has failed" in lb.log)
             assert lb.get() == "one"
         lb.kill("USR1")

@@ -83,8 +83,7 @@ def test_4096_vips_are_bound_reloaded_and_all_answer(start: Start) -> None:
     ulimits = [docker.types.Ulimit(name="nofile", soft=1024, hard=hard)]
     lb = start(NEWEST_STABLE, text=text, vips=vips, ulimits=ulimits)
     eventually(lambda: "is current" in lb.log)
-    lb.edit(text.replace('"one"', '"two"'))
-    lb.kill("USR1")
+    lb.change(text.replace('"one"', '"two"'))
     eventually(lambda: "is current; asked for by" in lb.log)
     eventually(lambda: len(lb.children()) == 1)
     with lb.network():
@@ -108,8 +107,7 @@ def test_a_vip_that_no_bind_uses_is_named_and_refuses_until_one_does(start: Star
     """Its clients do not hang, and a later configuration can use it."""
     lb = start(image, options=("--vips", "127.0.0.1:8080:FD_WEB,127.0.0.1:8081:FD_LATER")).begins("one")
     refused = _refuses(lb, 8081)
-    lb.edit(configuration("two", 'frontend later\n  bind "fd@${FD_LATER}"\n  http-request return status 200\n'))
-    lb.kill("USR1")
+    lb.change(configuration("two", 'frontend later\n  bind "fd@${FD_LATER}"\n  http-request return status 200\n'))
     lb.serves("two")
     eventually(lambda: not _refuses(lb, 8081))
     lb.becomes("three")
@@ -123,8 +121,7 @@ def test_a_refused_candidate_leaves_an_unused_vip_refusing(start: Start, image: 
     """haproxy listens on what it binds before it fails; nobody would ever accept there."""
     lb = start(image, vips="127.0.0.1:8080:FD_WEB,127.0.0.1:8081:FD_LATER").begins("one")
     later = 'global\n  chroot /nowhere\nfrontend later\n  bind "fd@${FD_LATER}"\n  http-request return status 200\n'
-    lb.edit(configuration("two", later))
-    lb.kill("USR1")
+    lb.change(configuration("two", later))
     eventually(lambda: "has failed" in lb.log)
 
     assert eventually(lambda: _refuses(lb, 8081))

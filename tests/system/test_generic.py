@@ -87,36 +87,9 @@ HARMLESS = frozenset({SIGCHLD, SIGCONT, SIGURG, SIGWINCH, SIGSTOP, SIGTSTP, SIGT
 DEADLY = EVERY_SIGNAL - HARMLESS
 
 PARENT_DEATH_SIGNALS = [
-    "SIGHUP",
-    "SIGINT",
-    "SIGQUIT",
-    "SIGILL",
-    "SIGTRAP",
-    "SIGABRT",
-    "SIGBUS",
-    "SIGFPE",
-    "SIGKILL",
-    "SIGUSR1",
-    "SIGSEGV",
-    "SIGUSR2",
-    "SIGPIPE",
-    "SIGALRM",
-    "SIGTERM",
-    "SIGCHLD",
-    "SIGCONT",
-    "SIGSTOP",
-    "SIGTSTP",
-    "SIGTTIN",
-    "SIGTTOU",
-    "SIGURG",
-    "SIGXCPU",
-    "SIGXFSZ",
-    "SIGVTALRM",
-    "SIGPROF",
-    "SIGWINCH",
-    "SIGSYS",
+    one.name for one in signal.Signals if one < SIGRTMIN and one.name not in {"SIGSTKFLT", "SIGIO", "SIGPWR"}
 ]
-
+"""The 28 names that tini knows."""
 NOT_PID_1 = "not running as PID 1"
 
 
