@@ -10,22 +10,22 @@ IN_VAIN = "[ALERT]    (7) : config : Failed to initialize server(s) addr.\n"
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 9, 13, 15, 24])
-def test_who_is_killed_from_outside_may_be_tried_again(number: int) -> None:
-    """Somebody, or the kernel for want of memory."""
+def test_a_death_by_an_outside_signal_may_be_retried(number: int) -> None:
+    """Somebody sent it, or the kernel for lack of memory."""
     assert is_transient(-number, "")
 
 
 @pytest.mark.parametrize("number", [4, 5, 6, 7, 8, 11, 31])
-def test_who_crashes_does_so_because_of_what_it_reads(number: int) -> None:
-    """SIGSEGV and its kind come from within; unless haproxy says that it has no memory."""
+def test_a_crash_is_blamed_on_the_configuration(number: int) -> None:
+    """SIGSEGV and its kind come from within, unless haproxy says that it has no memory."""
     assert not is_transient(-number, "")
     assert not is_transient(-number, PARSING)
     assert is_transient(-number, "[ALERT]    (7) : failed to allocate resources for thread 0.\n")
 
 
 @pytest.mark.parametrize("status", [126, 127])
-def test_who_was_not_even_loaded_has_read_no_configuration(status: int) -> None:
-    """The loader has no memory, or a package is just being replaced: haproxy itself has said nothing."""
+def test_a_haproxy_that_could_not_be_loaded_has_read_no_configuration(status: int) -> None:
+    """The loader has no memory, or a package is being replaced: haproxy itself has printed nothing."""
     loader = "haproxy: error while loading shared libraries: libz.so.1: failed to map segment from shared object\n"
     assert is_transient(status, loader)
     assert is_transient(status, "")
@@ -60,6 +60,6 @@ def test_haproxy_says_why_it_refuses(words: str, transient: bool) -> None:
     assert is_transient(1, words) == transient
 
 
-def test_who_ends_well_before_it_was_ready_was_told_to() -> None:
+def test_an_exit_with_status_0_before_ready_was_requested() -> None:
     """No configuration makes haproxy do that."""
     assert is_transient(0, "")

@@ -230,8 +230,8 @@ def test_a_candidate_that_listens_on_nothing_is_given_up(states: set[State]) -> 
     assert seen
 
 
-def test_who_asked_is_told_why_a_candidate_was_killed(transitions: list[Transition]) -> None:
-    """Not that it died of SIGKILL, which is what safe_reload itself has sent."""
+def test_the_client_is_told_why_a_candidate_was_killed(transitions: list[Transition]) -> None:
+    """Not that it died of SIGKILL, which safe_reload itself has sent."""
     seen = 0
     for taken in transitions:
         match taken.before.candidate:
@@ -370,8 +370,8 @@ def _finds_no_room(state: State) -> State:
     return happens(state, Seen(Why.START, Disk(), number), NotSpawned(number, "was not started: fork: no", 1))[0]
 
 
-def test_what_the_kernel_has_no_room_for_is_no_death() -> None:
-    """Without processes or descriptors safe_reload waits, longer and longer, however few deaths are allowed."""
+def test_a_failed_fork_is_not_counted_as_a_death() -> None:
+    """Without processes or descriptors safe_reload waits, longer each time, however few deaths are allowed."""
     state = serving(SMALL, ONE_VIP)
     state = happens(state, Elapsed(Timer(Clock.SERVED, 1)), Exited(1, -signal.SIGSEGV))[0]
     delays = []
@@ -388,7 +388,7 @@ def test_what_the_kernel_has_no_room_for_is_no_death() -> None:
     assert state.current
 
 
-def test_what_there_was_no_room_for_while_somebody_served_delays_nothing_later() -> None:
+def test_failed_forks_of_reloads_do_not_delay_a_later_restart() -> None:
     """Reloads that could not be started are not held against the successor of a generation that dies."""
     state = happens(serving(SMALL, ONE_VIP), Elapsed(Timer(Clock.SERVED, 1)))[0]
     for _ in range(12):
@@ -500,8 +500,8 @@ def test_term_leads_to_the_end_from_every_state(states: set[State], stubborn: bo
             assert _stop(state, stubborn=stubborn) == already, state
 
 
-def test_whoever_is_to_end_is_continued(transitions: list[Transition]) -> None:
-    """One that Ctrl-Z has stopped would see no signal but SIGKILL, and never be gone."""
+def test_a_process_that_must_end_gets_sigcont(transitions: list[Transition]) -> None:
+    """A process that Ctrl-Z has stopped would handle no signal but SIGKILL, and never exit."""
     ended = 0
     for taken in transitions:
         sent = [effect for effect in taken.effects if isinstance(effect, Send) and effect.number != EXPORTER]

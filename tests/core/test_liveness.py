@@ -184,8 +184,8 @@ def _stands_in(timer: Timer, state: State) -> bool:
 
 
 @pytest.mark.parametrize("kind", get_args(Effect), ids=lambda kind: kind.__name__)
-def test_who_awaits_an_answer_gets_one_of_a_failure(kind: type) -> None:
-    """Every effect has its place in the rule: an event, another try, or nobody who waits."""
+def test_a_failed_effect_is_answered_if_somebody_waits(kind: type) -> None:
+    """Every effect has its rule: an event, a retry, or nobody waits."""
     names = kind.__match_args__  # type: ignore[attr-defined]
     effect = kind(*(7 for _ in names))
     event = failure_of(effect, "it is broken")

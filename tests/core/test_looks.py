@@ -55,8 +55,8 @@ def test_a_candidate_waits_for_a_look_and_for_nothing_else() -> None:
     assert state.candidate.digest == "a"
 
 
-def test_who_asks_for_a_reload_gets_one_from_the_disk_as_it_is() -> None:
-    """It takes its place at once, for there is nothing to compare; what it runs is not known, and not kept."""
+def test_a_requested_reload_does_not_wait_for_a_hanging_disk() -> None:
+    """The candidate becomes current at once: there is nothing to compare. What it runs is unknown, and not kept."""
     state, effects = happens(serving(), ReloadAsked(Request("a client", 7)))
     assert effects == (effects[0], Look(Why.START, 2))
     state, effects = happens(state, late(2))
@@ -166,8 +166,8 @@ def test_a_disk_that_cannot_be_looked_at_is_looked_at_less_and_less_often() -> N
     assert Look(Why.START, 2) in effects
 
 
-def test_an_unknown_configuration_that_fails_blames_none() -> None:
-    """What the disk held when it was last looked at may be good."""
+def test_a_failure_of_an_unknown_configuration_blames_no_content() -> None:
+    """The content that was last read from the disk may be good."""
     state, _ = happens(serving(), ReloadAsked(Request("a client", 7)), late(2))
     state, effects = happens(state, Spawned(2, pid_of(2)), Exited(2, 1))
     assert [one.success for one in effects if isinstance(one, Reply)] == [False]

@@ -209,7 +209,7 @@ def test_a_copy_of_an_ordinary_unix_socket_is_no_doubt() -> None:
 
 
 @each_version
-def test_who_still_polls_is_seen(version: str) -> None:
+def test_a_listener_that_is_still_polled_is_found(version: str) -> None:
     """Before the pause every VIP is polled; after it only the one that saw no connection."""
     binds = binds_on(answer(version, "show-fd"), VIPS)
     assert holding(answer(version, "show-fd"), binds) == binds
@@ -235,8 +235,8 @@ def test_any_thread_that_polls_is_seen() -> None:
     assert holding(paused.replace("prmsk=0x0", "prmsk=0x8000000000000000"), [Bind(3, "plain")]) == (Bind(3, "plain"),)
 
 
-def test_a_version_that_never_says_who_polls_is_not_waited_for() -> None:
-    """2.6.0 has no such word: that is no reason to look 200 times, and none to believe that nobody does."""
+def test_a_version_that_does_not_report_polling_is_not_waited_for() -> None:
+    """2.6.0 has no such field: no reason to look 200 times, and no reason to believe that nothing is polled."""
     text = re.sub(r" prmsk=\S+", "", answer("2.6", "look-when-paused"))
     assert holding(text, [Bind(3, "plain")]) == (Bind(3, "plain"),)
     assert never_says(text, [Bind(3, "plain")])

@@ -60,8 +60,8 @@ def test_what_began_during_the_rehearsal_is_not_lost(states: set[State]) -> None
         assert (Upgrade(7) in effects) == (Rehearse(7) in lifecycle.step(state, UpgradeAsked(7))[1])
 
 
-def test_the_next_life_goes_on_from_the_same_state(states: set[State]) -> None:
-    """Every generation, with its phase, its pid and its listeners, and every count survives, as plain values."""
+def test_the_new_program_continues_from_the_same_state(states: set[State]) -> None:
+    """Every generation with its phase, pid and listeners, and every counter survives as plain values."""
     phases = set()
     found = at_rest(states)
     old = next(one for state in found for one in state.generations if isinstance(one.phase, Draining))
@@ -104,8 +104,8 @@ def test_what_cannot_be_read_is_refused(states: set[State], damage: str) -> None
         restore(settings(), {**left, damage: "x"})
 
 
-def test_a_life_without_a_current_generation_is_none() -> None:
-    """There is nothing to go on with."""
+def test_a_state_without_a_current_generation_cannot_be_restored() -> None:
+    """There is nothing to continue with."""
     with pytest.raises(UpgradeStateError, match="no current generation"):
         restore(settings(), serialize(State(settings())))
 

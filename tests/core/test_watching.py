@@ -182,8 +182,8 @@ def test_each_change_begins_the_wait_anew_but_never_the_longest_one(story: Story
     assert story.clocks == {}
 
 
-def test_a_change_is_nothing_where_nobody_watches() -> None:
-    """With `--watch off` no timer runs, whatever the disk is like."""
+def test_a_change_is_ignored_with_watch_off() -> None:
+    """With `--watch off` no timer runs, whatever is on the disk."""
     state = begin(settings(watch=OFF))
     state, effects = happens(state, Stirred())
     assert effects == ()
@@ -309,8 +309,8 @@ def test_a_generation_that_was_started_with_it_is_no_reason_to_wait() -> None:
     assert not state.patient
 
 
-def test_whoever_asks_need_not_wait(story: Story) -> None:
-    """Nor does the next generation after a death: anything is better than nobody."""
+def test_a_requested_reload_does_not_wait_for_missing_files(story: Story) -> None:
+    """Nor does the next generation after a death: anything is better than an outage."""
     story.settles("b", incomplete=EMPTY)
     story.happens(ReloadAsked(Request("a client", 7)))
     assert story.spawned
@@ -470,8 +470,8 @@ def test_news_while_a_candidate_starts_are_one_more_reload(story: Story) -> None
     assert story.state.candidate is None
 
 
-def test_a_change_back_while_a_candidate_starts_is_none(story: Story) -> None:
-    """What waits for the candidate's end has no reason any more when the disk is what it was given."""
+def test_a_change_that_is_undone_while_a_candidate_starts_needs_no_reload(story: Story) -> None:
+    """The waiting reload is dropped when the disk is again what the candidate was given."""
     story.settles("b")
     story.starts("b")
     story.settles("c")

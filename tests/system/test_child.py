@@ -63,8 +63,8 @@ def haproxy() -> Iterator[Haproxy]:
     made.close()
 
 
-def test_told_again_it_keeps_its_session(haproxy: Haproxy) -> None:
-    """A stop tells a generation once more that drains already: a new session would not be accepted."""
+def test_a_second_request_to_leave_keeps_the_session(haproxy: Haproxy) -> None:
+    """A stop tells a draining generation to leave again: a new session would not be accepted."""
     haproxy.child.leave(haproxy.leave)
     session = haproxy.session()
     assert session
@@ -78,8 +78,8 @@ def test_told_again_it_keeps_its_session(haproxy: Haproxy) -> None:
         assert haproxy.child.connections == 2
 
 
-def test_its_last_words_are_remembered_when_it_is_gone(haproxy: Haproxy) -> None:
-    """They may still be in the pipe."""
+def test_its_last_stderr_output_is_kept_after_its_exit(haproxy: Haproxy) -> None:
+    """The output may still be in the pipe."""
     os.write(haproxy.stderr, b"[ALERT] it was this")
     haproxy.child.close()
     assert haproxy.child.said() == "[ALERT] it was this\n"

@@ -148,8 +148,8 @@ def test_a_reload_waits_as_long_as_it_takes(tmp_path: Path, peer: Callable[..., 
 
 
 @pytest.mark.parametrize("verb", ["reload", "status", "stop", "metrics", "upgrade"])
-def test_nobody_there_is_3(run: Run, tmp_path: Path, verb: str) -> None:
-    """No folder, no socket in it, a dead one: each is one line with the way out, and exit 3."""
+def test_no_instance_is_exit_status_3(run: Run, tmp_path: Path, verb: str) -> None:
+    """No folder, no socket in it, a dead socket: each is one line with the way out."""
     dead = tmp_path / "dead.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(dead))
@@ -225,7 +225,7 @@ sys.exit(run(sys.argv[1:], {}))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="switches its user")
-def test_somebody_else_is_told_who_may_ask() -> None:
+def test_another_user_is_told_who_may_connect() -> None:
     """Permission denied is one line that names root, or the user."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "lb.sock")
@@ -308,8 +308,8 @@ def test_they_are_listed_for_scripts(run: Run, tmp_path: Path, peer: Callable[..
 
 
 @pytest.mark.parametrize("words", [("list",), ("list", "--json")])
-def test_a_list_of_nobody_is_3(run: Run, words: tuple[str, ...]) -> None:
-    """A script may ask whether there is any."""
+def test_an_empty_list_is_exit_status_3(run: Run, words: tuple[str, ...]) -> None:
+    """A script may ask whether there is an instance."""
     assert run(*words).returncode == 3
 
 

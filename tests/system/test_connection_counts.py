@@ -52,8 +52,8 @@ class Draining(Process):
     connections = 5
 
 
-def test_who_cannot_be_waited_for_is_not_waited_for() -> None:
-    """The answer comes all the same, and nothing is left open."""
+def test_a_session_that_epoll_refuses_is_not_waited_for() -> None:
+    """The answer comes all the same, and no descriptor stays open."""
     told: list[dict[int, int | None]] = []
     children = {1: Process(), 2: Process(), 3: Process(reachable=False), 4: Draining()}
     ConnectionCounts(EventLoop(), cast("dict[int, Child]", children).get).ask([1, 2, 3, 4, 5], told.append)

@@ -287,8 +287,8 @@ def test_a_session_that_has_turned_to_a_generation_does_not_turn_to_the_next_one
         assert b"Can't find the target PID" in read_all(client)
 
 
-def test_the_last_words_are_those_of_the_last_attempt(lb: Instance) -> None:
-    """Who sends a signal asks `show startup-logs` what came of it."""
+def test_show_startup_logs_belongs_to_the_last_attempt(lb: Instance) -> None:
+    """After a signal `show startup-logs` tells how the reload ended."""
     lb.edit(BAD)
     lb.signal(signal.SIGHUP)
     eventually(lambda: "unknown proxy mode 'hptt'" in lb.ask(b"show startup-logs\n"))
@@ -325,8 +325,8 @@ def test_socat_gets_whole_answers(lb: Instance) -> None:
     "garbage",
     [b"reload", b"x" * 3_000_000, b"\0" * 100 + b"\n", b"\xff\xfe;\\;;@;@@;@!;\n", b"\n" * 10000, b";" * 9999],
 )
-def test_garbage_holds_up_nobody(lb: Instance, garbage: bytes) -> None:
-    """Partial lines, megabytes without an end, NULs: the next one who asks is answered, and nothing was reloaded."""
+def test_garbage_does_not_block_other_clients(lb: Instance, garbage: bytes) -> None:
+    """Partial lines, megabytes without a newline, NULs: the next client is answered, and nothing was reloaded."""
     with lb.connect() as client:
         with contextlib.suppress(OSError):
             client.sendall(garbage)
@@ -355,8 +355,8 @@ def test_what_is_too_long_is_refused_with_a_line(lb: Instance, endless: bytes, w
     assert lb.memory() < memory + 4096
 
 
-def test_those_who_say_nothing_make_room(lb: Instance) -> None:
-    """New ones are served, and the descriptors are bounded."""
+def test_silent_connections_are_closed_to_make_room(lb: Instance) -> None:
+    """New clients are served, and the number of descriptors is bounded."""
     before = len(descriptors(lb.pid))
     with contextlib.ExitStack() as stack:
         for _ in range(1500):
@@ -366,8 +366,8 @@ def test_those_who_say_nothing_make_room(lb: Instance) -> None:
         assert len(descriptors(lb.pid)) <= before + 1282
 
 
-def test_who_never_reads_costs_one_answer(lb: Instance) -> None:
-    """Thousands of questions in a line, and no reader: the memory stays, and others are served."""
+def test_a_client_that_never_reads_costs_at_most_one_answer_of_memory(lb: Instance) -> None:
+    """Thousands of commands in one line and no reader: memory stays bounded, and others are served."""
     memory = lb.memory()
     with contextlib.ExitStack() as stack:
         for question in (b"status;" * 2300, b"@1 show stat;" * 1200, b"help;" * 3000, b"show proc;" * 1600):
@@ -379,8 +379,8 @@ def test_who_never_reads_costs_one_answer(lb: Instance) -> None:
         assert lb.memory() < memory + 16384
 
 
-def test_who_reads_slowly_gets_everything(lb: Instance) -> None:
-    """What waits for a reader is neither lost nor cut."""
+def test_a_slow_reader_gets_the_whole_answer(lb: Instance) -> None:
+    """Output that waits for a slow reader is neither lost nor cut off."""
     with lb.connect() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         client.sendall(b"@1 show stat;" * 1000 + b"quit\n")
@@ -391,8 +391,8 @@ def test_who_reads_slowly_gets_everything(lb: Instance) -> None:
     assert answer.count(b"# pxname") == 1000
 
 
-def test_many_questions_in_a_line_are_all_answered_while_nobody_serves(lb: Instance) -> None:
-    """Answers that need no waiting do not pile up, either."""
+def test_many_commands_in_a_line_are_all_answered_without_a_haproxy(lb: Instance) -> None:
+    """Answers that need no waiting do not pile up either."""
     lb.edit(BAD)
     os.kill(lb.status()["generations"][0]["pid"], signal.SIGKILL)
     lines = lb.ask(b"status;" * 2000 + b"\n").splitlines()
@@ -403,8 +403,8 @@ def test_many_questions_in_a_line_are_all_answered_while_nobody_serves(lb: Insta
     assert lb.ask(b"reload\n").startswith("Success=1")
 
 
-def test_who_hangs_up_during_a_reload_does_not_end_it(lb: Instance) -> None:
-    """The reload was asked for, and is done."""
+def test_a_reload_goes_on_when_its_client_hangs_up(lb: Instance) -> None:
+    """The reload was requested, so it is done."""
     with lb.connect() as client:
         client.sendall(b"reload\n")
     eventually(lambda: lb.get() == "2")

@@ -104,8 +104,8 @@ def test_one_without_clients_is_left_alone(peer: Peer) -> None:
     assert peer.told == 1
 
 
-def test_one_that_does_not_answer_is_told_all_the_same(peer: Peer) -> None:
-    """A haproxy that is stopped, or has not begun to listen, takes no session."""
+def test_a_generation_that_does_not_answer_is_told_to_leave(peer: Peer) -> None:
+    """A haproxy that is stopped, or does not listen yet, accepts no session."""
     while not peer.told:
         peer.turn()
     assert peer.asked() == GREETING
@@ -140,7 +140,7 @@ def test_one_that_is_not_understood_is_left_alone(peer: Peer) -> None:
     assert peer.told == 1
 
 
-def test_who_takes_our_place_leaves_nobody_untold(peer: Peer) -> None:
+def test_an_upgrade_tells_a_draining_generation_to_leave(peer: Peer) -> None:
     """A safe_reload that is replaced does not wait for the answer."""
     peer.held.tell()
     peer.held.tell()
@@ -155,8 +155,8 @@ def test_one_that_is_gone_is_forgotten(peer: Peer) -> None:
     assert peer.held.connections is None
 
 
-def test_one_that_cannot_be_waited_for_is_told_all_the_same() -> None:
-    """Where epoll refuses the session, as it does here for what is a file, nobody is kept waiting for an answer."""
+def test_a_generation_is_told_to_leave_even_if_epoll_refuses_its_session() -> None:
+    """epoll refuses a regular file, as here; then no answer is waited for."""
     told: list[int] = []
     ours, theirs = socket.socketpair()
     with theirs, open(__file__) as file:

@@ -306,8 +306,8 @@ def test_an_instance_that_is_stopped_is_dead(folder: Path, start: Start) -> None
 
 
 @pytest.mark.parametrize("answer", [b"", b"Unknown command: 'status'\n", b'{"stage": "serv', b"[]\n", b"[" * 100_000])
-def test_an_answer_that_is_none_does_no_harm(peer: Peer, exporter: Exporter, answer: bytes) -> None:
-    """Whatever is on the other side, the probes say no in one line and the scrape says that nothing is up."""
+def test_a_malformed_answer_does_no_harm(peer: Peer, exporter: Exporter, answer: bytes) -> None:
+    """Whatever is on the other side: the probes fail with one line, and the scrape reports up as 0."""
     peer.answer = answer
     readiness = exporter.get("/readyz")
     assert readiness.status == 503
@@ -358,8 +358,8 @@ def test_the_only_instance_is_found_beside_a_dead_socket(folder: Path, peer: Pee
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_a_stranger_does_not_say_how_it_is(start: Start) -> None:
-    """In a folder where anybody may write, who listens may be anybody; beside him the instance is found."""
+def test_a_stranger_s_socket_is_not_believed(start: Start) -> None:
+    """In a world-writable folder anybody may listen. The real instance is still found beside the stranger's socket."""
     says = line(STATUS).decode()
     with folder_of(0, 0o1777) as open_folder, listening_as(STRANGER, open_folder / "evil.sock", says):
         exporter = start("--runtime-dir", str(open_folder))
@@ -677,7 +677,7 @@ def test_without_ipv6_it_is_ipv4() -> None:
     "address",
     ["9101", "127.0.0.1", ":", ":http", ":65536", ":-1", "::1:9101", "[::1:9101", "localhost:9101", "1.2.3:x"],
 )
-def test_an_address_that_is_none(address: str) -> None:
+def test_a_wrong_address_is_refused_with_an_example(address: str) -> None:
     """One line says what would be right."""
     assert re.search(
         r"give (an address such as :9101|:PORT)|in brackets, such as \[::1\]:9101", refusal("--listen", address)
@@ -730,8 +730,8 @@ def test_without_prometheus_client_it_says_what_to_install() -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
-def test_it_ends_when_told(exporter: Exporter, signum: signal.Signals) -> None:
-    """Status 0, no word, even while a client is in the middle of its request."""
+def test_it_ends_on_a_signal(exporter: Exporter, signum: signal.Signals) -> None:
+    """Status 0 and no output, even while a client is in the middle of its request."""
     with exporter.connect() as slow:
         slow.sendall(b"GET /livez")
         exporter.process.send_signal(signum)
@@ -756,8 +756,8 @@ def test_it_has_no_privileges(exporter: Exporter) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_nobody_of_its_own_uid_can_trace_it() -> None:
-    """Nor read its variables or its memory: haproxy often has the same uid."""
+def test_no_process_of_the_same_uid_can_trace_it() -> None:
+    """Nor read its environment or its memory: haproxy often has the same uid."""
     prctl = pytest.importorskip("prctl")
 
     def serve_and_look() -> None:

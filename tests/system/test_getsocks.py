@@ -506,7 +506,7 @@ def test_a_socket_that_a_generation_dropped_is_closed() -> None:
             assert client.connect_ex(address) == errno.ECONNREFUSED
 
 
-def test_what_somebody_else_keeps_is_not_kept() -> None:
+def test_sockets_with_another_owner_are_not_kept() -> None:
     """The VIPs' sockets have an owner."""
     with nothing_leaks(), listeners(2) as (vip, own), closing(Adopted()) as adopted:
         adopted.renew([again(vip), again(own)], {inode(vip)})

@@ -144,13 +144,13 @@ def test_no_command_is_no_question(channel: CliChannel) -> None:
     assert not conversation.proceed()
 
 
-def test_nobody_is_there(channel: CliChannel) -> None:
-    """Where no haproxy was started the answer is empty, at once."""
+def test_without_a_haproxy_the_answer_is_empty(channel: CliChannel) -> None:
+    """It comes at once."""
     channel.spawned()
     assert heard(channel.ask(("show info",)))[0] == ""
 
 
-def test_nobody_is_there_for_any_of_many_commands(channel: CliChannel) -> None:
+def test_without_a_haproxy_many_commands_get_an_empty_answer(channel: CliChannel) -> None:
     """That holds for each line of a long question."""
     channel.spawned()
     answer, lines = heard(channel.ask(ASK_FOR_EACH))

@@ -35,8 +35,8 @@ STICKY, PLAIN, OPEN = 0o1777, 0o755, 0o777
         (0, OURS, OURS, PLAIN, "/tmp", False),
     ],
 )
-def test_who_is_believed(asks: int, listens: int, owner: int, mode: int, above: str, believed: bool) -> None:
-    """Root and the same user; and by root another one where nobody else could have put him there."""
+def test_which_listener_is_trusted(asks: int, listens: int, owner: int, mode: int, above: str, believed: bool) -> None:
+    """Root and the same user. Root also trusts another user where nobody else could have created the socket."""
     with folder_of(owner, mode, above) as folder, listening_as(listens, folder / "lb.sock"):
         alive, doubt = as_user(asks, lambda: look(str(folder / "lb.sock")))
     assert alive
@@ -48,8 +48,8 @@ def test_who_is_believed(asks: int, listens: int, owner: int, mode: int, above: 
 
 @pytest.mark.parametrize("asks", [0, OURS])
 @pytest.mark.parametrize("what", ["socket", "folder"])
-def test_a_link_of_a_stranger_leads_nowhere(asks: int, what: str) -> None:
-    """Not even to somebody who is believed: it is another one than was meant."""
+def test_a_stranger_s_symlink_is_not_followed(asks: int, what: str) -> None:
+    """Not even if it leads to a trusted socket: it is not the one that was meant."""
     with folder_of(asks, PLAIN) as real, folder_of(0, OPEN) as folder, listening_as(asks, real / "lb.sock"):
         link = folder / ("lb.sock" if what == "socket" else "run")
         link.symlink_to(real / "lb.sock" if what == "socket" else real)
@@ -61,8 +61,8 @@ def test_a_link_of_a_stranger_leads_nowhere(asks: int, what: str) -> None:
     assert f"{link} is a link that somebody else has made" in doubt
 
 
-def test_who_lets_nobody_in_is_judged_by_the_owner_of_his_file() -> None:
-    """A stranger's is none of ours; root's may be the one that is meant, and does not speak to us."""
+def test_a_socket_that_denies_access_is_judged_by_its_owner() -> None:
+    """A stranger's socket is not trusted. Root's may be the right one that does not speak to us."""
     with folder_of(0, STICKY) as folder:
         for uid in (STRANGER, 0):
             path = folder / f"{uid}.sock"
@@ -73,8 +73,8 @@ def test_who_lets_nobody_in_is_judged_by_the_owner_of_his_file() -> None:
 
 
 @pytest.mark.parametrize("kind", ["nothing", "dead", "file", "fifo", "folder"])
-def test_what_nobody_listens_on_is_not_alive(kind: str, tmp_path: Path) -> None:
-    """Whatever it is."""
+def test_a_path_without_a_listener_is_not_alive(kind: str, tmp_path: Path) -> None:
+    """Whatever kind of file it is."""
     path = tmp_path / "lb.sock"
     with socket.socket(socket.AF_UNIX) as dead:
         match kind:

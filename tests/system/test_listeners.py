@@ -261,8 +261,8 @@ def test_only_those_of_one_address_that_listen_get_connections(listeners: Listen
         assert option(descriptor_of(listeners, unused), socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 0
 
 
-def test_all_are_bound_or_none(listeners: Listeners, port: int) -> None:
-    """When one cannot be had, those before it are given back, and nothing stays open."""
+def test_all_vips_are_bound_or_none(listeners: Listeners, port: int) -> None:
+    """If one bind fails, the VIPs before it are closed, and nothing stays open."""
     before = open_descriptors()
     vips = [Vip("127.0.0.1", port, "A"), Vip(NOT_HERE, port, "B"), Vip("127.0.0.2", port, "C")]
     assert error_of(lambda: listeners.bind(vips, freebind=False)).startswith(f"VIPS entry 2 '{vips[1]}': ")
@@ -317,7 +317,7 @@ def test_freebind_works_for_ipv6(listeners: Listeners, port: int) -> None:
 # ---- what cannot be had --------------------------------------------------------------------------------------------
 
 
-def test_an_address_that_is_not_here_is_told_with_the_remedy(listeners: Listeners) -> None:
+def test_an_address_of_another_host_is_refused_with_the_remedy(listeners: Listeners) -> None:
     """EADDRNOTAVAIL names the VIP by number and text, and --freebind."""
     message = error_of(lambda: listeners.bind(parse_vips(f"{NOT_HERE}:80:FD_A"), freebind=False))
     assert message == (
@@ -326,8 +326,8 @@ def test_an_address_that_is_not_here_is_told_with_the_remedy(listeners: Listener
     )
 
 
-def test_an_address_that_somebody_else_has_is_told(listeners: Listeners) -> None:
-    """EADDRINUSE says that another process holds the address for itself."""
+def test_an_address_in_use_is_refused(listeners: Listeners) -> None:
+    """EADDRINUSE says that another process holds the address without SO_REUSEPORT."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         vip = Vip("127.0.0.1", other.getsockname()[1], "FD_A")
         message = error_of(lambda: listeners.bind([vip], freebind=False))
@@ -339,7 +339,7 @@ def test_an_address_that_somebody_else_has_is_told(listeners: Listeners) -> None
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become nobody")
 @in_own_network
-def test_a_port_that_one_may_not_have_is_told_with_the_remedy() -> None:
+def test_a_privileged_port_is_refused_with_the_remedy() -> None:
     """EACCES says what a low port needs."""
     os.setuid(65534)
     assert error_of(lambda: Listeners().bind(parse_vips("127.0.0.1:1024:B,127.0.0.1:80:A"), freebind=False)) == (
@@ -349,8 +349,8 @@ def test_a_port_that_one_may_not_have_is_told_with_the_remedy() -> None:
 
 
 @in_child
-def test_too_many_are_told_with_the_remedy(port: int) -> None:
-    """EMFILE names the first VIP that is too many, and the limit."""
+def test_too_many_vips_are_refused_with_the_remedy(port: int) -> None:
+    """EMFILE names the first VIP beyond the limit, and the limit."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (FEW_DESCRIPTORS, FEW_DESCRIPTORS))
     vips = [Vip("127.0.0.1", port, f"T{number}") for number in range(10)]
     assert error_of(lambda: Listeners().bind(vips, freebind=False)) == (
@@ -360,8 +360,8 @@ def test_too_many_are_told_with_the_remedy(port: int) -> None:
 
 
 @pytest.mark.parametrize("scope", ["no-such-interface", "\u00e9" * 70, "\udcff"])
-def test_an_interface_that_is_not_here_is_told(listeners: Listeners, scope: str) -> None:
-    """An IPv6 address may name an interface; one that there is not is an error about that VIP, whatever its name."""
+def test_an_unknown_interface_is_refused(listeners: Listeners, scope: str) -> None:
+    """An IPv6 address may name an interface. An unknown one is an error about that VIP, whatever its name."""
     vips = parse_vips(f"[fe80::1%{scope}]:80:FD_A")
     assert error_of(lambda: listeners.bind(vips, freebind=False)).startswith("VIPS entry 1 '[fe80::1%")
 
@@ -387,8 +387,8 @@ def test_one_that_does_not_listen_keeps_its_address(listeners: Listeners, port: 
     assert address(descriptor_of(listeners, "A")) == ("127.0.0.1", port)
 
 
-def test_who_waits_is_kept_when_it_goes_on_listening(listeners: Listeners, port: int) -> None:
-    """To be told to listen again costs no connection, those that nobody has accepted included."""
+def test_listening_again_keeps_waiting_clients(listeners: Listeners, port: int) -> None:
+    """It costs no connection, not even those that haproxy has not accepted yet."""
     listeners.bind([Vip("127.0.0.1", port, "A"), Vip("127.0.0.2", port, "B")], freebind=False)
     listeners.listen(["A"])
     clients = [connect(port) for _ in range(3)]
@@ -400,8 +400,8 @@ def test_who_waits_is_kept_when_it_goes_on_listening(listeners: Listeners, port:
         client.close()
 
 
-def test_who_waits_is_not_kept_waiting_when_it_stops(listeners: Listeners, port: int) -> None:
-    """A client that nobody will ever accept is reset at once."""
+def test_waiting_clients_are_reset_when_a_vip_stops(listeners: Listeners, port: int) -> None:
+    """A client that will never be accepted is reset at once."""
     listen_on(listeners, Vip("127.0.0.1", port, "A"))
     client = connect(port)
     assert client
@@ -598,8 +598,8 @@ def test_one_that_cannot_listen_does_not_keep_the_others_from_it() -> None:
     "changes", [{"LISTEN_PID": "1"}, {"LISTEN_PID": ""}, {"LISTEN_PID": "x"}, {"LISTEN_FDS": "0"}], ids=str
 )
 @in_child
-def test_what_is_not_for_us_is_left_alone(changes: dict[str, str]) -> None:
-    """Variables that are meant for another process, or that announce nothing, mean nothing."""
+def test_variables_for_another_process_are_ignored(changes: dict[str, str]) -> None:
+    """Variables that are meant for another process, or that announce nothing, have no effect."""
     listeners = Listeners()
     listeners.adopt({**passed("t"), **changes})
     assert os.get_inheritable(3)
@@ -613,14 +613,14 @@ def test_without_the_variables_nothing_is_adopted(listeners: Listeners) -> None:
 
 
 @pytest.mark.parametrize("count", ["", "x", "-1", "1.0", "\u00b2", "9" * 5000])
-def test_a_count_that_is_no_number_is_told(count: str) -> None:
+def test_a_listen_fds_that_is_not_a_number_is_refused(count: str) -> None:
     """LISTEN_FDS is quoted in the error."""
     message = apart(lambda: error_of(lambda: Listeners().adopt({**passed("t"), "LISTEN_FDS": count})))
     assert message == f"LISTEN_FDS is {count!r}, not a number"
 
 
 @pytest.mark.parametrize(("kinds", "count", "named"), [("tf", "2", 4), ("t", "2", 4), ("", "1", 3)])
-def test_a_descriptor_that_is_no_socket_is_told(kinds: str, count: str, named: int) -> None:
+def test_a_descriptor_that_is_not_a_socket_is_refused(kinds: str, count: str, named: int) -> None:
     """The error names the first descriptor that is not what was announced."""
     message = apart(lambda: error_of(lambda: Listeners().adopt({**passed(kinds), "LISTEN_FDS": count})))
     assert message.startswith(f"LISTEN_FDS names descriptor {named}: ")
@@ -861,7 +861,7 @@ def returned(*vips: Vip, before: str = "") -> dict[str, str]:
 
 @pytest.mark.parametrize("where", ["127.0.0.1:1025", "[::1]:1025", "*:1025", "0.0.0.0:1025"])
 @in_own_network
-def test_a_stored_vip_comes_back_with_those_who_wait(where: str) -> None:
+def test_a_stored_vip_comes_back_with_its_queue(where: str) -> None:
     """It has its tag and its descriptor, is not bound again, and the client in its queue is served."""
     vips = parse_vips(f"{where}:FD_A")
     environment = returned(*vips)

@@ -67,8 +67,8 @@ def test_a_text_line_looks_like_tinis(level: Level, name: str) -> None:
     assert re.fullmatch(rf"\[{name} safe_reload \(\d+\)\] what happened\n", packet.decode())
 
 
-def test_the_pid_in_a_line_is_of_who_writes() -> None:
-    """A child that cannot exec signs with its own pid."""
+def test_the_pid_in_a_line_is_the_writer_s() -> None:
+    """A child that cannot exec logs its own pid."""
     assert text_line("FATAL", "x") == f"[FATAL safe_reload ({os.getpid()})] x"
     assert apart(lambda: text_line("FATAL", "x") == f"[FATAL safe_reload ({os.getpid()})] x")
 
@@ -367,8 +367,8 @@ def test_the_pipe_of_others_stays_as_it_is() -> None:
 
 
 @in_child
-def test_the_last_lines_wait_for_who_is_slow() -> None:
-    """What waits when we end is written as soon as there is room."""
+def test_the_last_lines_wait_for_a_slow_reader() -> None:
+    """Lines that wait when safe_reload exits are written as soon as there is room."""
     reader = Reader(pipe)
     reader.logger.pass_on(b"x\n" * 3000, 1)
     reader.logger.write(Log(Level.ERROR, "start_failed", "this is why"))
@@ -387,8 +387,8 @@ def test_the_last_lines_wait_for_who_is_slow() -> None:
 
 
 @in_child
-def test_a_next_life_writes_what_waited() -> None:
-    """And what was lost is not forgotten."""
+def test_the_new_program_writes_the_lines_that_waited() -> None:
+    """It also knows how many were lost."""
     reader = Reader(pipe)
     reader.logger.pass_on(b"x\n" * 200_000, 1)
     left = marshal.loads(marshal.dumps(reader.logger.serialize(), 2))

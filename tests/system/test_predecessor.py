@@ -82,8 +82,8 @@ def test_a_haproxy_on_one_of_our_ports_is_told_to_leave(start: Start, tmp_path: 
     assert descriptors() == before - 1  # the pipe of communicate
 
 
-def test_one_that_is_gone_by_then_is_nobody(start: Start, tmp_path: Path) -> None:
-    """Its pid may be somebody else's; the process that was found is what counts."""
+def test_a_predecessor_that_has_exited_is_not_signalled(start: Start, tmp_path: Path) -> None:
+    """Its pid may belong to another process by then; the pidfd of the process that was found counts."""
     process, port = start()
     found = find(pid_file(tmp_path, process.pid), vips(port))
     assert found
@@ -93,8 +93,8 @@ def test_one_that_is_gone_by_then_is_nobody(start: Start, tmp_path: Path) -> Non
     found.retire()
 
 
-def test_a_haproxy_on_other_ports_is_a_stranger(start: Start, tmp_path: Path) -> None:
-    """It serves somebody else, and the pid file is stale."""
+def test_a_haproxy_on_other_ports_is_not_a_predecessor(start: Start, tmp_path: Path) -> None:
+    """It serves something else, and the pid file is stale."""
     process, port = start()
     before = descriptors()
 
@@ -103,14 +103,14 @@ def test_a_haproxy_on_other_ports_is_a_stranger(start: Start, tmp_path: Path) ->
     assert descriptors() == before
 
 
-def test_another_program_on_our_port_is_a_stranger(start: Start, tmp_path: Path) -> None:
-    """Whatever it is called."""
+def test_another_program_on_our_port_is_not_a_predecessor(start: Start, tmp_path: Path) -> None:
+    """Whatever its name."""
     process, port = start("haproxy2")
 
     assert find(pid_file(tmp_path, process.pid), vips(port)) is None
 
 
-def test_a_haproxy_of_another_network_is_a_stranger(start: Start, tmp_path: Path) -> None:
+def test_a_haproxy_in_another_network_is_not_a_predecessor(start: Start, tmp_path: Path) -> None:
     """The same pid namespace and port, but not the same address."""
     process, port = start()
     code = f"""
@@ -129,8 +129,8 @@ print(find(sys.argv[1], [Vip("127.0.0.1", {port}, "FD")]))
 
 
 @pytest.mark.parametrize("content", ["", "x", "-1", "0", "99999999999999999999", "1 2", "\x00", str(2**22 + 1)])
-def test_what_names_no_haproxy_is_nobody(tmp_path: Path, content: str) -> None:
-    """Whatever the file holds; nothing is raised and nothing left open."""
+def test_a_pid_file_without_a_haproxy_finds_no_predecessor(tmp_path: Path, content: str) -> None:
+    """Whatever the file holds: nothing is raised, and nothing stays open."""
     before = descriptors()
     assert find(pid_file(tmp_path, content), vips(*range(1, 65536))) is None
     assert find(str(tmp_path / "not there"), vips(80)) is None
@@ -139,7 +139,7 @@ def test_what_names_no_haproxy_is_nobody(tmp_path: Path, content: str) -> None:
     assert descriptors() == before
 
 
-def test_a_pipe_in_its_place_holds_nobody_up(tmp_path: Path) -> None:
+def test_a_fifo_in_place_of_the_pid_file_does_not_block(tmp_path: Path) -> None:
     """Opening it for reading would wait for a writer for ever."""
     os.mkfifo(tmp_path / "pid")
 

@@ -140,7 +140,7 @@ def test_each_child_is_known_by_its_generation() -> None:
 
 
 @in_child
-def test_nothing_is_reaped_when_nobody_died() -> None:
+def test_reaping_without_a_death_returns_nothing() -> None:
     """Reaping neither waits nor fails, without children and with one that lives."""
     parent = processes()
     without = list(parent.reap())
@@ -151,8 +151,8 @@ def test_nothing_is_reaped_when_nobody_died() -> None:
 
 
 @in_child
-def test_who_is_gone_is_not_signalled() -> None:
-    """A number that never was, or whose process has been reaped, gets nothing: its pid may be somebody else's."""
+def test_a_reaped_process_is_not_signalled() -> None:
+    """An unknown number, or one with a reaped process, gets no signal: its pid may belong to another process."""
     parent = processes()
     parent.send(5, signal.SIGKILL)
     sleeper(parent)

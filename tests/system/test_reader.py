@@ -241,8 +241,8 @@ Processes.fork = fork
 """
 
 
-def test_that_there_is_no_reader_ends_nobody_else(begin: Begin) -> None:
-    """Where none can be started no process is killed for it: not the exporter either."""
+def test_a_missing_reader_kills_no_other_process(begin: Begin) -> None:
+    """When no reader can be started, no other process is killed for it, not even the exporter."""
     lb = begin("--exporter", "127.0.0.1:0", code=NO_PROCESS).serves(1)
     eventually(lambda: "exporter: listening" in lb.log)
     lb.hang.touch()

@@ -44,8 +44,8 @@ def serialize(client: int, *, others: bool) -> UpgradeState:
     return left(descriptors=(-1,))
 
 
-def test_what_is_not_decided_comes_before_the_next_life() -> None:
-    """A death, or a request, that the core does not know yet would be forgotten by the exec."""
+def test_undecided_events_come_before_an_upgrade() -> None:
+    """A death or a request that the core does not know yet would be lost by the exec."""
     waiting = StopAsked("somebody")
     runtime, reexec = begun(waiting)
     reexec.take_place(CLIENT)

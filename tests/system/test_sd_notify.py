@@ -107,8 +107,8 @@ def test_every_value_is_one_that_systemd_reads(recorder: Recorder, text: str) ->
     assert len(message.encode()) < 4096
 
 
-def test_a_failure_is_told_once(tmp_path: Path) -> None:
-    """A systemd that is gone is one line, not one a message; when it is back, it is told again, and so is a failure."""
+def test_a_failure_is_logged_once(tmp_path: Path) -> None:
+    """One line while systemd is gone, not one per message. When it is back, a new failure is logged again."""
     path = tmp_path / "notify"
     with notifier({"NOTIFY_SOCKET": str(path)}) as systemd:
         told = systemd.send(WATCHDOG=1)
@@ -122,8 +122,8 @@ def test_a_failure_is_told_once(tmp_path: Path) -> None:
         assert systemd.send(WATCHDOG=1) is None
 
 
-def test_a_systemd_that_does_not_read_holds_nobody_up(recorder: Recorder) -> None:
-    """Its queue is full: no message waits, and where it stays so, that is said once."""
+def test_a_systemd_that_does_not_read_blocks_nobody(recorder: Recorder) -> None:
+    """Its queue is full: no message waits, and if that lasts, one line says so."""
     with notifier(recorder.environment) as systemd:
         while not systemd.busy:
             assert systemd.send(STATUS="on") is None
@@ -202,8 +202,8 @@ def test_what_finds_no_room_is_counted(recorder: Recorder) -> None:
         assert systemd.fit(["a", "b"], kept=1) == (["a", "b"], None)
 
 
-def test_who_is_deaf_is_known(tmp_path: Path) -> None:
-    """What could not be sent is told apart from what could, also after the one line about it."""
+def test_a_message_that_could_not_be_sent_is_reported(tmp_path: Path) -> None:
+    """The caller knows what was sent and what was not, also after the one log line about it."""
     path = str(tmp_path / "notify")
     with notifier({"NOTIFY_SOCKET": path}) as systemd:
         assert not systemd.deaf

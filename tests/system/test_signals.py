@@ -243,8 +243,8 @@ def test_our_own_doing_does_not_hide_what_another_sends_at_the_same_time() -> No
 
 
 @in_child
-def test_somebody_elses_alarm_arrives() -> None:
-    """`perl -e 'alarm 9; exec @ARGV'` gives a program so much time: what the kernel then sends is not for our doing."""
+def test_an_alarm_set_before_the_exec_arrives() -> None:
+    """`perl -e 'alarm 9; exec @ARGV'` limits a program's time: the kernel's SIGALRM is not of our own making."""
     arrivals = Arrivals()
     signal.setitimer(signal.ITIMER_REAL, 0.001)
     assert eventually(lambda: all_of(arrivals)) == [signal.SIGALRM]
@@ -459,8 +459,8 @@ def test_all_capabilities_but_a_few_are_dropped() -> None:
 
 
 @in_child
-def test_capabilities_can_be_dropped_by_who_has_none() -> None:
-    """Without root nothing is left to drop, and that is no error."""
+def test_dropping_capabilities_without_any_is_no_error() -> None:
+    """Without root nothing is left to drop."""
     if os.getuid() == 0:
         os.setuid(65534)
     signals.keep_capabilities("net_bind_service")

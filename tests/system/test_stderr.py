@@ -104,7 +104,7 @@ def test_what_has_waited_is_written_as_soon_as_somebody_reads(haproxy: Path) -> 
 
 @pytest.mark.parametrize("style", ["text", "json"])
 @pytest.mark.parametrize("says", ["yes >&2", "yes '' >&2", "tr '\\0' x </dev/zero >&2"])
-def test_one_that_never_stops_talking_keeps_nobody_waiting(tmp_path: Path, says: str, style: str) -> None:
+def test_endless_output_of_haproxy_blocks_nobody(tmp_path: Path, says: str, style: str) -> None:
     """Lines, empty lines, or a line without an end: PID 1 answers, stays small, and ends when it is told to."""
     program = tmp_path / "haproxy"
     program.write_text(f"#!/bin/sh\nexec {says}\n")

@@ -61,8 +61,8 @@ def test_what_never_ends_is_bounded(words: StderrPipe) -> None:
     assert len(words.text) <= BOUND
 
 
-def test_the_last_words_are_drained_though_somebody_holds_the_pipe(words: StderrPipe) -> None:
-    """A child of haproxy's may live on."""
+def test_the_last_lines_are_drained_while_another_process_holds_the_pipe(words: StderrPipe) -> None:
+    """A child of haproxy may live on."""
     os.write(words.writer, b"a\nb")
 
     assert words.drain() == b"a\nb\n"
@@ -106,8 +106,8 @@ def test_nothing_is_lost(pieces: list[bytes]) -> None:
     assert found == (said if said.endswith(b"\n") or not said else said + b"\n")
 
 
-def test_a_line_that_has_begun_goes_on_in_the_next_life() -> None:
-    """What has been read of it is in no pipe any more."""
+def test_a_partial_line_continues_after_an_upgrade() -> None:
+    """Its beginning has been read, and is in no pipe any more."""
     words = StderrPipe()
     os.write(words.writer, b"whole\nit has be")
     assert words.read() == b"whole\n"

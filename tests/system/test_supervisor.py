@@ -21,8 +21,8 @@ from tests.system.lives import status_fields
 from tests.waiting import eventually
 
 
-def test_a_haproxy_that_outlives_safe_reload_serves_and_sleeps(begin: Begin) -> None:
-    """Who kills safe_reload on a host, where it is not PID 1, loses no client, and no CPU."""
+def test_a_haproxy_that_outlives_safe_reload_serves_and_uses_no_cpu(begin: Begin) -> None:
+    """If safe_reload is killed on a host, where it is not PID 1, no client is lost."""
     lb = begin().serves()
     haproxy = lb.haproxy()
     lb.process.kill()
@@ -89,8 +89,8 @@ Supervisor._do = wrong
     "kind",
     ["MemoryError()", "ValueError('embedded null byte')", "b'\\xff'.decode('ascii')", "OSError(28, 'for this test')"],
 )
-def test_an_effect_that_cannot_be_carried_out_leaves_nobody_waiting(begin: Begin, kind: str) -> None:
-    """Each of them, twice, in whatever way: every reload is answered, a death made good, and TERM is the end."""
+def test_a_failing_effect_leaves_no_client_waiting(begin: Begin, kind: str) -> None:
+    """Each effect fails twice, in each way: every reload is answered, a death is repaired, and TERM ends it."""
     options = ("--exporter", "127.0.0.1:0", "--watch", "off", "--ready-timeout", "5")
     lb = begin(*options, code=EVERY_EFFECT % kind).serves()
     answers = [lb.client("reload") for _ in range(8)]
@@ -108,8 +108,8 @@ def test_an_effect_that_cannot_be_carried_out_leaves_nobody_waiting(begin: Begin
 
 
 @pytest.mark.parametrize("spare", [0, 300_000, 3_000_000])
-def test_without_memory_it_waits_for_better_times(begin: Begin, spare: int) -> None:
-    """Nothing can be started then, and much not even be said: PID 1 lives, and goes on when there is some again."""
+def test_without_memory_it_waits_until_there_is_some(begin: Begin, spare: int) -> None:
+    """Nothing can be started, and little can be logged: PID 1 lives, and goes on when there is memory again."""
     lb = begin("--restart-limit", "1000").serves()
     pid = lb.pid
     no_limits = resource.prlimit(pid, resource.RLIMIT_AS)
@@ -130,8 +130,8 @@ def test_without_memory_it_waits_for_better_times(begin: Begin, spare: int) -> N
     assert "a bug in safe_reload" not in lb.log
 
 
-def test_a_death_that_was_lost_is_found_by_who_asks_whether_we_live(begin: Begin) -> None:
-    """Whatever mistake of ours it was: nobody would ever start the next one, and all would look well."""
+def test_a_lost_death_is_found_by_the_status_command(begin: Begin) -> None:
+    """Whatever bug lost it: otherwise no successor would start, and everything would look well."""
     loss = """
 from entrypoint.pid1.children import Children
 right = Children._bury
@@ -152,8 +152,8 @@ Children._bury = wrong
     lb.serves(2)
 
 
-def test_a_candidate_that_has_died_by_the_time_it_would_serve_takes_nobody_s_place(begin: Begin) -> None:
-    """It has answered, and dies while the files are looked at once more: the old one goes on, and the reload failed."""
+def test_a_candidate_that_dies_before_it_is_promoted_replaces_nobody(begin: Begin) -> None:
+    """It answers, and dies during the second look at the files: the old one goes on, and the reload failed."""
     death = """
 import os, signal
 from entrypoint.pid1.config_store import ConfigStore
@@ -176,8 +176,8 @@ ConfigStore.found = found
     assert lb.get() == "1"
 
 
-def test_ordinary_listeners_are_asked_for_again_where_no_answer_is_none(begin: Begin) -> None:
-    """A haproxy without descriptors hangs up on us as one does that has no listeners to pass."""
+def test_an_empty_answer_about_listeners_is_asked_for_again(begin: Begin) -> None:
+    """A haproxy without descriptors hangs up just like one without listeners."""
     shortage = """
 import os, socket
 from entrypoint.system.getsocks import request as getsocks
@@ -206,8 +206,8 @@ getsocks.SocketRequest.__init__ = wrong
     assert "holds no ordinary listener" not in lb.log
 
 
-def test_a_question_that_cannot_be_put_to_its_end_has_no_answer(begin: Begin) -> None:
-    """Without a descriptor for its second line an old generation is told to leave as it is."""
+def test_a_question_that_fails_halfway_has_no_answer(begin: Begin) -> None:
+    """Without a descriptor for the second line an old generation is told to leave as it is."""
     shortage = """
 import errno
 from entrypoint.system import haproxy_cli
@@ -228,7 +228,7 @@ haproxy_cli.Conversation.proceed = wrong
     assert lb.get() == "2"
 
 
-def test_a_candidate_for_whose_question_there_is_no_descriptor_is_asked_later(begin: Begin) -> None:
+def test_a_candidate_is_asked_later_when_there_is_no_descriptor(begin: Begin) -> None:
     """It serves already: it is neither killed after --ready-timeout nor forgotten."""
     shortage = """
 import errno
@@ -249,8 +249,8 @@ CliChannel.ask = wrong
     assert "a bug in safe_reload" not in lb.log
 
 
-def test_a_stderr_that_nobody_reads_does_not_stop_it(begin: Begin) -> None:
-    """A full pipe costs log lines, and neither a reload nor the stop."""
+def test_an_unread_stderr_does_not_stop_it(begin: Begin) -> None:
+    """A full pipe costs log lines, but no reload and not the stop."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     try:
@@ -425,8 +425,8 @@ def test_signals_are_forwarded_to_the_current_haproxy(begin: Begin) -> None:
     assert lb.get() == "1"
 
 
-def test_a_stop_continues_whoever_ctrl_z_has_stopped(begin: Begin) -> None:
-    """Also one that has been replaced since, and drains."""
+def test_a_stop_continues_processes_that_ctrl_z_has_stopped(begin: Begin) -> None:
+    """Also a replaced generation that drains."""
     lb = begin().serves()
     lb.signal(signal.SIGTSTP)
     eventually(lambda: state_of(lb.haproxy()) == "T")
@@ -445,8 +445,8 @@ prctl.cap_permitted.drop("kill")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can switch its user")
-def test_what_we_may_not_signal_is_said_once_and_not_to_drain(begin: Begin) -> None:
-    """What is wrong, what would be right, and what becomes of it; a stop at once ends without it."""
+def test_a_haproxy_that_cannot_be_signalled_is_logged_once_and_not_as_draining(begin: Begin) -> None:
+    """The line says what is wrong, what to do, and what happens now. A quick stop ends without that haproxy."""
     lb = begin(code=WITHOUT_KILL, text=f"global\n  user nobody\n{CONFIGURATION}").becomes_current()
     old = lb.haproxy()
     with socket.create_connection(("127.0.0.1", lb.port)) as held:
@@ -467,8 +467,8 @@ def test_what_we_may_not_signal_is_said_once_and_not_to_drain(begin: Begin) -> N
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can switch its user")
-def test_that_a_program_may_not_be_signalled_is_said(tmp_path: Path) -> None:
-    """Not only a haproxy switches its user."""
+def test_a_program_that_cannot_be_signalled_is_logged(tmp_path: Path) -> None:
+    """Other programs than haproxy switch their user too."""
     log = tmp_path / "log"
     code = f"{WITHOUT_KILL}\nfrom entrypoint.__main__ import main\nmain()"
     with log.open("wb") as stderr:
@@ -538,8 +538,8 @@ def listening(port: int) -> set[str]:
     return {row[9] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "0A"}
 
 
-def test_a_generation_that_dies_before_it_passed_its_listeners_takes_none_along(begin: Begin) -> None:
-    """Its hang-up is not taken for "there are none": the ordinary listeners are held, and the next one has them."""
+def test_a_generation_that_dies_before_it_passed_its_listeners_closes_none(begin: Begin) -> None:
+    """Its hang-up is not taken for an empty list: the ordinary listeners are held, and the next one gets them."""
     lb = begin(ordinary=True, code=AT_ADOPTION.format(before="self._children.kill(2)", after="pass"))
     eventually(lambda: "holds the ordinary listeners" in lb.log)
     held = listening(lb.port)
@@ -550,8 +550,8 @@ def test_a_generation_that_dies_before_it_passed_its_listeners_takes_none_along(
     assert "no ordinary listener" not in lb.log
 
 
-def test_listeners_that_are_no_more_are_let_go_of(begin: Begin) -> None:
-    """A generation that has none says so by hanging up, and lives."""
+def test_listeners_that_a_reload_removes_are_closed(begin: Begin) -> None:
+    """A living generation without listeners says so by hanging up."""
     lb = begin("--vips", f"127.0.0.1:{free_port()}:FD_WEB", ordinary=True)
     eventually(lambda: "holds the ordinary listeners" in lb.log)
     lb.edit(CONFIGURATION)
@@ -561,8 +561,8 @@ def test_listeners_that_are_no_more_are_let_go_of(begin: Begin) -> None:
     assert not listening(lb.port)
 
 
-def test_what_is_passed_after_a_stop_is_not_held(begin: Begin) -> None:
-    """Nobody waits in the queue of a listener that no haproxy will accept from any more."""
+def test_listeners_that_are_passed_after_a_stop_are_closed(begin: Begin) -> None:
+    """Otherwise clients would wait in the queue of a listener that no haproxy accepts from."""
     after = "self._runtime.submit(__import__('entrypoint.core.events').core.events.StopAsked('this test'))"
     lb = begin("--stop-delay", "0", ordinary=True, code=AT_ADOPTION.format(before="pass", after=after)).serves()
     with socket.create_connection(("127.0.0.1", lb.port)) as client:
@@ -604,8 +604,8 @@ def test_a_tag_that_is_no_vip_is_named_when_a_start_fails_of_it(tmp_path: Path) 
     assert "not in --vips: FD_WEB, FD_X; correct the `bind`, or give the VIP" in run.stderr
 
 
-def test_who_takes_our_place_leaves_no_generation_untold(begin: Begin) -> None:
-    """One that has yet to accept our session is told to leave before another program takes over, or it never is."""
+def test_an_upgrade_tells_every_old_generation_to_leave(begin: Begin) -> None:
+    """A generation that has yet to accept our session is told to leave before the upgrade, or it never is."""
     code = """
 import entrypoint.pid1.drain_monitor as held
 held._TOLD_WITHIN = held._ANSWER_WITHIN = 3600
@@ -622,8 +622,8 @@ Children.send = send
     eventually(lambda: "Proxy web stopped" in lb.log)
 
 
-def test_a_life_that_takes_over_survives_what_it_cannot_watch(begin: Begin) -> None:
-    """No exec can be taken back: an error at its beginning is logged like any other, and serving goes on."""
+def test_an_upgraded_program_survives_an_error_at_its_start(begin: Begin) -> None:
+    """An exec cannot be undone: an early error is logged like any other, and serving goes on."""
     fault = """
 import os
 from entrypoint.pid1.reader import Reader
@@ -643,8 +643,8 @@ Reader.look = wrong
     lb.serves(2)
 
 
-def test_ordinary_listeners_that_are_yet_to_be_passed_are_asked_for_after_an_upgrade(begin: Begin) -> None:
-    """The next life does not know what was answered to the last one."""
+def test_a_pending_request_for_listeners_is_repeated_after_an_upgrade(begin: Begin) -> None:
+    """The new program does not get the answer to the old one's request."""
     silence = """
 import os
 from entrypoint.system.getsocks.request import SocketRequest

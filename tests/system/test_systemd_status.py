@@ -279,8 +279,8 @@ def test_giving_up_says_what_haproxy_died_of(begin: Begin, systemd: Systemd) -> 
 # ---- another program takes our place -------------------------------------------------------------------------------
 
 
-def test_an_upgrade_goes_on_where_the_last_life_ended(begin: Begin, systemd: Systemd) -> None:
-    """No second READY, no silent watchdog; what has failed and died is not forgotten."""
+def test_an_upgrade_keeps_what_systemd_was_told(begin: Begin, systemd: Systemd) -> None:
+    """No second READY, no silent watchdog; failures and deaths are not forgotten."""
     lb = begin("--name", "lb", WATCHDOG_USEC="200000", FDSTORE="2")
     eventually(lambda: systemd.said() == ["READY"])
     os.kill(lb.haproxies[0], signal.SIGKILL)
@@ -346,8 +346,8 @@ def test_the_vips_are_stored_once_it_is_ready(begin: Begin, systemd: Systemd) ->
     assert order == ["READY", "FDSTORE"]
 
 
-def test_a_systemd_that_was_deaf_is_told_later(begin: Begin, tmp_path: Path) -> None:
-    """READY and what follows in their order, and the VIPs: a start that was not heard of would be a failed one."""
+def test_messages_are_repeated_until_systemd_listens(begin: Begin, tmp_path: Path) -> None:
+    """READY and what follows come in order, and the VIPs are stored: a start without READY would count as failed."""
     lb = begin(code="import entrypoint.pid1.systemd_status as n; n._REFRESH = 0.1", FDSTORE="2")
 
     lb.serves()
@@ -361,8 +361,8 @@ def test_a_systemd_that_was_deaf_is_told_later(begin: Begin, tmp_path: Path) -> 
     systemd.close()
 
 
-def test_a_queue_that_is_full_holds_up_nobody_and_loses_nothing(begin: Begin, tmp_path: Path) -> None:
-    """Until systemd reads, safe_reload reloads and tells it later, in order; also what it says at its end."""
+def test_a_full_queue_blocks_nothing_and_loses_nothing(begin: Begin, tmp_path: Path) -> None:
+    """Until systemd reads, safe_reload reloads and sends the messages later, in order, also those of its exit."""
     systemd = Systemd(tmp_path / "notify")
     systemd.bind()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as others:

@@ -48,8 +48,8 @@ def end(lb: Instance) -> None:
 
 
 @pytest.mark.parametrize("how", EVIL)
-def test_a_candidate_that_answers_so_is_killed(begin: Begin, how: str) -> None:
-    """Who asked for the reload is told, the other one serves on, and the next candidate takes its place."""
+def test_a_candidate_with_a_hostile_answer_is_killed(begin: Begin, how: str) -> None:
+    """The client of the reload is told, the current one goes on, and the next candidate replaces it."""
     lb = begin(FAKE_2=how)
 
     assert lb.ask(b"reload\n").startswith("Success=0")
@@ -60,7 +60,7 @@ def test_a_candidate_that_answers_so_is_killed(begin: Begin, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", EVIL)
-def test_a_current_one_that_answers_so_is_replaced(begin: Begin, how: str) -> None:
+def test_a_current_haproxy_with_a_hostile_answer_is_replaced(begin: Begin, how: str) -> None:
     """The status is answered, a reload succeeds, and the stop ends."""
     lb = begin(FAKE_1=f"good {how}")
 
@@ -70,15 +70,15 @@ def test_a_current_one_that_answers_so_is_replaced(begin: Begin, how: str) -> No
 
 
 @pytest.mark.parametrize("how", EVIL)
-def test_a_stop_ends_with_one_that_answers_so(begin: Begin, how: str) -> None:
+def test_a_stop_ends_a_haproxy_with_a_hostile_answer(begin: Begin, how: str) -> None:
     """It is told to leave whatever it answers."""
     lb = begin(FAKE_1=f"good {how}")
     end(lb)
 
 
 @pytest.mark.parametrize("how", ["endless", "huge"])
-def test_what_is_passed_on_has_no_limit(begin: Begin, how: str) -> None:
-    """It is the client's to read or not, and nothing is kept of it: not even what it does not read."""
+def test_an_endless_answer_to_a_client_is_passed_on_without_being_stored(begin: Begin, how: str) -> None:
+    """The client may read it or not; nothing is stored, not even what the client does not read."""
     lb = begin(FAKE_1=f"good {how}")
     with socket.socket(socket.AF_UNIX) as client, socket.socket(socket.AF_UNIX) as slow:
         for one in (client, slow):

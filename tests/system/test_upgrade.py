@@ -116,8 +116,8 @@ HARM: dict[str, tuple[Callable[[Installed], None], str]] = {
 }
 
 
-def test_a_program_that_would_not_serve_does_not_take_our_place(installed: Installed) -> None:
-    """Whatever is wrong with it: one answer that says what, and everything goes on as before."""
+def test_an_upgrade_to_a_broken_program_is_refused(installed: Installed) -> None:
+    """Whatever is wrong with it: one answer names the reason, and everything goes on as before."""
     assert installed.client("status").returncode == 0
     before = sorted(descriptors(installed.pid).values())
     for name, (harm, told) in HARM.items():
@@ -161,8 +161,8 @@ LATE = {
 
 
 @pytest.mark.parametrize("late", ["an import", "the listeners"])
-def test_one_that_cannot_begin_ends_when_it_is_asked_to(installed: Installed, late: str) -> None:
-    """TERM is the end from there, too; also while a reader hangs with its disk, and does not even hear that we end."""
+def test_an_upgraded_program_that_cannot_start_ends_on_term(installed: Installed, late: str) -> None:
+    """Also while a reader hangs with its disk and does not notice that safe_reload ends."""
     (reader,) = readers_of(installed.pid)
     os.kill(reader, signal.SIGSTOP)
     broken = installed.folder / "broken"
@@ -181,8 +181,8 @@ def test_one_that_cannot_begin_ends_when_it_is_asked_to(installed: Installed, la
 
 
 @pytest.mark.parametrize("late", LATE)
-def test_one_that_fails_after_all_begins_anew_until_it_can(installed: Installed, late: str) -> None:
-    """There is no way back then, and nobody else who has the sockets: it does not end, and haproxy serves."""
+def test_an_upgraded_program_that_fails_starts_again_until_it_succeeds(installed: Installed, late: str) -> None:
+    """It cannot go back, and no other process has the sockets: it does not end, and haproxy serves."""
     broken = installed.folder / "broken"
     broken.touch()
     file, old, new = LATE[late]
