@@ -187,7 +187,7 @@ def test_every_link_leads_somewhere() -> None:
 
 @pytest.mark.parametrize("page", ["docs/reference.md", "docs/safe_reload.8"])
 def test_the_capabilities_that_are_kept_are_named(page: str) -> None:
-    """Whoever thinks of --drop-caps can see what stays, and that CHOWN and DAC_OVERRIDE go."""
+    """The page lists the capabilities that --drop-caps keeps, and says that CHOWN and DAC_OVERRIDE go."""
     text = (ROOT / page).read_text()
     assert [name for name in (*_KEPT_CAPABILITIES, "chown", "dac_override") if name.upper() not in text] == []
 

@@ -607,7 +607,7 @@ def test_a_failure_looks_as_shown(failures: Failures, beginning: str, how: dict[
 
 
 def test_nobody_answers_looks_as_shown(failures: Failures) -> None:
-    """The verb says whom it has asked; its status is 3."""
+    """The output names the instance that was asked; the exit status is 3."""
     lb = failures.begin(entrypoint="sleep", words=("infinity",))
     asked = failures.page.block("safe_reload status")
     status, output = inside(lb, asked.text)

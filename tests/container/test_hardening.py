@@ -30,7 +30,7 @@ def test_nothing_in_the_runtime_directory_is_for_others(start: Start, image: str
 
 
 def test_only_root_and_the_same_user_may_ask(start: Start, image: str) -> None:
-    """Who else gets to the socket is told so, even if its mode is opened."""
+    """Other users who reach the socket are refused with a reason, even if its mode is opened."""
     lb = start(image).begins("one")
     assert lb.run("safe_reload", "status")[0] == 0
     assert lb.run("safe_reload", "stop", user="65534")[0] != 0

@@ -15,7 +15,7 @@ from tests.waiting import eventually
 
 @pytest.fixture
 def start(start: Start) -> Start:
-    """Start containers that watch their files: so does the next life."""
+    """Start containers that watch their files, also after an upgrade."""
     return partial(start, watch="auto")
 
 
@@ -88,7 +88,7 @@ def test_an_upgrade_from_where_nothing_is_any_more_goes_on(start: Start) -> None
 
 @pytest.mark.parametrize("module", ["pid1/bootstrap", "pid1/control_server"])
 def test_a_program_that_cannot_go_on_is_not_started(start: Start, image: str, module: str) -> None:
-    """Whoever asked gets its words, and the old one serves as before; also if it would have failed late."""
+    """The client gets its error, and the old program serves as before, also if the new one would have failed late."""
     lb = start(image).begins("one")
     package = "/usr/lib/python3/dist-packages/entrypoint"
     broken = f"cp -a {package} /root/good && echo 'raise SystemExit(\"a broken release\")' > {package}/{module}.py"

@@ -18,7 +18,7 @@ from entrypoint.haproxy.config_text import line_of_master_worker, tags
     ],
 )
 def test_the_line_that_says_master_worker_is_named(text: bytes, line: int) -> None:
-    """The first line whose keyword it is is found, however it is indented and whatever else is in the file."""
+    """The first line with this keyword is found, however it is indented and whatever else is in the file."""
     assert line_of_master_worker(text) == line
 
 

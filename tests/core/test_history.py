@@ -29,7 +29,7 @@ def test_a_reload_is_counted_with_its_time() -> None:
 
 
 def test_a_thousand_reloads_and_deaths_are_not_remembered_one_by_one() -> None:
-    """Nothing grows, whoever asks together with whom, and in whatever way generations end."""
+    """Nothing grows, whichever requests come together, and however generations end."""
     history = History(900.0)
     for number in range(2, 1002):
         reload(history, number, ("SIGUSR1", "SIGHUP", "SIGUSR1, files", "SIGUSR1, SIGHUP")[number % 4])
@@ -57,7 +57,7 @@ def test_files_that_are_back_end_the_failure() -> None:
 
 
 def test_a_start_that_failed_is_told_until_one_from_the_disk_works() -> None:
-    """Whoever looks at a container that runs the last known good configuration finds out why."""
+    """The status of a container that runs the last known good configuration says why."""
     history = History(0.0)
     history.note(StartFailed(1, 16, "exited"), "generation 1 exited with status 1", 1.0, 1.0)
     history.note(Promoted(2, 17, kept=True), "", 2.0, 2.0)

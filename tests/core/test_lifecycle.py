@@ -536,7 +536,7 @@ def test_a_failed_candidate_leaves_the_vips_to_the_current_generation(transition
 
 
 def test_one_that_dies_before_it_has_let_go_leaves_the_vips_to_its_successor() -> None:
-    """Whoever dies cannot wake up any more: the VIPs that nobody uses now refuse their clients at once."""
+    """A dead process cannot wake up any more: VIPs that nobody uses now refuse their clients at once."""
     _vips_are_left_to_the_current_one(explore(VARIANTS["every limit near"]).transitions, lambda state: state.retiring)
 
 

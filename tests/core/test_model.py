@@ -222,7 +222,7 @@ class Kernel(RuleBasedStateMachine):
 
     @invariant()
     def every_client_gets_one_answer(self) -> None:
-        """Who waits for an answer is known; who has got one is not given another (`clients.pop` would fail)."""
+        """Every waiting client is known, and no client gets a second answer (`clients.pop` would fail)."""
         known = {request.client for request in self.state.waiting}
         for generation in self.state.generations:
             if isinstance(generation.phase, Candidate):
@@ -232,7 +232,7 @@ class Kernel(RuleBasedStateMachine):
 
     @invariant()
     def no_request_is_forgotten(self) -> None:
-        """Who asked for a reload is waiting, is being served, or has been answered."""
+        """The client of a reload is waiting, is being served, or has been answered."""
         asked_by = [request for request in self.state.waiting if request not in {FILES, RETRY}]
         for generation in self.state.generations:
             if isinstance(generation.phase, Candidate):

@@ -252,7 +252,7 @@ def test_what_goes_on_after_the_pause_is_seen(version: str) -> None:
 
 
 def test_a_listener_for_which_there_is_no_command_is_not_paused() -> None:
-    """That of a `stats socket`, and that of a `dgram-bind`, whose frontend is not said."""
+    """That of a `stats socket`, and that of a `dgram-bind`, which has no frontend in the answer."""
     assert [can_pause(Bind(3, name)) for name in ("web", "GLOBAL", "")] == [True, False, False]
 
 

@@ -343,7 +343,7 @@ def test_what_has_failed_is_not_tried_again_until_it_is_something_else(story: St
 
 
 def test_what_has_failed_is_tried_again_when_somebody_asks(story: Story) -> None:
-    """Whoever asks knows why."""
+    """The client has a reason to ask."""
     _failed(story)
     story.happens(ReloadAsked(Request("a client", 7)))
     assert story.spawned

@@ -128,7 +128,7 @@ def listening(
 
 
 def owed(state: State) -> Iterator[Effect]:
-    """Yield the effects whose answers a state waits for."""
+    """Yield the effects that a state waits for an answer to."""
     for generation in state.generations:
         match generation:
             case Generation(number=number, phase=Candidate(looked=False)):

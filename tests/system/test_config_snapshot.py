@@ -549,6 +549,6 @@ def test_where_changes_go_unreported_there_is_polling(tmp_path: Path, kind: str,
 
 
 def test_a_hard_link_is_watched_itself(etc: Path) -> None:
-    """Who writes through the other name is seen by no folder's watch."""
+    """A write through the other name is not seen by the watch on any folder."""
     os.link(etc / "a.map", etc / "other")
     assert str(etc / "a.map") in disk(etc / "haproxy.cfg").read().watched

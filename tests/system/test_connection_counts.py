@@ -29,7 +29,7 @@ class Unwaitable(socket.socket):
 
 
 class Process:
-    """A generation whose session the kernel will not wait for, or that cannot even be connected to."""
+    """A generation that cannot be connected to, or has a session that epoll refuses."""
 
     connections: int | None = None
 

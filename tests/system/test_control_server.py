@@ -1,4 +1,4 @@
-"""The control socket of a real instance with a real haproxy: who asks, however badly, holds up nobody."""
+"""The control socket of a real instance with a real haproxy: no client, however bad, blocks another one."""
 
 import contextlib
 import json
@@ -60,7 +60,7 @@ def lb(begin: Begin) -> Iterator[Instance]:
 
 
 def test_questions_during_upgrades_are_all_answered(lb: Instance) -> None:
-    """Who connects, has half asked, waits, reads slowly or has a session: everybody gets one whole answer."""
+    """A client that connects, has sent half a command, waits, reads slowly or has a session gets one whole answer."""
     stop = threading.Event()
     begins = {b"status\n": "{", b"show version;quit\n": "safe_reload ", b"@1 show info\n": "Name: "}
     answers: list[tuple[bytes, str]] = []
@@ -156,7 +156,7 @@ def test_fifty_at_once_share_two_reloads_and_each_gets_one_answer(lb: Instance) 
 
 
 def test_a_thousand_at_once_get_one_answer_each(lb: Instance) -> None:
-    """Whoever connects is heard, also who takes his time; and who asks whether we live is answered meanwhile."""
+    """Every client is answered, slow ones too, and a liveness question is answered meanwhile."""
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(lb.connect()) for _ in range(1000)]
         for client in clients[::2]:
@@ -251,7 +251,7 @@ def test_a_session_without_a_prompt_goes_on(lb: Instance) -> None:
 
 
 def test_a_session_with_a_prompt_always_has_one(lb: Instance) -> None:
-    """Who waits for it never waits in vain, and sees whom the commands are for, as with haproxy's master."""
+    """A waiting client always gets a prompt. It names the target of the commands, as in haproxy's master."""
     pid = str(lb.status()["generations"][0]["pid"]).encode()
     dialogue = (
         (b"prompt", b"master> "),
@@ -460,7 +460,7 @@ def test_reloads_from_all_sides_are_bounded(lb: Instance) -> None:
 
 
 def test_without_descriptors_it_does_not_spin(begin: Begin) -> None:
-    """Who asks waits until there are some, and PID 1 sleeps meanwhile."""
+    """A client waits until there are some, and PID 1 sleeps meanwhile."""
     lb = begin().serves()
     limits = resource.prlimit(lb.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(lb.pid, resource.RLIMIT_NOFILE, (0, limits[1]))

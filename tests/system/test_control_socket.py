@@ -55,7 +55,7 @@ def test_what_has_our_place_loses_it(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_file_that_has_gone_is_known_and_another_socket_can_take_its_place(tmp_path: Path) -> None:
-    """Who looks for us finds us again, and so does who comes back to the end of the old one."""
+    """Clients find the new socket, also those that come back at the end of the old one."""
     control = listen(str(tmp_path), "lb")
     assert control.is_in_place
     Path(control.path).unlink()
@@ -71,7 +71,7 @@ def test_a_file_that_has_gone_is_known_and_another_socket_can_take_its_place(tmp
 
 
 def test_somebody_elses_file_stays(tmp_path: Path) -> None:
-    """Who has replaced ours keeps it."""
+    """A file that has replaced ours is left alone."""
     control = listen(str(tmp_path), "lb")
     Path(control.path).unlink()
     Path(control.path).write_text("")

@@ -784,7 +784,7 @@ def test_no_process_of_the_same_uid_can_trace_it() -> None:
 
 
 def test_it_dies_with_the_instance_that_started_it(folder: Path) -> None:
-    """Whoever listens on the control socket and is its parent takes it along, even by SIGKILL."""
+    """The exporter dies with its parent if that listens on the control socket, even when SIGKILL ends the parent."""
     supervisor = (
         "import os, socket, subprocess, sys\n"
         "listener = socket.socket(socket.AF_UNIX); listener.bind(sys.argv[1]); listener.listen()\n"

@@ -22,7 +22,7 @@ def test_the_pid_file_holds_the_pid_that_was_written_last(tmp_path: Path) -> Non
 
 
 def test_the_pid_file_is_replaced_atomically(tmp_path: Path) -> None:
-    """Who has the old file open goes on reading the old pid whole; the new one is another file."""
+    """A reader that has the old file open reads the old pid whole; the new pid is in another file."""
     path = tmp_path / "pid"
     pid_file = PidFile(str(path))
     pid_file.write(11111)
@@ -110,7 +110,7 @@ def test_a_pid_file_that_somebody_else_wrote_is_left(tmp_path: Path, content: st
 
 @pytest.mark.parametrize("content", ["4\n", ""])
 def test_a_pid_file_that_was_never_written_is_not_removed(tmp_path: Path, content: str) -> None:
-    """Who has published no pid leaves the file that is there alone, even an empty one."""
+    """An instance that has published no pid leaves an existing file alone, even an empty one."""
     path = tmp_path / "pid"
     path.write_text(content)
     PidFile(str(path)).remove()

@@ -180,7 +180,7 @@ def test_what_is_not_asked_for_any_more_is_not_watched(inotify: Inotify, tmp_pat
 
 
 def test_what_has_just_gone_calls_for_another_look_and_for_nothing_else(inotify: Inotify, tmp_path: Path) -> None:
-    """Who replaces a file between the reading and the watching is no reason to poll; the rest is watched."""
+    """A file that is replaced between the read and the watch is no reason to poll; the rest is watched."""
     assert inotify.watch([str(tmp_path)])
     for gone in ("a", "b"):
         assert inotify.watch([str(tmp_path / gone), str(tmp_path)])

@@ -28,7 +28,7 @@ def launch() -> tuple[HaproxyLaunch, Configurations]:
 
 
 def keep(configurations: Configurations, files: tuple[tuple[str, bytes], ...]) -> None:
-    """Have a generation whose configuration is the last known good one."""
+    """Have a generation that runs the last known good configuration."""
     texts = in_memory(DIGEST, files)
     configurations.give(1, Found(DIGEST), texts)
     os.close(texts)

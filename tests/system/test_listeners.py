@@ -633,7 +633,7 @@ def test_a_descriptor_that_is_not_a_socket_is_refused(kinds: str, count: str, na
     "host", ["127.0.0.1", "127.0.0.2", "0.0.0.0", *(["::1", "::", "*"] if socket.has_ipv6 else [])]
 )
 def test_a_poke_is_a_connection_that_is_gone(listeners: Listeners, port: int, host: str) -> None:
-    """Whoever accepts sees one connection, which ends at once."""
+    """haproxy would accept one connection, which ends at once."""
     listen_on(listeners, Vip(host, port, "A"))
     listeners.poke(["A"])
     descriptor = descriptor_of(listeners, "A")
@@ -650,7 +650,7 @@ def test_a_poke_is_a_connection_that_is_gone(listeners: Listeners, port: int, ho
 @needs_own_network
 @in_child
 def test_a_poke_is_seen_where_ipv6_is_switched_off() -> None:
-    """`*` can be poked on a host whose loopback has no IPv6 address, as many a container's."""
+    """`*` can be poked on a host without an IPv6 address on its loopback, as in many containers."""
     without_ipv6()
     listeners = Listeners()
     listen_on(listeners, Vip("*", 1025, "A"))
@@ -695,7 +695,7 @@ def test_a_vip_that_wants_signed_packets_is_out_of_reach(listeners: Listeners, p
 
 @in_child
 def test_a_poke_of_a_passed_unix_or_udp_socket_arrives() -> None:
-    """By path or by name; of one whose path is gone it is said that nothing gets through."""
+    """By path or by name. If the path is gone, the socket is reported as out of reach."""
     own_network()
     path = tempfile.mktemp()
     sockets = [socket.socket(socket.AF_UNIX) for _ in range(2)]
@@ -732,7 +732,7 @@ def test_only_the_named_vips_are_poked(listeners: Listeners, port: int) -> None:
 
 
 def test_a_poke_does_not_wait(port: int) -> None:
-    """A VIP whose queue is full is not waited for: nobody else may stop PID 1."""
+    """A VIP with a full queue is not waited for: no client may block PID 1."""
     with contextlib.closing(Listeners(1)) as listeners, contextlib.ExitStack() as clients:
         listen_on(listeners, Vip("127.0.0.1", port, "A"))
         for _ in range(10):
@@ -836,7 +836,7 @@ def test_a_pid_that_was_reused_is_told_from_ours() -> None:
 
 
 def returned(*vips: Vip, before: str = "") -> dict[str, str]:
-    """Have sockets from descriptor 3 up, as systemd gives back what our last life stored.
+    """Have sockets from descriptor 3 up, as systemd gives back what the previous program stored.
 
     Args:
         vips: what was stored, and listens.

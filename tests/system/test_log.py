@@ -130,7 +130,7 @@ def test_what_is_no_text_is_written_all_the_same() -> None:
 
 @in_child
 def test_a_closed_stderr_is_survived() -> None:
-    """Who closes stderr gets no log, and nothing else happens."""
+    """Without a stderr there is no log, and nothing else happens."""
     os.close(2)
     Logger(Level.DEBUG).write(LINE)
     Logger(Level.DEBUG, LogFormat.JSON).write(LINE)
@@ -181,7 +181,7 @@ def lines_of(text: bytes) -> list[bytes]:
 
 
 class Reader:
-    """Who reads our stderr, and at times does not."""
+    """A reader of our stderr that may stop reading."""
 
     def __init__(self, channel: Channel, size: int = 4096, style: LogFormat = LogFormat.TEXT) -> None:
         """Make a stderr, as small as it can be, and a logger that writes to it."""

@@ -1,4 +1,4 @@
-"""Whoever reads what is written may go, the disk may be full: nothing ends by it, loops, or changes a status."""
+"""Readers of our output may go away, the disk may be full: nothing crashes, loops or exits with another status."""
 
 import os
 import resource

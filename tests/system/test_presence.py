@@ -115,7 +115,7 @@ def test_it_is_made_again_and_said_in_one_line(tmp_path: Path, how: str) -> None
 
 
 def test_it_is_made_again_as_often_as_it_goes_and_no_more_than_once_a_second(tmp_path: Path) -> None:
-    """Who removes it in a loop does not fill the log."""
+    """Removing it in a loop does not fill the log."""
     with life(tmp_path) as one:
         for number in range(1, 3):
             one.path.unlink()
@@ -166,7 +166,7 @@ def test_a_living_instance_keeps_its_name(tmp_path: Path) -> None:
 
 @root_only
 def test_a_stranger_in_our_place_is_replaced_where_we_may() -> None:
-    """Root may, and says whom it has replaced."""
+    """Root may replace it, and logs the stranger's uid."""
     with folder_of(0, 0o1777) as folder, listening_as(STRANGER, folder / "lb.sock"), life(folder) as one:
         assert one.answers()
         assert one.events == ["control_of_a_stranger"]

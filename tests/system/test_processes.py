@@ -192,7 +192,7 @@ def test_a_traced_child_that_stops_itself_is_continued_as_any_other() -> None:
 
 @in_child
 def test_an_orphan_is_reaped_as_nobodys() -> None:
-    """A grandchild whose parent died comes to us, and its end is told by its pid."""
+    """An orphaned grandchild comes to us, and its end is told by its pid."""
     become_subreaper()
     parent = processes()
     reader, writer = os.pipe()

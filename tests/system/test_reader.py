@@ -1,4 +1,4 @@
-"""The reader, killed, stopped, starved and hung, in each phase: PID 1 answers, repairs and ends all the same."""
+"""The reader is killed, stopped, starved or hangs, in each phase: PID 1 still answers, repairs and ends."""
 
 import contextlib
 import os
@@ -27,7 +27,7 @@ def stop(self):
     return right(self)
 ConfigFiles.read = stop
 """
-"""What a reader does whose disk hangs, as far as anybody can see who waits for it."""
+"""To the process that waits for it, a stopped reader looks like one with a hanging disk."""
 DIES = STOPS.replace("SIGSTOP", "SIGKILL")
 
 
@@ -146,7 +146,7 @@ def test_a_reader_that_dies_while_nobody_asks_is_replaced(begin: Begin) -> None:
 
 
 def test_a_reader_that_dies_of_what_it_was_asked_is_asked_once_more(begin: Begin) -> None:
-    """Whoever killed it: the candidate is one of which it is known what it was given."""
+    """Whatever killed it, the content that the candidate was given is known."""
     lb = begin(code=DIES.replace("os.kill", "os.unlink('HANG')\n        os.kill")).serves(1)
     lb.hang.touch()
     assert lb.ask(b"reload\n").startswith("Success=1")
@@ -219,7 +219,7 @@ def test_a_reader_has_nothing_of_ours(begin: Begin) -> None:
 
 
 def test_no_reader_outlives_safe_reload(begin: Begin) -> None:
-    """Whoever kills it on a host, where it is not PID 1, leaves none behind."""
+    """If safe_reload is killed on a host, where it is not PID 1, its reader exits as well."""
     lb = begin().serves(1)
     reader, haproxies = lb.reader, lb.haproxies
     lb.process.kill()

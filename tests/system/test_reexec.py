@@ -1,4 +1,4 @@
-"""What the next life has to know: what has happened, and what nobody has decided about yet."""
+"""An upgrade waits for events that the core has not decided about yet."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -54,7 +54,7 @@ def test_undecided_events_come_before_an_upgrade() -> None:
 
 
 def test_a_rehearsal_that_cannot_be_started_is_answered_and_may_be_tried_again() -> None:
-    """Whoever asked is told why, each time."""
+    """The client is told why, each time."""
     runtime, reexec = begun()
     for _ in range(2):
         reexec.rehearse(CLIENT)

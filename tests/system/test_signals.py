@@ -176,7 +176,7 @@ def run_out_of(timer: int) -> Callable[[], None]:
 
 
 def have_something_to_read(number: int) -> Callable[[], None]:
-    """Whoever shares a file description with us can say who is to be told, and by which signal: fcntl(2)."""
+    """A process that shares a file description with us can choose the owner and the signal of SIGIO: fcntl(2)."""
 
     def work() -> None:
         one, other = socket.socketpair()
@@ -190,7 +190,7 @@ def have_something_to_read(number: int) -> Callable[[], None]:
 
 
 def have_urgent_data() -> None:
-    """Own a connection whose other end is in a hurry."""
+    """Own a connection that gets urgent data."""
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
         ours, _ = listener.accept()
         fcntl.fcntl(ours, fcntl.F_SETOWN, os.getpid())

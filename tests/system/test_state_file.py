@@ -147,7 +147,7 @@ def test_a_name_that_no_file_can_have_is_damage(tmp_path: Path) -> None:
 
 
 def test_what_is_in_memory_cannot_be_changed() -> None:
-    """Whoever hands it over cannot change his mind."""
+    """The writer cannot change it after it was handed over."""
     texts = in_memory(DIGEST, FILES)
     with pytest.raises(PermissionError):
         os.pwrite(texts, b"x", 0)

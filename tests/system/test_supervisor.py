@@ -574,7 +574,7 @@ def test_listeners_that_are_passed_after_a_stop_are_closed(begin: Begin) -> None
 
 
 def test_a_tag_that_is_no_vip_is_named_when_a_reload_fails_of_it(begin: Begin) -> None:
-    """haproxy says no more than that the file descriptor '' is no number: log, answer and status say whose it is."""
+    """haproxy only says that the file descriptor '' is no number: log, answer and status name the tag."""
     lb = begin("--watch", "off").serves()
     hint = "not in --vips: FD_WEBB; correct the `bind`, or give the VIP, such as --vips '*:80:FD_WEBB'"
     assert "not in --vips" not in lb.log

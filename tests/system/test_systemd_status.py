@@ -1,4 +1,4 @@
-"""What systemd hears, in order, from a real safe_reload with a real haproxy: no reload left open, no failure unsaid."""
+"""The messages that systemd gets, in order: every reload ends, and every failure is reported."""
 
 import contextlib
 import itertools
@@ -26,7 +26,7 @@ class Systemd:
     """Where systemd would listen."""
 
     def __init__(self, path: Path) -> None:
-        """Listen to nobody yet."""
+        """Make the socket; it is not bound yet."""
         self.path = path
         self.messages: list[dict[str, str]] = []
         self.stored: dict[str, int] = {}
@@ -39,7 +39,7 @@ class Systemd:
         self.read()
 
     def bind(self) -> None:
-        """Be there, and read nothing yet."""
+        """Bind the socket, and read nothing yet."""
         self._socket.bind(str(self.path))
 
     def read(self) -> None:

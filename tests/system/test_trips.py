@@ -1,4 +1,4 @@
-"""The map: CONTRIBUTING says what is passed on four trips through PID 1, and it is."""
+"""CONTRIBUTING shows the functions that four trips through PID 1 call; they do, in this order."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""safe_reload replaces itself by whatever is installed by then, whole or not: PID 1 never ends of it."""
+"""safe_reload replaces itself with the installed program, complete or broken: PID 1 never exits because of it."""
 
 import os
 import shutil
