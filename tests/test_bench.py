@@ -36,9 +36,7 @@ def test_each_way_and_each_measure_has_a_name_of_its_own() -> None:
 def test_the_page_shows_the_median_with_the_least_and_the_most() -> None:
     """One number hides nothing about its spread."""
     trials = [{"close.rate": rate, "close.p99_us": 1000.0} for rate in (50.0, 20_000.0, 100.0)]
-
     page = render.markdown(results(throughput={"f": trials}), {})
-
     assert "| safe_reload, fd@ | 100 (50 to 20,000) | - | 1.0 (1.0 to 1.0) | - | - | - |" in page
 
 
@@ -48,18 +46,14 @@ def test_one_failed_request_of_many_runs_is_not_lost_in_a_median() -> None:
     run = {**zeros, "requests": 1000.0, "asked": 9.0, "processes_seen": 10.0}
     bad = {**run, "failed": 1.0, "reset": 1.0}
     trials = [{f"300.{key}": value for key, value in one.items()} for one in (run, run, bad)]
-
     table = sections.failures_table(results(failures={"f": trials}), 300)
-
     assert "| safe_reload, fd@ | 3,000 | 1 | 1 | reset before an answer 1 | 27 | 27 | 0 |" in table
 
 
 def test_a_goal_is_reached_missed_or_not_measured() -> None:
     """A run of a part of the measures claims nothing of the others."""
     trials = [{"5.rate": rate, "0.rate": 100.0} for rate in (80.0, 94.0, 99.0)]
-
     text = goals.table(results(draining={"f": trials}, idle={"f": [{"supervisor.wake_ups_a_minute": 0.0}]}))
-
     assert (
         "| accept rate with 5 draining generations : with none | at least 0.95 | 0.94 (0.80 to 0.99) | **missed** |"
         in text
@@ -74,7 +68,6 @@ def test_the_pages_have_the_numbers_of_the_last_run() -> None:
     text = (BENCH.parent / "README.md").read_text()
     for begin, make in summary.TABLES.items():
         assert text.partition(begin)[2].partition(summary.END)[0] == make(last)
-
     pictures = {section.measure: f"benchmarks/{section.measure}.svg" for section in sections.SECTIONS}
     assert (BENCH.parent / "docs/benchmarks.md").read_text() == render.markdown(last, pictures)
 
@@ -83,9 +76,7 @@ def test_what_was_skipped_or_went_wrong_is_on_the_page() -> None:
     """A page without a number says why."""
     odd = results()
     odd["run"] |= {"skipped": {"h": "BENCH_ORIGINAL=PROGRAM"}, "left_out": 7, "errors": ["no\nanswer"]}
-
     page = render.markdown(odd, {})
-
     assert "safe_reload.c of 2017, fd@ (BENCH_ORIGINAL=PROGRAM)" in page
     assert "7 trials" in page
     assert "**Failed:** no answer" in page

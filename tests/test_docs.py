@@ -133,7 +133,6 @@ def test_every_make_in_the_documentation_has_its_target() -> None:
         words = ["make", "-n", *shlex.split(command)[1:]]
         done = subprocess.run(words, cwd=ROOT, env=clean, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}: {done.stderr}"
-
     assert commands >= {"make run", "make test", "make image", "make bench"}
 
 
@@ -143,7 +142,6 @@ def test_the_help_text_has_every_option_of_the_reference() -> None:
     text = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     table = (ROOT / "docs/reference.md").read_text().partition("<!-- options -->")[2].partition("<!-- end -->")[0]
     options = set(re.findall(r"`(--?[a-z-]+)", table))
-
     assert len(options) > 20
     assert {option for option in options if not re.search(rf"(?<![\w-]){option}(?![\w-])", text)} == set()
 
@@ -165,7 +163,6 @@ def test_every_test_that_a_page_names_is_there() -> None:
     """docs/ordinary-binds.md names those that hold what it says, without `test_`."""
     names = re.findall(r"`([a-z0-9]+(?:_[a-z0-9]+){3,})`", (ROOT / "docs/ordinary-binds.md").read_text())
     tests = "".join(path.read_text() for path in (ROOT / "tests/container").glob("test_*.py"))
-
     assert len(names) > 10
     assert [name for name in names if f"def test_{name}(" not in tests] == []
 
@@ -180,7 +177,6 @@ def test_every_link_leads_somewhere() -> None:
             count += 1
             if not target.exists() or (anchor and anchor not in anchors(str(target.relative_to(ROOT)))):
                 broken.append(f"{page}: {link}")
-
     assert count > 20
     assert broken == []
 

@@ -100,7 +100,6 @@ def test_prometheus_understands_what_the_pages_ask(tmp_path: Path) -> None:
     rules = [{"record": f"page:{number}", "expr": text} for number, text in enumerate(asked)]
     path = tmp_path / "rules.yaml"
     path.write_text(json.dumps({"groups": [{"name": "pages", "rules": rules}]}))
-
     assert asked
     assert f"{len(rules)} rules found" in promtool("check", "rules", str(path))
     assert set(re.findall(r"\bsafe_reload_\w+", " ".join(asked))) <= exported()

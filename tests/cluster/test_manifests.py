@@ -91,7 +91,6 @@ def test_kubernetes_takes_every_manifest(version: str) -> None:
     import kubernetes_validate
 
     manifests = {json.dumps(m): m for folder in FOLDERS for m in kustomize(folder) if m["kind"] not in CUSTOM}
-
     assert {m["kind"] for m in manifests.values()} >= {"Deployment", "DaemonSet", "Service", "ConfigMap"}
     for manifest in manifests.values():
         kubernetes_validate.validate(manifest, version, strict=True)
@@ -102,7 +101,6 @@ def test_a_misspelt_field_would_be_seen() -> None:
     import kubernetes_validate
 
     service = the("Service", kustomize(K8S / "base"))
-
     assert minor(versions()[0]) == OLDEST
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate({**service, "specs": {}}, versions()[0], strict=True)
@@ -136,7 +134,6 @@ def test_the_sysctl_of_the_documentation_is_allowed() -> None:
     pod = copy.deepcopy(pod_of(rendered))
     more = yaml.safe_load(documented("docs/kubernetes.md", "securityContext:").text)
     pod["spec"]["securityContext"] |= more["securityContext"]
-
     deployment = copy.deepcopy(the("Deployment", rendered))
     deployment["spec"]["template"] = pod
     kubernetes_validate.validate(deployment, versions()[0], strict=True)
@@ -148,7 +145,6 @@ def test_a_stop_fits_into_the_grace_period() -> None:
     pod = pod_of(kustomize(K8S / "base"))["spec"]
     (container,) = pod["containers"]
     seconds = {v["name"]: float(v["value"]) for v in container["env"] if v["name"].startswith("SAFE_RELOAD_STOP_")}
-
     assert set(seconds) == {"SAFE_RELOAD_STOP_DELAY", "SAFE_RELOAD_STOP_TIMEOUT"}
     assert sum(seconds.values()) + 5 <= pod["terminationGracePeriodSeconds"]
     assert "lifecycle" not in container, "a preStop hook would have to fit, too"
@@ -159,7 +155,6 @@ def test_every_variable_is_an_option(folder: Path) -> None:
     """No SAFE_RELOAD_ variable is one that safe_reload would only warn of."""
     (container,) = pod_of(kustomize(folder))["spec"]["containers"]
     names = {variable["name"] for variable in container["env"]}
-
     assert names <= {option.variable for option in settings.OPTIONS}
 
 
@@ -186,7 +181,6 @@ def test_the_alerts_are_those_that_are_tested() -> None:
     text = (ROOT / "docs/monitoring/alerts.yaml").read_text()
     many, fewer = (f'safe_reload_generations{{state="draining"}} > {number}' for number in (8, 2))
     (container,) = pod_of(kustomize(K8S / "base"))["spec"]["containers"]
-
     assert many in text
     expected = yaml.safe_load(text.replace(many, fewer))["groups"]
     assert the("PrometheusRule", kustomize(K8S / "overlays/monitoring"))["spec"]["groups"] == expected
@@ -278,7 +272,6 @@ def test_the_documentation_s_helm_install_renders() -> None:
 def test_helm_has_nothing_against_the_chart() -> None:
     """`helm lint` has no error and no warning; that an icon is recommended is information."""
     found = helm_python().lint(K8S / "chart")
-
     assert not found["errors"]
     assert [message["error"] for message in found["messages"]] == ["icon is recommended"]
 

@@ -22,7 +22,6 @@ WARM_UP = 50
 def test_a_seed_is_a_sequence_of_actions() -> None:
     """The same seed gives the same actions, another one others, and each action comes."""
     first = list(itertools.islice(steps(1), 500))
-
     assert first == list(itertools.islice(steps(1), 500))
     assert first != list(itertools.islice(steps(2), 500))
     assert {step.name for step in first} == set(ACTIONS)

@@ -39,7 +39,6 @@ def test_only_a_whole_200_is_an_answer(answer: bytes, kind: str) -> None:
 def test_a_death_excuses_only_what_was_there_when_it_came(failure: tuple[str, float, float], excused: bool) -> None:
     """A connection that came afterwards was in the queue; a refusal or a timeout is never excused."""
     unexplained = Ends(failures=[failure]).unexplained([Death(10.0, 10.1)])
-
     assert unexplained == ([] if excused else [failure])
 
 
@@ -52,7 +51,6 @@ def test_when_safe_reload_itself_is_killed_its_clients_are_refused_and_counted(s
         lb.sh("kill -9 $(cat /proc/1/task/1/children)")
         lb.sh("kill -9 $(grep -l '^haproxy' /proc/[0-9]*/comm | cut -d/ -f3)")
         crowd.goes_on_for(0.5)
-
     assert crowd.ends.ok > 0
     assert crowd.ends.refused > 0
     assert crowd.ends.unexplained([]) != []

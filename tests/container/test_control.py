@@ -111,7 +111,6 @@ def test_the_processes_read_as_those_of_haproxys_master(start: Start, image: str
         rows = [ROW.fullmatch(line) for line in lines if line and not line.startswith("#")]
         assert all(rows)
         shown.append([(row[2], row[3], row.start(3), row.start(5)) for row in rows if row])
-
     assert shown[0] == shown[1]
 
 
@@ -140,7 +139,6 @@ def test_programs_that_ask_haproxys_master_hear_the_same_from_us(
     """Byte by byte, but for pids."""
     image = IMAGES[version]
     lb = start(image).begins("one")
-
     assert talk(lb, OURS, *turns) == talk(haproxys_master(start, image), MASTERS, *turns)
 
 
@@ -200,6 +198,5 @@ def test_fatal_errors_are_objects_where_json_is_asked_for(start: Start) -> None:
     """Also those before the start."""
     lb = start(NEWEST_STABLE, vips="nonsense", environment={"SAFE_RELOAD_LOG_FORMAT": "json"})
     lb.container.wait(timeout=30)
-
     assert lb.log.startswith('{"time"')
     assert "VIPS entry 1 'nonsense'" in lb.log

@@ -57,7 +57,6 @@ def _nobody_was_refused(ends: Ends, deaths: list[Death]) -> None:
 def test_only_what_is_in_flight_dies_with_a_haproxy_that_is_killed_every_second(start: Start, image: str) -> None:
     """kill -9 every second for 6 s at 5,000 connections a second: nobody is refused, nobody reset in the queue."""
     lb = start(image, options=OFTEN).begins("one")
-
     _nobody_was_refused(*_killed_every_second(lb, 6, 5000))
     eventually(lambda: is_alone(lb))
 
@@ -73,7 +72,6 @@ def test_a_minute_of_deaths_beside_haproxy_s_own_master(start: Start, image: str
     others, other_deaths = _master_s_workers_killed(beside, 60, 5000)
     say(f"safe_reload: {len(deaths)} deaths; {ends}")
     say(f"haproxy -W:  {len(other_deaths)} deaths; {others}")
-
     _nobody_was_refused(ends, deaths)
     assert others.refused > 0
 
@@ -86,7 +84,6 @@ def test_a_few_deaths_beside_haproxy_s_own_master(start: Start) -> None:
     others, other_deaths = _master_s_workers_killed(_beside(start, NEWEST_STABLE), 5, 2000)
     say(f"safe_reload: {len(deaths)} deaths; {ends}")
     say(f"haproxy -W:  {len(other_deaths)} deaths; {others}")
-
     _nobody_was_refused(ends, deaths)
     assert others.refused > 0
 
@@ -95,12 +92,7 @@ def _beside(start: Start, image: str) -> Balancer:
     """Start haproxy's own master under tini (`docker run --init`), started again whenever it ends."""
     loop = "while :; do haproxy -W -f /etc/lb/haproxy.cfg; done"
     return start(
-        image,
-        entrypoint="sh",
-        operands=("-c", loop),
-        text=ORDINARY.replace("MARK", "one"),
-        init=True,
-        vips="",
+        image, entrypoint="sh", operands=("-c", loop), text=ORDINARY.replace("MARK", "one"), init=True, vips=""
     ).serves("one")
 
 
@@ -179,6 +171,5 @@ def test_a_candidate_that_is_killed_at_any_time_closes_no_vip(start: Start, imag
 def test_an_ordinary_configuration_refuses_nobody_either(start: Start, version: str, seconds: int) -> None:
     """Contract 6.8: `bind :8080`, kill -9 every second at 5,000 connections a second."""
     lb = start(IMAGES[version], options=OFTEN, text=ORDINARY.replace("MARK", "one"), vips="").begins("one")
-
     _nobody_was_refused(*_killed_every_second(lb, seconds, 5000))
     eventually(lambda: is_alone(lb))

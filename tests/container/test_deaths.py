@@ -30,7 +30,6 @@ def test_it_is_replaced_whatever_signal_has_ended_it(start: Start, name: str) ->
         death = end(current(lb), signal.Signals[name])
         current(lb)
     say(name, crowd.ends)
-
     assert crowd.ends.unexplained([death]) == []
     assert lb.log.count(", unasked") == 1
     if name in {"SIGKILL", "SIGSEGV", "SIGABRT", "SIGBUS"}:
@@ -86,7 +85,6 @@ def test_the_candidate_dies_during_a_reload(lb: Balancer) -> None:
     with _a_candidate_that_waits(lb) as (old, candidate), Crowd(lb, 500, 1) as crowd:
         end(candidate)
         eventually(lambda: "has failed" in lb.log)
-
     assert crowd.ends.failures == []
     assert haproxies(lb) == [old]
     assert "was killed by SIGKILL before it was ready; the reload asked for by SIGUSR1 has failed" in lb.log
@@ -101,7 +99,6 @@ def test_the_current_one_dies_during_a_reload(lb: Balancer) -> None:
         open_gate(lb)
         lb.serves("two")
     say(crowd.ends)
-
     assert crowd.ends.unexplained([death]) == []
     eventually(lambda: is_alone(lb))
 
@@ -116,7 +113,6 @@ def test_both_die_during_a_reload(start: Start, image: str, first: str) -> None:
         deaths = [end(pid) for pid in order]
         lb.serves("three")
     say(crowd.ends)
-
     assert crowd.ends.unexplained(deaths) == []
     eventually(lambda: is_alone(lb))
 
@@ -130,7 +126,6 @@ def test_a_draining_one_dies(lb: Balancer) -> None:
         eventually(lambda: "drains" in lb.log)
         death = end(old)
         assert _hears_nothing(held)
-
     assert crowd.ends.unexplained([death]) == []
     assert ", unasked" not in lb.log
     eventually(lambda: is_alone(lb))
@@ -149,7 +144,6 @@ def test_one_that_dies_while_it_stops_is_not_replaced(lb: Balancer, name: str) -
         eventually(lambda: "stopping gracefully" in lb.log)
         end(pid, signal.Signals[name])
         status = lb.container.wait(timeout=60)["StatusCode"]
-
     assert status == 0
     assert lb.log.count("is current") == 1
     assert f"was killed by {name}" in lb.log

@@ -389,7 +389,6 @@ def test_the_control_socket_s_questions(start: Start, tmp_path: Path) -> None:
     lb = start(IMAGE).begins("one")
     (pid,) = inside(lb, "sh -c 'grep -lx haproxy /proc/[0-9]*/comm | cut -d/ -f3'")[1].split()
     there = {"/run/safe_reload/": f"/proc/{lb.pid}/root/run/safe_reload/"}
-
     assert re.search(rf"^{pid} +worker ", page.run("echo 'show proc'", **there), re.MULTILINE)
     answer = page.run("echo '@1 show info", **there, **{"@!17": f"@!{pid}"})
     assert f"Pid: {pid}\n" in answer

@@ -22,7 +22,6 @@ def test_nothing_in_the_runtime_directory_is_for_others(start: Start, image: str
     lb.change("nonsense\n")
     eventually(lambda: "has failed" in lb.log)
     runtime = Path(f"/proc/{lb.pid}/root/run/safe_reload")
-
     assert [path.name for path in runtime.iterdir()] == ["x.sock"]
     assert not (runtime / "x.sock").stat().st_mode & 0o077
     assert not runtime.stat().st_mode & 0o022
@@ -39,7 +38,6 @@ def test_only_root_and_the_same_user_may_ask(start: Start, image: str) -> None:
         code, words = lb.run("safe_reload", verb, user="65534")
         assert code != 0
         assert "permission denied; it speaks to root only" in words
-
     assert lb.get() == "one"
     assert "stopping" not in lb.log
 
@@ -79,7 +77,6 @@ def test_a_link_in_our_place_is_replaced_and_not_followed(start: Start, image: s
     """What it points to stays as it is."""
     prepare = f"mkdir /run/safe_reload; echo precious > /root/it; ln -s /root/it /run/safe_reload/{kind}"
     lb = start(image, entrypoint=["sh", "-c", f"{prepare}; exec safe_reload -f /etc/lb/haproxy.cfg"]).begins("one")
-
     assert lb.run("cat", "/root/it")[1] == "precious\n"
     assert lb.run("test", "!", "-L", "/run/safe_reload/haproxy.sock")[0] == 0
     assert lb.run("safe_reload", "status")[0] == 0
@@ -105,7 +102,6 @@ def test_with_drop_caps_a_unix_socket_has_a_mode_but_no_other_owner(start: Start
     assert lb.run("stat", "-c", "%a", "/run/admin.sock")[1] == "666\n"
     lb.edit(configuration("two", f"{IDENTITY}  stats socket /run/other.sock user haproxy\n"))
     code, words = lb.run("safe_reload", "reload")
-
     assert code == 1
     assert "cannot change UNIX socket ownership" in words
     assert lb.get() == "one"

@@ -48,7 +48,6 @@ def test_the_environment_is_inherited_to_the_letter(engine: docker.DockerClient,
     odd = {"environment": "prod", "key": "abc", "note": "n", "IFS": "x", "OPTIND": "5", "a.b-c": "d", "SHLVL": "7"}
     _, ours = _run(engine, image, "env", environment=odd, hostname="lb")
     _, bare = _run(engine, image, environment=odd, hostname="lb", entrypoint="env")
-
     assert sorted(ours.splitlines()) == sorted(bare.splitlines())
     assert "environment=prod" in ours
 
@@ -56,7 +55,6 @@ def test_the_environment_is_inherited_to_the_letter(engine: docker.DockerClient,
 def test_root_without_cap_kill_is_warned(start: Start) -> None:
     """It could never tell a haproxy to leave that has switched its user."""
     lb = start(NEWEST_STABLE, cap_drop=["KILL"]).begins("one")
-
     assert "root without CAP_KILL" in lb.log
 
 
@@ -68,7 +66,6 @@ def test_a_hundred_orphans_are_reaped(engine: docker.DockerClient, image: str) -
         "wc -w < /proc/1/task/1/children"
     )
     status, text = _run(engine, image, "sh", "-c", script)
-
     assert status == 0
     assert text.strip() == "1"  # the shell
 
@@ -78,7 +75,6 @@ def test_a_program_gets_the_signals_exactly_as_docker_gave_them(engine: docker.D
     words = ("grep", "-E", "^Sig(Blk|Ign|Cgt)", "/proc/self/status")
     _, ours = _run(engine, image, *words)
     _, bare = _run(engine, image, *words[1:], entrypoint=words[0])
-
     assert ours == bare
     assert ours.count("Sig") == 3
 
@@ -94,7 +90,6 @@ def test_ignored_and_blocked_signals_are_inherited(engine: docker.DockerClient, 
     # An engine may have been started with a signal ignored, which its containers inherit.
     ignored = int(bare.split()[1], 16)
     ignored |= sum(1 << (s - 1) for s in (signal.SIGPIPE, signal.SIGUSR2, signal.SIGHUP))
-
     assert text == f"SigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\n"
 
 
@@ -178,7 +173,6 @@ def test_it_still_accepts_during_the_stop_delay(start: Start) -> None:
     lb = start(NEWEST_STABLE, options=("--stop-delay", "30")).begins("one")
     lb.kill("TERM")
     eventually(lambda: "stopping gracefully" in lb.log)
-
     assert lb.get() == "one"
     lb.kill("TERM")
     assert lb.container.wait(timeout=30)["StatusCode"] == 0
@@ -207,7 +201,6 @@ def test_a_configuration_check_works_without_vips_being_bound(
 ) -> None:
     """`haproxy -c` with `fd@` binds: stand-ins take the VIPs' place, and nothing is bound."""
     lb = start(image, operands=("haproxy", "-c", "-f", "/etc/lb/haproxy.cfg"))
-
     assert lb.container.wait(timeout=30)["StatusCode"] == 0, lb.log
 
 
@@ -219,7 +212,6 @@ def test_the_image_stops_by_sigterm(engine: docker.DockerClient, image: str) -> 
 def test_no_operand_means_the_official_image_s_configuration(engine: docker.DockerClient, image: str) -> None:
     """`docker run IMAGE` looks for /usr/local/etc/haproxy/haproxy.cfg."""
     status, text = _run(engine, image)
-
     assert status == 1
     assert "/usr/local/etc/haproxy/haproxy.cfg" in text
 
@@ -231,7 +223,6 @@ def test_an_idle_pid_1_never_wakes_up(lb: Balancer) -> None:
     eventually(lambda: time.monotonic() > serves + 12)
     before = _switches(lb)
     eventually(lambda: time.monotonic() > serves + 15)
-
     assert _switches(lb) == before
 
 
@@ -246,7 +237,6 @@ def test_pid_1_is_small(lb: Balancer) -> None:
     """Less than 16 MiB resident, after a reload."""
     lb.becomes("two")
     kilobytes = int(Path(f"/proc/{lb.pid}/status").read_text().split("VmRSS:")[1].split()[0])
-
     assert kilobytes < 16 * 1024
 
 
@@ -255,7 +245,6 @@ def test_starting_haproxy_costs_a_few_times_what_starting_python_does(engine: do
     script = Path(start_up_cost.__file__)
     volumes = {str(script): {"bind": "/cost.py", "mode": "ro"}}
     status, text = _run(engine, NEWEST_STABLE, "/cost.py", entrypoint="/usr/bin/python3", volumes=volumes)
-
     assert status == 0, text
     cost = {name: min(values) for name, values in json.loads(text).items()}
     assert cost["safe_reload"] < 6 * cost["python"], cost

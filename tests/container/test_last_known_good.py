@@ -55,7 +55,6 @@ def test_a_crash_while_the_disk_is_bad_brings_the_good_configuration_back(lb: Ba
         current(lb)
         lb.serves("one")
     say(crowd.ends)
-
     assert crowd.ends.unexplained([death]) == []
     _says_last_known_good(lb, good)
     _is_good_again(lb, "two")
@@ -88,7 +87,6 @@ def test_a_reload_that_has_not_lived_yet_does_not_replace_the_good_one(lb: Balan
     lb.edit(BAD)
     end(served)
     current(lb)
-
     lb.serves("one")
 
 
@@ -103,7 +101,6 @@ def test_a_crash_while_the_file_is_gone_is_no_different(lb: Balancer, change: st
         path.mkdir()
     end(current(lb))
     current(lb)
-
     lb.serves("one")
     assert status(lb)["configuration"]["last_known_good"] is True
 
@@ -113,7 +110,6 @@ def test_a_good_disk_after_a_crash_is_served_as_it_is(lb: Balancer) -> None:
     lb.edit(configuration("two"))
     end(current(lb))
     lb.serves("two")
-
     assert status(lb)["configuration"]["last_known_good"] is False
     assert "LAST KNOWN GOOD" not in lb.log
 
@@ -161,7 +157,6 @@ def test_a_restart_with_a_bad_configuration_begins_with_the_good_one(again: Agai
     """Contract 6.5; log and status say so until the disk is good again."""
     good = _has_kept(again, image, kept)
     lb = again(image, **BEGINS_WITH_BAD).begins("one")
-
     _says_last_known_good(lb, good)
     _is_good_again(lb, "two")
 
@@ -196,7 +191,6 @@ def test_what_is_kept_is_for_its_owner_only(start: Start, image: str, tmp_path: 
     start(image, options=("--state-dir", "/outside/made/here"), mounts=mounts).begins("one")
     made = outside / "made" / "here"
     eventually(lambda: made.is_dir() and _files(made))
-
     assert made.stat().st_mode & 0o777 == 0o700
     for path in made.rglob("*"):
         assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
@@ -205,7 +199,6 @@ def test_what_is_kept_is_for_its_owner_only(start: Start, image: str, tmp_path: 
 def test_without_anything_kept_a_bad_configuration_ends_the_first_start(again: Again, image: str) -> None:
     """Contract 6.5: haproxy's words, and its exit status."""
     lb = again(image, **BEGINS_WITH_BAD)
-
     assert lb.container.wait(timeout=60)["StatusCode"] == 1
     assert "bnid" in lb.log
 
@@ -264,7 +257,6 @@ def test_a_damaged_state_is_ignored_with_one_line(again: Again, kept: Path, dama
         damage(path)
     lb = again(NEWEST_STABLE, **BEGINS_WITH_BAD)
     code = lb.container.wait(timeout=60)["StatusCode"]
-
     assert code == 1
     assert "bnid" in lb.log
     assert len([line for line in lb.log.splitlines() if KEPT in line or "state-dir" in line]) == 1, lb.log
@@ -287,7 +279,6 @@ def test_the_file_is_trusted_for_its_owner_and_mode_whatever_the_folder(
     good = _has_kept(again, NEWEST_STABLE, kept)
     change(kept)
     lb = again(NEWEST_STABLE, **BEGINS_WITH_BAD).begins("one")
-
     _says_last_known_good(lb, good)
 
 
@@ -298,5 +289,4 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(start: Start, tmp_path: 
     mounts = [docker.types.Mount(KEPT, str(folder), type="bind", read_only=True)]
     lb = start(NEWEST_STABLE, options=("--state-dir", KEPT), mounts=mounts).begins("one")
     lb.becomes("two")
-
     eventually(lambda: KEPT in lb.log)

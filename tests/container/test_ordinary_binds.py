@@ -83,7 +83,6 @@ def test_a_reload_loses_no_connection(start: Start, image: str, bind: str) -> No
     lb = begin(start, image, ordinary("one", bind))
     before = listening(lb)
     under_reloads(lb, lambda: lb.load(50, 10_000))
-
     assert listening(lb) == before
 
 
@@ -106,7 +105,6 @@ def test_one_ipv6_address_is_kept_if_its_bind_says_v6only(start: Start, image: s
     end(current(lb))
     assert http_get(connect_6(lb))[1] == "one"
     under_reloads(lb, lambda: load_6(lb))
-
     assert listening(lb) == before
 
 
@@ -152,7 +150,6 @@ def test_a_reload_changes_what_is_bound(start: Start, image: str) -> None:
     lb.change(ordinary("two", "bind 127.0.0.1:8081"))
     eventually(lambda: ports(lb) == {8081})
     eventually(lambda: adopted(lb))
-
     assert _get(lb, 8080) is None
 
 
@@ -179,7 +176,6 @@ def test_a_refused_candidate_does_no_harm(start: Start, image: str) -> None:
     lb.edit(ordinary("two", more="global\n    chroot /nowhere\n"))
     for client in every(200, reload(lb), lambda: lb.load(50, 10_000), lambda: "has failed" in lb.log):
         assert result(client).failed == 0
-
     assert listening(lb) == before
     assert lb.get() == "one"
 
@@ -227,7 +223,6 @@ def cost_of_draining(start: Start, image: str, kind: str) -> tuple[int, int]:
 def test_a_generation_that_drains_costs_nothing(start: Start, version: str, kind: str) -> None:
     """Its successor's clients do not wake it up."""
     old, new = cost_of_draining(start, IMAGES[version], kind)
-
     assert new > 20
     assert old <= max(2, 0.05 * new)
 
@@ -236,7 +231,6 @@ def test_a_generation_that_drains_costs_nothing(start: Start, version: str, kind
 def test_a_generation_of_2_6_that_drains_loses_nobody(start: Start, kind: str) -> None:
     """It wakes up for its successor's clients, which costs CPU, and takes none of them."""
     _, new = cost_of_draining(start, IMAGES["2.6"], kind)
-
     assert new > 2
 
 

@@ -62,7 +62,6 @@ def test_a_candidate_that_hangs_is_killed_and_changes_nothing(start: Start, imag
     (lb.folder / "hang.lua").write_text("while true do end")
     lb.change(configuration("hangs", "global\n  lua-load /etc/lb/hang.lua\n"))
     eventually(lambda: "has failed" in lb.log or "Lua" in lb.log)
-
     eventually(lambda: len(lb.children()) == 1)
     assert "not ready within --ready-timeout: it is killed" in lb.log
     assert "not ready within --ready-timeout: it was killed; the reload asked for by " in lb.log
@@ -72,7 +71,6 @@ def test_a_candidate_that_hangs_is_killed_and_changes_nothing(start: Start, imag
 def test_a_first_start_with_a_bad_configuration_ends_with_haproxy_s_words_and_status(start: Start, image: str) -> None:
     """Contract 6.5."""
     lb = start(image, text=configuration("one", "nonsense\n"))
-
     assert lb.container.wait(timeout=60)["StatusCode"] == 1
     assert "nonsense" in lb.log
 
@@ -86,7 +84,6 @@ def test_a_crash_keeps_the_vips_open_and_a_new_generation_serves(lb: Balancer) -
     Path(f"/proc/{first}").stat()
     _kill(first)
     refused = client.communicate(timeout=60)[0]
-
     assert refused == "0 refused\n"
     eventually(lambda: "was killed by SIGKILL, unasked\n" in lb.log)
     assert lb.children() != [first]

@@ -48,7 +48,6 @@ def test_a_candidate_that_needs_more_memory_than_there_is_changes_nothing(start:
     with Crowd(lb, 500, 1) as crowd:
         lb.change(configuration("two", "global\n  lua-load /etc/lb/eats.lua\n"))
         eventually(lambda: "has failed" in lb.log, timeout=120)
-
     assert crowd.ends.failures == []
     assert (lb.pid, haproxies(lb)) == before
     assert lb.get() == "one"
@@ -116,7 +115,6 @@ def test_a_death_while_pid_1_has_no_descriptor_is_made_good_for_later(start: Sta
             eventually(lambda: lb.log.count("was not started") >= 2)
         lb.serves("one")
     say(crowd.ends)
-
     assert crowd.ends.unexplained([death]) == []
     eventually(lambda: is_alone(lb))
 
@@ -131,7 +129,6 @@ def test_a_haproxy_without_a_descriptor_lets_its_clients_wait(lb: Balancer) -> N
         answers = [client.recv(4096) for client in clients]
     for client in clients:
         client.close()
-
     assert all(b" 200 " in answer for answer in answers)
 
 

@@ -55,7 +55,6 @@ def test_reloads_in_a_row_leak_nothing(start: Start, image: str) -> None:
     eventually(lambda: is_alone(lb))
     before = traces(lb)
     _in_a_row(lb, 100)
-
     nothing_leaked(lb, before)
 
 
@@ -70,7 +69,6 @@ def test_ten_thousand_reloads_in_a_row_leak_nothing(start: Start) -> None:
     with Crowd(lb, 100, 1) as crowd:
         _in_a_row(lb, IN_A_ROW)
     say(f"{IN_A_ROW} reloads; {crowd.ends}")
-
     assert crowd.ends.failures == []
     nothing_leaked(lb, before)
 

@@ -77,7 +77,6 @@ def test_who_waits_in_its_own_queue_is_answered_where_requests_migrate(start: St
     go(lb)
     eventually(lambda: "is told to leave" in lb.log)
     os.kill(old, signal.SIGCONT)
-
     assert {http_get(one)[1] for one in clients} <= {"before", "after"}
 
 
@@ -88,7 +87,6 @@ def test_one_that_serves_something_else_is_a_stranger(start: Start, image: str, 
     eventually(lambda: daemons(lb))
     go(lb)
     lb.serves("after")
-
     assert "told to leave" not in lb.log
     assert daemons(lb)
 
@@ -99,7 +97,6 @@ def test_a_pid_that_is_somebody_else_s_by_now_is_a_stranger(start: Start, image:
     lb.serves("before")
     go(lb)
     eventually(lambda: "is current" in lb.log)
-
     assert "told to leave" not in lb.log
     assert daemons(lb)
     assert "sleep" in {Path(f"/proc/{pid}/comm").read_text().strip() for pid in lb.children()}

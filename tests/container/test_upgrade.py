@@ -28,7 +28,6 @@ def test_an_upgrade_costs_no_request(lb: Balancer) -> None:
 
     for client in every(300, lambda: _upgrade(lb), lambda: lb.load(50, 60_000), enough):
         assert result(client).failed == 0
-
     assert (lb.pid, lb.children()) == before
 
 
@@ -80,7 +79,6 @@ def test_an_upgrade_from_where_nothing_is_any_more_goes_on(start: Start) -> None
     before = (lb.pid, lb.children())
     assert lb.run("rm", "-r", "/gone")[0] == 0
     _upgrade(lb)
-
     assert "has taken over" in lb.log
     assert (lb.pid, lb.children(), lb.get()) == (*before, "one")
     eventually(lambda: "haproxy.cfg cannot be looked for: No such file" in lb.run("safe_reload", "status")[1])

@@ -26,7 +26,7 @@ def test_the_2017_command_line_works_verbatim(start: Start, image: str) -> None:
     (lb.folder / "c.cfg").write_text("global\n  maxconn 1000\n")
     lb.begin_sh(
         "safe_reload /var/run/ha1/pid 127.0.0.1:80:FD_HOST1,127.0.0.2:443:FD_HOST2 "
-        "/usr/sbin/haproxy -f /etc/lb/a.cfg -f /etc/lb/b.cfg -f /etc/lb/c.cfg",
+        "/usr/sbin/haproxy -f /etc/lb/a.cfg -f /etc/lb/b.cfg -f /etc/lb/c.cfg"
     )
     eventually(lambda: _text(lb, 80) == "a")
 
@@ -111,7 +111,6 @@ def test_a_vip_that_no_bind_uses_is_named_and_refuses_until_one_does(start: Star
     lb.serves("two")
     eventually(lambda: not _refuses(lb, 8081))
     lb.becomes("three")
-
     assert refused
     assert 'has no bind "fd@${TAG}" for the VIPs FD_LATER: their clients are refused' in lb.log
     eventually(lambda: _refuses(lb, 8081))
@@ -123,7 +122,6 @@ def test_a_refused_candidate_leaves_an_unused_vip_refusing(start: Start, image: 
     later = 'global\n  chroot /nowhere\nfrontend later\n  bind "fd@${FD_LATER}"\n  http-request return status 200\n'
     lb.change(configuration("two", later))
     eventually(lambda: "has failed" in lb.log)
-
     assert eventually(lambda: _refuses(lb, 8081))
     assert lb.get() == "one"
 

@@ -177,12 +177,7 @@ def test_each_way_of_writing_a_file_is_one_reload(watching: Balancer, crowd: Cro
                 file.write(line)
                 file.flush()
 
-    ways: tuple[Callable[[str], object], ...] = (
-        watching.edit,
-        lambda text: replace(path, text),
-        make_anew,
-        in_pieces,
-    )
+    ways: tuple[Callable[[str], object], ...] = (watching.edit, lambda text: replace(path, text), make_anew, in_pieces)
     for number, way in enumerate(ways):
         way(configuration(f"way {number}"))
         watching.serves(f"way {number}")
@@ -436,7 +431,6 @@ def test_nothing_is_watched_with_watch_off(start: Start, image: str) -> None:
         crowd.goes_on_for(A_WHILE)
     assert lb.get() == FIRST
     assert status(lb)["watch"]["mode"] == "off"
-
     lb.kill("USR1")
     lb.serves(SECOND)
     eventually(lambda: reloads(lb) == {("SIGUSR1", "success"): 1})

@@ -244,10 +244,7 @@ def check(line: str) -> tuple[Check, tuple[str, ...]]:
 
 def test_a_check_without_operands_is_of_the_images_configuration() -> None:
     """`safe_reload check` looks at what `safe_reload` would run."""
-    assert check("") == (
-        Check(("haproxy", "-c", "-f", DEFAULT_CONFIGURATION), (DEFAULT_CONFIGURATION,), None),
-        (),
-    )
+    assert check("") == (Check(("haproxy", "-c", "-f", DEFAULT_CONFIGURATION), (DEFAULT_CONFIGURATION,), None), ())
 
 
 @pytest.mark.parametrize(

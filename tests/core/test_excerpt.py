@@ -58,9 +58,7 @@ def test_every_alert_is_there_however_much_is_said_around_it(before: int, alerts
     """Warnings come first, and what follows from an alert comes last."""
     said = [b"[ALERT]    (7) : config : parsing [/etc/lb.cfg:%d] : no" % number for number in range(alerts)]
     lines = [b"[WARNING]  (7) : config : " + b"w" * 90] * before + said + [b"[NOTICE]   (7) : and so on"] * after
-
     found = remembered(lines)
-
     assert [one for one in found if one.startswith(b"[ALERT]")] == said
     assert found[:1] == lines[:1]
     assert found[-1] == lines[-1]
@@ -70,9 +68,7 @@ def test_an_alert_of_several_lines_is_kept_whole() -> None:
     """haproxy quotes the line of the configuration below it, indented, and marks the place."""
     alert = [b"[ALERT]    (7) : config : parsing [/x.cfg:2]: unmatched quote at position 8:", b"  log 'x", b"      ^"]
     noise = [b"[WARNING]  (7) : x"] * 2000
-
     found = remembered([*noise, *alert, *noise])
-
     begin = found.index(alert[0])
     assert found[begin : begin + 3] == alert
 
@@ -80,7 +76,6 @@ def test_an_alert_of_several_lines_is_kept_whole() -> None:
 def test_a_head_with_gaps_is_no_head() -> None:
     """Where the first line does not fit the head ends: what is said of many gaps would take more room than they do."""
     found = remembered([b"w" * 4000, b"w" * 4000, *([b"w" * 4000, b"."] * 200), *[b"t" * 4000] * 3])
-
     assert sum(len(one) + 1 for one in found) <= BOUND
     assert len(found) == 5
 
@@ -88,5 +83,4 @@ def test_a_head_with_gaps_is_no_head() -> None:
 def test_what_is_short_is_kept_as_it_is() -> None:
     """Nothing is left out where there is room."""
     lines = [b"a", b"", b"  b"]
-
     assert remembered(lines) == lines

@@ -14,5 +14,4 @@ def test_a_python_without_its_own_uses_openssl_s(missing: tuple[str, ...]) -> No
     code = f"import sys\nfor name in {missing}: sys.modules[name] = None\n"
     code += "from entrypoint.lean.hashing import sha256\nprint(sha256(b'').hexdigest())"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-
     assert found.stdout.strip() == OF_NOTHING, found.stderr

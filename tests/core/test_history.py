@@ -18,7 +18,6 @@ def test_a_reload_is_counted_with_its_time() -> None:
     history = History(900.0)
     reload(history, 2)
     reload(history, 3, "files", seconds=3.0, good=False)
-
     assert history.reloads == {("SIGUSR1", "success"): 1, ("files", "failure"): 1}
     assert history.failures == 1
     assert [round(count) for count in history.buckets] == [bound >= 0.02 and 1 + (bound >= 3) for bound in BUCKETS]
@@ -49,7 +48,6 @@ def test_files_that_are_back_end_the_failure() -> None:
     history = History(900.0)
     reload(history, 2, good=False)
     history.note(Recovered(1), "it is over", 3000.0, 9.0)
-
     assert history.last is not None
     assert history.last.success
     assert history.last.number == 1

@@ -20,7 +20,6 @@ VALUES = st.recursive(
 def test_it_is_read_back(value: object) -> None:
     """Whatever JSON can say comes back equal."""
     text = json_text(value)
-
     assert json.loads(text) == value
     assert text.isascii()
     assert "\n" not in text

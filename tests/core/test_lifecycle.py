@@ -109,7 +109,6 @@ def test_the_exploration_is_large_and_meets_every_phase_and_stage(states: set[St
     """The promises below are checked in hundreds of states, none of the machine's words left out."""
     phases = {phase for state in states for phase in _phases(state)}
     stages = {type(state.stage) for state in states}
-
     assert len(states) > 300
     without_listeners = {Retiring} if {state.settings for state in states} <= {WATCHING, HANGING} else set()
     assert phases == {Candidate, Current, Retiring, Draining, Ending} - without_listeners

@@ -189,7 +189,6 @@ def test_a_failed_effect_is_answered_if_somebody_waits(kind: type) -> None:
     names = kind.__match_args__  # type: ignore[attr-defined]
     effect = kind(*(7 for _ in names))
     event = failure_of(effect, "it is broken")
-
     assert (event is not None) == (kind in AWAITED)
     if event and not isinstance(effect, Ask | Adopt | Poke):
         assert "it is broken" in repr(event)

@@ -64,7 +64,6 @@ def test_it_does_not_matter_in_how_many_pieces_it_arrives(data: bytes, draw: st.
     """The same commands in the same order."""
     cuts = sorted(draw.draw(st.lists(st.integers(0, len(data)))))
     pieces = [data[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
-
     assert read(*pieces) == read(data)
 
 
@@ -133,7 +132,6 @@ def test_a_command_costs_what_it_is_long(kind: str) -> None:
     piece, _ = ENDLESS[kind]
     begin = [b"x <<E\n"] if "payload" in kind else []
     once = work(lambda: read(*begin, *[piece] * 500))
-
     assert work(lambda: read(*begin, *[piece] * 1000)) < 2.2 * once
 
 
@@ -141,7 +139,6 @@ def test_a_command_costs_what_it_is_long(kind: str) -> None:
 def test_many_commands_at_once_cost_what_they_are_long(line: bytes) -> None:
     """Also those that arrive in one piece."""
     once = work(lambda: read(line * 500))
-
     assert work(lambda: read(line * 1000)) < 2.2 * once
 
 
@@ -225,7 +222,6 @@ def test_a_payload_is_announced(command: str, wanted: str | None) -> None:
 def test_the_first_is_the_current_generation(target: str, number: int) -> None:
     """Then come the old ones, youngest first; a candidate is nobody yet."""
     found = master_cli.find(STATE, target)
-
     assert (found.number if found else 0) == number
 
 

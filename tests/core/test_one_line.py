@@ -33,7 +33,6 @@ def test_what_does_not_print_is_escaped(text: str, line: str) -> None:
 def test_a_line_is_one_line_whatever_is_in_it(text: str) -> None:
     """It is UTF-8 that a terminal shows as it is."""
     line = one_line(text)
-
     assert line.isprintable()
     assert line.encode().decode() == line
     assert one_line(line) == line
@@ -43,7 +42,6 @@ def test_a_line_is_one_line_whatever_is_in_it(text: str) -> None:
 def test_json_is_utf_8_whatever_is_in_it(text: str) -> None:
     """A decoder that takes no half of a surrogate pair takes it, as a value and as a key; the rest is as it was."""
     ((key, value),) = json.loads(json_text({text: text})).items()
-
     assert key == value == valid(text)
     assert value.encode().decode() == value
     assert valid(text) == text or any("\ud800" <= letter <= "\udfff" for letter in text)

@@ -341,7 +341,7 @@ WORDS = st.sampled_from(
         b"bind server crt crt-list ca-file -f acl { map( jwt_verify(a ) load default-path config parent crt-store "
         b"setenv resetenv localpeer .if .endif .SECTION "
         b"global ssl-f-use key ech \" ' \\ \\x \\x00 ${ } $A $ [*] # \0 \xff errorfile filter http-request file [ ]"
-    ).split(),
+    ).split()
 ) | st.sampled_from([b"\n", b" ", b'bind "fd@${A}"', b'bind "fd@${A[*]}"', b'bind "fd@$A" "${A[*]}"'])
 
 

@@ -359,7 +359,6 @@ def test_a_configuration_that_has_failed_is_not_offered() -> None:
     """A reload would not take what haproxy has refused."""
     configuration = {"sha256": "aa", "disk_sha256": "bb", "pending": True, "failed_sha256": "bb"}
     lines = report.report({"configuration": configuration}, 0.0, Style(colour=False))
-
     assert any("the disk has another one, bb: it has FAILED" in line for line in lines)
     assert not any("would take it" in line for line in lines)
 
@@ -368,7 +367,6 @@ def test_a_configuration_that_has_failed_is_not_offered() -> None:
 def test_lines_that_are_lost_are_told(lost: int, line: str) -> None:
     """Where none is, nothing is said."""
     lines = report.report({"log": {"lines_lost": lost}}, 0.0, Style(colour=False))
-
     assert [one for one in lines if "lost" in one] == (
         [f"log          {line}: stderr was full, and nobody read it"] if line else []
     )

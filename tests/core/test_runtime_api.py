@@ -292,5 +292,4 @@ def test_no_answer_is_too_bad_to_be_read(text: str) -> None:
     doubt(text, VIPS)
     look(binds)
     pause([bind for bind in binds if can_pause(bind)])
-
     assert len(runtime_api.version(text)) <= 100

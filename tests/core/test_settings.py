@@ -217,10 +217,7 @@ def test_an_option_is_read_from_the_command_line(option: Option) -> None:
     """Each option sets its own setting and no other."""
     text, meaning, _, _ = GOOD[option.field]
     settings = from_arguments(*words(option, text))
-    assert everything(settings) == {
-        **DEFAULTS,
-        option.field: meaning,
-    }
+    assert everything(settings) == {**DEFAULTS, option.field: meaning}
 
 
 @each_long_option
@@ -228,10 +225,7 @@ def test_an_option_is_read_from_its_variable(option: Option) -> None:
     """Each variable means what the option means, and sets no other setting."""
     text, meaning, _, _ = GOOD[option.field]
     settings = from_arguments(**{option.variable: text})
-    assert everything(settings) == {
-        **DEFAULTS,
-        option.field: meaning,
-    }
+    assert everything(settings) == {**DEFAULTS, option.field: meaning}
 
 
 @each_long_option

@@ -23,10 +23,7 @@ WRONG = [
     ("  ", "'': it is empty"),
     ("10.0.0.1", "'10.0.0.1': it has 1 of three fields; an entry is ADDRESS:PORT:TAG"),
     ("10.0.0.1:80", "'10.0.0.1:80': it has 2 of three fields; an entry is ADDRESS:PORT:TAG"),
-    (
-        "10.0.0.1:80:FD_B:x",
-        "'10.0.0.1:80:FD_B:x': it has more than three fields; one entry is ADDRESS:PORT:TAG",
-    ),
+    ("10.0.0.1:80:FD_B:x", "'10.0.0.1:80:FD_B:x': it has more than three fields; one entry is ADDRESS:PORT:TAG"),
     ("2001:db8::1:80:FD_B", "'2001:db8::1:80:FD_B': it has more than three fields; one entry is ADDRESS:PORT:TAG"),
     ("10.0.0.1:80:PATH", "'10.0.0.1:80:PATH': the tag PATH is a variable that means something else"),
     ("10.0.0.1:80:SAFE_RELOAD_VIPS", "'10.0.0.1:80:SAFE_RELOAD_VIPS': the tag SAFE_RELOAD_VIPS is a variable"),

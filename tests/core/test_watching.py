@@ -161,7 +161,6 @@ def test_a_change_is_looked_at_after_a_quiet_debounce(story: Story) -> None:
     story.happens(Stirred())
     assert [*story.effects] == []
     assert story.clocks == {Clock.QUIET: DEBOUNCE, Clock.SETTLE: MOST_DEBOUNCES * DEBOUNCE}
-
     story.happens(Elapsed(story.quiet))
     assert [*story.effects] == [Look(Why.SETTLED)]
     assert story.clocks == {}
@@ -174,7 +173,6 @@ def test_each_change_begins_the_wait_anew_but_never_the_longest_one(story: Story
     story.happens(Stirred())
     assert story.quiet != first
     assert {timer for timer in timers(story.state) if timer.clock is Clock.SETTLE} == {Timer(Clock.SETTLE)}
-
     story.happens(Elapsed(first))
     assert [*story.effects] == []
     story.happens(Elapsed(Timer(Clock.SETTLE)))
@@ -212,7 +210,6 @@ def test_a_difference_that_a_poll_has_found_settles_first(story: Story) -> None:
     story.happens(Elapsed(Timer(Clock.POLL)), Seen(Why.POLLED, Disk("half of b", polled=True)))
     assert [*story.effects] == []
     assert story.clocks == {Clock.QUIET: DEBOUNCE, Clock.SETTLE: MOST_DEBOUNCES * DEBOUNCE}
-
     story.happens(Elapsed(story.quiet), Seen(Why.SETTLED, Disk("b", polled=True)))
     assert story.spawned
 

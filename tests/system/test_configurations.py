@@ -50,6 +50,5 @@ def test_what_a_look_could_not_finish_is_not_what_is_there() -> None:
     configurations = Configurations(lambda _: None, watches=True)
     configurations.take(Found(DIGEST, count=1, files=("/a.cfg",)))
     disk = configurations.take(Found(unreadable="it hangs", unfinished=True))
-
     assert (disk.digest, disk.unreadable, disk.unfinished) == ("", "it hangs", True)
     assert configurations.found.files == ("/a.cfg",)

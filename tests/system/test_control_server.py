@@ -122,7 +122,6 @@ def test_a_refused_reload_is_answered_with_haproxys_words(lb: Instance) -> None:
     """Success=0, the line that is wrong, and the generation goes on."""
     lb.edit(BAD)
     answer = lb.ask(b"reload\n")
-
     assert answer.startswith("Success=0\n--\n")
     assert "unknown proxy mode 'hptt'" in answer
     assert lb.get() == "1"
@@ -150,7 +149,6 @@ def test_fifty_at_once_share_two_reloads_and_each_gets_one_answer(lb: Instance) 
     answers = [read_all(client).decode() for client in clients]
     for client in clients:
         client.close()
-
     assert [answer.count("Success=1") for answer in answers] == [1] * 50
     assert lb.status()["generations"][-1]["number"] <= 3
 
@@ -210,7 +208,6 @@ def test_a_reload_is_read_as_the_ingress_controller_and_the_data_plane_api_do(lb
     if not good:
         lb.edit(BAD)
     status, dashes, words = lb.ask(b"reload;quit", half_close=False).strip().partition("\n--\n")
-
     assert status == f"Success={int(good)}"
     assert dashes
     assert ("unknown proxy mode" in words) is not good
@@ -294,14 +291,12 @@ def test_show_startup_logs_belongs_to_the_last_attempt(lb: Instance) -> None:
     eventually(lambda: "unknown proxy mode 'hptt'" in lb.ask(b"show startup-logs\n"))
     lb.edit(CONFIGURATION)
     lb.ask(b"reload\n")
-
     assert "hptt" not in lb.ask(b"show startup-logs\n")
 
 
 def test_a_generation_is_asked_by_its_pid(lb: Instance) -> None:
     """@!PID, with the pid that `show proc` has."""
     pid = lb.status()["generations"][0]["pid"]
-
     assert f"\n{pid} " in lb.ask(b"show proc\n")
     assert f"Pid: {pid}\n" in lb.ask(f"@!{pid} show info\n".encode())
 
@@ -387,7 +382,6 @@ def test_a_slow_reader_gets_the_whole_answer(lb: Instance) -> None:
         answer = b""
         while data := client.recv(4000):
             answer += data
-
     assert answer.count(b"# pxname") == 1000
 
 
@@ -396,7 +390,6 @@ def test_many_commands_in_a_line_are_all_answered_without_a_haproxy(lb: Instance
     lb.edit(BAD)
     os.kill(lb.status()["generations"][0]["pid"], signal.SIGKILL)
     lines = lb.ask(b"status;" * 2000 + b"\n").splitlines()
-
     assert len(lines) == 2000
     assert all(json.loads(line)["pid"] == lb.pid for line in lines)
     lb.edit(CONFIGURATION)
@@ -408,7 +401,6 @@ def test_a_reload_goes_on_when_its_client_hangs_up(lb: Instance) -> None:
     with lb.connect() as client:
         client.sendall(b"reload\n")
     eventually(lambda: lb.get() == "2")
-
     assert eventually(lambda: lb.status()["last_reload"])["result"] == "success"
 
 
@@ -481,7 +473,6 @@ def test_without_descriptors_it_does_not_spin(begin: Begin) -> None:
 def test_the_masters_cli_is_ours(begin: Begin) -> None:
     """Debian's EXTRAOPTS and the ingress controllers give haproxy one: one line says which socket answers instead."""
     lb = begin(haproxy=("haproxy", "-Ws", "-S", "/run/master.sock,level,admin")).serves()
-
     assert lb.log.count(f"haproxy's -S is dropped: safe_reload is the master, and {lb.path} answers") == 1
     assert lb.log.count("instead of /run/master.sock\n") == 1
     assert "# workers" in lb.ask(b"show proc\n")
@@ -495,7 +486,6 @@ def test_every_line_of_a_json_log_is_an_object(begin: Begin) -> None:
     lb.ask(b"reload\n")
     lb.ask(b"stop\n", half_close=False)
     assert lb.process.wait(timeout=30) == 0
-
     lines = [json.loads(line) for line in lb.log.splitlines()]
     assert {line["event"] for line in lines} >= {"current", "gone", "reload_failed", "haproxy", "stopping", "stopped"}
     assert all(isinstance(line["generation"], int) for line in lines if line["event"] in {"current", "gone", "haproxy"})

@@ -25,7 +25,6 @@ def test_the_file_is_private_and_goes_with_us(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["lb.sock"]
     assert Path(control.path).stat().st_mode & 0o777 == 0o600
     control.close()
-
     assert os.listdir(tmp_path) == []
 
 
@@ -77,7 +76,6 @@ def test_somebody_elses_file_stays(tmp_path: Path) -> None:
     Path(control.path).write_text("")
     Path(tmp_path / "x").write_text("")
     control.close()
-
     assert Path(control.path).exists()
 
 
@@ -88,7 +86,6 @@ def test_what_cannot_be_had_leaves_nothing_behind(tmp_path: Path, name: str) -> 
     (tmp_path / "folder.sock" / "x").mkdir()
     with pytest.raises(OSError, match=r".+"):
         listen(str(tmp_path), name)
-
     assert os.listdir(tmp_path) == ["folder.sock"]
 
 

@@ -58,8 +58,7 @@ def test_a_line_is_one_write(style: LogFormat) -> None:
 
 
 @pytest.mark.parametrize(
-    ("level", "name"),
-    [(Level.ERROR, "ERROR"), (Level.WARNING, "WARN "), (Level.INFO, "INFO "), (Level.DEBUG, "DEBUG")],
+    ("level", "name"), [(Level.ERROR, "ERROR"), (Level.WARNING, "WARN "), (Level.INFO, "INFO "), (Level.DEBUG, "DEBUG")]
 )
 def test_a_text_line_looks_like_tinis(level: Level, name: str) -> None:
     """Level, our name and pid in brackets, then the message."""

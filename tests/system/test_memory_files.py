@@ -45,5 +45,4 @@ def test_what_cannot_be_written_down_is_closed_as_well() -> None:
     before = descriptors(os.getpid())
     with pytest.raises(ValueError, match="unmarshallable"):
         upgrade.wrap(left(log=object()))
-
     assert descriptors(os.getpid()) == before

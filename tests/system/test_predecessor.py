@@ -77,7 +77,6 @@ def test_a_haproxy_on_one_of_our_ports_is_told_to_leave(start: Start, tmp_path: 
     assert found.pid == process.pid
     assert process.poll() is None
     found.retire()
-
     assert process.communicate(timeout=20)[0] == f"{int(signal.SIGUSR1)}\n"
     assert descriptors() == before - 1  # the pipe of communicate
 
@@ -89,7 +88,6 @@ def test_a_predecessor_that_has_exited_is_not_signalled(start: Start, tmp_path: 
     assert found
     process.kill()
     process.wait()
-
     found.retire()
 
 
@@ -97,7 +95,6 @@ def test_a_haproxy_on_other_ports_is_not_a_predecessor(start: Start, tmp_path: P
     """It serves something else, and the pid file is stale."""
     process, port = start()
     before = descriptors()
-
     assert find(pid_file(tmp_path, process.pid), vips(port + 1)) is None
     assert find(pid_file(tmp_path, process.pid), ()) is None
     assert descriptors() == before
@@ -106,7 +103,6 @@ def test_a_haproxy_on_other_ports_is_not_a_predecessor(start: Start, tmp_path: P
 def test_another_program_on_our_port_is_not_a_predecessor(start: Start, tmp_path: Path) -> None:
     """Whatever its name."""
     process, port = start("haproxy2")
-
     assert find(pid_file(tmp_path, process.pid), vips(port)) is None
 
 
@@ -142,7 +138,6 @@ def test_a_pid_file_without_a_haproxy_finds_no_predecessor(tmp_path: Path, conte
 def test_a_fifo_in_place_of_the_pid_file_does_not_block(tmp_path: Path) -> None:
     """Opening it for reading would wait for a writer for ever."""
     os.mkfifo(tmp_path / "pid")
-
     assert find(str(tmp_path / "pid"), vips(80)) is None
 
 
@@ -166,7 +161,6 @@ def test_the_address_counts_not_only_the_port(start: Start, tmp_path: Path, thei
     """Two instances on one host have port 80 on two addresses."""
     process, port = start(address=theirs)
     found = find(pid_file(tmp_path, process.pid), [Vip(ours, port, "FD")])
-
     assert bool(found) == same
     if found:
         found.retire()

@@ -172,7 +172,6 @@ def test_a_child_that_asks_to_be_traced_has_not_ended_when_it_stops(what: str) -
     """PTRACE_TRACEME makes us its tracer: it goes on, gets its signals, and its end is its end."""
     parent = processes()
     parent.spawn(4, SpawnSpec((sys.executable, "-c", TRACED + what), ENVIRONMENT))
-
     assert deaths_of(parent, 1) == [Exited(4, 7)]
 
 

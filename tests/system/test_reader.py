@@ -55,7 +55,6 @@ def harm(request: pytest.FixtureRequest) -> str:
 def test_a_first_start_waits_for_no_reader(begin: Begin, harm: str) -> None:
     """haproxy is started from the files, and that nothing is known of them is said; a reload finds it out later."""
     lb = begin(code=harm, hangs=True).serves(1)
-
     assert lb.status()["generations"][0]["sha256"] is None
     lb.hang.unlink()
     os.kill(lb.reader, signal.SIGKILL)
@@ -247,7 +246,6 @@ def test_a_missing_reader_kills_no_other_process(begin: Begin) -> None:
     eventually(lambda: "exporter: listening" in lb.log)
     lb.hang.touch()
     os.kill(lb.reader, signal.SIGKILL)
-
     eventually(lambda: "no process to read it with" in lb.log)
     lb.hang.unlink()
     assert lb.ask(b"reload\n").startswith("Success=1")

@@ -49,7 +49,6 @@ def test_undecided_events_come_before_an_upgrade() -> None:
     waiting = StopAsked("somebody")
     runtime, reexec = begun(waiting)
     reexec.take_place(CLIENT)
-
     assert [*runtime.events] == [waiting, Rehearsed(CLIENT, "")]
 
 
@@ -68,5 +67,4 @@ def test_a_rehearsal_is_not_begun_while_another_s_outcome_waits() -> None:
     first = Rehearsed(CLIENT, "")
     runtime, reexec = begun(first)
     reexec.rehearse(CLIENT + 1)
-
     assert [*runtime.events] == [first, Rehearsed(CLIENT + 1, "another upgrade is under way")]

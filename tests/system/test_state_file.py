@@ -71,7 +71,6 @@ def test_an_instance_may_have_any_name_that_a_file_can_have(tmp_path: Path, name
     others = [StateFile(str(tmp_path), name[:-1] + last) for last in "xy"]
     for number, other in enumerate(others):
         write(other, str(number), FILES)
-
     assert [content(other.read()) for other in others] == [("0", FILES), ("1", FILES)]
 
 
@@ -135,7 +134,6 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
     state.mkdir()
     with pytest.raises(IsADirectoryError):
         write(StateFile(str(tmp_path), "lb"), DIGEST, FILES)
-
     assert os.listdir(tmp_path) == [state.name]
 
 

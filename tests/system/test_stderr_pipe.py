@@ -45,7 +45,6 @@ def test_a_long_line_is_one_line(words: StderrPipe, size: int) -> None:
     os.write(words.writer, b"x" * (size - 1))
     assert words.read() == b""
     os.write(words.writer, b"x\n")
-
     assert words.read() == b"x" * size + b"\n"
 
 
@@ -55,7 +54,6 @@ def test_what_never_ends_is_bounded(words: StderrPipe) -> None:
     for _ in range(100):
         os.write(words.writer, b"x" * 60000)
         found += words.read()
-
     assert len(found.replace(b"\n", b"")) > 6_000_000 - 2 * PIPE
     assert max(map(len, found.split(b"\n"))) <= PIPE + 60000
     assert len(words.text) <= BOUND
@@ -64,7 +62,6 @@ def test_what_never_ends_is_bounded(words: StderrPipe) -> None:
 def test_the_last_lines_are_drained_while_another_process_holds_the_pipe(words: StderrPipe) -> None:
     """A child of haproxy may live on."""
     os.write(words.writer, b"a\nb")
-
     assert words.drain() == b"a\nb\n"
     assert words.text == "a\nb\n"
 
@@ -101,7 +98,6 @@ def test_nothing_is_lost(pieces: list[bytes]) -> None:
     words.started()
     found += words.read()
     words.close()
-
     said = b"".join(pieces)
     assert found == (said if said.endswith(b"\n") or not said else said + b"\n")
 

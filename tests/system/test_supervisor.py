@@ -277,7 +277,6 @@ def test_a_signal_that_comes_late_does_not_change_the_exit_status() -> None:
         "status = run(['--', 'sh', '-c', 'exit 7'], dict(os.environ), frozenset()); "
         "os.kill(os.getpid(), signal.SIGTERM); sys.exit(status)"
     )
-
     assert subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL, check=False).returncode == 7
 
 
@@ -307,7 +306,6 @@ def test_haproxy_does_not_get_what_systemd_means_for_us(begin: Begin) -> None:
     lb = begin(KEPT="yes", **dict.fromkeys(ours, "1")).serves()
     environment = Path(f"/proc/{lb.haproxy()}/environ").read_text().split("\0")
     names = {entry.partition("=")[0] for entry in environment}
-
     assert not names & set(ours)
     assert "KEPT" in names
     assert "FD_WEB=3" in environment
@@ -346,7 +344,6 @@ def test_a_state_directory_that_cannot_be_written_is_told(begin: Begin, tmp_path
     lb = begin("--state-dir", str(folder)).serves()
     eventually(lambda: "is kept in memory only" in lb.log)
     (line,) = [line for line in lb.log.splitlines() if "kept in memory only" in line]
-
     assert f"--state-dir cannot be written: {folder}: {why} {os.geteuid()} can write to" in line
     assert ("is not a folder" in lb.log.partition("is current")[0]) is ("not a folder" in why)
     assert "Errno" not in lb.log
@@ -390,7 +387,6 @@ def test_a_timer_of_a_month_leaves_it_responsive(begin: Begin, option: str) -> N
     with socket.create_connection(("127.0.0.1", lb.port)):
         lb.signal(signal.SIGUSR1)
         lb.serves(2)
-
     assert "bug" not in lb.log
 
 
@@ -398,7 +394,6 @@ def test_a_program_that_is_not_called_haproxy_gets_no_vips_and_says_so() -> None
     """--vips before anything else would be a silent mistake."""
     words = [sys.executable, "-m", "entrypoint", "--vips", "127.0.0.1:1:FD_A", "--", "true"]
     run = subprocess.run(words, capture_output=True, text=True, check=False)
-
     assert run.returncode == 0
     assert "--vips does nothing: true is not called haproxy" in run.stderr
 
@@ -406,7 +401,6 @@ def test_a_program_that_is_not_called_haproxy_gets_no_vips_and_says_so() -> None
 def test_arguments_of_any_length_and_encoding_are_no_reason_not_to_start() -> None:
     """A hundred kilobytes, and bytes that are not UTF-8."""
     words: list[str | bytes] = [sys.executable, "-m", "entrypoint", "--", "true", "x" * 100_000, b"\xff"]
-
     assert subprocess.run(words, capture_output=True, check=False).returncode == 0
 
 
@@ -420,7 +414,6 @@ def test_signals_are_forwarded_to_the_current_haproxy(begin: Begin) -> None:
     lb.signal(signal.SIGTSTP)
     eventually(lambda: state() == "T")
     lb.signal(signal.SIGCONT)
-
     assert eventually(lambda: state() != "T")
     assert lb.get() == "1"
 
@@ -433,7 +426,6 @@ def test_a_stop_continues_processes_that_ctrl_z_has_stopped(begin: Begin) -> Non
     lb.signal(signal.SIGUSR1)
     eventually(lambda: "generation 1 (pid" in lb.log and " drains" in lb.log)
     lb.signal(signal.SIGTERM)
-
     assert lb.process.wait(timeout=60) == 0
 
 
@@ -493,7 +485,6 @@ def test_the_log_is_json_if_asked_for(begin: Begin) -> None:
     assert next(iter(told)) == "bound", told
     first = told["current"]
     assert told["bound"]["msg"] == f"bound the VIPs FD_WEB (127.0.0.1:{lb.port})"
-
     assert first["generation"] == 1
     assert first["pid"] == lb.haproxy()
     assert first["instance"] == "front"
@@ -545,7 +536,6 @@ def test_a_generation_that_dies_before_it_passed_its_listeners_closes_none(begin
     held = listening(lb.port)
     lb.signal(signal.SIGUSR1)
     lb.serves(3)
-
     assert listening(lb.port) == held
     assert "no ordinary listener" not in lb.log
 
@@ -557,7 +547,6 @@ def test_listeners_that_a_reload_removes_are_closed(begin: Begin) -> None:
     lb.edit(CONFIGURATION)
     lb.signal(signal.SIGUSR1)
     eventually(lambda: "holds no ordinary listener" in lb.log)
-
     assert not listening(lb.port)
 
 
@@ -653,5 +642,4 @@ if not os.environ.get("SAFE_RELOAD_HEIR"):
 """
     lb = begin(code=silence, ordinary=True).serves()
     assert lb.client("upgrade").returncode == 0
-
     eventually(lambda: "holds the ordinary listeners" in lb.log.partition("has taken over")[2])

@@ -349,7 +349,6 @@ def test_the_vips_are_stored_once_it_is_ready(begin: Begin, systemd: Systemd) ->
 def test_messages_are_repeated_until_systemd_listens(begin: Begin, tmp_path: Path) -> None:
     """READY and what follows come in order, and the VIPs are stored: a start without READY would count as failed."""
     lb = begin(code="import entrypoint.pid1.systemd_status as n; n._REFRESH = 0.1", FDSTORE="2")
-
     lb.serves()
     (first,) = eventually(lambda: lb.haproxies)
     lb.signal(signal.SIGUSR1)

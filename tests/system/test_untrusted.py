@@ -51,7 +51,6 @@ def end(lb: Instance) -> None:
 def test_a_candidate_with_a_hostile_answer_is_killed(begin: Begin, how: str) -> None:
     """The client of the reload is told, the current one goes on, and the next candidate replaces it."""
     lb = begin(FAKE_2=how)
-
     assert lb.ask(b"reload\n").startswith("Success=0")
     assert generations(lb) == [(1, "current")]
     assert lb.ask(b"reload\n").startswith("Success=1")
@@ -63,7 +62,6 @@ def test_a_candidate_with_a_hostile_answer_is_killed(begin: Begin, how: str) -> 
 def test_a_current_haproxy_with_a_hostile_answer_is_replaced(begin: Begin, how: str) -> None:
     """The status is answered, a reload succeeds, and the stop ends."""
     lb = begin(FAKE_1=f"good {how}")
-
     assert lb.ask(b"reload\n").startswith("Success=1")
     assert (2, "current") in generations(lb)
     end(lb)

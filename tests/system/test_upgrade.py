@@ -69,10 +69,7 @@ def _cut(file: str, share: float) -> Callable[[Installed], None]:
 
 TESTIFIED = '        file.write(os.fsencode("\\0".join(lines)))\n'
 HARM: dict[str, tuple[Callable[[Installed], None], str]] = {
-    "a key of the service": (
-        _replaced("entrypoint/pid1/outcomes.py", "left.startup_logs", "left.said"),
-        "said",
-    ),
+    "a key of the service": (_replaced("entrypoint/pid1/outcomes.py", "left.startup_logs", "left.said"), "said"),
     "a key of the supervisor": (_replaced("entrypoint/pid1/children.py", "left.channels", "left.lines"), "lines"),
     "a key of the notices": (
         _replaced("entrypoint/pid1/systemd_status.py", 'left["unsent"]', 'left["queue"]'),
