@@ -11,7 +11,6 @@ import itertools
 import re
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from docker.types import Mount
 
 from tests.container.cli import ASK, MASTERS, OURS, ROW, ask, talk
 from tests.container.conftest import Balancer, Start, configuration
+from tests.notify import NotifySocket
 from tests.waiting import eventually
 
 BAD = "nosuch keyword\n"
@@ -29,60 +29,25 @@ SOON = 10.0
 """Seconds to wait for what a master may never say."""
 
 
-class Recorder:
-    """Where systemd would listen."""
+class Recorder(NotifySocket):
+    """Where systemd would listen, in a folder that can be mounted."""
 
     def __init__(self, folder: Path) -> None:
-        """Listen in a folder that can be mounted."""
+        """Listen there."""
         folder.chmod(0o755)
-        self.folder = folder
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self._socket.bind(str(folder / "notify"))
-        (folder / "notify").chmod(0o777)
-        self.messages: list[str] = []
+        super().__init__(folder / "notify")
+        self.listen()
+        self.path.chmod(0o777)
         self._began = 0
-        self.senders: set[int] = set()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        while True:
-            message, more, _, _ = self._socket.recvmsg(65536, 4096)
-            if not message:
-                return
-            for _level, kind, data in more:
-                if kind == socket.SCM_CREDENTIALS:
-                    self.senders.add(int.from_bytes(data[:4], "little"))
-                elif kind == socket.SCM_RIGHTS:
-                    for at in range(0, len(data), 4):
-                        socket.close(int.from_bytes(data[at : at + 4], "little"))
-            self.messages.append(message.decode())
-
-    def lines(self) -> list[str]:
-        """Return every line of every message."""
-        return [line for message in list(self.messages) for line in message.splitlines()]
-
-    def names(self) -> list[str]:
-        """Return READY, RELOADING and STOPPING in the order in which they came."""
-        return [line.removesuffix("=1") for line in self.lines() if line in {"READY=1", "RELOADING=1", "STOPPING=1"}]
 
     def started(self) -> None:
         """Wait for the end of the start."""
-        eventually(lambda: "READY" in self.names())
-        self._began = len(self.names())
+        eventually(lambda: "READY" in self.said())
+        self._began = len(self.said())
 
     def changes(self) -> list[str]:
-        """Return the names since the start, without repetitions."""
-        return [name for name, _ in itertools.groupby(self.names()[self._began :])]
-
-    def close(self) -> None:
-        """End the recording."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
-            end.connect(self._socket.getsockname())
-            end.send(b"")
-        self._reader.join()
-        self._socket.close()
+        """Return what has been said since the start, without repetitions."""
+        return [name for name, _ in itertools.groupby(self.said()[self._began :])]
 
 
 class Master:
@@ -155,7 +120,7 @@ def begin(start: Start, image: str, systemd: Recorder, pytestconfig: pytest.Conf
 
     def one(text: str | None = None, **environment: str) -> Master:
         more = {
-            "mounts": [Mount(NOTIFY_FOLDER, str(systemd.folder), type="bind")],
+            "mounts": [Mount(NOTIFY_FOLDER, str(systemd.path.parent), type="bind")],
             "environment": {"NOTIFY_SOCKET": f"{NOTIFY_FOLDER}/notify", **environment},
             "text": text_for(text or configuration("one"), ours=ours),
         }
@@ -188,8 +153,8 @@ def test_ready_is_said_once(begin: Begin, systemd: Recorder) -> None:
     master.lb.serves("one")
     systemd.started()
     master.ask("show proc\n")
-    assert systemd.names() == ["READY"]
-    assert "READY=1" in systemd.messages[0].splitlines()
+    assert systemd.said() == ["READY"]
+    assert systemd.messages[0]["READY"] == "1"
 
 
 def test_the_main_process_speaks(begin: Begin, systemd: Recorder) -> None:
@@ -205,7 +170,7 @@ def test_what_cannot_start_is_never_ready(begin: Begin, systemd: Recorder) -> No
     """A configuration that haproxy refuses at the start is an exit status other than 0, and no READY=1."""
     master = begin(BAD)
     assert master.lb.container.wait(timeout=60)["StatusCode"] != 0
-    assert "READY" not in systemd.names()
+    assert "READY" not in systemd.said()
 
 
 def test_a_reload_is_announced_and_its_end_is_told(begin: Begin, systemd: Recorder) -> None:
@@ -225,10 +190,8 @@ def test_a_reload_says_when_it_began(begin: Begin, systemd: Recorder) -> None:
     before = time.monotonic_ns() // 1000
     master.send("SIGUSR2")
     eventually(lambda: "RELOADING" in systemd.changes())
-    message = [message for message in systemd.messages if "RELOADING=1" in message.splitlines()][-1]
-    found = re.search(r"^MONOTONIC_USEC=(\d+)$", message, re.MULTILINE)
-    assert found
-    assert before <= int(found[1]) <= time.monotonic_ns() // 1000
+    message = [message for message in systemd.messages if message.get("RELOADING") == "1"][-1]
+    assert before <= int(message["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
 
 
 def test_a_failed_reload_ends_as_well(begin: Begin, systemd: Recorder) -> None:
@@ -305,7 +268,7 @@ def test_the_watchdog_of_another_process_is_not_fed(begin: Begin, systemd: Recor
 def test_listening_sockets_are_stored(begin: Begin, systemd: Recorder) -> None:
     """Where systemd stores descriptors (FDSTORE), each VIP is given to it under its name."""
     begin(FDSTORE="8")
-    eventually(lambda: any("FDSTORE=1" in m.splitlines() and "FDNAME=" in m for m in systemd.messages), SOON)
+    eventually(lambda: any(m.get("FDSTORE") == "1" and "FDNAME" in m for m in systemd.messages), SOON)
 
 
 def test_who_serves_cannot_speak_for_the_main_process(begin: Begin, systemd: Recorder) -> None:

@@ -14,76 +14,18 @@ from pathlib import Path
 import pytest
 
 from tests.descriptors import sockets
+from tests.notify import NotifySocket
 from tests.system.instance import CONFIGURATION, Begin
 from tests.waiting import eventually
 
 REFUSED = "nosuch keyword\n"
 NEVER_READY = 'global\n  lua-load "HANG"\n'
-SAID = frozenset({"READY=1", "RELOADING=1", "STOPPING=1"})
-
-
-class Systemd:
-    """Where systemd would listen."""
-
-    def __init__(self, path: Path) -> None:
-        """Make the socket; it is not bound yet."""
-        self.path = path
-        self.messages: list[dict[str, str]] = []
-        self.stored: dict[str, int] = {}
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._reader = threading.Thread(target=self._read, daemon=True)
-
-    def listen(self) -> None:
-        """Begin to listen."""
-        self.bind()
-        self.read()
-
-    def bind(self) -> None:
-        """Bind the socket, and read nothing yet."""
-        self._socket.bind(str(self.path))
-
-    def read(self) -> None:
-        """Begin to read."""
-        self._reader.start()
-
-    def _read(self) -> None:
-        while True:
-            message, descriptors, _, _ = socket.recv_fds(self._socket, 65536, 253)
-            if not message:
-                return
-            lines = dict(line.split("=", 1) for line in message.decode().splitlines())
-            if descriptors:
-                self.stored[lines["FDNAME"]] = os.fstat(descriptors[0]).st_ino
-                os.close(descriptors[0])
-            self.messages.append(lines)
-
-    def said(self) -> list[str]:
-        """Return READY, RELOADING and STOPPING in the order in which they came."""
-        lines = (f"{name}={value}" for message in list(self.messages) for name, value in message.items())
-        return [line.removesuffix("=1") for line in lines if line in SAID]
-
-    def statuses(self) -> list[str]:
-        """Return every STATUS so far."""
-        return [message["STATUS"] for message in list(self.messages) if "STATUS" in message]
-
-    def how_often(self, name: str) -> int:
-        """Count the messages that have this assignment."""
-        return sum(name in message for message in list(self.messages))
-
-    def close(self) -> None:
-        """End."""
-        if self._reader.is_alive():
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
-                end.connect(str(self.path))
-                end.send(b"")
-            self._reader.join()
-        self._socket.close()
 
 
 @pytest.fixture
-def systemd(tmp_path: Path) -> Iterator[Systemd]:
+def systemd(tmp_path: Path) -> Iterator[NotifySocket]:
     """Where systemd listens."""
-    made = Systemd(tmp_path / "notify")
+    made = NotifySocket(tmp_path / "notify")
     made.listen()
     yield made
     made.close()
@@ -104,7 +46,7 @@ def hangs(folder: Path) -> str:
 # ---- start and stop ------------------------------------------------------------------------------------------------
 
 
-def test_ready_is_said_when_the_first_generation_serves(begin: Begin, systemd: Systemd) -> None:
+def test_ready_is_said_when_the_first_generation_serves(begin: Begin, systemd: NotifySocket) -> None:
     """READY comes with the generation and its pid, not before, and first of all: some read one message and no more."""
     lb = begin()
     eventually(lambda: systemd.said() == ["READY"])
@@ -114,7 +56,7 @@ def test_ready_is_said_when_the_first_generation_serves(begin: Begin, systemd: S
     assert "READY" in systemd.messages[0]
 
 
-def test_a_start_that_fails_says_why(begin: Begin, systemd: Systemd) -> None:
+def test_a_start_that_fails_says_why(begin: Begin, systemd: NotifySocket) -> None:
     """Never READY, and the last word is haproxy's."""
     lb = begin(text=REFUSED)
     assert lb.process.wait(timeout=30) == 1
@@ -123,7 +65,7 @@ def test_a_start_that_fails_says_why(begin: Begin, systemd: Systemd) -> None:
     assert re.search(r"the last start failed: config : .*unknown keyword 'nosuch'", systemd.statuses()[-1])
 
 
-def test_stopping_is_said_once_and_more_time_is_asked_for(begin: Begin, systemd: Systemd) -> None:
+def test_stopping_is_said_once_and_more_time_is_asked_for(begin: Begin, systemd: NotifySocket) -> None:
     """As long as a connection drains; a second SIGTERM is no second STOPPING."""
     lb = begin(
         "--stop-timeout", "9", code="import entrypoint.pid1.systemd_status as n; n._EXTENSION = n._REFRESH = 0.3"
@@ -142,7 +84,7 @@ def test_stopping_is_said_once_and_more_time_is_asked_for(begin: Begin, systemd:
     assert systemd.said() == ["READY", "STOPPING"]
 
 
-def test_a_number_of_connections_that_is_unknown_is_not_said(begin: Begin, systemd: Systemd) -> None:
+def test_a_number_of_connections_that_is_unknown_is_not_said(begin: Begin, systemd: NotifySocket) -> None:
     """A haproxy that does not answer has not lost its clients; of several the known ones are the least."""
     lb = begin(code="import entrypoint.pid1.systemd_status as n; n._REFRESH = 2")
     eventually(lambda: systemd.statuses()[-1:] and systemd.statuses()[-1].endswith(", 0 connections"))
@@ -159,7 +101,7 @@ def test_a_number_of_connections_that_is_unknown_is_not_said(begin: Begin, syste
 # ---- reloads -------------------------------------------------------------------------------------------------------
 
 
-def test_a_reload_is_between_reloading_and_ready(begin: Begin, systemd: Systemd) -> None:
+def test_a_reload_is_between_reloading_and_ready(begin: Begin, systemd: NotifySocket) -> None:
     """RELOADING with its time, and READY with the new generation."""
     lb = begin()
     eventually(lambda: systemd.said() == ["READY"])
@@ -182,7 +124,7 @@ def test_a_reload_is_between_reloading_and_ready(begin: Begin, systemd: Systemd)
     ids=["refused", "not started", "not there"],
 )
 def test_a_reload_that_fails_is_over_as_well_and_says_why(
-    begin: Begin, systemd: Systemd, text: str | None, why: str
+    begin: Begin, systemd: NotifySocket, text: str | None, why: str
 ) -> None:
     """Also when haproxy was not even started; the next success takes the words back."""
     lb = begin()
@@ -201,7 +143,7 @@ def test_a_reload_that_fails_is_over_as_well_and_says_why(
     assert "failed" not in systemd.statuses()[-1]
 
 
-def test_a_reload_that_is_never_ready_says_so(begin: Begin, systemd: Systemd, tmp_path: Path) -> None:
+def test_a_reload_that_is_never_ready_says_so(begin: Begin, systemd: NotifySocket, tmp_path: Path) -> None:
     """And asks for more time meanwhile: `systemctl reload` waits for as long as safe_reload does."""
     lb = begin("--ready-timeout", "2", code="import entrypoint.pid1.systemd_status as n; n._EXTENSION = 0.3")
     eventually(lambda: systemd.said() == ["READY"])
@@ -214,7 +156,7 @@ def test_a_reload_that_is_never_ready_says_so(begin: Begin, systemd: Systemd, tm
     assert "is not ready within --ready-timeout" in systemd.statuses()[-1]
 
 
-def test_reloads_that_follow_each_other_are_told_apart(begin: Begin, systemd: Systemd) -> None:
+def test_reloads_that_follow_each_other_are_told_apart(begin: Begin, systemd: NotifySocket) -> None:
     """The one that runs is over before the one that waited begins."""
     lb = begin()
     eventually(lambda: systemd.said() == ["READY"])
@@ -223,7 +165,7 @@ def test_reloads_that_follow_each_other_are_told_apart(begin: Begin, systemd: Sy
     eventually(lambda: systemd.said() == ["READY", *["RELOADING", "READY"] * 2])
 
 
-def test_a_stop_ends_the_reload_that_runs(begin: Begin, systemd: Systemd, tmp_path: Path) -> None:
+def test_a_stop_ends_the_reload_that_runs(begin: Begin, systemd: NotifySocket, tmp_path: Path) -> None:
     """READY, and then STOPPING: systemd would otherwise wait for the reload, and not take the stop in."""
     lb = begin()
     eventually(lambda: systemd.said() == ["READY"])
@@ -239,7 +181,7 @@ def test_a_stop_ends_the_reload_that_runs(begin: Begin, systemd: Systemd, tmp_pa
 # ---- deaths --------------------------------------------------------------------------------------------------------
 
 
-def test_a_crash_is_no_reload_and_is_seen(begin: Begin, systemd: Systemd) -> None:
+def test_a_crash_is_no_reload_and_is_seen(begin: Begin, systemd: NotifySocket) -> None:
     """STATUS says that nothing serves, and later who died of what; the unit was never anything but active."""
     lb = begin()
     eventually(lambda: systemd.said() == ["READY"])
@@ -250,7 +192,7 @@ def test_a_crash_is_no_reload_and_is_seen(begin: Begin, systemd: Systemd) -> Non
     assert systemd.said() == ["READY"]
 
 
-def test_a_last_known_good_configuration_says_what_is_wrong_with_the_other(begin: Begin, systemd: Systemd) -> None:
+def test_a_last_known_good_configuration_says_what_is_wrong_with_the_other(begin: Begin, systemd: NotifySocket) -> None:
     """After a crash with a bad configuration on disk, as long as the old one runs."""
     lb = begin()
     eventually(lambda: systemd.said() == ["READY"])
@@ -265,7 +207,7 @@ def test_a_last_known_good_configuration_says_what_is_wrong_with_the_other(begin
     assert "KNOWN" not in systemd.statuses()[-1]
 
 
-def test_giving_up_says_what_haproxy_died_of(begin: Begin, systemd: Systemd) -> None:
+def test_giving_up_says_what_haproxy_died_of(begin: Begin, systemd: NotifySocket) -> None:
     """The last word before a restart by systemd."""
     lb = begin("--restart", "no")
     eventually(lambda: systemd.said() == ["READY"])
@@ -279,7 +221,7 @@ def test_giving_up_says_what_haproxy_died_of(begin: Begin, systemd: Systemd) -> 
 # ---- another program takes our place -------------------------------------------------------------------------------
 
 
-def test_an_upgrade_keeps_what_systemd_was_told(begin: Begin, systemd: Systemd) -> None:
+def test_an_upgrade_keeps_what_systemd_was_told(begin: Begin, systemd: NotifySocket) -> None:
     """No second READY, no silent watchdog; failures and deaths are not forgotten."""
     lb = begin("--name", "lb", WATCHDOG_USEC="200000", FDSTORE="2")
     eventually(lambda: systemd.said() == ["READY"])
@@ -308,7 +250,7 @@ def test_an_upgrade_keeps_what_systemd_was_told(begin: Begin, systemd: Systemd) 
 # ---- the watchdog, the store, and a systemd that does not listen ---------------------------------------------------
 
 
-def test_the_watchdog_hears_the_loop_and_nothing_else(begin: Begin, systemd: Systemd) -> None:
+def test_the_watchdog_hears_the_loop_and_nothing_else(begin: Begin, systemd: NotifySocket) -> None:
     """WATCHDOG follows READY and comes again and again; once the loop does not turn, never again."""
     code = """
 import entrypoint.core.lifecycle as lifecycle
@@ -335,7 +277,7 @@ lifecycle._reload = hang
     os.kill(haproxy, signal.SIGKILL)
 
 
-def test_the_vips_are_stored_once_it_is_ready(begin: Begin, systemd: Systemd) -> None:
+def test_the_vips_are_stored_once_it_is_ready(begin: Begin, systemd: NotifySocket) -> None:
     """Under the names of their tags, and they are the very sockets that listen."""
     lb = begin(FDSTORE="2")
     eventually(lambda: systemd.stored)
@@ -353,7 +295,7 @@ def test_messages_are_repeated_until_systemd_listens(begin: Begin, tmp_path: Pat
     (first,) = eventually(lambda: lb.haproxies)
     lb.signal(signal.SIGUSR1)
     eventually(lambda: lb.haproxies and first not in lb.haproxies)
-    systemd = Systemd(tmp_path / "notify")
+    systemd = NotifySocket(tmp_path / "notify")
     systemd.listen()
     eventually(lambda: systemd.said() == ["READY", "RELOADING", "READY"])
     eventually(lambda: systemd.stored)
@@ -362,7 +304,7 @@ def test_messages_are_repeated_until_systemd_listens(begin: Begin, tmp_path: Pat
 
 def test_a_full_queue_blocks_nothing_and_loses_nothing(begin: Begin, tmp_path: Path) -> None:
     """Until systemd reads, safe_reload reloads and sends the messages later, in order, also those of its exit."""
-    systemd = Systemd(tmp_path / "notify")
+    systemd = NotifySocket(tmp_path / "notify")
     systemd.bind()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as others:
         others.connect(str(systemd.path))
