@@ -1,6 +1,8 @@
 """What tests do with a connection from its beginning to its end."""
 
+import os
 import socket
+from pathlib import Path
 
 
 def free_port() -> int:
@@ -8,6 +10,29 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
         return port
+
+
+def dead_socket(path: Path) -> None:
+    """Leave a socket at a path that nobody listens on."""
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+
+
+def put(kind: str, path: Path, target: Path | str = "/etc/passwd") -> None:
+    """Leave a `dead socket`, a `file`, a `fifo`, a `folder`, or a `link` to a target at a path."""
+    match kind:
+        case "dead socket":
+            dead_socket(path)
+        case "file":
+            path.write_text("x")
+        case "fifo":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+        case "link":
+            path.symlink_to(target)
+        case _:
+            raise ValueError(kind)
 
 
 def read_all(connection: socket.socket) -> bytes:

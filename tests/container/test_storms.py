@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from tests.container.conftest import NEWEST_STABLE, Balancer, Start, configuration
-from tests.container.trouble import Crowd, inside, is_alone, nothing_leaked, say, traces
+from tests.container.trouble import Crowd, Traces, inside, is_alone, nothing_leaked, say, traces
 from tests.waiting import eventually
 
 IN_A_ROW = int(os.environ.get("TEST_RELOADS", "10000"))
@@ -48,12 +48,16 @@ def _in_a_row(lb: Balancer, count: int) -> None:
         eventually(lambda old=old: pid_file.read_text() != old)  # type: ignore[misc]
 
 
-def test_reloads_in_a_row_leak_nothing(start: Start, image: str) -> None:
-    """A hundred, after a hundred."""
+def _warm(start: Start, image: str) -> tuple[Balancer, Traces]:
     lb = start(image, options=("--pid-file", "/run/lb.pid")).begins("one")
     _in_a_row(lb, WARM_UP)
     eventually(lambda: is_alone(lb))
-    before = traces(lb)
+    return lb, traces(lb)
+
+
+def test_reloads_in_a_row_leak_nothing(start: Start, image: str) -> None:
+    """A hundred, after a hundred."""
+    lb, before = _warm(start, image)
     _in_a_row(lb, 100)
     nothing_leaked(lb, before)
 
@@ -62,10 +66,7 @@ def test_reloads_in_a_row_leak_nothing(start: Start, image: str) -> None:
 @pytest.mark.timeout(60 + IN_A_ROW)
 def test_ten_thousand_reloads_in_a_row_leak_nothing(start: Start) -> None:
     """10,000, or TEST_RELOADS of them, under a little load: descriptors, memory, processes, threads."""
-    lb = start(NEWEST_STABLE, options=("--pid-file", "/run/lb.pid")).begins("one")
-    _in_a_row(lb, WARM_UP)
-    eventually(lambda: is_alone(lb))
-    before = traces(lb)
+    lb, before = _warm(start, NEWEST_STABLE)
     with Crowd(lb, 100, 1) as crowd:
         _in_a_row(lb, IN_A_ROW)
     say(f"{IN_A_ROW} reloads; {crowd.ends}")
@@ -77,10 +78,7 @@ def test_ten_thousand_reloads_in_a_row_leak_nothing(start: Start) -> None:
 @pytest.mark.timeout(300 + 2 * STORM_SECONDS)
 def test_a_reload_every_50_ms_for_ten_minutes_leaks_nothing(start: Start) -> None:
     """Asked for whether or not the last one is done, for TEST_STORM_SECONDS: as at the start afterwards."""
-    lb = start(NEWEST_STABLE, options=("--pid-file", "/run/lb.pid")).begins("one")
-    _in_a_row(lb, WARM_UP)
-    eventually(lambda: is_alone(lb))
-    before = traces(lb)
+    lb, before = _warm(start, NEWEST_STABLE)
     pid = lb.pid
     with Crowd(lb, 500, 1) as crowd:
         for _ in range(int(STORM_SECONDS / 0.05)):

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from entrypoint.client.main import Deadline, LateError, _wait_for_end
+from tests.connections import dead_socket
 from tests.core.test_report import STATUS, WORDS
 from tests.system.strangers import STRANGER, folder_of, listening_as
 from tests.waiting import eventually
@@ -151,8 +152,7 @@ def test_a_reload_waits_as_long_as_it_takes(tmp_path: Path, peer: Callable[..., 
 def test_no_instance_is_exit_status_3(run: Run, tmp_path: Path, verb: str) -> None:
     """No folder, no socket in it, a dead socket: each is one line with the way out."""
     dead = tmp_path / "dead.sock"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(dead))
+    dead_socket(dead)
     for words, told in (
         (("--runtime-dir", str(tmp_path / "none")), "no instance answers there; is one running, with this"),
         (("--name", "lb"), "no instance answers: No such file or directory; is it running"),
@@ -258,8 +258,7 @@ def test_an_instance_is_found_by_its_name_its_pid_file_or_because_it_is_the_only
     run: Run, tmp_path: Path, peer: Callable[..., Peer]
 ) -> None:
     """And a socket that nobody listens on is not in the way."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "dead.sock"))
+    dead_socket(tmp_path / "dead.sock")
     one = peer(("status", [ANSWER], "close"), name="ha1")
     assert run("status").returncode == 0
     assert run("--name", "ha1", "status").returncode == 0
@@ -279,8 +278,7 @@ def test_several_instances_are_named(run: Run, peer: Callable[..., Peer]) -> Non
 
 def test_all_of_them_are_listed(run: Run, tmp_path: Path, peer: Callable[..., Peer]) -> None:
     """A dead socket is shown as dead, one that hangs as that, and neither keeps the others from being shown."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "dead.sock"))
+    dead_socket(tmp_path / "dead.sock")
     peer(("status", [ANSWER], "close"), name="ha1")
     peer(("status", [], "hang"), name="hung")
     done = run("list", "--timeout", "2")
@@ -295,8 +293,7 @@ def test_all_of_them_are_listed(run: Run, tmp_path: Path, peer: Callable[..., Pe
 
 def test_they_are_listed_for_scripts(run: Run, tmp_path: Path, peer: Callable[..., Peer]) -> None:
     """One line of JSON with what each one answered, or with why it did not."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "dead.sock"))
+    dead_socket(tmp_path / "dead.sock")
     peer(("status", [ANSWER], "close"), name="ha1")
     done = run("list", "--json")
     (line,) = done.stdout.splitlines()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from entrypoint.system.control_socket import Client, Control, listen
+from tests.connections import put
 from tests.waiting import eventually
 
 
@@ -28,20 +29,11 @@ def test_the_file_is_private_and_goes_with_us(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("kind", ["socket", "file", "fifo", "link", "dangling"])
+@pytest.mark.parametrize("kind", ["dead socket", "file", "fifo", "link", "dangling"])
 def test_what_has_our_place_loses_it(tmp_path: Path, kind: str) -> None:
     """A dead socket, a file, a FIFO without anybody at its other end, a link, which is not followed."""
     place, other = tmp_path / "lb.sock", tmp_path / "other"
-    with socket.socket(socket.AF_UNIX) as dead:
-        match kind:
-            case "socket":
-                dead.bind(str(place))
-            case "file":
-                place.write_text("x")
-            case "fifo":
-                os.mkfifo(place)
-            case _:
-                place.symlink_to(other)
+    put("link" if kind == "dangling" else kind, place, other)
     if kind == "link":
         other.write_text("precious")
     control = listen(str(tmp_path), "lb")

@@ -25,6 +25,7 @@ from entrypoint.client.main import run
 from entrypoint.core.lifecycle import RELOAD_SIGNALS
 from entrypoint.core.watching import FILES, RETRY
 from entrypoint.pid1.control_server import TRIGGER as DESK
+from tests.connections import dead_socket
 from tests.descriptors import sockets
 from tests.promtool import needs_promtool, promtool
 from tests.system.lives import is_running, status_fields
@@ -352,8 +353,7 @@ def test_of_several_instances_one_has_to_be_named(folder: Path, peer: Peer, star
 
 def test_the_only_instance_is_found_beside_a_dead_socket(folder: Path, peer: Peer, start: Start) -> None:
     """As `status` finds it."""
-    with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(folder / "dead.sock"))
+    dead_socket(folder / "dead.sock")
     assert start().get("/readyz").status == 200
 
 

@@ -1,12 +1,12 @@
 """The runtime folder, with sockets of our own, of root, and of strangers, who are really other users."""
 
 import os
-import socket
 from pathlib import Path
 
 import pytest
 
 from entrypoint.system.instances import NoInstanceError, find, look, names
+from tests.connections import dead_socket, put
 from tests.system.strangers import OURS, STRANGER, as_user, folder_of, listening_as
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
@@ -72,28 +72,20 @@ def test_a_socket_that_denies_access_is_judged_by_its_owner() -> None:
             assert doubt == (f"{path}: not believed: it is uid {uid}'s, and lets nobody in" if uid else "")
 
 
-@pytest.mark.parametrize("kind", ["nothing", "dead", "file", "fifo", "folder"])
+@pytest.mark.parametrize("kind", ["nothing", "dead socket", "file", "fifo", "folder"])
 def test_a_path_without_a_listener_is_not_alive(kind: str, tmp_path: Path) -> None:
     """Whatever kind of file it is."""
     path = tmp_path / "lb.sock"
-    with socket.socket(socket.AF_UNIX) as dead:
-        match kind:
-            case "dead":
-                dead.bind(str(path))
-            case "file":
-                path.write_text("")
-            case "fifo":
-                os.mkfifo(path)
-            case "folder":
-                path.mkdir()
+    if kind != "nothing":
+        put(kind, path)
     assert look(str(path)) == (False, "")
 
 
 def test_the_only_one_is_found_beside_the_dead_and_strangers() -> None:
     """Each stranger is named in a line; two of ours are one too many; and none is none."""
     told: list[str] = []
-    with folder_of(0, STICKY) as folder, socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(folder / "dead.sock"))
+    with folder_of(0, STICKY) as folder:
+        dead_socket(folder / "dead.sock")
         with listening_as(STRANGER, folder / "evil.sock"):
             assert names(str(folder)) == ["dead", "evil"]
             with pytest.raises(NoInstanceError, match="no instance answers there"):

@@ -132,9 +132,8 @@ def error_of(work: Callable[[], object]) -> str:
 
 
 @in_own_network
-def test_descriptors_are_low_and_in_the_order_of_the_list() -> None:
+def test_descriptors_are_low_and_in_the_order_of_the_list(listeners: Listeners) -> None:
     """The first VIP is 3, and the next ones follow."""
-    listeners = Listeners()
     listeners.bind(parse_vips("127.0.0.1:1025:B,127.0.0.2:1025:A,127.0.0.3:1025:C"), freebind=False)
     assert list(dict(listeners.descriptors()).items()) == [("B", 3), ("A", 4), ("C", 5)]
 
@@ -206,12 +205,11 @@ def test_any_is_a_socket_of_each_family(listeners: Listeners, port: int) -> None
 @needs_ipv6
 @pytest.mark.parametrize("scope", ["name", "number"])
 @in_child
-def test_a_link_local_address_is_bound_on_its_interface(scope: str) -> None:
+def test_a_link_local_address_is_bound_on_its_interface(listeners: Listeners, scope: str) -> None:
     """By the interface's name or number: such an address is one only there. A poke gets there, too."""
     a_way_out(nonlocal_bind=False)
     subprocess.run(["ip", "addr", "add", "fe80::7/64", "dev", "out", "nodad"], check=True)
     index = socket.if_nametoindex("out")
-    listeners = Listeners()
     vip = f"[fe80::7%{'out' if scope == 'name' else index}]:1025:A"
     listeners.bind(parse_vips(vip), freebind=False)
     listeners.listen(["A"])
@@ -223,10 +221,9 @@ def test_a_link_local_address_is_bound_on_its_interface(scope: str) -> None:
 
 @needs_own_network
 @in_child
-def test_any_is_ipv4_where_ipv6_is_switched_off() -> None:
+def test_any_is_ipv4_where_ipv6_is_switched_off(listeners: Listeners) -> None:
     """On a host without IPv6 addresses `*` still accepts."""
     without_ipv6()
-    listeners = Listeners()
     listen_on(listeners, Vip("*", 1025, "A"))
     assert accepts(1025)
 
@@ -271,10 +268,9 @@ def test_all_vips_are_bound_or_none(listeners: Listeners, port: int) -> None:
 
 
 @in_own_network
-def test_4096_vips_are_bound() -> None:
+def test_4096_vips_are_bound(listeners: Listeners) -> None:
     """As many as the contract promises are bound, listen, and stop listening."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (5000, max(5000, resource.getrlimit(resource.RLIMIT_NOFILE)[1])))
-    listeners = Listeners()
     listen_on(listeners, *(Vip(f"127.1.{n >> 8}.{n & 255}", 80, f"T{n}") for n in range(4096)))
     assert accepts(80, "127.1.15.255")
     listeners.listen(())
@@ -484,9 +480,8 @@ def passed(kinds: str, **environment: str) -> dict[str, str]:
 
 
 @in_child
-def test_passed_sockets_are_vips_by_their_names() -> None:
+def test_passed_sockets_are_vips_by_their_names(listeners: Listeners) -> None:
     """The tag is FD_ and the name in capitals; the descriptors stay where they are."""
-    listeners = Listeners()
     listeners.adopt(passed("tttt", LISTEN_FDNAMES="http1:web-tls.socket::a b"))
     tags = dict(listeners.descriptors())
     wrong = [os.get_inheritable(n) or os.get_blocking(n) for n in tags.values()]
@@ -505,9 +500,8 @@ def test_two_names_that_would_be_one_tag_are_refused(kinds: str, names: str) -> 
 
 
 @in_child
-def test_a_passed_socket_that_nobody_uses_is_named() -> None:
+def test_a_passed_socket_that_nobody_uses_is_named(listeners: Listeners) -> None:
     """One that listens, of any family: it is not stopped, because it is not ours, and its clients are to be refused."""
-    listeners = Listeners()
     listeners.adopt(passed("ttxu", LISTEN_FDNAMES="a:b:c:d"))
 
     def unused() -> list[int]:
@@ -526,9 +520,8 @@ def test_a_passed_socket_that_nobody_uses_is_named() -> None:
 
 
 @in_child
-def test_a_passed_udp_socket_accepts_while_it_is_used() -> None:
+def test_a_passed_udp_socket_accepts_while_it_is_used(listeners: Listeners) -> None:
     """It cannot listen, and that is no error."""
-    listeners = Listeners()
     listeners.adopt(passed("u", LISTEN_FDNAMES="quic"))
     listeners.listen(["FD_QUIC"])
     used = listeners.status()[0]
@@ -539,17 +532,15 @@ def test_a_passed_udp_socket_accepts_while_it_is_used() -> None:
 
 
 @in_child
-def test_passed_sockets_without_names_are_vips_all_the_same() -> None:
+def test_passed_sockets_without_names_are_vips_all_the_same(listeners: Listeners) -> None:
     """Each has a tag of its own."""
-    listeners = Listeners()
     listeners.adopt(passed("tx"))
     assert dict(listeners.descriptors()) == {"FD_UNKNOWN0": 3, "FD_UNKNOWN1": 4}
 
 
 @in_child
-def test_vips_follow_the_passed_sockets() -> None:
+def test_vips_follow_the_passed_sockets(listeners: Listeners) -> None:
     """Both kinds are in one list; a tag that was passed already is refused, and nothing stays open."""
-    listeners = Listeners()
     listeners.adopt(passed("t", LISTEN_FDNAMES="a"))
     port = free_port()
     listeners.bind([Vip("127.0.0.1", port, "FD_B")], freebind=False)
@@ -574,18 +565,16 @@ def test_sockets_with_one_name_are_all_vips_or_an_error() -> None:
 
 
 @in_child
-def test_a_passed_socket_is_never_shut() -> None:
+def test_a_passed_socket_is_never_shut(listeners: Listeners) -> None:
     """Whether it listens is systemd's business: a client that comes while no `bind` uses it waits."""
-    listeners = Listeners()
     listeners.adopt(passed("t"))
     listeners.listen([])
     assert accepts(address(3)[1])
 
 
 @in_child
-def test_one_that_cannot_listen_does_not_keep_the_others_from_it() -> None:
+def test_one_that_cannot_listen_does_not_keep_the_others_from_it(listeners: Listeners) -> None:
     """After a passed UDP socket, which cannot listen, the VIPs still do."""
-    listeners = Listeners()
     listeners.adopt(passed("u"))
     port = free_port()
     listeners.bind([Vip("127.0.0.1", port, "FD_B")], freebind=False)
@@ -598,9 +587,8 @@ def test_one_that_cannot_listen_does_not_keep_the_others_from_it() -> None:
     "changes", [{"LISTEN_PID": "1"}, {"LISTEN_PID": ""}, {"LISTEN_PID": "x"}, {"LISTEN_FDS": "0"}], ids=str
 )
 @in_child
-def test_variables_for_another_process_are_ignored(changes: dict[str, str]) -> None:
+def test_variables_for_another_process_are_ignored(listeners: Listeners, changes: dict[str, str]) -> None:
     """Variables that are meant for another process, or that announce nothing, have no effect."""
-    listeners = Listeners()
     listeners.adopt({**passed("t"), **changes})
     assert os.get_inheritable(3)
     assert dict(listeners.descriptors()) == {}
@@ -649,10 +637,9 @@ def test_a_poke_is_a_connection_that_is_gone(listeners: Listeners, port: int, ho
 
 @needs_own_network
 @in_child
-def test_a_poke_is_seen_where_ipv6_is_switched_off() -> None:
+def test_a_poke_is_seen_where_ipv6_is_switched_off(listeners: Listeners) -> None:
     """`*` can be poked on a host without an IPv6 address on its loopback, as in many containers."""
     without_ipv6()
-    listeners = Listeners()
     listen_on(listeners, Vip("*", 1025, "A"))
     missed = listeners.poke(["A"])
     select.select([descriptor_of(listeners, "A")], [], [], 0.5)
@@ -694,7 +681,7 @@ def test_a_vip_that_wants_signed_packets_is_out_of_reach(listeners: Listeners, p
 
 
 @in_child
-def test_a_poke_of_a_passed_unix_or_udp_socket_arrives() -> None:
+def test_a_poke_of_a_passed_unix_or_udp_socket_arrives(listeners: Listeners) -> None:
     """By path or by name. If the path is gone, the socket is reported as out of reach."""
     own_network()
     path = tempfile.mktemp()
@@ -705,7 +692,6 @@ def test_a_poke_of_a_passed_unix_or_udp_socket_arrives() -> None:
         one.listen()
     sockets.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     sockets[2].bind(("127.0.0.1", 1025))
-    listeners = Listeners()
     listeners.restore([(f"T{number}", one.detach(), False, "", False) for number, one in enumerate(sockets)])
     tags = dict(listeners.descriptors())
     missed = listeners.poke(tuple(tags))
@@ -861,13 +847,12 @@ def returned(*vips: Vip, before: str = "") -> dict[str, str]:
 
 @pytest.mark.parametrize("where", ["127.0.0.1:1025", "[::1]:1025", "*:1025", "0.0.0.0:1025"])
 @in_own_network
-def test_a_stored_vip_comes_back_with_its_queue(where: str) -> None:
+def test_a_stored_vip_comes_back_with_its_queue(listeners: Listeners, where: str) -> None:
     """It has its tag and its descriptor, is not bound again, and the client in its queue is served."""
     vips = parse_vips(f"{where}:FD_A")
     environment = returned(*vips)
     client = connect(1025, "::1" if where.startswith("[::1") else "127.0.0.1")
     assert client
-    listeners = Listeners()
     listeners.adopt(environment)
     listeners.bind(vips, freebind=False)
     listeners.listen(["FD_A"])
@@ -881,20 +866,18 @@ def test_a_stored_vip_comes_back_with_its_queue(where: str) -> None:
 
 
 @in_own_network
-def test_stored_vips_are_told_apart_by_their_names() -> None:
+def test_stored_vips_are_told_apart_by_their_names(listeners: Listeners) -> None:
     """They come in any order, after the others, several on one address; each is what it was."""
     b, c, a = parse_vips("127.0.0.1:1025:B,127.0.0.2:1025:C,127.0.0.1:1025:A")
     environment = returned(b, c, a, before="http https")
-    listeners = Listeners()
     listeners.adopt(environment)
     listeners.bind([a, b, c], freebind=False)
     assert dict(listeners.descriptors()) == {"FD_HTTP": 3, "FD_HTTPS": 4, "A": 7, "B": 5, "C": 6}
 
 
 @in_own_network
-def test_a_stored_vip_does_not_mind_a_strange_interface() -> None:
+def test_a_stored_vip_does_not_mind_a_strange_interface(listeners: Listeners) -> None:
     """A scope of thousands of digits is an error about that VIP, stored or not."""
-    listeners = Listeners()
     listeners.adopt(returned(*parse_vips("[::1]:1025:A")))
     assert error_of(lambda: listeners.bind(parse_vips(f"[fe80::1%{'9' * 5000}]:1025:A"), freebind=False)).startswith(
         "VIPS entry 1 '[fe80::1%999"
@@ -911,11 +894,10 @@ def test_a_stored_vip_does_not_mind_a_strange_interface() -> None:
     ],
 )
 @in_own_network
-def test_a_stored_vip_that_is_somewhere_else_is_closed(stored: str, declared: str) -> None:
+def test_a_stored_vip_that_is_somewhere_else_is_closed(listeners: Listeners, stored: str, declared: str) -> None:
     """What is declared is bound; what was stored is closed, and systemd has to forget it before it stores the new."""
     old, new = (*parse_vips(stored), *parse_vips(declared))
     environment = returned(old)
-    listeners = Listeners()
     listeners.adopt(environment)
     listeners.bind([new], freebind=False)
     wanted = Listeners()
@@ -927,11 +909,10 @@ def test_a_stored_vip_that_is_somewhere_else_is_closed(stored: str, declared: st
 
 
 @in_own_network
-def test_what_is_stored_twice_under_one_name_is_stored_again() -> None:
+def test_what_is_stored_twice_under_one_name_is_stored_again(listeners: Listeners) -> None:
     """systemd forgets by name: the good one of two has to be stored again."""
     old, new = parse_vips("127.0.0.1:1025:A")[0], parse_vips("127.0.0.1:1026:A")[0]
     environment = returned(old, new)
-    listeners = Listeners()
     listeners.adopt(environment)
     listeners.bind([new], freebind=False)
     assert dict(listeners.descriptors()) == {"A": 4}
@@ -940,21 +921,19 @@ def test_what_is_stored_twice_under_one_name_is_stored_again() -> None:
 
 
 @in_own_network
-def test_only_what_we_bound_is_to_be_stored() -> None:
+def test_only_what_we_bound_is_to_be_stored(listeners: Listeners) -> None:
     """The sockets of a .socket unit are systemd's already."""
-    listeners = Listeners()
     listeners.adopt(passed("t", LISTEN_FDNAMES="http"))
     listeners.bind(parse_vips("127.0.0.1:1025:A"), freebind=False)
     assert dict(listeners.to_store()) == {f"{STORED}A": 4}
 
 
 @in_own_network
-def test_when_one_vip_cannot_be_had_those_that_were_stored_are_closed_too() -> None:
+def test_when_one_vip_cannot_be_had_those_that_were_stored_are_closed_too(listeners: Listeners) -> None:
     """Nothing stays open; systemd still has them for the next attempt."""
     vips = parse_vips("127.0.0.1:1025:A,127.0.0.2:1025:B")
     environment = returned(*vips)
     before = open_descriptors()
-    listeners = Listeners()
     listeners.adopt(environment)
     error_of(lambda: listeners.bind([vips[0], Vip(NOT_HERE, 80, "C")], freebind=False))
     assert before - open_descriptors() == {3, 4}

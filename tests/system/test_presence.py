@@ -14,6 +14,7 @@ from entrypoint.core.effects import Log
 from entrypoint.pid1.presence import Presence
 from entrypoint.system.control_socket import Control
 from entrypoint.system.event_loop import EventLoop
+from tests.connections import put
 from tests.system.apart import apart
 from tests.system.strangers import OURS, STRANGER, as_user, folder_of, listening_as
 from tests.waiting import eventually
@@ -98,16 +99,7 @@ def test_it_is_made_again_and_said_in_one_line(tmp_path: Path, how: str) -> None
                 shutil.rmtree(one.folder)
             case _:
                 one.path.unlink()
-                with socket.socket(socket.AF_UNIX) as dead:
-                    match how:
-                        case "a file":
-                            one.path.write_text("x")
-                        case "a fifo":
-                            os.mkfifo(one.path)
-                        case "a link":
-                            one.path.symlink_to("/etc/passwd")
-                        case _:
-                            dead.bind(str(one.path))
+                put(how.removeprefix("a "), one.path)
         one.until(one.answers)
         assert one.events == ["control_made_again"]
         assert str(one.path) in one.lines[0].message
