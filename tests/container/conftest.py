@@ -53,14 +53,13 @@ class Load:
     text: str
 
 
+@dataclass(eq=False)
 class Balancer:
     """A running container, and everything a test does with it."""
 
-    def __init__(self, container: Container, folder: Path, port: int) -> None:
-        """Look at a container that has been started."""
-        self.container = container
-        self.folder = folder
-        self.port = port
+    container: Container
+    folder: Path
+    port: int
 
     @property
     def pid(self) -> int:

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from docker.models.containers import Container
 
 import docker
 from tests.container.conftest import NEWEST_STABLE, Balancer, configuration, result
@@ -47,10 +46,6 @@ LUA = 'core.register_fetches("says", function() return "lua" end)\n'
 
 class Host(Balancer):
     """A Debian with systemd."""
-
-    def __init__(self, container: Container, folder: Path) -> None:
-        """Look at a container that has been started."""
-        super().__init__(container, folder, 0)
 
     def must(self, *words: str) -> str:
         """Run a program that may not fail; return what it wrote."""
@@ -175,7 +170,7 @@ def booted(engine: docker.DockerClient, network: str, volumes: dict[str, dict[st
         },
     )
     try:
-        made = Host(container, ROOT)
+        made = Host(container, ROOT, 0)
         eventually(lambda: made.run("systemctl", "is-system-running")[1].strip() in {"running", "degraded"}, 60)
         yield made
     finally:

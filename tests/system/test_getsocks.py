@@ -122,6 +122,15 @@ class Asking:
             os.close(descriptor)
 
 
+def taken_from(offer: SocketOffer) -> tuple[Passed, ...]:
+    """Have our two sides talk to each other; return the sockets that arrive."""
+    taking = SocketRequest(Asking(offer).session)
+    while not taking.read():
+        offer.proceed()
+    assert taking.failure == ""
+    return taking.sockets
+
+
 # ---- taking --------------------------------------------------------------------------------------------------------
 
 
@@ -519,14 +528,11 @@ def test_the_next_offer_is_what_was_kept() -> None:
         adopted.renew([Passed(again(one).socket, b"", b"eth0") for one in kept])
         adopted.renew([Passed(again(one).socket, b"blue", b"eth1") for one in kept])
         offer = adopted.offer()
-        asking = Asking(offer)
-        taking = SocketRequest(asking.session)
-        while not taking.read():
-            offer.proceed()
-        assert [inode(one.socket) for one in taking.sockets] == list(map(inode, kept))
-        assert {(one.namespace, one.interface) for one in taking.sockets} == {(b"blue", b"eth1")}
+        taken = taken_from(offer)
+        assert [inode(one.socket) for one in taken] == list(map(inode, kept))
+        assert {(one.namespace, one.interface) for one in taken} == {(b"blue", b"eth1")}
         offer.close()
-        close_all(taking.sockets)
+        close_all(taken)
 
 
 def test_a_path_that_was_removed_is_not_offered(tmp_path: Path) -> None:
@@ -544,13 +550,10 @@ def test_a_path_that_was_removed_is_not_offered(tmp_path: Path) -> None:
 def offered_by(adopted: Adopted) -> list[str]:
     """Return the addresses that are offered."""
     offer = adopted.offer()
-    asking = Asking(offer)
-    taking = SocketRequest(asking.session)
-    while not taking.read():
-        offer.proceed()
+    taken = taken_from(offer)
     offer.close()
-    addresses = [one.address for one in taking.sockets]
-    close_all(taking.sockets)
+    addresses = [one.address for one in taken]
+    close_all(taken)
     return addresses
 
 
