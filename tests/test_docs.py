@@ -41,7 +41,7 @@ ELSEWHERE = {
     "[WARN  safe_reload (1)] generation 2 starts although": (
         "tests/system/test_reader.py::test_a_reload_waits_for_no_reader"
     ),
-    "pid1.": "tests/system/test_trips.py::test_what_the_map_shows_is_passed",
+    "pid1.": "tests/system/test_trips.py::test_the_trips_of_contributing_are_taken",
     "safe_reload --help": "tests/test_docs.py::test_the_help_text_has_every_option_of_the_reference",
     # With its options, which the page shows below.
     "safe_reload exporter": "tests/container/test_documented.py::test_monitoring_s_exporters",

@@ -196,8 +196,8 @@ def test_a_client_of_any_address_is_seen_as_haproxy_sees_it(start: Start, image:
         assert lb.sh("safe_reload reload 2>&1 && echo done").endswith("done\n"), lb.log
 
 
-def test_a_bind_that_cannot_be_of_two_sockets_is_told_what_would_be_right(start: Start, image: str) -> None:
-    """haproxy takes both sockets of `*` only from quotes; of IPv4 alone it takes one as well."""
+def test_a_bind_that_cannot_take_two_sockets_is_refused_with_the_remedy(start: Start, image: str) -> None:
+    """haproxy takes both sockets of `*` only from quotes; it also takes the IPv4 socket alone."""
     text = f"{DEFAULTS}frontend f\n    bind fd@${{FD_ANY}}\n    http-request return status 200\n"
     lb = start(image, text=text, vips="", options=("--vips", "*:8080:FD_ANY"), sysctls=IPV6)
     assert lb.container.wait(timeout=60)["StatusCode"] == 1

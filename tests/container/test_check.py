@@ -81,8 +81,8 @@ def test_haproxy_may_be_given_by_its_path(engine: docker.DockerClient, image: st
     assert "not in --vips: FD_WEB, FD_Z;" in text
 
 
-def test_a_file_without_its_option_is_told(engine: docker.DockerClient, image: str, folder: Path) -> None:
-    """The likeliest mistake is answered by what would be right."""
+def test_a_configuration_without_f_is_refused(engine: docker.DockerClient, image: str, folder: Path) -> None:
+    """It is the likeliest mistake, and is answered with the remedy."""
     status, text = check(engine, image, folder, "haproxy.cfg")
     assert status == 1
     assert "a configuration is given so: safe_reload check -f haproxy.cfg" in text

@@ -165,8 +165,8 @@ def test_a_reload_reads_as_that_of_haproxys_master(start: Start, version: str) -
 
 
 @needs_promtool
-def test_the_exporter_follows_a_life(start: Start, image: str) -> None:
-    """Live and ready while it serves, also after a failed reload and its own death; not ready while it is stopping."""
+def test_the_probes_follow_the_instance(start: Start, image: str) -> None:
+    """Live and ready while it serves, also after a failed reload and the exporter's death; not ready while it stops."""
     lb = start(image, options=("--exporter", "127.0.0.1:9101", "--stop-delay", "20")).begins("one")
     eventually(lambda: code(lb, "/readyz") == 200)
     assert code(lb, "/livez") == 200

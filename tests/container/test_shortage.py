@@ -184,8 +184,8 @@ def test_a_full_disk_stops_neither_reloads_nor_restarts(start: Start, image: str
     eventually(lambda: inside(lb, "/small/lb.pid").read_text() == f"{inner_pid(current(lb))}\n")
 
 
-def test_a_configuration_whose_socket_finds_no_place_changes_nothing(start: Start, image: str) -> None:
-    """haproxy cannot bind its own stats socket on a full disk: a failed reload in its own words; later it works."""
+def test_a_configuration_with_a_socket_on_a_full_disk_changes_nothing(start: Start, image: str) -> None:
+    """haproxy cannot bind its own stats socket: a failed reload with haproxy's message; later it works."""
     lb = start(image, **SMALL).begins("one")
     before = haproxies(lb)
     lb.edit(configuration("two", ADMIN))

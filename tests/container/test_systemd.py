@@ -335,8 +335,8 @@ def test_the_first_client_starts_it_and_is_served(activated: Service) -> None:
     assert activated.show("ActiveState") == "active"
 
 
-def test_a_restart_of_what_a_socket_started_loses_nobody(activated: Service) -> None:
-    """The VIP is the .socket unit's, who comes meanwhile waits."""
+def test_a_restart_of_a_socket_activated_service_loses_no_client(activated: Service) -> None:
+    """The VIP belongs to the .socket unit; clients that come meanwhile wait."""
     assert activated.get() == "activated"
     activated.must("restart")
     assert activated.get() == "activated"
@@ -389,14 +389,14 @@ def test_a_reload_fails_with_the_configuration(service: Service, kind: str) -> N
     assert "failed" not in service.show("StatusText")
 
 
-def test_the_status_line_says_who_serves_how_many(running: Service) -> None:
-    """`systemctl status` has the generation's number and the connections that it has."""
+def test_the_status_line_has_the_generation_and_its_connections(running: Service) -> None:
+    """`systemctl status` shows them."""
     with running.host.connect(8080) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n")
         eventually(lambda: re.search(r"generation 1\b.*\b1 connection", running.show("StatusText")))
 
 
-def test_a_reload_that_nobody_asked_systemd_for_is_seen(running: Service) -> None:
+def test_systemd_sees_a_reload_by_signal(running: Service) -> None:
     """After a SIGUSR1 the unit is reloading, and then active; nothing hangs."""
     running.configure("two")
     running.host.must("systemctl", "kill", "--kill-whom=main", "-s", "USR1", running.unit)
@@ -425,8 +425,8 @@ def test_a_crash_of_haproxy_is_no_business_of_systemd(running: Service) -> None:
     eventually(lambda: "died unasked (1): the last one was killed by SIGKILL" in running.show("StatusText"))
 
 
-def test_a_stop_waits_for_who_is_being_served(running: Service) -> None:
-    """For longer than TimeoutStopSec=, because safe_reload asks for more time: nobody is killed."""
+def test_a_stop_waits_for_open_connections(running: Service) -> None:
+    """For longer than TimeoutStopSec=, because safe_reload asks for more time: nothing is killed."""
     running.drop_in("TimeoutStopSec=3\n")
     with running.host.connect(8080) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n")

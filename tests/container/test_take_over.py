@@ -48,7 +48,7 @@ def daemon(lb: Balancer) -> int:
     return eventually(lambda: next((pid for pid in haproxies(lb) if inner_pid(pid) == int(named)), 0))
 
 
-def test_it_is_told_to_leave_when_the_first_generation_serves(start: Start, image: str) -> None:
+def test_the_predecessor_is_told_to_leave_when_the_first_generation_serves(start: Start, image: str) -> None:
     """Under load: nobody is refused, late or cut off, and the pid file is ours afterwards.
 
     Reset may be whose handshake ends while the old one closes; who waits is the next test's matter.
@@ -66,8 +66,8 @@ def test_it_is_told_to_leave_when_the_first_generation_serves(start: Start, imag
     assert inside(lb, PID_FILE).read_text().strip().isdigit()
 
 
-def test_who_waits_in_its_own_queue_is_answered_where_requests_migrate(start: Start, image: str) -> None:
-    """By it or by us. Nobody connects meanwhile: the kernel cannot move a handshake that ends while it closes."""
+def test_clients_in_the_predecessor_s_queue_are_answered_where_requests_migrate(start: Start, image: str) -> None:
+    """By either one. No client connects meanwhile: the kernel cannot move a handshake that ends while it closes."""
     lb = begin(start, image, before(ADDRESS))
     lb.serves("before")
     old = daemon(lb)
@@ -81,8 +81,8 @@ def test_who_waits_in_its_own_queue_is_answered_where_requests_migrate(start: St
 
 
 @pytest.mark.parametrize("bind", ["127.0.0.2:8080", "127.0.0.1:8081"], ids=["another address", "another port"])
-def test_one_that_serves_something_else_is_a_stranger(start: Start, image: str, bind: str) -> None:
-    """The pid file is stale then, and nobody is signalled."""
+def test_a_haproxy_that_serves_something_else_is_not_signalled(start: Start, image: str, bind: str) -> None:
+    """The pid file is stale then."""
     lb = begin(start, image, before(bind))
     eventually(lambda: daemons(lb))
     go(lb)
@@ -91,8 +91,8 @@ def test_one_that_serves_something_else_is_a_stranger(start: Start, image: str, 
     assert daemons(lb)
 
 
-def test_a_pid_that_is_somebody_else_s_by_now_is_a_stranger(start: Start, image: str) -> None:
-    """Neither a program that is no haproxy, nor the haproxy that the file does not name, is signalled."""
+def test_a_reused_pid_is_not_signalled(start: Start, image: str) -> None:
+    """Neither a program that is no haproxy, nor a haproxy that the file does not name."""
     lb = begin(start, image, before(ADDRESS), f"sleep 1000 & echo $! > {PID_FILE}")
     lb.serves("before")
     go(lb)

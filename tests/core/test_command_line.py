@@ -85,13 +85,13 @@ def test_wrong_vips_are_an_error_about_vips(vips: str) -> None:
     assert "/var/run/ha1/pid is no program, so this is PIDFILE VIPS HAPROXY" in message
 
 
-def test_a_missing_haproxy_is_told() -> None:
-    """PIDFILE and VIPS alone are answered by what is missing."""
+def test_a_missing_haproxy_is_refused() -> None:
+    """PIDFILE and VIPS alone are answered with what is missing."""
     assert refusal(f"/run/pid {VIPS_OF_2017}").startswith("HAPROXY is missing after the VIPs: PIDFILE VIPS HAPROXY")
 
 
-def test_wrong_vips_are_told_before_a_missing_haproxy() -> None:
-    """Of two things that are wrong the first one is named."""
+def test_wrong_vips_are_refused_before_a_missing_haproxy() -> None:
+    """Of two errors the first one is named."""
     assert refusal("/run/pid 10.0.0.1:80").startswith("VIPS entry 1 '10.0.0.1:80': ")
 
 
@@ -199,7 +199,7 @@ def test_what_serves_is_served(argument: str) -> None:
     assert refusal(f"haproxy {argument}").startswith("haproxy is given no configuration; add -f FILE")
 
 
-def test_what_does_not_serve_may_be_told_anything() -> None:
+def test_a_check_keeps_every_other_argument() -> None:
     """After -c every other argument is left as it is: nothing is started that could do harm."""
     assert read("haproxy -c -D -W -f a.cfg -x s") == RunOnce(("haproxy", "-c", "-D", "-W", "-f", "a.cfg", "-x", "s"))
 
@@ -229,8 +229,8 @@ def test_a_verb_is_a_question_wherever_options_are(verb: str) -> None:
     ],
 )
 @pytest.mark.parametrize("verb", ["reload", "status"])
-def test_a_verb_elsewhere_is_none(verb: str, line: str) -> None:
-    """After `--`, behind a program, as a path: then it is what tini would make of it; and `check` asks nobody."""
+def test_a_verb_elsewhere_is_not_a_verb(verb: str, line: str) -> None:
+    """After `--`, behind a program, as a path: then it means what it means to tini. `check` asks no instance."""
     assert not is_question(line.format(verb).split())
 
 
@@ -276,8 +276,8 @@ def test_a_check_drops_and_refuses_what_a_start_does() -> None:
 @pytest.mark.parametrize(
     ("line", "remedy"), [("a.cfg", "safe_reload check -f a.cfg"), ("-vv", "run it without `check`: haproxy -vv")]
 )
-def test_a_check_of_nothing_is_told(line: str, remedy: str) -> None:
-    """A file without -f, and what checks nothing, are answered by what would be right."""
+def test_a_check_without_anything_to_check_is_refused(line: str, remedy: str) -> None:
+    """A file without -f, and arguments that check nothing, are answered with what would be right."""
     with pytest.raises(UsageError) as caught:
         check(line)
     assert str(caught.value).endswith(remedy)
@@ -314,8 +314,8 @@ def test_what_is_not_needed_is_dropped_with_a_warning(argument: str) -> None:
     assert warning.startswith(f"haproxy's {argument} is dropped: ")
 
 
-def test_each_dropped_argument_is_told() -> None:
-    """Several of them get a line each, in order."""
+def test_each_dropped_argument_has_a_warning() -> None:
+    """One line each, in order."""
     command = read("haproxy -W -db -f a.cfg -D")
     assert isinstance(command, Serve)
     assert [line.split()[1] for line in command.warnings] == ["-W", "-db", "-D"]
@@ -347,7 +347,7 @@ def test_the_masters_cli_is_not_haproxys_to_serve(line: str) -> None:
 
 
 @pytest.mark.parametrize("option", ["-f", "-C", "-L", "-m", "-n", "-N", "-S"])
-def test_a_value_that_is_missing_is_told(option: str) -> None:
+def test_a_missing_value_is_refused(option: str) -> None:
     """An option at the end without its value is named."""
     assert refusal(f"haproxy -f a.cfg {option}") == f"haproxy's {option} needs a value after it"
 
@@ -363,7 +363,7 @@ def test_every_configuration_is_known() -> None:
 
 
 @pytest.mark.parametrize("line", ["haproxy", "haproxy -V", "-V", "haproxy -n 5", "haproxy --"])
-def test_a_missing_configuration_is_told(line: str) -> None:
+def test_a_missing_configuration_is_refused(line: str) -> None:
     """haproxy without a file is refused with an example."""
     assert refusal(line).startswith("haproxy is given no configuration; add -f FILE, such as -f /")
 

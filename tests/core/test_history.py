@@ -54,7 +54,7 @@ def test_files_that_are_back_end_the_failure() -> None:
     assert history.last_success == 3000.0
 
 
-def test_a_start_that_failed_is_told_until_one_from_the_disk_works() -> None:
+def test_a_failed_start_is_shown_until_one_from_the_disk_works() -> None:
     """The status of a container that runs the last known good configuration says why."""
     history = History(0.0)
     history.note(StartFailed(1, 16, "exited"), "generation 1 exited with status 1", 1.0, 1.0)

@@ -275,8 +275,8 @@ def test_after_a_death_it_is_said_what_stays_open(vips: tuple[tuple[str, int], .
     assert line.startswith(f"{told}, and the next generation starts ")
 
 
-def test_a_success_is_told_when_the_old_one_has_let_go_and_not_before(transitions: list[Transition]) -> None:
-    """Until then it may accept what comes after the answer; whoever is owed one gets it in that very step."""
+def test_a_success_is_reported_when_the_old_generation_has_stopped_accepting(transitions: list[Transition]) -> None:
+    """Before that it may accept a connection that comes after the answer. All clients are answered in that step."""
     told = 0
     for taken in transitions:
         before, after = taken.before, taken.after
@@ -289,8 +289,8 @@ def test_a_success_is_told_when_the_old_one_has_let_go_and_not_before(transition
     assert bool(told) == (transitions[0].before.settings == CLIENTS)
 
 
-def test_an_end_that_nobody_asked_for_says_why(transitions: list[Transition]) -> None:
-    """Before it ends by itself it says for which reason, as an error: a failed start, too many deaths, --restart no."""
+def test_an_exit_without_a_request_says_why(transitions: list[Transition]) -> None:
+    """Before it ends by itself it logs an error with the reason: a failed start, too many deaths, --restart no."""
     reasons = {"start_failed", "reload_failed", "restart_limit", "no_restart"}
     seen = set()
     for taken in transitions:

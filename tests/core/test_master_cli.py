@@ -189,8 +189,8 @@ def test_anything_can_be_read(data: bytes) -> None:
         ("show proc", ("default", "show proc")),
     ],
 )
-def test_a_prefix_says_who_is_meant(command: str, wanted: tuple[str, str]) -> None:
-    """A number, a pid, or us; without a prefix it is whoever was turned to last."""
+def test_a_prefix_names_the_target(command: str, wanted: tuple[str, str]) -> None:
+    """A number, a pid, or safe_reload itself; without a prefix, the default."""
     assert master_cli.addressed(command, "default") == wanted
 
 

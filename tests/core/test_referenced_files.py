@@ -124,8 +124,8 @@ def test_a_line_names_what_it_makes_haproxy_read(line: str, files: list[str]) ->
         (b'errorfile 503 "/e/${D', ["/e//dir"]),
     ],
 )
-def test_words_are_haproxys_words(line: bytes, files: list[str]) -> None:
-    """Quotes, escapes, comments and variables are read as the manual says, and broken lines somehow."""
+def test_words_are_split_as_haproxy_splits_them(line: bytes, files: list[str]) -> None:
+    """Quotes, escapes, comments and variables follow the manual; broken lines are read somehow."""
     variables = {"D": "/dir", "WORD": "errorfile", "ALL": "errorfile 503 /e/all"}
     assert named_files(line, variables) == tuple(files)
 
@@ -358,7 +358,7 @@ def test_no_text_is_too_odd(text: bytes) -> None:
 
 
 @given(st.lists(WORDS | st.binary(max_size=4), max_size=60).map(b" ".join))
-def test_the_search_for_the_few_lines_that_matter_misses_none(text: bytes) -> None:
+def test_the_quick_search_finds_every_line_that_names_a_file(text: bytes) -> None:
     """Reading every line finds the same files."""
     found = named_files(text, {"A": "crt /b"})
     with pytest.MonkeyPatch.context() as patch:

@@ -97,8 +97,8 @@ def test_what_is_held_under_a_condition_is_shown_with_it() -> None:
     assert "adopted        [::]:82" in shown
 
 
-def test_a_failed_reload_is_told_with_haproxy_s_error_its_place_and_what_to_do() -> None:
-    """The first alert, the file and the line, that nothing has changed, and when all was well."""
+def test_a_failed_reload_is_shown_with_haproxy_s_error_its_place_and_what_to_do() -> None:
+    """The first alert, the file and the line, that nothing has changed, and the last success."""
     failure = {**STATUS["last_reload"], "result": "failure", "trigger": "files", "generation": 4, "words": WORDS}
     text = "\n".join(lines(status(last_reload=failure, last_success_at=NOW - 7200)))
     assert "last reload    FAILURE 1m 30s ago, asked for by files, generation 4, in 0.0213 s\n" in text
@@ -143,8 +143,8 @@ def test_a_reload_is_advised_only_where_no_file_is_watched() -> None:
         ("generation 4 was not started: Cannot allocate memory; the reload has failed", False),
     ],
 )
-def test_a_failure_that_is_not_of_the_configuration_asks_nobody_to_correct_it(message: str, memory: bool) -> None:
-    """It is tried again; and what most often sends SIGKILL is named."""
+def test_a_failure_for_another_reason_does_not_ask_to_correct_the_configuration(message: str, memory: bool) -> None:
+    """It is tried again; and the likeliest cause of a SIGKILL is named."""
     failure = {**STATUS["last_reload"], "result": "failure", "message": message, "words": ""}
     text = "\n".join(lines(status(last_reload=failure, configuration__retries=1)))
     assert "what serves is as before; the configuration is not to blame: it is tried again" in text
@@ -162,8 +162,8 @@ def test_a_start_that_failed_is_no_reload() -> None:
     assert "as before" not in text
 
 
-def test_files_that_are_back_are_no_reload_that_somebody_asked_for() -> None:
-    """What happened is told, and no time."""
+def test_a_change_that_was_undone_is_not_shown_as_a_reload() -> None:
+    """The event is shown, without a time."""
     back = {**STATUS["last_reload"], "seconds": None, "message": "the files are again what runs: the failure is over"}
     told = "last reload    success 1m 30s ago, the files are again what runs: the failure is over"
     assert told in lines(status(last_reload=back))
@@ -224,7 +224,7 @@ def test_nothing_is_said_of_the_disk_that_is_not_known(
         ({"vips": [{"tag": "FD_X", "address": "[::1]:1", "accepts": None}]}, "listens; haproxy does not say whether"),
     ],
 )
-def test_what_is_not_as_it_should_be_is_told(changes: dict[str, object], told: str) -> None:
+def test_each_problem_is_shown(changes: dict[str, object], told: str) -> None:
     """Each fact by itself."""
     assert told in "\n".join(lines(status(**changes)))
     assert told not in "\n".join(lines(STATUS))
@@ -364,8 +364,8 @@ def test_a_configuration_that_has_failed_is_not_offered() -> None:
 
 
 @pytest.mark.parametrize(("lost", "line"), [(0, ""), (1, "1 line is lost"), (17, "17 lines are lost")])
-def test_lines_that_are_lost_are_told(lost: int, line: str) -> None:
-    """Where none is, nothing is said."""
+def test_lost_log_lines_are_shown(lost: int, line: str) -> None:
+    """Nothing is shown if none is lost."""
     lines = report.report({"log": {"lines_lost": lost}}, 0.0, Style(colour=False))
     assert [one for one in lines if "lost" in one] == (
         [f"log          {line}: stderr was full, and nobody read it"] if line else []

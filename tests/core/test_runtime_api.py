@@ -136,8 +136,8 @@ DATAGRAMS = ORDINARY.replace("20 :", "22 :").partition(" l.st=")[0].replace("soc
 
 @each_version
 @pytest.mark.parametrize("line", [ORDINARY, QUIC], ids=["tcp", "quic"])
-def test_an_ordinary_listener_on_a_vip_s_port_is_none(version: str, line: str) -> None:
-    """It is known by being exported, and its frontend is not to be disabled: that would disconnect it."""
+def test_an_ordinary_listener_on_a_vip_s_port_is_not_a_vip(version: str, line: str) -> None:
+    """It is known by being exported. Its frontend must not be disabled: that would disconnect it."""
     text = answer(version, "show-fd")
     assert set(binds_on(text + line, VIPS)) == {
         bind if bind.frontend != "plain" else Bind(3, "plain", mixed=True) for bind in binds_on(text, VIPS)

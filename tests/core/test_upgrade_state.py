@@ -43,8 +43,8 @@ def test_an_upgrade_begins_only_when_nothing_is_under_way(states: set[State]) ->
             assert "try again" in reply.message
 
 
-def test_a_rehearsal_that_fails_changes_nothing_and_is_told(states: set[State]) -> None:
-    """The old program goes on, and whoever asked gets the new one's words."""
+def test_a_failed_rehearsal_changes_nothing_and_is_reported(states: set[State]) -> None:
+    """The old program goes on, and the client gets the new program's error."""
     for state in at_rest(states)[:50]:
         after, effects = lifecycle.step(state, Rehearsed(7, "it exited with status 1: no such option"))
         assert after == state

@@ -61,7 +61,7 @@ def test_a_reload_takes_as_long_as_it_takes_and_a_look_does_not() -> None:
     assert read("reload --timeout 1.5").timeout == 1.5
 
 
-def test_flags_are_told() -> None:
+def test_flags_are_passed_to_the_server() -> None:
     """--json of status and of list, and --now of stop."""
     assert read("status --json").flags == {"json"}
     assert read("list --json").flags == {"json"}

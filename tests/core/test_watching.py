@@ -339,7 +339,7 @@ def test_what_has_failed_is_not_tried_again_until_it_is_something_else(story: St
     assert story.spawned
 
 
-def test_what_has_failed_is_tried_again_when_somebody_asks(story: Story) -> None:
+def test_a_failed_content_is_tried_again_on_request(story: Story) -> None:
     """The client has a reason to ask."""
     _failed(story)
     story.happens(ReloadAsked(Request("a client", 7)))
@@ -422,8 +422,8 @@ def test_every_other_reason_is_one(story: Story, end: str) -> None:
     assert story.state.failed == "b"
 
 
-def test_a_reload_that_somebody_asked_for_is_tried_again_too(story: Story) -> None:
-    """Also of what runs already; whoever asked has been answered."""
+def test_a_requested_reload_is_retried_too(story: Story) -> None:
+    """Also of the content that runs already; the client has been answered."""
     story.happens(ReloadAsked(Request("a client", 7)))
     story.starts("a")
     story.dies(transient=True)
@@ -517,7 +517,7 @@ def test_one_in_the_place_of_a_dead_one_serves_even_if_the_files_have_changed() 
     story.runs_from("c")
 
 
-def test_a_stop_answers_whoever_waited_for_a_candidate_that_is_passed_over() -> None:
+def test_a_stop_answers_the_client_of_a_candidate_that_is_not_used() -> None:
     """While the VIPs linger, no other candidate is started."""
     story = Story(settings(stop_delay=1.0))
     story.happens(ReloadAsked(Request("a client", 7)))

@@ -186,7 +186,7 @@ def test_a_peer_that_does_not_answer(
 @pytest.mark.parametrize(
     "answer", ['{"version": ', "[]", "null", "hello", "[" * 100_000, "\udcff".encode(errors="replace").decode()]
 )
-def test_an_answer_that_is_no_status_is_told(run: Run, peer: Callable[..., Peer], answer: str) -> None:
+def test_an_answer_that_is_not_a_status_is_refused(run: Run, peer: Callable[..., Peer], answer: str) -> None:
     """Cut off, not JSON, not an object, too deep: no instance, one line."""
     peer(("status", [answer], "close"))
     done = run("status")
@@ -244,7 +244,7 @@ def test_another_user_is_told_who_may_connect() -> None:
                 assert one_line(done).endswith(f"permission denied; {told}")
 
 
-def test_a_path_that_is_too_long_for_a_socket_is_told(run: Run) -> None:
+def test_a_path_that_is_too_long_for_a_socket_is_refused(run: Run) -> None:
     """One line says what to shorten."""
     done = run("status", "--name", "x" * 120)
     assert done.returncode == 3

@@ -242,8 +242,8 @@ def test_an_empty_configuration_is_one_that_looks_incomplete(etc: Path) -> None:
     assert reader.read().incomplete == (f"{etc}/haproxy.cfg is empty",)
 
 
-def test_a_key_that_does_not_fit_its_certificate_is_told(tmp_path: Path) -> None:
-    """Wherever a `key` names it, until both fit; what haproxy finds by itself it judges itself."""
+def test_a_key_that_does_not_fit_its_certificate_is_reported(tmp_path: Path) -> None:
+    """Wherever a `key` names it, until both fit. Keys that haproxy finds by itself are left to haproxy."""
     made = {name: key_pair(tmp_path, name) for name in ("old", "new")}
 
     def put(certificate: str, key: str) -> tuple[str, ...]:

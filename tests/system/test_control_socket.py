@@ -61,8 +61,8 @@ def test_a_file_that_has_gone_is_known_and_another_socket_can_take_its_place(tmp
     assert not Path(control.path).exists()
 
 
-def test_somebody_elses_file_stays(tmp_path: Path) -> None:
-    """A file that has replaced ours is left alone."""
+def test_a_file_that_replaced_the_socket_stays(tmp_path: Path) -> None:
+    """It is not removed at the end."""
     control = listen(str(tmp_path), "lb")
     Path(control.path).unlink()
     Path(control.path).write_text("")
@@ -94,7 +94,7 @@ def test_what_comes_is_taken_as_it_is(tmp_path: Path) -> None:
     control.close()
 
 
-def test_a_hang_up_is_told_from_a_half_close(tmp_path: Path) -> None:
+def test_a_hang_up_is_distinguished_from_a_half_close(tmp_path: Path) -> None:
     """socat half-closes, and waits for its answer."""
     control = listen(str(tmp_path), "lb")
     other, client = connected(control)

@@ -153,8 +153,8 @@ def test_a_vip_is_bound_as_the_contract_says(listeners: Listeners, port: int) ->
 
 
 @needs_ipv6
-def test_the_first_tags_are_told_with_their_addresses(listeners: Listeners, port: int) -> None:
-    """All of a tag's, and no more tags than asked for."""
+def test_the_first_tags_are_listed_with_their_addresses(listeners: Listeners, port: int) -> None:
+    """All addresses of a tag, and no more tags than asked for."""
     listeners.bind(parse_vips(f"127.0.0.1:{port}:FD_A,*:{port}:FD_B,127.0.0.2:{port}:FD_C"), freebind=False)
     both = [f"0.0.0.0:{port}", f"[::]:{port}"]
     assert listeners.addresses(0) == {}
@@ -805,7 +805,7 @@ def test_a_poke_never_leaves_the_host(host: str, family: socket.AddressFamily, n
 
 
 @in_child
-def test_a_pid_that_was_reused_is_told_from_ours() -> None:
+def test_a_reused_pid_is_distinguished_from_ours() -> None:
     """LISTEN_PIDFDID, where systemd gives it, must be the inode of our own pidfd."""
     environment = passed("t")
     ourselves = os.pidfd_open(os.getpid())
@@ -866,7 +866,7 @@ def test_a_stored_vip_comes_back_with_its_queue(listeners: Listeners, where: str
 
 
 @in_own_network
-def test_stored_vips_are_told_apart_by_their_names(listeners: Listeners) -> None:
+def test_stored_vips_are_identified_by_their_names(listeners: Listeners) -> None:
     """They come in any order, after the others, several on one address; each is what it was."""
     b, c, a = parse_vips("127.0.0.1:1025:B,127.0.0.2:1025:C,127.0.0.1:1025:A")
     environment = returned(b, c, a, before="http https")

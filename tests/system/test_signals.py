@@ -399,8 +399,8 @@ def test_posix_spawn_gives_back_the_same(wanted: Inherited) -> None:
     ("number", "is_ignored"), [*((n, True) for n in sorted(CAUGHT)), (signal.SIGPIPE, False), (signal.SIGTTIN, False)]
 )
 @in_child
-def test_what_posix_spawn_cannot_have_ignored_is_told(number: int, is_ignored: bool) -> None:
-    """What is caught here, or was by an older version, cannot be ignored in a child but by a fork."""
+def test_signals_that_posix_spawn_cannot_ignore_are_reported(number: int, is_ignored: bool) -> None:
+    """A signal that is caught here, or was by an older version, can be ignored in a child only by a fork."""
     for one in CATCHABLE:
         signal.signal(one, signal.SIG_IGN if one == number and is_ignored else signal.SIG_DFL)
     assert owed(Inherited(frozenset(), frozenset({number}))) is None

@@ -46,8 +46,8 @@ def lines_of(written: bytes, style: str) -> list[str]:
 
 
 @pytest.mark.parametrize("style", ["text", "json"])
-def test_why_a_start_has_failed_arrives_though_nobody_has_read(haproxy: Path, style: str) -> None:
-    """Of all else the number is said where it is missing."""
+def test_the_reason_of_a_failed_start_arrives_at_a_late_reader(haproxy: Path, style: str) -> None:
+    """For the lines that are lost there is a count in their place."""
     words = [*WORDS, "--log-format", style, "--watch", "off", str(haproxy), "-f", "/dev/null"]
     # A file has room for all.
     with (haproxy.parent / "log").open("wb") as log:
@@ -77,8 +77,8 @@ def test_why_a_start_has_failed_arrives_though_nobody_has_read(haproxy: Path, st
     assert any("exited with status 1 before it was ready" in line for line in found)
 
 
-def test_what_has_waited_is_written_as_soon_as_somebody_reads(haproxy: Path) -> None:
-    """Also when nothing more is said: the lines that waited, and how many are lost."""
+def test_waiting_lines_are_written_as_soon_as_somebody_reads(haproxy: Path) -> None:
+    """Also when nothing more is logged: the lines that waited, and how many are lost."""
     ready = haproxy.parent / "ready"
     haproxy.write_text(SAYS_WHY.replace("exit 1", f"touch {ready}; exec sleep 1000"))
     words = [*WORDS, "--watch", "off", str(haproxy), "-f", "/dev/null"]
@@ -149,8 +149,8 @@ NASTY = "no\n[ERROR safe_reload (1)] \x1b[31m\u202ename\x9b"
     ],
     ids=lambda arguments: arguments[0].partition("\n")[0],
 )  # fmt: skip
-def test_what_is_given_begins_no_line_and_moves_no_cursor(arguments: list[str], style: str) -> None:
-    """Names with ends of lines, escape sequences and bytes that are no UTF-8, wherever they are complained of."""
+def test_arguments_in_errors_begin_no_line_and_move_no_cursor(arguments: list[str], style: str) -> None:
+    """Names with line ends, escape sequences and bytes that are not UTF-8, wherever an error quotes them."""
     raw = [argument.encode() + b"\xff" * (NASTY in argument) for argument in arguments]
     variable = f"SAFE_RELOAD_{NASTY}".encode() + b"\xff"
     variables = {**os.environb, b"SAFE_RELOAD_LOG_FORMAT": style.encode(), variable: b"1", b"COLUMNS": b"9999"}

@@ -300,8 +300,8 @@ def test_haproxy_inherits_the_vips_and_its_cli_and_nothing_else(begin: Begin) ->
     assert not {link for link in shared if link.startswith("pipe:")}
 
 
-def test_haproxy_does_not_get_what_systemd_means_for_us(begin: Begin) -> None:
-    """NOTIFY_SOCKET and its like end here."""
+def test_haproxy_does_not_get_systemd_s_variables(begin: Begin) -> None:
+    """NOTIFY_SOCKET and its like are for safe_reload only."""
     ours = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "SAFE_RELOAD_INHERITED")
     lb = begin(KEPT="yes", **dict.fromkeys(ours, "1")).serves()
     environment = Path(f"/proc/{lb.haproxy()}/environ").read_text().split("\0")
@@ -338,8 +338,8 @@ def test_a_pid_file_that_can_no_longer_be_written_is_a_log_line(begin: Begin, tm
         ("/dev/full/below", "it is not a folder; give a folder that uid"),
     ],
 )
-def test_a_state_directory_that_cannot_be_written_is_told(begin: Begin, tmp_path: Path, where: str, why: str) -> None:
-    """In words, with what would be right, and without the number of an error; haproxy serves all the same."""
+def test_a_state_directory_that_cannot_be_written_is_logged(begin: Begin, tmp_path: Path, where: str, why: str) -> None:
+    """In words, with the remedy, and without the number of an error; haproxy serves all the same."""
     folder = tmp_path / where
     lb = begin("--state-dir", str(folder)).serves()
     eventually(lambda: "is kept in memory only" in lb.log)
@@ -562,7 +562,7 @@ def test_listeners_that_are_passed_after_a_stop_are_closed(begin: Begin) -> None
         assert lb.process.poll() is None
 
 
-def test_a_tag_that_is_no_vip_is_named_when_a_reload_fails_of_it(begin: Begin) -> None:
+def test_an_unknown_tag_is_named_when_a_reload_fails(begin: Begin) -> None:
     """haproxy only says that the file descriptor '' is no number: log, answer and status name the tag."""
     lb = begin("--watch", "off").serves()
     hint = "not in --vips: FD_WEBB; correct the `bind`, or give the VIP, such as --vips '*:80:FD_WEBB'"
@@ -582,8 +582,8 @@ def test_a_tag_that_is_no_vip_is_named_when_a_reload_fails_of_it(begin: Begin) -
     assert lb.get() == "1"
 
 
-def test_a_tag_that_is_no_vip_is_named_when_a_start_fails_of_it(tmp_path: Path) -> None:
-    """The likeliest mistake of a first start; a variable of that name is none."""
+def test_an_unknown_tag_is_named_when_a_start_fails(tmp_path: Path) -> None:
+    """The likeliest mistake of a first start; an environment variable of that name is not reported."""
     path = tmp_path / "haproxy.cfg"
     path.write_text(CONFIGURATION + '  bind "fd@${FD_X}"\n  bind "fd@${FD_ELSE}"\n')
     words = [sys.executable, "-m", "entrypoint", "--runtime-dir", str(tmp_path), "haproxy", "-f", str(path)]

@@ -156,8 +156,8 @@ def test_a_reload_that_is_never_ready_says_so(begin: Begin, systemd: NotifySocke
     assert "is not ready within --ready-timeout" in systemd.statuses()[-1]
 
 
-def test_reloads_that_follow_each_other_are_told_apart(begin: Begin, systemd: NotifySocket) -> None:
-    """The one that runs is over before the one that waited begins."""
+def test_consecutive_reloads_have_separate_messages(begin: Begin, systemd: NotifySocket) -> None:
+    """The first one is over before the second one begins."""
     lb = begin()
     eventually(lambda: systemd.said() == ["READY"])
     for signum in (signal.SIGSTOP, signal.SIGUSR1, signal.SIGHUP, signal.SIGCONT):

@@ -31,7 +31,7 @@ def trips() -> dict[str, list[list[str]]]:
     return {name: [line.split() for line in lines.splitlines()] for name, lines in found}
 
 
-def test_what_the_map_shows_is_passed(begin: Begin, tmp_path: Path) -> None:
+def test_the_trips_of_contributing_are_taken(begin: Begin, tmp_path: Path) -> None:
     """Each function in its order, on each of the trips."""
     calls = tmp_path / "calls"
     lb = begin(code=TRACED, TRIP=str(calls)).becomes_current()
