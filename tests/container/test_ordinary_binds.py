@@ -87,7 +87,7 @@ def test_a_reload_loses_no_connection(start: Start, image: str, bind: str) -> No
 
 
 @pytest.mark.parametrize("bind", BINDS.values(), ids=BINDS)
-def test_a_crash_refuses_no_client(start: Start, image: str, bind: str) -> None:
+def test_a_crash_refuses_nobody(start: Start, image: str, bind: str) -> None:
     """The socket is held, so clients wait in its queue until the next haproxy accepts them, however early it dies."""
     lb = begin(start, image, ordinary("one", bind), options=OFTEN)
     before = listening(lb)
@@ -153,7 +153,7 @@ def test_a_reload_changes_what_is_bound(start: Start, image: str) -> None:
     assert _get(lb, 8080) is None
 
 
-def test_a_reload_that_removes_an_address_loses_no_client_on_the_others(start: Start, image: str) -> None:
+def test_a_reload_that_takes_an_address_away_loses_nobody_on_the_others(start: Start, image: str) -> None:
     """One of two addresses comes and goes under load on the other."""
     both = "bind 127.0.0.1:8080\n    bind 127.0.0.1:8081"
     lb = begin(start, image, ordinary("one", both))
@@ -228,7 +228,7 @@ def test_a_generation_that_drains_costs_nothing(start: Start, version: str, kind
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_draining_haproxy_2_6_loses_no_client(start: Start, kind: str) -> None:
+def test_a_generation_of_2_6_that_drains_loses_nobody(start: Start, kind: str) -> None:
     """It wakes up for its successor's clients, which costs CPU, and takes none of them."""
     _, new = cost_of_draining(start, IMAGES["2.6"], kind)
     assert new > 2
