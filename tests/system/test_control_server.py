@@ -56,6 +56,29 @@ def lb(begin: Begin) -> Iterator[Instance]:
         eventually(lambda: len(descriptors(instance.pid)) <= before + 1)
 
 
+NOT_WAITED_FOR = """
+from entrypoint.pid1.worker_connection import WorkerConnection
+right = WorkerConnection.resume
+def wrong(self):
+    WorkerConnection.resume = right
+    raise OSError(28, "No space left on device")
+WorkerConnection.resume = wrong
+"""
+
+
+def test_a_generation_that_cannot_be_waited_for_is_hung_up_on(begin: Begin) -> None:
+    """An open session with its CLI would keep it from leaving; the client is told, and asks again."""
+    lb = begin(code=NOT_WAITED_FOR).serves()
+    before = len(descriptors(lb.pid))
+    with lb.connect() as client:
+        client.sendall(b"prompt\n@1 show info\n")
+        said = read_until(client, b"Cannot do it now: No space left on device\n\nmaster> ")
+        assert b"Name: " not in said
+        eventually(lambda: len(descriptors(lb.pid)) == before + 1)
+        client.sendall(b"@1 show info\n")
+        assert b"Name: HAProxy" in read_until(client, b"\n\nmaster> ")
+
+
 # ---- another safe_reload in its place --------------------------------------------------------------------------------
 
 
