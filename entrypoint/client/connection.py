@@ -1,4 +1,4 @@
-"""The client's end of a control socket, for the verbs and the exporter: one line, one answer, no call that waits."""
+"""The client side of a control socket, for the verbs and the exporter: one command, one answer, never blocking."""
 
 import json
 import socket
@@ -7,34 +7,34 @@ from entrypoint.client.status_fields import Status
 from entrypoint.system.instances import NoInstanceError, doubt, peer, who_may_ask
 
 MOST = 4 * 1024 * 1024
-"""Bytes of an answer: 4,096 VIPs and as many files are 1 MiB."""
+"""The most bytes of an answer. The status of 4,096 VIPs and as many files is 1 MiB."""
 _PIECE = 65536
 _DENIED = b"Permission denied"
-"""How an answer begins that is none (system/control.py)."""
+"""How a refusal begins (system/control_socket.py)."""
 _GONE = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
 
 
 class DeniedError(NoInstanceError):
-    """There is one, and it does not answer us, or is not believed."""
+    """Something listens, but refuses to answer us or is not trusted."""
 
 
 class Connection:
-    """Owns a socket, and what has come of the answer."""
+    """Owns a socket and the part of the answer that has arrived."""
 
     def __init__(self, path: str) -> None:
-        """Remember where; nobody is asked yet."""
+        """Take the control socket's path; `connect` connects."""
         self.path = path
         self.pid = 0
-        """Of the process that listens, as this pid namespace numbers it; 0 where it cannot be seen."""
+        """The pid of the process that listens, in our pid namespace; 0 if it is in another one."""
         self.socket: socket.socket | None = None
-        """What to wait for until it is readable; None before there is a connection."""
+        """Readable when there is something to `read`; None before there is a connection."""
         self._answer = bytearray()
 
     def connect(self) -> bool:
-        """Connect, unless that has happened; False while the queue of who listens is full: try again in a moment.
+        """Connect unless connected. Return False if the listen queue is full: then try again in a moment.
 
         Raises:
-            NoInstanceError: nobody is there, or nobody who speaks to us, or one who is not believed.
+            NoInstanceError: nothing listens, we may not connect, or what listens is not trusted.
 
         """
         if self.socket:
@@ -56,26 +56,26 @@ class Connection:
         return True
 
     def ask(self, command: str) -> None:
-        """Send a line; it is short, and the buffer empty.
+        """Send a command. It is short and the buffer is empty, so this does not block.
 
         Raises:
-            NoInstanceError: nobody is there any more.
+            NoInstanceError: the connection is broken.
 
         """
         assert self.socket
         try:
             self.socket.send(f"{command}\n".encode(), socket.MSG_NOSIGNAL)
         except BrokenPipeError:
-            # Who may not ask is told so before it has asked.
+            # The other side has refused us and closed the connection already; `read` returns the refusal.
             pass
         except OSError as error:
             raise self._no_instance(error) from None
 
     def read(self) -> bool:
-        """Take what has come; True when that is the whole answer.
+        """Read what has arrived; return whether the answer is complete.
 
         Raises:
-            NoInstanceError: there is no answer, or none that ends.
+            NoInstanceError: there is no answer, or one of more than MOST bytes.
 
         """
         assert self.socket
@@ -85,7 +85,7 @@ class Connection:
         except BlockingIOError:
             return False
         except OSError as error:
-            # Who hangs up on us has not read our question, and may have said why.
+            # The other side closed the connection before it read our command; what it sent before may say why.
             data, failure = b"", error
         self._answer += data
         if len(self._answer) > MOST:
@@ -102,28 +102,29 @@ class Connection:
 
     @property
     def answer(self) -> str:
-        """Everything that was answered."""
+        """The answer so far."""
         return self._answer.decode(errors="replace")
 
     def status(self) -> Status:
         """Return the answer to `status`.
 
         Raises:
-            NoInstanceError: it is none.
+            NoInstanceError: it is not a status.
 
         """
         try:
-            # The one line; what may follow is not for us.
+            # The status is the first line; ignore what may follow.
             status = json.loads(self._answer.partition(b"\n")[0])
         except (ValueError, RecursionError):
             status = None
         if not isinstance(status, dict):
-            what = "the answer is no status; this is no safe_reload, or it ended meanwhile"
-            raise NoInstanceError(f"{self.path}: {what}")
+            raise NoInstanceError(
+                f"{self.path}: the answer is no status; this is no safe_reload, or it ended meanwhile"
+            )
         return status
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self.socket:
             self.socket.close()
             self.socket = None

@@ -1,4 +1,4 @@
-"""Values as words for a person."""
+"""Formats the values of a status as text for people: times, digests, tables, colours."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -6,24 +6,23 @@ from collections.abc import Iterator, Sequence
 from entrypoint.client.status_fields import is_number
 from entrypoint.lean.one_line import one_line
 
-_HASH = 12
-"""Letters of a sha256 that tell two apart."""
+_DIGEST_LENGTH = 12
 
 
 class Style:
-    """How words stand out."""
+    """Adds colours to text, or does not."""
 
     def __init__(self, *, colour: bool) -> None:
-        """Choose between escape sequences and nothing."""
+        """Take whether there are colours."""
         self._colour = colour
 
     def __call__(self, text: str, code: str) -> str:
-        """Return a text in a colour, if there are any."""
+        """Return a text with the ANSI escape sequence of this code around it, if there are colours."""
         return f"\x1b[{code}m{text}\x1b[0m" if self._colour and text else text
 
 
 def printable(value: object) -> str:
-    """Return a value as text on one line, which no terminal takes for a command; `-` for what is not there."""
+    """Return a value as one line without control characters; `-` if it is missing or not a scalar."""
     if value is None or isinstance(value, dict | list):
         return "-"
     return one_line(str(value))
@@ -42,22 +41,22 @@ def duration(seconds: object) -> str:
 
 
 def ago(at: object, now: float) -> str:
-    """Say how long ago that was, in seconds since the epoch both."""
+    """Say how long ago this was; both are in seconds since the epoch."""
     return f"{duration(now - at)} ago" if is_number(at) else "at an unknown time"
 
 
 def seconds(value: object) -> str:
-    """Say how long something took."""
+    """Return a number of seconds with its unit."""
     return f"{value:.3g} s" if is_number(value) else "-"
 
 
 def short(value: object) -> str:
-    """Return so much of a digest as tells two apart."""
-    return printable(value)[:_HASH]
+    """Return the beginning of a sha256 digest."""
+    return printable(value)[:_DIGEST_LENGTH]
 
 
 def table(rows: Sequence[Sequence[str]], right: frozenset[int] | set[int] = frozenset()) -> list[str]:
-    """Align columns; those of these numbers at their right end."""
+    """Return the lines of a table; the columns with these numbers, from 0, are aligned to the right."""
     widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -74,7 +73,7 @@ def _width(cell: str) -> int:
 
 
 def several(values: Sequence[object], most: int) -> Iterator[object]:
-    """Yield some of many, and how many more there are."""
+    """Yield at most so many values, and how many more there are."""
     yield from values[:most]
     if len(values) > most:
         yield f"and {len(values) - most} more"

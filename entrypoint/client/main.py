@@ -1,7 +1,7 @@
-"""The client: puts a question to a running instance through its control socket, and tells what it answers.
+"""The verbs that ask a running instance over its control socket: reload, status, list, stop, upgrade and metrics.
 
-It is a process of its own that never becomes PID 1's, so its imports are its own business; but it is run in probes,
-so they are few.
+This never runs in PID 1, so the import budget of PID 1 does not apply. It imports little all the same, because probes
+run it often.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ import importlib
 import os
 import select
 import signal
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from entrypoint import __version__
 from entrypoint.client import report
 from entrypoint.client.connection import Connection, DeniedError
 from entrypoint.client.formatting import Style, printable
-from entrypoint.client.status_fields import Status
+from entrypoint.client.status_fields import Status, serves
 from entrypoint.lean.json_text import json_text
 from entrypoint.options.parser import split
 from entrypoint.options.settings import OptionError
@@ -37,26 +38,26 @@ _PAUSE_MS = 20
 
 
 class UnwrittenError(Exception):
-    """The answer could not be written; its text is one line for the user."""
+    """The result could not be written to stdout; its text is one line for the user."""
 
 
 class LateError(Exception):
-    """The timeout was over first."""
+    """The --timeout has passed."""
 
 
 class Deadline:
-    """A moment until which something may take."""
+    """A point in time."""
 
     def __init__(self, seconds: float | None) -> None:
-        """Begin to count; None is for ever."""
+        """Set it to so many seconds from now; None is never."""
         self.seconds = seconds
         self._end = None if seconds is None else time.monotonic() + seconds
 
     def left(self) -> float:
-        """Return how many seconds are left; infinity where nothing ends it.
+        """Return how many seconds are left; infinity without a limit.
 
         Raises:
-            LateError: none.
+            LateError: none are left.
 
         """
         if self._end is None:
@@ -68,66 +69,65 @@ class Deadline:
 
 
 def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Put the question that the command line asks; return the exit status.
+    """Run the verb on the command line; return the exit status.
 
     Args:
-        arguments: without the program's name; `is_question` has found a verb in them.
+        arguments: without the program's name, for which `is_question` is true.
         environment: all variables.
 
     """
-    # Before a socket gets the number of a stdout that is closed.
+    # If stdout is closed, the next socket would get its number.
     files.fill_standard_descriptors(inheritable=False)
     try:
-        words = split(arguments)
-        question = read_question(words.given, words.operands, environment)
+        parsed = split(arguments)
+        question = read_question(parsed.given, parsed.operands, environment)
         if question.verb == "exporter" and not question.text:
             return int(_exporter_package().main(question))
-        # The door has blocked every signal, for PID 1's sake. SIGPIPE stays ignored: that nobody reads what a reload
-        # has to say does not change what became of it.
+        # __main__ has blocked every signal, because PID 1 needs that. SIGPIPE stays ignored: a closed stdout must not
+        # change the exit status of a reload.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         if question.text:
-            help_wanted = question.text == "help"
-            _answer_with(help_text(question.verb) if help_wanted else f"safe_reload {__version__}")
+            _print(help_text(question.verb) if question.text == "help" else f"safe_reload {__version__}")
             return 0
-        return _answer(question, Style(colour=_wants_colour(environment)))
+        return _run(question, Style(colour=_wants_colour(environment)))
     except OptionError as error:
-        return _fail(f"{error}; see safe_reload {words.operands[0]} --help", _FAILED)
+        return _fail(f"{error}; see safe_reload {parsed.operands[0]} --help", _FAILED)
     except NoInstanceError as error:
         return _fail(str(error), _NO_INSTANCE)
     except (ImportError, UnwrittenError) as error:
-        return _fail(f"{error}", _FAILED)
+        return _fail(str(error), _FAILED)
 
 
 def tags_of_instance(runtime_dir: str, name: str | None) -> dict[str, int]:
     """Return the tags of the VIPs of a running instance, each with the number of its sockets.
 
-    None where none answers, or where it may be several.
-
     Args:
         runtime_dir: where its control socket is.
         name: the instance's; None for the only one.
 
+    Returns:
+        Empty if no instance answers, or if several instances run and no name is given.
+
     """
     try:
-        path = _find(Question("status", name, runtime_dir, SHORT, frozenset()))
-        return report.tags(_status_of(path, Deadline(SHORT)))
+        return report.tags(_status_of(_find(runtime_dir, name), Deadline(SHORT)))
     except (NoInstanceError, LateError):
         return {}
 
 
-def _answer(question: Question, style: Style) -> int:
+def _run(question: Question, style: Style) -> int:
     deadline = Deadline(question.timeout)
     if question.verb == "list":
         return _list(question, style)
-    path = _find(question)
+    path = _find(question.runtime_dir, question.name)
     verbs = {"reload": _reload, "stop": _stop, "upgrade": _upgrade, "metrics": _metrics}
     try:
         if question.verb == "status":
             return _status(path, question, deadline, style)
         return verbs[question.verb](path, question, deadline)
     except LateError:
-        more = "; the reload goes on, safe_reload status tells its end" if question.verb == "reload" else ""
+        more = "; the reload goes on, safe_reload status shows its result" if question.verb == "reload" else ""
         return _fail(f"{path} did not answer within {deadline.seconds:g} s (--timeout){more}", _LATE)
 
 
@@ -135,24 +135,24 @@ def _answer(question: Question, style: Style) -> int:
 
 
 def _reload(path: str, _: Question, deadline: Deadline) -> int:
-    success, serves, words = report.read_reload(_ask(path, "reload", deadline))
-    if words:
-        _say(_STDERR, "\n".join(words))
+    success, current, others = report.read_reload(_ask(path, "reload", deadline))
+    if others:
+        _try_print(_STDERR, "\n".join(others))
     if success is None:
         return _fail(f"{path} does not know how to reload: its answer does not begin with Success=", _FAILED)
     if not success:
         return _FAILED
-    _say(_STDOUT, serves or report.current(_status_of(path, deadline)))
+    _try_print(_STDOUT, current or report.current(_status_of(path, deadline)))
     return 0
 
 
 def _status(path: str, question: Question, deadline: Deadline, style: Style) -> int:
     with _connected(path, deadline) as connection:
-        line = _answer_to(connection, "status", deadline)
+        line = _exchange(connection, "status", deadline)
         status = connection.status()
     lines = [line.rstrip("\n")] if "json" in question.flags else report.report(status, time.time(), style)
-    _answer_with("\n".join(lines))
-    return 0 if report.serves(status) else _FAILED
+    _print("\n".join(lines))
+    return 0 if serves(status) else _FAILED
 
 
 def _list(question: Question, style: Style) -> int:
@@ -170,47 +170,45 @@ def _list(question: Question, style: Style) -> int:
         raise NoInstanceError(f"{question.runtime_dir}: no instance has its control socket there (--runtime-dir)")
     as_json = "json" in question.flags
     lines = [json_text(report.records(found))] if as_json else report.instances(found, time.time(), style)
-    _answer_with("\n".join(lines))
+    _print("\n".join(lines))
     return 0 if any(not isinstance(status, str) for _, status in found) else _NO_INSTANCE
 
 
 def _stop(path: str, question: Question, deadline: Deadline) -> int:
     with _connected(path, deadline) as connection:
-        # Before it is told to end, so that this is it, and not another process that has got its number since.
-        life = _life(connection.pid)
+        # Before the command: later the pid may be another process's.
+        process = _open_process(connection.pid)
         try:
-            answer = _answer_to(connection, "stop now" if "now" in question.flags else "stop", deadline)
+            answer = _exchange(connection, "stop now" if "now" in question.flags else "stop", deadline)
         except DeniedError:
             raise
         except NoInstanceError:
-            answer = ""  # it went at once
+            answer = ""  # it has exited already
     try:
         if _is_refusal(answer):
             return _fail(printable(answer.strip()), _FAILED)
-        _wait_for_end(path, life, deadline)
+        _wait_for_end(path, process, deadline)
     finally:
-        if life is not None:
-            os.close(life)
+        if process is not None:
+            os.close(process)
     return 0
 
 
-def _life(pid: int) -> int | None:
-    """Return a descriptor that becomes readable when a process ends (pidfd_open(2)); None where it cannot be seen."""
+def _open_process(pid: int) -> int | None:
+    """Return a descriptor that becomes readable when the process exits (pidfd_open(2)); None if it is not visible."""
     try:
         return os.pidfd_open(pid) if pid > 0 else None
     except OSError:
         return None
 
 
-def _wait_for_end(path: str, life: int | None, deadline: Deadline) -> None:
-    if life is not None:
-        poller = select.poll()
-        poller.register(life, select.POLLIN)
-        while not poller.poll(min(deadline.left(), _LONGEST_WAIT) * 1000):
-            pass
+def _wait_for_end(path: str, process: int | None, deadline: Deadline) -> None:
+    if process is None:
+        while _is_alive(path):
+            _pause(deadline)
         return
-    while _is_alive(path):
-        _pause(deadline)
+    while not _is_readable(process, deadline):
+        pass
 
 
 def _is_refusal(answer: str) -> bool:
@@ -225,7 +223,7 @@ def _upgrade(path: str, _: Question, deadline: Deadline) -> int:
     except NoInstanceError:
         if not _is_alive(path):
             raise
-        answer = ""  # it has become the new one without an answer
+        answer = ""  # it has executed the new version without answering
     if _is_refusal(answer):
         return _fail(printable(answer.strip().removeprefix("Success=0").strip("\n -")) or "refused", _FAILED)
     while True:
@@ -235,13 +233,12 @@ def _upgrade(path: str, _: Question, deadline: Deadline) -> int:
             _pause(deadline)
         else:
             version, pid = (printable(status.get(name)) for name in ("version", "pid"))
-            _say(_STDOUT, f"safe_reload {version} (pid {pid}) runs")
+            _try_print(_STDOUT, f"safe_reload {version} (pid {pid}) runs")
             return 0
 
 
 def _metrics(path: str, _: Question, deadline: Deadline) -> int:
-    status = _status_of(path, deadline)
-    _answer_with(_exporter_package().render(status).decode().rstrip("\n"))
+    _print(_exporter_package().render(_status_of(path, deadline)).decode().rstrip("\n"))
     return 0
 
 
@@ -255,18 +252,18 @@ def _exporter_package() -> Any:  # noqa: ANN401  # a module that an installation
 # ---- which instance ------------------------------------------------------------------------------------------------
 
 
-def _find(question: Question) -> str:
-    """Return the path of the control socket of the instance that is meant; strangers are named on stderr.
+def _find(runtime_dir: str, name: str | None) -> str:
+    """Return the path of the instance's control socket; warn of sockets that are not trusted.
 
     Raises:
-        NoInstanceError: none is, or several may be.
+        NoInstanceError: there is none, or no name is given and there are several.
 
     """
-    return find(question.runtime_dir, question.name, lambda line: write_to_stderr(text_line("WARN ", line)))
+    return find(runtime_dir, name, lambda line: write_to_stderr(text_line("WARN ", line)))
 
 
 def _is_alive(path: str) -> bool:
-    """Tell whether the instance still listens, though it may not listen to us."""
+    """Tell whether the instance still listens, even if it refuses to answer us."""
     alive, why = look(path)
     return alive and not why
 
@@ -276,11 +273,11 @@ def _is_alive(path: str) -> bool:
 
 @contextlib.contextmanager
 def _connected(path: str, deadline: Deadline) -> Iterator[Connection]:
-    """Connect, and hang up in the end.
+    """Connect, and close the connection in the end.
 
     Raises:
-        NoInstanceError: nobody is there, or nobody who speaks to us, or one who is not believed.
-        LateError: nobody accepted in time.
+        NoInstanceError: see `Connection.connect`.
+        LateError: the listen queue stayed full until the deadline.
 
     """
     connection = Connection(path)
@@ -292,8 +289,8 @@ def _connected(path: str, deadline: Deadline) -> Iterator[Connection]:
         connection.close()
 
 
-def _answer_to(connection: Connection, command: str, deadline: Deadline) -> str:
-    """Send a line and return the answer.
+def _exchange(connection: Connection, command: str, deadline: Deadline) -> str:
+    """Send a command and return the answer.
 
     Raises:
         NoInstanceError: there is none.
@@ -301,21 +298,26 @@ def _answer_to(connection: Connection, command: str, deadline: Deadline) -> str:
 
     """
     connection.ask(command)
+    while not (_is_readable(connection.socket or -1, deadline) and connection.read()):
+        pass
+    return connection.answer
+
+
+def _is_readable(descriptor: int | socket.socket, deadline: Deadline) -> bool:
+    """Wait for a descriptor; False after _LONGEST_WAIT."""
     poller = select.poll()
-    poller.register(connection.socket or -1, select.POLLIN)
-    while True:
-        if poller.poll(min(deadline.left(), _LONGEST_WAIT) * 1000) and connection.read():
-            return connection.answer
+    poller.register(descriptor, select.POLLIN)
+    return bool(poller.poll(min(deadline.left(), _LONGEST_WAIT) * 1000))
 
 
 def _ask(path: str, command: str, deadline: Deadline) -> str:
     with _connected(path, deadline) as connection:
-        return _answer_to(connection, command, deadline)
+        return _exchange(connection, command, deadline)
 
 
 def _status_of(path: str, deadline: Deadline) -> Status:
     with _connected(path, deadline) as connection:
-        _answer_to(connection, "status", deadline)
+        _exchange(connection, "status", deadline)
         return connection.status()
 
 
@@ -323,11 +325,11 @@ def _pause(deadline: Deadline) -> None:
     select.select((), (), (), min(deadline.left(), _PAUSE_MS / 1000))
 
 
-# ---- telling -------------------------------------------------------------------------------------------------------
+# ---- output --------------------------------------------------------------------------------------------------------
 
 
 def _wants_colour(environment: Mapping[str, str]) -> bool:
-    """Tell whether colours are seen and wanted: no-color.org."""
+    """Tell whether stdout is a terminal with colours and the user wants them (https://no-color.org)."""
     return os.isatty(_STDOUT) and not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
 
 
@@ -336,17 +338,17 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
-def _say(descriptor: int, text: str) -> None:
-    """Tell how it went, as the exit status does: without the words it went the same way."""
+def _try_print(descriptor: int, text: str) -> None:
+    """Write a text, or ignore that it cannot be written: the exit status has the result as well."""
     with contextlib.suppress(OSError):
         write(descriptor, text)
 
 
-def _answer_with(text: str) -> None:
-    """Write what was asked for.
+def _print(text: str) -> None:
+    """Write the result to stdout.
 
     Raises:
-        UnwrittenError: it cannot be written, so the question is not answered.
+        UnwrittenError: it cannot be written, so the verb fails.
 
     """
     try:

@@ -1,45 +1,39 @@
-"""What an instance says of itself, as lines for a person. Not for PID 1: it is what a client makes of an answer.
+"""The output of `status`, `list` and `reload` for people.
 
-An answer comes from another process, perhaps of another version: what is missing or of another type is shown as `-`,
-and what a terminal would take for a command is taken out.
+The instance may be of another version: a field that is missing or has another type is shown as `-`. Control characters
+are escaped.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from entrypoint.client.formatting import Style, ago, duration, printable, seconds, several, short, table
-from entrypoint.client.status_fields import Status, has_current, is_number, mapping, mappings, sequence
+from entrypoint.client.status_fields import Status, current_generation, is_number, mapping, mappings, sequence, serves
 from entrypoint.core.history import START
 from entrypoint.options.vips import needs_v6only
 
 _MOST = 20
-"""Rows of a table that may be as long as a VIP list; --json has all."""
+"""The most rows of a table; --json shows all."""
 _ALERT = "[ALERT]"
 _PLACE = re.compile(r"(?<!for )\[(?![0-9a-fA-F.:*]+\])([^\[\]]+):(\d+)\]")
-"""Where haproxy says what it does not like: `config : parsing [/etc/lb/haproxy.cfg:14] : unknown keyword ...`.
+"""The place in an error message: `config : parsing [/etc/lb/haproxy.cfg:14] : unknown keyword ...`.
 
-An address that cannot be bound, `for [127.0.0.1:80]`, looks much the same.
+It does not match an address that cannot be bound: `for [127.0.0.1:80]`.
 """
 _SERVES = re.compile(r"generation (\d+) \(pid (\d+)\) (?:is current|serves)")
 
 _KILLED = "was killed by SIGKILL"
-"""How the end of a candidate is told that somebody else has killed; of one that we have, other words are."""
+"""In the message about a candidate that was not killed by safe_reload, which words its own kills differently."""
 _STAGES = {
     "backing_off": "haproxy has died, and is started again after a pause",
     "lingering": "stopping, and still accepting (--stop-delay)",
 }
-"""What two stages are for a person; the others are words of their own."""
+"""Texts for two stages; the names of the others are clear."""
 
 _RED, _YELLOW, _GREEN, _BOLD = "31", "33", "32", "1"
 
 
 # ---- the status ----------------------------------------------------------------------------------------------------
-
-
-def serves(status: Status) -> bool:
-    """Tell whether clients get answers, and will: a generation is current and it is not being stopped."""
-    leaving = printable(status.get("stage")) in {"lingering", "stopping"}
-    return not leaving and has_current(status)
 
 
 def report(status: Status, now: float, style: Style) -> list[str]:
@@ -48,7 +42,7 @@ def report(status: Status, now: float, style: Style) -> list[str]:
     Args:
         status: what the instance answered.
         now: seconds since the epoch.
-        style: how words stand out.
+        style: adds colours, or not.
 
     """
     facts = [
@@ -56,7 +50,7 @@ def report(status: Status, now: float, style: Style) -> list[str]:
         *_last_reload(status, now, style),
         *_watch(status, style),
         *_restarts(status, style),
-        *(("adopted", _adopted(printable(text))) for text in several(sequence(status.get("adopted")), 5)),
+        *(("adopted", _adopted(printable(address))) for address in several(sequence(status.get("adopted")), 5)),
         *_log(status, style),
     ]
     width = max((len(name) for name, _ in facts), default=0)
@@ -67,9 +61,8 @@ def report(status: Status, now: float, style: Style) -> list[str]:
 
 
 def _adopted(address: str) -> str:
-    return (
-        f"{address} (bound anew by each generation unless its `bind` says v6only)" if needs_v6only(address) else address
-    )
+    unless = " (bound anew by each generation unless its `bind` says v6only)"
+    return address + (unless if needs_v6only(address) else "")
 
 
 def _head(status: Status, style: Style) -> str:
@@ -118,18 +111,18 @@ def _configuration(status: Status, style: Style) -> Iterator[tuple[str, str]]:
 
 
 def _running(status: Status, configuration: Status) -> tuple[str, str]:
-    """Return what runs, and its colour."""
+    """Describe the configuration that runs; return the text and its colour."""
     if configuration.get("last_known_good") is True:
         return f"{short(configuration.get('sha256'))}, the LAST KNOWN GOOD one", f"{_BOLD};{_RED}"
     if configuration.get("sha256"):
         return short(configuration["sha256"]), ""
-    if has_current(status):
+    if current_generation(status):
         return "not known: the files could not be read when haproxy was started", _YELLOW
     return "none runs", _RED
 
 
 def _disk(status: Status, configuration: Status) -> tuple[str, str]:
-    """Return what the disk has, as far as that is known, and its colour."""
+    """Describe the configuration on disk, as far as it is known; return the text and its colour."""
     if configuration.get("unreadable"):
         return f"the disk: {printable(configuration['unreadable'])}", _RED
     incomplete = sequence(configuration.get("incomplete"))
@@ -137,7 +130,7 @@ def _disk(status: Status, configuration: Status) -> tuple[str, str]:
         return f"the disk: {'; '.join(map(printable, incomplete))}; waited for", _YELLOW
     watch = mapping(status.get("watch"))
     known = bool(configuration.get("sha256"))
-    # Nobody looks again but for a reload; and the last look was before one that was started without.
+    # Without a watch the disk is read only for a reload. If the running configuration is not known, it was read before.
     has = "had, when it was last read," if watch.get("mode") == "off" or not known else "has"
     on_disk = configuration.get("disk_sha256")
     if configuration.get("pending") is True or (on_disk and not known):
@@ -173,34 +166,31 @@ def _last_reload(status: Status, now: float, style: Style) -> Iterator[tuple[str
         return
     if last.get("message"):
         yield "", printable(last["message"])
-    words = "\n".join(map(printable, str(last.get("words") or "").split("\n")))
-    error = last_error(words)
+    output = "\n".join(map(printable, str(last.get("words") or "").split("\n")))
+    error = first_error(output)
     if error:
         yield "", style(error, _RED)
-    yield "", _advice(status, printable(last.get("message")), words)
+    yield "", _advice(status, printable(last.get("message")), output)
     at = status.get("last_success_at")
     yield "", f"the last success was {ago(at, now)}" if is_number(at) else "none has succeeded since the start"
 
 
-def _advice(status: Status, message: str, words: str) -> str:
-    """Say what is to be done about a reload, or a start, that has failed."""
+def _advice(status: Status, message: str, output: str) -> str:
+    """Say what to do about a failed reload or start."""
     configuration = mapping(status.get("configuration"))
     facts = []
-    # A crash since then may have brought the last known good one, which can be older than what served.
-    if has_current(status) and configuration.get("last_known_good") is not True:
-        facts.append("what serves is as before")
+    # If the last known good configuration runs after a crash, it may be older than the one that ran before.
+    if current_generation(status) and configuration.get("last_known_good") is not True:
+        facts.append("the current generation still serves")
     if configuration.get("retries"):
-        facts.append("the configuration is not to blame: it is tried again")
+        facts.append("the configuration is not the cause: it is tried again")
         if _KILLED in message:
-            facts.append(
-                "who sends SIGKILL is most often the kernel, for want of memory: look at its log, or the limit"
-            )
+            facts.append("SIGKILL comes mostly from the kernel, out of memory: look at its log and at the memory limit")
         return "; ".join(facts)
-    place = place_of(words)
-    where = f"look at line {place[1]} of {place[0]}" if place else "correct the configuration"
-    watched = mapping(status.get("watch")).get("mode") != "off"
-    what = ": once it is corrected it is loaded"
-    if not watched:
+    place = place_of(output)
+    where = f"correct line {place[1]} of {place[0]}" if place else "correct the configuration"
+    what = ", and it is loaded"
+    if mapping(status.get("watch")).get("mode") == "off":
         what = ", try it with `safe_reload check`, then `safe_reload reload`"
     return "; ".join([*facts, f"{where}{what}"])
 
@@ -212,8 +202,7 @@ def _watch(status: Status, style: Style) -> Iterator[tuple[str, str]]:
         yield "watch", "off: only signals and commands reload" if mode == "off" else f"{mode}, {_count(watch, 'files')}"
     for path in several(sequence(watch.get("stale_mounts")), _MOST):
         what = "what is mounted has been replaced outside, and this is the old one; mount the folder above it instead"
-        what = f"STALE MOUNT {printable(path)}: {what}"
-        yield "", style(what, _YELLOW)
+        yield "", style(f"STALE MOUNT {printable(path)}: {what}", _YELLOW)
 
 
 def _count(record: Status, name: str) -> str:
@@ -227,11 +216,11 @@ def _restarts(status: Status, style: Style) -> Iterator[tuple[str, str]]:
     if not reasons:
         yield "restarts", "none"
         return
-    told = ", ".join(f"{printable(count)} after {printable(reason)}" for reason, count in reasons.items())
+    text = ", ".join(f"{printable(count)} after {printable(reason)}" for reason, count in reasons.items())
     in_a_row = restarts.get("in_a_row")
     if is_number(in_a_row) and in_a_row:
-        told += style(f"; {printable(in_a_row)} in a row, the limit is {printable(restarts.get('limit'))}", _RED)
-    yield "restarts", told
+        text += style(f"; {printable(in_a_row)} in a row, the limit is {printable(restarts.get('limit'))}", _RED)
+    yield "restarts", text
 
 
 def _log(status: Status, style: Style) -> Iterator[tuple[str, str]]:
@@ -242,7 +231,7 @@ def _log(status: Status, style: Style) -> Iterator[tuple[str, str]]:
 
 
 def _vips(status: Status, style: Style) -> Iterator[str]:
-    # Those that do not accept first, in case there are too many to show.
+    # Those that do not accept come first, in case there are too many to show.
     vips = sorted(mappings(status.get("vips")), key=lambda vip: vip.get("accepts") is True)
     if not vips:
         return
@@ -263,7 +252,7 @@ def _vips(status: Status, style: Style) -> Iterator[str]:
 
 
 def tags(status: Status) -> dict[str, int]:
-    """Return the tags of its VIPs, each with the number of its sockets."""
+    """Return the tags of the VIPs, each with the number of its sockets."""
     found: dict[str, int] = {}
     for vip in mappings(status.get("vips")):
         tag = printable(vip.get("tag"))
@@ -278,9 +267,9 @@ def instances(found: Sequence[tuple[str, Status | str]], now: float, style: Styl
     """Return the lines of `safe_reload list`.
 
     Args:
-        found: each instance's name, with its status or the reason why there is none.
+        found: each instance's name, with its status or why there is none.
         now: seconds since the epoch.
-        style: how words stand out.
+        style: adds colours, or not.
 
     """
     rows = [["name", "pid", "stage", "generation", "last reload"]]
@@ -288,22 +277,21 @@ def instances(found: Sequence[tuple[str, Status | str]], now: float, style: Styl
         if isinstance(status, str):
             rows.append([printable(name), "-", style(printable(status), _RED), "", ""])
             continue
-        current = next((g for g in mappings(status.get("generations")) if g.get("state") == "current"), {})
         last = mapping(status.get("last_reload"))
-        told = "-"
+        result = "-"
         if last:
             good = last.get("result") == "success"
-            told = f"{style(printable(last.get('result')), _GREEN if good else _RED)} {ago(last.get('at'), now)}"
+            result = f"{style(printable(last.get('result')), _GREEN if good else _RED)} {ago(last.get('at'), now)}"
         rows.append([
             printable(name), printable(status.get("pid")), _stage(status),
-            printable(current.get("number")), told,
+            printable(current_generation(status).get("number")), result,
         ])  # fmt: skip
     lines = table(rows)
     return [style(lines[0], _BOLD), *lines[1:]]
 
 
 def records(found: Sequence[tuple[str, Status | str]]) -> list[Mapping[str, object]]:
-    """Return what `safe_reload list --json` shows: of each instance its status, or why there is none, and null."""
+    """Return what `safe_reload list --json` prints: each instance's status, or null and an error."""
     return [
         {"name": name, "status": None, "error": status}
         if isinstance(status, str)
@@ -316,51 +304,48 @@ def records(found: Sequence[tuple[str, Status | str]]) -> list[Mapping[str, obje
 
 
 def read_reload(answer: str) -> tuple[bool | None, str, list[str]]:
-    """Take the answer to `reload` apart: HAProxy's management guide, section 9.4, has its form.
+    """Parse the answer to `reload`, which has the form in section 9.4 of HAProxy's management guide.
 
     Returns:
-        Whether it succeeded (None: this is no such answer); the generation that serves now, when the answer says so;
-        and every other line, haproxy's own words among them.
+        Whether the reload succeeded (None: the answer has another form), the generation that serves now if the answer
+        names it, and all other lines, such as haproxy's own messages.
 
     """
     head, *rest = answer.split("\n")
     results = {"Success=1": True, "Success=0": False}
     lines = rest[1:] if rest[:1] == ["--"] else rest
     found = ""
-    words = []
+    others = []
     for line in lines:
         match = _SERVES.search(line)
         if match:
             found = f"generation {match[1]} (pid {match[2]}) serves"
         elif line.strip():
-            words.append(printable(line))
-    return results.get(head.strip()), found, words
+            others.append(printable(line))
+    return results.get(head.strip()), found, others
 
 
 def current(status: Status) -> str:
-    """Return which generation serves, for people."""
-    for one in mappings(status.get("generations")):
-        if one.get("state") == "current":
-            return f"generation {printable(one.get('number'))} (pid {printable(one.get('pid'))}) serves"
-    return "no generation is current"
+    """Say which generation serves."""
+    one = current_generation(status)
+    if not one:
+        return "no generation is current"
+    return f"generation {printable(one.get('number'))} (pid {printable(one.get('pid'))}) serves"
 
 
-# ---- words ---------------------------------------------------------------------------------------------------------
+# ---- haproxy's output ----------------------------------------------------------------------------------------------
 
 
-def last_error(words: str) -> str:
-    """Return the line that says what haproxy did not like: of its alerts the first, which the others follow from."""
-    lines = [line.strip() for line in words.splitlines() if line.strip()]
+def first_error(output: str) -> str:
+    """Return haproxy's first alert, because the others follow from it; without an alert, the last line."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     return next(iter(_alerts(lines)), lines[-1] if lines else "")
 
 
-def place_of(words: str) -> tuple[str, int] | None:
-    """Return the file and the line that haproxy's first alert with any names: what a warning names is not why."""
-    for alert in _alerts(words.split("\n")):
-        found = _PLACE.search(alert)
-        if found:
-            return found[1], int(found[2])
-    return None
+def place_of(output: str) -> tuple[str, int] | None:
+    """Return the file and line that haproxy's first alert with a place names. Warnings do not count."""
+    matches = (_PLACE.search(alert) for alert in _alerts(output.split("\n")))
+    return next(((match[1], int(match[2])) for match in matches if match), None)
 
 
 def _alerts(lines: Iterable[str]) -> list[str]:

@@ -73,7 +73,7 @@ def test_why_a_reload_has_failed_is_found_behind_any_number_of_warnings(start: S
     line = bad.splitlines().index("  bnid :1") + 1
     for text in (words, report, last["words"]):
         assert f"[/etc/lb/haproxy.cfg:{line}]" in text
-    assert f"look at line {line} of /etc/lb/haproxy.cfg" in report
+    assert f"correct line {line} of /etc/lb/haproxy.cfg" in report
     kept = last["words"].splitlines()
     missing = [int(number) for number in re.findall(r"^\((\d+) lines? left out here\)$", last["words"], re.MULTILINE)]
     pid = re.findall(r"^\[ALERT\] +(\(\d+\)) : ", words, re.MULTILINE)[0]

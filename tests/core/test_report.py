@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from entrypoint.client import report
 from entrypoint.client.formatting import Style, duration
-from entrypoint.client.status_fields import Status
+from entrypoint.client.status_fields import Status, serves
 from entrypoint.core import history
 
 NOW = 1_790_000_000.0
@@ -103,7 +103,7 @@ def test_a_failed_reload_is_shown_with_haproxy_s_error_its_place_and_what_to_do(
     text = "\n".join(lines(status(last_reload=failure, last_success_at=NOW - 7200)))
     assert "last reload    FAILURE 1m 30s ago, asked for by files, generation 4, in 0.0213 s\n" in text
     assert WORDS.splitlines()[1] in text
-    assert "what serves is as before; look at line 14 of /etc/lb/haproxy.cfg: once it is corrected it is loaded" in text
+    assert "the current generation still serves; correct line 14 of /etc/lb/haproxy.cfg, and it is loaded" in text
     assert "the last success was 2h ago" in text
     assert "haproxy version" not in text
 
@@ -113,7 +113,7 @@ def test_a_failed_reload_without_a_place_says_what_to_do_all_the_same() -> None:
     failure = {**STATUS["last_reload"], "result": "failure", "message": "not ready in time", "words": ""}
     text = "\n".join(lines(status(last_reload=failure, last_success_at=None)))
     assert "not ready in time" in text
-    assert "; correct the configuration: once it is corrected it is loaded" in text
+    assert "; correct the configuration, and it is loaded" in text
     assert "none has succeeded since the start" in text
 
 
@@ -121,15 +121,15 @@ def test_what_serves_is_not_said_to_be_as_before_when_it_is_the_last_known_good(
     """A crash after the failed reload may have brought an older one."""
     failure = {**STATUS["last_reload"], "result": "failure", "words": WORDS}
     text = "\n".join(lines(status(last_reload=failure, configuration__last_known_good=True)))
-    assert "as before" not in text
-    assert "look at line 14 of /etc/lb/haproxy.cfg: once it is corrected it is loaded" in text
+    assert "still serves" not in text
+    assert "correct line 14 of /etc/lb/haproxy.cfg, and it is loaded" in text
     assert text.count("LAST KNOWN GOOD") == 1
 
 
 def test_a_reload_is_advised_only_where_no_file_is_watched() -> None:
     """Elsewhere a corrected file is one."""
     failure = {**STATUS["last_reload"], "result": "failure", "words": WORDS}
-    told = "look at line 14 of /etc/lb/haproxy.cfg, try it with `safe_reload check`, then `safe_reload reload`"
+    told = "correct line 14 of /etc/lb/haproxy.cfg, try it with `safe_reload check`, then `safe_reload reload`"
     assert told in "\n".join(lines(status(last_reload=failure, watch__mode="off")))
     for mode in ("inotify", "poll"):
         assert "safe_reload reload" not in "\n".join(lines(status(last_reload=failure, watch__mode=mode)))
@@ -147,9 +147,9 @@ def test_a_failure_for_another_reason_does_not_ask_to_correct_the_configuration(
     """It is tried again; and the likeliest cause of a SIGKILL is named."""
     failure = {**STATUS["last_reload"], "result": "failure", "message": message, "words": ""}
     text = "\n".join(lines(status(last_reload=failure, configuration__retries=1)))
-    assert "what serves is as before; the configuration is not to blame: it is tried again" in text
+    assert "the current generation still serves; the configuration is not the cause: it is tried again" in text
     assert "correct" not in text
-    assert ("for want of memory" in text) is memory
+    assert ("out of memory" in text) is memory
 
 
 def test_a_start_that_failed_is_no_reload() -> None:
@@ -159,7 +159,7 @@ def test_a_start_that_failed_is_no_reload() -> None:
     assert "last start     FAILURE 1m 30s ago, generation 3\n" in text
     assert "last reload" not in text
     assert "asked for by" not in text.partition("\n\n")[2].partition("\n\n")[2]
-    assert "as before" not in text
+    assert "still serves" not in text
 
 
 def test_a_change_that_was_undone_is_not_shown_as_a_reload() -> None:
@@ -231,7 +231,7 @@ def test_each_problem_is_shown(changes: dict[str, object], told: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "serves"),
+    ("changes", "expected"),
     [
         ({}, True),
         ({"configuration__last_known_good": True, "configuration__pending": True}, True),
@@ -241,9 +241,9 @@ def test_each_problem_is_shown(changes: dict[str, object], told: str) -> None:
         ({"generations": []}, False),
     ],
 )
-def test_what_counts_as_serving(changes: dict[str, object], serves: bool) -> None:
+def test_what_counts_as_serving(changes: dict[str, object], expected: bool) -> None:
     """A current generation that is not being stopped, whatever else is wrong."""
-    assert report.serves(status(**changes)) is serves
+    assert serves(status(**changes)) is expected
 
 
 def test_long_lists_are_cut_and_say_so() -> None:
@@ -286,7 +286,7 @@ def test_no_answer_makes_it_stumble(changes: dict[str, object]) -> None:
     for style in (PLAIN, Style(colour=True)):
         assert report.report(facts, NOW, style)
         assert report.instances(found, NOW, style)
-    assert report.serves(facts) in {True, False}
+    assert serves(facts) in {True, False}
     assert report.current(facts)
 
 

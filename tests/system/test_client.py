@@ -128,7 +128,7 @@ def test_a_reload_that_takes_too_long_is_124(run: Run, peer: Callable[..., Peer]
     done = run("reload", "--timeout", "0.2")
     assert done.returncode == 124
     assert one_line(done).endswith(
-        "did not answer within 0.2 s (--timeout); the reload goes on, safe_reload status tells its end"
+        "did not answer within 0.2 s (--timeout); the reload goes on, safe_reload status shows its result"
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from entrypoint.client.exporter.address import first_that_exists
+from entrypoint.client.exporter import first_that_exists
 from entrypoint.client.exporter.request import wants_openmetrics
 from entrypoint.client.exporter.server import MOST_CLIENTS
 from entrypoint.client.main import run

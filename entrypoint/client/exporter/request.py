@@ -1,17 +1,17 @@
-"""What an HTTP client wants: one request line and its headers in, a path or a refusal out."""
+"""Reads the HTTP requests of the exporter's clients: the request line, the path and the Accept header."""
 
 import socket
 from enum import IntEnum
 
 CLIENT_SECONDS = 5.0
-"""How long a client may take to ask, and again to take the answer, in all."""
+"""How long a client may take to send its request, and again to read the whole answer."""
 MOST_HEADER = 8192
-"""Bytes."""
+"""Bytes of a request's header."""
 INDEX = "/livez /readyz /metrics"
 
 
 class Doing(IntEnum):
-    """What a client is at; the lowest are the first to go when there are too many."""
+    """What a client is doing. If there are too many clients, one with the lowest value is disconnected."""
 
     ASKING = 0
     LEAVING = 1
@@ -20,10 +20,10 @@ class Doing(IntEnum):
 
 
 class Client:
-    """One connection, one request. Owns its socket."""
+    """One connection with one request. Owns its socket."""
 
     def __init__(self, connection: socket.socket, now: float) -> None:
-        """Begin with one that has said nothing."""
+        """Begin with an empty request at `now`, in seconds of the monotonic clock."""
         self.connection = connection
         self.doing = Doing.ASKING
         self.deadline = now + CLIENT_SECONDS
@@ -36,19 +36,19 @@ class Client:
 
 
 class RefusedError(Exception):
-    """A request that is answered at once, with this status and line."""
+    """A request that is answered without asking PID 1, with an HTTP status and a line of text."""
 
     def __init__(self, status: int, line: str) -> None:
-        """Refuse with this."""
+        """Take the HTTP status and the line."""
         super().__init__(line)
         self.status = status
 
 
 def read_request(client: Client) -> bool:
-    """Understand the request; return whether it is complete.
+    """Parse what the client has sent; return whether the request is complete.
 
     Raises:
-        RefusedError: it cannot be served.
+        RefusedError: PID 1 need not be asked, or the request is invalid.
 
     """
     head, end, _ = client.received.partition(b"\r\n\r\n")
@@ -72,14 +72,14 @@ def read_request(client: Client) -> bool:
 
 
 def _path(target: str) -> str:
-    """Return the path of a request's target, which may be a whole URL: a proxy sends it so (RFC 9112, 3.2.2)."""
+    """Return the path of a request's target, which is a whole URL if a proxy sends it (RFC 9112, 3.2.2)."""
     if target[:7].lower() == "http://" or target[:8].lower() == "https://":
         target = "/" + target.partition("//")[2].partition("?")[0].partition("/")[2]
     return target.partition("?")[0]
 
 
 def wants_openmetrics(accept: str) -> bool:
-    """Tell whether an Accept header (RFC 9110, 12.5.1) asks for OpenMetrics, and not rather for plain text."""
+    """Tell whether an Accept header (RFC 9110, 12.5.1) prefers OpenMetrics to plain text, or weighs them alike."""
     weights = {"application/openmetrics-text": 0.0, "text/plain": 0.0}
     for choice in accept.split(","):
         kind, *parameters = (part.strip().lower() for part in choice.split(";"))

@@ -1,12 +1,13 @@
-"""A small HTTP server that hostile clients cannot hurt: one loop, everything bounded in number, size and time.
+"""The exporter's HTTP server. It resists hostile clients: one event loop, with limits on number, size and time.
 
-Not `http.server`: its limit of time holds for one read and not for one request, it takes 100 headers of 64 KiB each,
-and a thread for each client that says nothing keeps the probes waiting. Here a client that has not finished its
-request is the first to be hung up on when others come, so that whoever asks at once is always answered.
+It does not use `http.server`, which limits the time of each read but not of a request, accepts 100 headers of 64 KiB
+each, and lets silent clients delay the probes. Here a client with an unfinished request is the first to be disconnected
+when there are too many, so clients that send their request at once always get an answer.
 
-It speaks as much of RFC 9112 as probes and scrapes need: one request a connection, GET and HEAD, no body.
+It implements what probes and scrapes need of RFC 9112: one request per connection, GET and HEAD, no body.
 """
 
+import contextlib
 import errno
 import os
 import selectors
@@ -15,8 +16,8 @@ import socket
 import time
 from collections.abc import Iterable
 
-from entrypoint.client.exporter.collector import OPENMETRICS, TEXT, render
-from entrypoint.client.exporter.instance import Instance, Question, not_ready
+from entrypoint.client.exporter.metrics import OPENMETRICS, TEXT, render
+from entrypoint.client.exporter.question import Question
 from entrypoint.client.exporter.request import (
     CLIENT_SECONDS,
     MOST_HEADER,
@@ -26,15 +27,15 @@ from entrypoint.client.exporter.request import (
     read_request,
     wants_openmetrics,
 )
-from entrypoint.client.status_fields import Status
+from entrypoint.client.status_fields import Status, not_ready
 from entrypoint.system import signals
 
 ANSWER_SECONDS = 2.0
-"""How long PID 1 may take; a probe's own limit should be longer."""
+"""How long PID 1 may take to answer; a probe's own timeout should be longer."""
 _SILENT = f"PID 1 does not answer within {ANSWER_SECONDS:g} s"
 _RETRY_SECONDS = 0.05
 _LINGER_SECONDS = 1.0
-"""For how long what a client still sends is thrown away, so that a reset does not overtake the answer."""
+"""How long further data of a client is discarded. Closing at once would send a reset, which may overtake the answer."""
 MOST_CLIENTS = 256
 _STOPS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 _NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -50,44 +51,44 @@ _PHRASES = {
 }
 
 
-# ---- the address ---------------------------------------------------------------------------------------------------
-
-
-# ---- clients -------------------------------------------------------------------------------------------------------
-
-
-# ---- the loop ------------------------------------------------------------------------------------------------------
-
-
 class Server:
-    """The loop. Owns the listening socket, the clients, and at most one question to PID 1.
+    """The event loop. Owns the listening socket, the clients, and at most one question to PID 1.
 
-    However many ask, PID 1 has one question at a time: whoever has asked before it shares its answer, the others the
-    answer to the next one.
+    PID 1 gets one question at a time. Its answer is for all clients that were waiting when it was asked; clients that
+    come later share the answer to the next question.
     """
 
-    def __init__(self, listener: socket.socket, arrivals: signals.Arrivals, instance: Instance) -> None:
-        """Begin; nobody is answered before `run`."""
+    def __init__(self, listener: socket.socket, arrivals: signals.Arrivals, runtime_dir: str, name: str | None) -> None:
+        """Begin; nobody is answered before `run`.
+
+        Args:
+            listener: accepts the clients; non-blocking.
+            arrivals: the signals that may end the loop.
+            runtime_dir: where the instance's control socket is.
+            name: the instance's; None for the only one.
+
+        """
         self._listener = listener
         self._arrivals = arrivals
-        self._instance = instance
+        self._runtime_dir = runtime_dir
+        self._name = name
         self._clients: dict[int, Client] = {}
         self._question: Question | None = None
         self._asked_at = 0.0
-        self._listening_at: int | None = None
-        self._deaf_until = 0.0
+        self._question_fd: int | None = None
+        self._paused_until = 0.0
         self._parent = os.getppid()
         self._supervised = False
         self._selector = selectors.DefaultSelector()
 
     def run(self) -> None:
-        """Serve until a signal says that it is enough, or the PID 1 that started us is gone."""
+        """Serve until a signal of _STOPS arrives, or the PID 1 that started this process has exited."""
         self._selector.register(self._arrivals, selectors.EVENT_READ)
-        self._hear(True)
-        # Before anyone asks: the answer's sender may be our parent, and then we are to follow it.
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        # Ask before any client does, to learn whether the instance is our parent and we must die with it.
         self._ask()
         while not self._supervised or os.getppid() == self._parent:
-            events = self._selector.select(self._patience())
+            events = self._selector.select(self._time_left())
             for key, mask in events:
                 if key.fileobj is self._arrivals:
                     if not _STOPS.isdisjoint(self._arrivals.read()):
@@ -95,28 +96,29 @@ class Server:
                 elif key.fileobj is self._listener:
                     self._accept()
                 elif isinstance(key.data, Client):
-                    # An earlier event of this round may have ended it.
+                    # An earlier event of this round may have disconnected it.
                     if self._clients.get(key.fd) is key.data:
                         self._progress(key.data, mask)
                 elif self._question and key.data is self._question:
                     self._question.read()
-            self._look_at_the_question()
-            self._look_at_the_clock()
+            self._handle_question()
+            self._handle_timeouts()
 
-    def _patience(self) -> float | None:
+    def _time_left(self) -> float | None:
         deadlines = [client.deadline for client in self._clients.values()]
         if self._question:
             deadlines.append(self._asked_at + ANSWER_SECONDS)
             if not self._question.socket:
                 deadlines.append(time.monotonic() + _RETRY_SECONDS)
-        if self._deaf_until:
-            deadlines.append(self._deaf_until)
+        if self._paused_until:
+            deadlines.append(self._paused_until)
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
 
-    def _look_at_the_clock(self) -> None:
+    def _handle_timeouts(self) -> None:
         now = time.monotonic()
-        if self._deaf_until and now >= self._deaf_until:
-            self._hear(True)
+        if self._paused_until and now >= self._paused_until:
+            self._selector.register(self._listener, selectors.EVENT_READ)
+            self._paused_until = 0.0
         for client in list(self._clients.values()):
             if now < client.deadline:
                 continue
@@ -125,25 +127,18 @@ class Server:
             else:
                 self._hang_up(client)
 
-    # ---- who comes
-
-    def _hear(self, willing: bool) -> None:
-        if willing:
-            self._selector.register(self._listener, selectors.EVENT_READ)
-            self._deaf_until = 0.0
-        else:
-            self._selector.unregister(self._listener)
-            self._deaf_until = time.monotonic() + _RETRY_SECONDS
+    # ---- connections
 
     def _accept(self) -> None:
-        # Not all that wait: between two rounds those who have asked are answered.
+        # At most 16, so that clients with a complete request are answered in between.
         for _ in range(16):
             try:
                 connection, _ = self._listener.accept()
             except OSError as error:
                 if error.errno in _NO_RESOURCES:
                     self._make_room()
-                    self._hear(False)
+                    self._selector.unregister(self._listener)
+                    self._paused_until = time.monotonic() + _RETRY_SECONDS
                     return
                 if error.errno == errno.EAGAIN:
                     return
@@ -154,11 +149,11 @@ class Server:
             client = Client(connection, time.monotonic())
             self._clients[connection.fileno()] = client
             self._selector.register(connection, selectors.EVENT_READ, client)
-            # The request has often arrived by now.
+            # The request has often arrived already.
             self._progress(client, selectors.EVENT_READ)
 
     def _make_room(self) -> None:
-        """Hang up on one: the oldest of those who have got furthest the least."""
+        """Disconnect one client: the oldest of those that have got least far."""
         if self._clients:
             self._hang_up(min(self._clients.values(), key=lambda client: (client.doing, client.deadline)))
 
@@ -169,7 +164,7 @@ class Server:
                 self._selector.unregister(client.connection)
             client.connection.close()
 
-    # ---- who asks
+    # ---- requests
 
     def _progress(self, client: Client, mask: int) -> None:
         try:
@@ -201,49 +196,47 @@ class Server:
         client.doing = Doing.WAITING
         client.asked_at = time.monotonic()
         client.deadline = client.asked_at + ANSWER_SECONDS
-        # Deaf to it meanwhile: a client that has hung up would wake us again and again.
+        # A client that has hung up would stay readable and wake the loop again and again.
         self._selector.unregister(client.connection)
         self._ask()
 
     def _ask(self) -> None:
         if not self._question:
-            self._question = self._instance.ask()
+            self._question = Question(self._runtime_dir, self._name)
             self._asked_at = time.monotonic()
-            self._listening_at = None
+            self._question_fd = None
 
-    def _look_at_the_question(self) -> None:
+    def _handle_question(self) -> None:
         now = time.monotonic()
         while question := self._question:
             question.connect()
-            if question.socket and self._listening_at is None:
-                self._listening_at = question.socket.fileno()
-                self._selector.register(self._listening_at, selectors.EVENT_READ, question)
-                self._follow(question.asked_of)
+            if question.socket and self._question_fd is None:
+                self._question_fd = question.socket.fileno()
+                self._selector.register(self._question_fd, selectors.EVENT_READ, question)
+                self._follow(question.pid)
             if not question.over and now >= self._asked_at + ANSWER_SECONDS:
                 question.give_up(_SILENT)
             if not question.over:
                 return
-            if self._listening_at is not None:
-                self._selector.unregister(self._listening_at)
+            if self._question_fd is not None:
+                self._selector.unregister(self._question_fd)
             question.close()
             self._question = None
-            # An answer that was on its way before a client asked may be old. That there is none concerns everyone.
+            # For a client that asked after the question, the answer may be outdated; a failure is for all of them.
             waiting = [client for client in self._clients.values() if client.doing is Doing.WAITING]
             served = [client for client in waiting if question.problem or client.asked_at <= self._asked_at]
             self._tell(served, question.problem, question.status())
             if len(served) < len(waiting):
                 self._ask()
 
-    def _follow(self, instance: int | None) -> None:
-        """Die with our parent, when it is the instance; the loop sees a parent that died before this call."""
-        if not self._supervised and instance == self._parent:
+    def _follow(self, pid: int) -> None:
+        """Die with our parent if it is the instance; `run` notices a parent that died before this call."""
+        if not self._supervised and pid == self._parent:
             self._supervised = True
-            try:
+            with contextlib.suppress(signals.PrctlError):
                 signals.set_parent_death_signal(signal.SIGTERM)
-            except signals.PrctlError:
-                return
 
-    # ---- who is answered
+    # ---- answers
 
     def _tell(self, clients: Iterable[Client], problem: str, status: Status | None) -> None:
         answers: dict[tuple[str, bool], tuple[int, bytes]] = {}
@@ -252,7 +245,7 @@ class Server:
             key = (client.path, openmetrics)
             if key not in answers:
                 answers[key] = _answer_to(client.path, problem, status, openmetrics=openmetrics)
-            kind = TEXT if client.path != "/metrics" else OPENMETRICS if openmetrics else TEXT
+            kind = OPENMETRICS if openmetrics else TEXT
             self._selector.register(client.connection, selectors.EVENT_READ, client)
             try:
                 self._answer(client, *answers[key], kind)

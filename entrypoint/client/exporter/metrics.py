@@ -1,8 +1,8 @@
-"""The metrics: a status in, an exposition out. Nothing is remembered, so a series that is over disappears."""
+"""Turns a status into Prometheus metrics. Nothing is remembered, so a series that has ended disappears."""
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 try:
     from prometheus_client import CollectorRegistry
@@ -22,7 +22,7 @@ except ImportError as _error:
 else:
     _WHY_NOT = ""
 
-from entrypoint.client.status_fields import is_number, mapping, mappings, sequence
+from entrypoint.client.status_fields import Status, is_number, mapping, mappings, sequence
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -33,12 +33,11 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 _STATES = ("candidate", "current", "draining")
 _MODES = ("inotify", "poll", "off")
+_ACCEPTS = (("true", True), ("false", False), ("unknown", None))
+# The counters of these begin at 0 instead of with the first event: increase() does not see a first sample.
 _REASONS = ("SIGKILL", "SIGSEGV", "SIGABRT", "status 1")
-"""What haproxy usually dies of; each has a series before it happens, because increase() does not see a first sample."""
-
 _TRIGGERS = ("files", "retry", "the control socket", "SIGHUP", "SIGUSR1", "SIGUSR2")
 _RESULTS = ("success", "failure")
-"""The same holds for reloads: all that can be expected begin at 0, as Prometheus wants it of labels that are known."""
 
 
 class MissingError(ImportError):
@@ -46,21 +45,16 @@ class MissingError(ImportError):
 
 
 def require() -> None:
-    """Make sure that there can be metrics.
-
-    Raises:
-        MissingError: there cannot.
-
-    """
+    """Raise MissingError if prometheus_client is not installed."""
     if _WHY_NOT:
         raise MissingError(_WHY_NOT)
 
 
-def render(status: Mapping[str, Any] | None, openmetrics: bool = False) -> bytes:  # noqa: FBT002  # the content type
-    """Return the exposition of a status.
+def render(status: Status | None, openmetrics: bool = False) -> bytes:  # noqa: FBT002  # the content type
+    """Return the metrics of a status as text.
 
     Args:
-        status: what PID 1 answered to `status`; None where it did not, and then `safe_reload_up` is all there is.
+        status: what PID 1 answered to `status`; None if it did not: then `safe_reload_up` is the only metric.
         openmetrics: OpenMetrics 1.0 instead of the Prometheus text format 0.0.4.
 
     Raises:
@@ -74,14 +68,10 @@ def render(status: Mapping[str, Any] | None, openmetrics: bool = False) -> bytes
 
 
 class _Status:
-    """A custom collector of one status."""
+    """A custom collector (prometheus_client) for one status."""
 
-    def __init__(self, status: Mapping[str, Any] | None) -> None:
+    def __init__(self, status: Status | None) -> None:
         self._status = status
-
-    def describe(self) -> "Iterable[Metric]":
-        """Name nothing in advance; without this the registry would collect twice."""
-        return ()
 
     def collect(self) -> "Iterator[Metric]":
         """Yield every family."""
@@ -94,7 +84,7 @@ class _Status:
 # ---- families ------------------------------------------------------------------------------------------------------
 
 
-def _configuration(status: Mapping[str, Any]) -> "Iterator[Metric]":
+def _configuration(status: Status) -> "Iterator[Metric]":
     about = mapping(status.get("configuration"))
     build = {"version": _word(status.get("version")), "python_version": platform.python_version()}
     yield InfoMetricFamily(f"{PREFIX}build", "The version of safe_reload and of its Python.", build)
@@ -118,7 +108,7 @@ def _configuration(status: Mapping[str, Any]) -> "Iterator[Metric]":
     )
 
 
-def _reloads(status: Mapping[str, Any]) -> "Iterator[Metric]":
+def _reloads(status: Status) -> "Iterator[Metric]":
     yield _gauge(
         "config_last_reload_successful",
         "Whether the last reload succeeded; 1 before the first one.",
@@ -146,7 +136,7 @@ def _reloads(status: Mapping[str, Any]) -> "Iterator[Metric]":
     )
 
 
-def _generations(status: Mapping[str, Any]) -> "Iterator[Metric]":
+def _generations(status: Status) -> "Iterator[Metric]":
     generations = mappings(status.get("generations"))
     yield _by(
         "generations",
@@ -183,10 +173,7 @@ def _generations(status: Mapping[str, Any]) -> "Iterator[Metric]":
     )
 
 
-_ACCEPTS = (("true", True), ("false", False), ("unknown", None))
-
-
-def _watch(status: Mapping[str, Any]) -> "Iterator[Metric]":
+def _watch(status: Status) -> "Iterator[Metric]":
     watch = mapping(status.get("watch"))
     mode = _word(watch.get("mode"))
     yield _by(
@@ -203,7 +190,7 @@ def _watch(status: Mapping[str, Any]) -> "Iterator[Metric]":
     )
 
 
-def _log(status: Mapping[str, Any]) -> "Iterator[Metric]":
+def _log(status: Status) -> "Iterator[Metric]":
     lost = _number(mapping(status.get("log")).get("lines_lost"))
     yield _counter("log_lines_lost", "Lines that stderr had no room for, haproxy's included.", (), {(): lost})
 
@@ -229,13 +216,11 @@ def _counter(name: str, text: str, labels: tuple[str, ...], values: Mapping[tupl
     return family
 
 
-# What follows trusts no type: an instance of another version may answer, and a scrape must not fail for one value.
-
-
 def _number(value: object) -> float:
+    """Return 0 for what is no number: a scrape must not fail because of one value of an instance of another version."""
     return float(value) if is_number(value) or isinstance(value, bool) else 0.0
 
 
 def _word(value: object) -> str:
-    # JSON can carry half of a surrogate pair, which UTF-8 cannot.
+    # JSON can contain a lone surrogate, which UTF-8 cannot encode.
     return str(value).encode(errors="replace").decode() if value is not None else "unknown"
