@@ -1,1 +1,1 @@
-"""The command line and the environment, as values that never change: pure."""
+"""Reads the command line and the environment into immutable values. Touches nothing."""

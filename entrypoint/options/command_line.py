@@ -1,6 +1,6 @@
-"""The operands: which of the two forms they are, what is to be run, and what haproxy may be told."""
+"""Reads the operands of the command line: which form they have, what to run, and which arguments haproxy gets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from entrypoint.lean.record import record, replace
 from entrypoint.options.parser import Arguments, split
@@ -9,7 +9,7 @@ from entrypoint.options.vips import VipError, parse_vips
 
 DEFAULT_CONFIGURATION = "/usr/local/etc/haproxy/haproxy.cfg"
 QUESTIONS = ("reload", "status", "list", "stop", "metrics", "upgrade", "exporter")
-"""Verbs that are put to a running instance, and one that serves what it answers: a program of its own."""
+"""The verbs that need a running instance. They run in a process of their own (client/)."""
 VERBS = (*QUESTIONS, "check")
 _ORIGINAL = "PIDFILE VIPS HAPROXY [HAPROXY-ARGS...]"
 SYNOPSIS = f"""\
@@ -20,24 +20,25 @@ safe_reload reload | status | list | stop | metrics | upgrade | exporter [VERB-O
 
 _HAPROXY = "haproxy"
 _TAKES_A_VALUE = ("-f", "-C", "-L", "-m", "-n", "-N", "-S")
-"""haproxy's options that are followed by a value, which is not looked at as an option. By their beginnings, as
-everything below: haproxy itself looks at no more (init_args in its src/haproxy.c, from 2.6 to 3.5)."""
+"""haproxy's options with a value in the next argument. These and all below are prefixes, because haproxy itself looks
+at no more (init_args in its src/haproxy.c, from 2.6 to 3.5)."""
 _TAKES_NONE = ("-d", "-V", "-q", "-4", "-D", "-W")
-"""Those of one that serves. Any other one is answered by its usage, or a newer haproxy knows it."""
+"""haproxy's options without a value. It answers any other option with its usage, unless a newer version knows it."""
 _DOES_NOT_SERVE = ("-v", "-c", "-dC")
-"""-vq, -vqs and -vqb are from 2.9 on; -dC, which shows the configuration, is from 2.8 on."""
+"""With these, haproxy prints or checks something and exits. -vq, -vqs and -vqb exist since 2.9, -dC since 2.8."""
 _ANSWERED_BY_USAGE = frozenset({"-h", "--help", "--version"})
 _DROPPED = {
     "-D": "safe_reload keeps haproxy in the foreground",
     "-W": "safe_reload is the master",
     "-db": "it is implied",
 }
-"""-Ws is a -W, and so is -Wx."""
+"""-W stands for -Ws and -Wx as well."""
+_STOPS_OLD = "safe_reload itself stops old generations, and only when the new one serves"
 _REFUSED = {
-    "-sf": "safe_reload itself tells old generations to leave, and only when the new one serves",
-    "-st": "safe_reload itself tells old generations to leave, and only when the new one serves",
+    "-sf": _STOPS_OLD,
+    "-st": _STOPS_OLD,
     "-x": "the VIPs are handed over without it",
-    "-p": "safe_reload keeps the pid file: use its --pid-file",
+    "-p": "safe_reload writes the pid file: use its --pid-file",
 }
 
 
@@ -51,37 +52,37 @@ class Serve:
 
     program: str
     arguments: tuple[str, ...]
-    """haproxy's arguments without those that safe_reload gives itself."""
+    """haproxy's arguments, without those that are dropped."""
     configurations: tuple[str, ...]
-    """The files and folders that haproxy reads, as given."""
+    """The files and folders that haproxy reads (`-f`), as given."""
     folder: str | None
-    """Where haproxy looks for relative ones (`-C`)."""
+    """What relative configuration paths are relative to (`-C`)."""
     pid_file: str | None = None
     """PIDFILE of the original form."""
     vips: str | None = None
     """VIPS of the original form."""
     warnings: tuple[str, ...] = ()
     master_cli: str = ""
-    """Where haproxy's master would have its CLI (`-S`), which is not served."""
+    """The address of haproxy's master CLI (`-S`), which safe_reload does not serve; empty if not given."""
 
 
 @record(frozen=True)
 class RunOnce:
-    """Run a haproxy that does not serve (`-c`, `-v`, ...), with stand-ins for the VIPs."""
+    """Run a haproxy that does not serve (`-c`, `-v`, ...), with stand-in sockets for the VIPs."""
 
     words: tuple[str, ...]
 
 
 @record(frozen=True)
 class Run:
-    """Run any other program: be tini, no more."""
+    """Run any other program, as tini does."""
 
     words: tuple[str, ...]
 
 
 @record(frozen=True)
 class Check:
-    """Have haproxy check a configuration, with stand-ins for the VIPs and for every tag that the text names."""
+    """Have haproxy check a configuration, with stand-in sockets for the VIPs and for every tag that it names."""
 
     words: tuple[str, ...]
     configurations: tuple[str, ...]
@@ -91,55 +92,55 @@ class Check:
 Command = Serve | RunOnce | Run | Check
 
 
-def verb_of(words: Arguments) -> str | None:
-    """Return the verb that a command line begins with, if it does: `--` before it makes it a program's name."""
-    first = words.operands[0] if words.operands else ""
-    return first if first in VERBS and not words.after_dashes else None
+def verb_of(arguments: Arguments) -> str | None:
+    """Return the verb that the operands begin with, if they do. After `--` it is the name of a program."""
+    first = arguments.operands[0] if arguments.operands else ""
+    return first if first in VERBS and not arguments.after_dashes else None
 
 
 def is_question(arguments: Sequence[str]) -> bool:
-    """Tell whether a command line is for a running instance; one that cannot be read is for whoever says so."""
+    """Tell whether a command line is for a running instance. False if it is invalid: PID 1's code prints the error."""
     try:
-        words = split(arguments)
+        parsed = split(arguments)
     except OptionError:
         return False
-    return words.text is None and verb_of(words) in QUESTIONS
+    return parsed.text is None and verb_of(parsed) in QUESTIONS
 
 
 def read_check(operands: Sequence[str], *, is_program: Callable[[str], bool]) -> tuple[Check, tuple[str, ...]]:
-    """Tell what `check` is to look at: [HAPROXY] [HAPROXY-ARGS...].
+    """Read the operands of `check`: [HAPROXY] [HAPROXY-ARGS...].
 
     Returns:
-        What to do, and warnings for the user, a line each.
+        The command, and warnings for the user, one line each.
 
     Raises:
-        UsageError: one line that says what is wrong and what would be right.
+        UsageError: the operands are invalid.
 
     """
     program, arguments = _HAPROXY, tuple(operands)
     if arguments and not arguments[0].startswith("-"):
         program, arguments = arguments[0], arguments[1:]
         if program != _HAPROXY and not is_program(program):
-            raise UsageError(f"{program} is not a program; a configuration is given so: safe_reload check -f {program}")
-    without = tuple(word for word in arguments if word != "-c")
-    if not {"-f", "--"} & set(without):
-        without += ("-f", DEFAULT_CONFIGURATION)
-    command = _haproxy(program, without)
+            raise UsageError(f"{program} is not a program; to check a configuration: safe_reload check -f {program}")
+    checked = tuple(argument for argument in arguments if argument != "-c")
+    if not {"-f", "--"} & set(checked):
+        checked += ("-f", DEFAULT_CONFIGURATION)
+    command = _haproxy(program, checked)
     if not isinstance(command, Serve):
         raise UsageError(f"{' '.join(arguments)} checks nothing; run it without `check`: haproxy {' '.join(arguments)}")
     return Check((program, "-c", *command.arguments), command.configurations, command.folder), command.warnings
 
 
 def read_command(operands: Sequence[str], *, after_dashes: bool, is_program: Callable[[str], bool]) -> Command:
-    """Tell what the operands ask for.
+    """Read operands that do not begin with a verb.
 
     Args:
-        operands: what follows the options, if it is no verb (`verb_of`).
-        after_dashes: whether `--` ended the options: then it is the container form.
-        is_program: whether a name can be executed, as execvp(3) would look for it.
+        operands: what follows the options.
+        after_dashes: whether `--` ended the options: then they are not PIDFILE VIPS HAPROXY.
+        is_program: whether execvp(3) would find a program of this name.
 
     Raises:
-        UsageError: one line that says what is wrong and what would be right.
+        UsageError: the operands are invalid.
 
     """
     if not operands:
@@ -155,7 +156,7 @@ def read_command(operands: Sequence[str], *, after_dashes: bool, is_program: Cal
 
 
 def _is_original_form(operands: Sequence[str]) -> bool:
-    """Tell PIDFILE VIPS HAPROXY from a program that is missing: a VIP list is never an option."""
+    """Tell PIDFILE VIPS HAPROXY from a program that does not exist: a VIP list does not begin with a dash."""
     return (len(operands) > 2 and not operands[1].startswith("-")) or (len(operands) == 2 and ":" in operands[1])
 
 
@@ -174,96 +175,85 @@ def _original(operands: Sequence[str]) -> Serve:
 
 
 def with_configuration(arguments: Sequence[str], path: str) -> tuple[str, ...]:
-    """Return haproxy's arguments with one more file, which it reads after the others."""
-    words = iter(arguments)
-    for word in words:
-        if word == "--":
-            return (*arguments, path)
-        if word.startswith(_TAKES_A_VALUE):
-            next(words, None)
-    return (*arguments, "-f", path)
+    """Return haproxy's arguments with one more file, which haproxy reads after the others."""
+    after_dashes = any(argument == "--" for argument, _ in _parsed(arguments))
+    return (*arguments, path) if after_dashes else (*arguments, "-f", path)
 
 
 def without_configurations(arguments: Sequence[str]) -> tuple[str, ...]:
     """Return haproxy's arguments without the files and folders that it reads."""
-    kept: list[str] = []
-    words = iter(arguments)
-    for word in words:
-        if word == "--":
-            break
-        value = [text for text in (next(words, None),) if text is not None] if word.startswith(_TAKES_A_VALUE) else []
-        if not word.startswith("-f"):
-            kept += [word, *value]
-    return tuple(kept)
-
-
-def _haproxy(program: str, arguments: Sequence[str]) -> Serve | RunOnce:
-    kept: list[str] = []
-    configurations: list[str] = []
-    warnings: list[str] = []
-    unknown = False
-    master_cli = ""
-    folder = None
-    words = iter(arguments)
-    for word in words:
-        if _does_not_serve(word, kept):
-            return RunOnce((program, *arguments))
-        refused = next((why for option, why in _REFUSED.items() if word.startswith(option)), None)
-        if refused:
-            raise UsageError(f"haproxy's {word} is not for the user to give: {refused}")
-        dropped = next((why for option, why in _DROPPED.items() if word.startswith(option)), None)
-        if dropped:
-            warnings.append(f"haproxy's {word} is dropped: {dropped}")
-            continue
-        kept.append(word)
-        if word == "--":
-            rest = list(words)
-            kept += rest
-            configurations += rest
-        elif word.startswith(_TAKES_A_VALUE):
-            value = next(words, None)
-            if value is None:
-                raise UsageError(f"haproxy's {word} needs a value after it")
-            if word.startswith("-S"):
-                kept.pop()
-                master_cli = value.partition(",")[0]
-                continue
-            kept.append(value)
-            if word.startswith("-f"):
-                configurations.append(value)
-            elif word.startswith("-C"):
-                folder = value
-        elif word.startswith("-") and not word.startswith(_TAKES_NONE):
-            unknown = True
-    if unknown and not configurations:
-        # Without one no haproxy serves: whatever it makes of that option is the answer.
-        return RunOnce((program, *arguments))
-    if not configurations:
-        raise UsageError(f"haproxy is given no configuration; add -f FILE, such as -f {DEFAULT_CONFIGURATION}")
-    return Serve(program, tuple(kept), tuple(configurations), folder, warnings=tuple(warnings), master_cli=master_cli)
+    others: list[str] = []
+    for argument, values in _parsed(arguments):
+        if argument != "--" and not argument.startswith("-f"):
+            others += [argument, *values]
+    return tuple(others)
 
 
 def read_by(arguments: Sequence[str]) -> tuple[tuple[str, ...], str | None]:
-    """Return the files and folders that a haproxy with these arguments reads, as given, and where it looks for them."""
+    """Return the files and folders that a haproxy with these arguments reads, as given, and its `-C`."""
     configurations: list[str] = []
     folder = None
-    words = iter(arguments)
-    for word in words:
-        if word == "--":
-            configurations += words
-        elif word.startswith(_TAKES_A_VALUE):
-            value = next(words, "")
-            if word.startswith("-f"):
-                configurations.append(value)
-            elif word.startswith("-C"):
-                folder = value
+    for argument, values in _parsed(arguments):
+        if argument == "--" or argument.startswith("-f"):
+            configurations += values
+        elif argument.startswith("-C"):
+            folder = next(iter(values), None)
     return tuple(configurations), folder
 
 
-def _does_not_serve(word: str, before: Sequence[str]) -> bool:
-    """Tell whether haproxy ends after it has answered this, whatever else it is told."""
-    if word.startswith("-dM"):
-        return "help" in word[3:].split(",")
-    if word == "-dthelp" or (word == "help" and before[-1:] == ["-dt"]):
+def _parsed(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield each of haproxy's options with its values: none, one, or after `--` all that is left."""
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        many = len(rest) if argument == "--" else 1 if argument.startswith(_TAKES_A_VALUE) else 0
+        yield argument, rest[:many]
+        del rest[:many]
+
+
+def _haproxy(program: str, arguments: Sequence[str]) -> Serve | RunOnce:
+    """Read haproxy's arguments.
+
+    Raises:
+        UsageError: one may not be given, a value is missing, or haproxy gets no configuration.
+
+    """
+    passed: list[str] = []
+    warnings: list[str] = []
+    unknown = False
+    master_cli = ""
+    for argument, values in _parsed(arguments):
+        if _does_not_serve(argument, passed):
+            return RunOnce((program, *arguments))
+        refused = next((why for option, why in _REFUSED.items() if argument.startswith(option)), None)
+        if refused:
+            raise UsageError(f"haproxy's {argument} must not be given: {refused}")
+        dropped = next((why for option, why in _DROPPED.items() if argument.startswith(option)), None)
+        if dropped:
+            warnings.append(f"haproxy's {argument} is dropped: {dropped}")
+            continue
+        if argument.startswith(_TAKES_A_VALUE):
+            if not values:
+                raise UsageError(f"haproxy's {argument} needs a value after it")
+            if argument.startswith("-S"):
+                master_cli = values[0].partition(",")[0]
+                continue
+        elif argument != "--" and argument.startswith("-") and not argument.startswith(_TAKES_NONE):
+            unknown = True
+        passed += [argument, *values]
+    configurations, folder = read_by(passed)
+    if not configurations:
+        if unknown:
+            # haproxy needs a configuration to serve, so it only answers that option.
+            return RunOnce((program, *arguments))
+        raise UsageError(f"haproxy is given no configuration; add -f FILE, such as -f {DEFAULT_CONFIGURATION}")
+    return Serve(program, tuple(passed), configurations, folder, warnings=tuple(warnings), master_cli=master_cli)
+
+
+def _does_not_serve(argument: str, before: Sequence[str]) -> bool:
+    """Tell whether haproxy exits after it has handled this argument, whatever the others are."""
+    if argument.startswith("-dM"):
+        return "help" in argument[3:].split(",")
+    if argument == "-dthelp" or (argument == "help" and before[-1:] == ["-dt"]):
         return True
-    return word.startswith(_DOES_NOT_SERVE) or word in _ANSWERED_BY_USAGE
+    return argument.startswith(_DOES_NOT_SERVE) or argument in _ANSWERED_BY_USAGE

@@ -1,4 +1,4 @@
-"""What the launcher tells Python of what was there before it: one variable, whose format docker/launcher.c has."""
+"""The variable in which the launcher (docker/launcher.c) records what CPython changes when it starts."""
 
 from entrypoint.lean.record import record
 
@@ -7,20 +7,20 @@ VARIABLE = "SAFE_RELOAD_INHERITED"
 
 @record(frozen=True)
 class Inheritance:
-    """What CPython changes before the first line of Python runs, as it was."""
+    """The values before CPython started."""
 
     blocked: int
-    """The signal mask: a bit each, SIGHUP's is the lowest."""
+    """The signal mask; bit 0 is SIGHUP."""
     ignored: int
-    """The ignored signals, likewise."""
+    """The ignored signals, as bits likewise."""
     standard: tuple[int, ...] = ()
-    """The numbers that stdin, stdout and stderr have now; none from a version that told no more than the signals."""
+    """The descriptors that hold stdin, stdout and stderr now; empty from a launcher that records only the signals."""
     lc_ctype: str | None = None
-    """The variable LC_CTYPE; None if there was none."""
+    """The variable LC_CTYPE; None if it was not set."""
 
 
 def parse_inheritance(text: str) -> Inheritance | None:
-    """Read the variable; None where it is not the launcher's."""
+    """Parse the variable; None if it has another format."""
     blocked, _, rest = text.partition(":")
     ignored, _, rest = rest.partition(":")
     standard, colon, lc_ctype = rest.partition(":")
@@ -33,7 +33,7 @@ def parse_inheritance(text: str) -> Inheritance | None:
 
 
 def format_inheritance(inheritance: Inheritance) -> str:
-    """Write the variable as the launcher does, for a program that takes our place."""
+    """Return the variable's value, as the launcher writes it, for the version that an upgrade executes."""
     standard = ",".join(str(number) for number in inheritance.standard)
     lc_ctype = "" if inheritance.lc_ctype is None else f":{inheritance.lc_ctype}"
     return f"{inheritance.blocked:016x}:{inheritance.ignored:016x}:{standard}{lc_ctype}"

@@ -1,4 +1,4 @@
-"""Where the options end and the operands begin."""
+"""Splits a command line into options and operands."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,34 +6,34 @@ from entrypoint.lean.record import record
 from entrypoint.options.settings import OPTIONS, Option, OptionError
 
 TEXTS = {"-h": "help", "--help": "help", "-l": "licence", "--version": "version"}
-"""Options that ask for a text and nothing else."""
+"""Options that only print a text."""
 
 
 @record(frozen=True)
 class Arguments:
-    """A command line, taken apart."""
+    """A command line, split."""
 
     given: tuple[tuple[Option, str], ...] = ()
-    """Our options in order, each with its text; those without a value with "yes"."""
+    """safe_reload's options in order, each with its text; "yes" for an option without a value."""
     operands: tuple[str, ...] = ()
     after_dashes: bool = False
     """`--` ended the options."""
     text: str | None = None
-    """The text that was asked for."""
+    """Which text is to be printed, and nothing else done."""
 
 
 def split(arguments: Sequence[str], options: Sequence[Option] = OPTIONS) -> Arguments:
-    """Take a command line apart.
+    """Split a command line.
 
-    Options end at the first operand, at `--`, and at the first word with one dash that has a letter which is not an
-    option of ours: that and what follows is haproxy's, as in haproxy's own images.
+    Options end at the first operand, at `--`, and at the first argument with one dash and a letter that is no option of
+    safe_reload: that argument and all that follow are haproxy's, as in haproxy's own images.
 
     Args:
-        arguments: the words.
-        options: those that there are.
+        arguments: without the program's name.
+        options: the options that exist.
 
     Raises:
-        OptionError: one line that names the option and says what would be right.
+        OptionError: an option does not exist, or has no value, or has one too many.
 
     """
     short = {option.short: option for option in options if option.short}
@@ -41,12 +41,12 @@ def split(arguments: Sequence[str], options: Sequence[Option] = OPTIONS) -> Argu
     given: list[tuple[Option, str]] = []
     rest = list(arguments)
     while rest:
-        word = rest[0]
-        if word in TEXTS:
-            return Arguments(text=TEXTS[word])
-        if word == "--":
+        first = rest[0]
+        if first in TEXTS:
+            return Arguments(text=TEXTS[first])
+        if first == "--":
             return Arguments(tuple(given), tuple(rest[1:]), after_dashes=True)
-        if word.startswith("--"):
+        if first.startswith("--"):
             given.append(_long(long, rest))
             continue
         cluster = _cluster(short, rest)
@@ -57,11 +57,14 @@ def split(arguments: Sequence[str], options: Sequence[Option] = OPTIONS) -> Argu
 
 
 def _long(long: Mapping[str, Option], rest: list[str]) -> tuple[Option, str]:
-    """Take a long option, and its value, from the front."""
+    """Remove a long option and its value from the front."""
     name, equals, value = rest.pop(0)[2:].partition("=")
     option = long.get(name)
     if option is None:
-        raise OptionError(f"--{name} is not an option{_hint(name, long)}")
+        from entrypoint.options.did_you_mean import meant  # noqa: PLC0415  # difflib is large
+
+        similar = meant(name, (*long, *(text[2:] for text in TEXTS if text.startswith("--"))))
+        raise OptionError(f"--{name} is not an option{f'; did you mean --{similar}?' if similar else ''}")
     if not option.metavar:
         if equals:
             raise OptionError(f"--{name} takes no value")
@@ -69,27 +72,19 @@ def _long(long: Mapping[str, Option], rest: list[str]) -> tuple[Option, str]:
     return option, value if equals else _value(option, rest)
 
 
-def _hint(name: str, long: Mapping[str, Option]) -> str:
-    from entrypoint.options.did_you_mean import meant  # noqa: PLC0415  # for those only who have made a mistake
-
-    texts = (word[2:] for word in TEXTS if word.startswith("--"))
-    option = meant(name, (*long, *texts))
-    return f"; did you mean --{option}?" if option else ""
-
-
 def _cluster(short: Mapping[str, Option], rest: list[str]) -> list[tuple[Option, str]] | None:
-    """Take a word of short options, and the last one's value, from the front; None when it is not ours."""
-    word = rest[0]
-    if len(word) < 2 or not word.startswith("-"):
+    """Remove one argument of short options, and the last one's value, from the front; None if it is not ours."""
+    cluster = rest[0]
+    if len(cluster) < 2 or not cluster.startswith("-"):
         return None
     given = []
-    for index, letter in enumerate(word[1:], start=2):
+    for index, letter in enumerate(cluster[1:], start=2):
         option = short.get(letter)
         if option is None:
             return None
         if option.metavar:
             rest.pop(0)
-            given.append((option, word[index:] or _value(option, rest)))
+            given.append((option, cluster[index:] or _value(option, rest)))
             return given
         given.append((option, "yes"))
     rest.pop(0)

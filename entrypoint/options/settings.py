@@ -1,4 +1,4 @@
-"""The options: one table that is the parser, the environment's names, the defaults and the help text."""
+"""The options: one table with their names, variables, defaults, parsers and help texts; and the settings they make."""
 
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -10,19 +10,20 @@ from entrypoint.lean.typing import Any
 from entrypoint.options.vips import Vip, parse_vips
 
 ENVIRONMENT_PREFIX = "SAFE_RELOAD_"
+_MOST_DIGITS = 9
 INTERNAL_VARIABLES = frozenset(
     f"SAFE_RELOAD_{name}" for name in ("INHERITED", "GENERATION", "HEIR", "REHEARSAL", "LISTEN", "TIMEOUT")
 )
-"""Variables of the prefix that are no options of the instance: the launcher's note, what each haproxy is told of
-itself, what one life tells the next, and the options of the verbs."""
+"""Variables with the prefix that set no option of PID 1. INHERITED is the launcher's, GENERATION is for haproxy, HEIR
+and REHEARSAL are for the version that an upgrade executes, and LISTEN and TIMEOUT are for verbs."""
 
 
 class OptionError(ValueError):
-    """An option that cannot be used; its text is one line for the user."""
+    """An invalid option; its text is one line for the user."""
 
 
 class Restart(StrEnum):
-    """What to do when the current haproxy dies unasked."""
+    """What to do when the current haproxy dies."""
 
     ON_FAILURE = "on-failure"
     NO = "no"
@@ -37,7 +38,7 @@ class LogFormat(StrEnum):
 
 @record(frozen=True)
 class Settings:
-    """Every option's value. Times are in seconds."""
+    """The values of all options. Times are in seconds."""
 
     vips: tuple[Vip, ...]
     pid_file: str | None
@@ -69,11 +70,11 @@ class Settings:
     expected_statuses: frozenset[int]
 
     def status(self, status: int) -> int:
-        """Return the exit status that the user wants to see for this one (`-e`)."""
+        """Return the exit status for this one of the child: 0 if it is an expected one (`-e`)."""
         return 0 if status in self.expected_statuses else status
 
 
-# ---- how a value is read -------------------------------------------------------------------------------------------
+# ---- parsers of values -------------------------------------------------------------------------------------------
 
 
 def _seconds(text: str) -> float:
@@ -93,9 +94,6 @@ def _positive_seconds(text: str) -> float:
     return value
 
 
-_MOST_DIGITS = 9
-
-
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
 
@@ -103,7 +101,9 @@ def _is_number(text: str) -> bool:
 def _count(lowest: int) -> Callable[[str], int]:
     def count(text: str) -> int:
         if not _is_number(text) or int(text) < lowest:
-            raise OptionError(f"{text[:40]!r} is not a whole number from {lowest} on, of {_MOST_DIGITS} digits at most")
+            raise OptionError(
+                f"{text[:40]!r} is not a whole number of {lowest} or more, with {_MOST_DIGITS} digits at most"
+            )
         return int(text)
 
     return count
@@ -158,23 +158,16 @@ def _signal(text: str) -> int:
         raise OptionError(f"{text!r} is not a signal's name, such as SIGTERM") from None
 
 
-_HIGHEST_STATUS = 255
-
-
 def _status(text: str) -> int:
-    if not _is_number(text) or int(text) > _HIGHEST_STATUS:
-        raise OptionError(f"{text[:40]!r} is not an exit status from 0 to {_HIGHEST_STATUS}")
+    if not _is_number(text) or int(text) > 255:
+        raise OptionError(f"{text[:40]!r} is not an exit status from 0 to 255")
     return int(text)
 
 
-_YES = frozenset({"1", "true", "yes", "on"})
-_NO = frozenset({"0", "false", "no", "off", ""})
-
-
 def _truth(text: str) -> bool:
-    if text.lower() in _YES:
+    if text.lower() in {"1", "true", "yes", "on"}:
         return True
-    if text.lower() in _NO:
+    if text.lower() in {"0", "false", "no", "off", ""}:
         return False
     raise OptionError(f"{text!r} is neither yes nor no")
 
@@ -184,66 +177,79 @@ def _truth(text: str) -> bool:
 
 @record(frozen=True)
 class Option:
-    """One option: its names, how its value is read, and its line of the help text."""
+    """One option."""
 
     field: str
-    """The field of Settings that it sets; its long name is the same."""
+    """The field of Settings that it sets, and its long name."""
     help: str
     metavar: str = ""
-    """What stands for the value in the help text; empty for an option without one."""
+    """The name of the value in the help text; empty for an option without a value."""
     default: Any = False
     read: Callable[[str], Any] = _truth
+    """Parses the value; raises a ValueError."""
     short: str = ""
-    """tini's letter, for the options that tini has; those have no long name, and tini's variables."""
+    """The letter of an option that tini has; such an option has no long name, and tini's variable if any."""
 
     @property
     def long(self) -> str:
-        """The name after `--`; empty when there is none."""
+        """The name after `--`; empty if there is none."""
         return "" if self.short else self.field.replace("_", "-")
 
     @property
     def variable(self) -> str:
-        """The environment variable that sets it; empty when there is none."""
+        """The environment variable that sets it; empty if there is none."""
         return "" if self.short else ENVIRONMENT_PREFIX + self.field.upper()
 
     @property
     def shown_default(self) -> str:
-        """The default as the help text and the documentation write it; empty when there is none."""
+        """The default in the help text and the documentation; empty if there is none."""
         if isinstance(self.default, tuple):
             return ", ".join(map(str, self.default))
         return f"{self.default:g}" if isinstance(self.default, float) else str(self.default or "")
 
     @property
     def shown(self) -> str:
-        """The name as the help text and errors write it."""
+        """The name in the help text and in errors."""
         return f"-{self.short}" if self.short else f"--{self.long}"
+
+    def parse(self, text: str, source: str) -> Any:
+        """Return the value.
+
+        Raises:
+            OptionError: the text is invalid; the error names the source, an option or a variable.
+
+        """
+        try:
+            return self.read(text)
+        except ValueError as error:
+            raise OptionError(f"{source}: {error}") from None
 
 
 OPTIONS = (
     Option("vips", 'the VIPs to bind, ADDRESS:PORT:TAG,...; in haproxy: bind "fd@${TAG}"', "LIST", (), parse_vips),
-    Option("pid_file", "keep the current haproxy's pid in this file", "PATH", None, _path),
+    Option("pid_file", "write the current haproxy's pid to this file", "PATH", None, _path),
     Option("name", "the name for verbs and logs; from the pid file's path unless given", "NAME", None, _name),
     Option("runtime_dir", "control socket and transient files", "DIR", "/run/safe_reload", _path),
     Option("backlog", "listen backlog of the VIPs; the kernel's somaxconn unless given", "N", None, _count(1)),
     Option("freebind", "bind VIPs that are not on any interface yet"),
-    Option("watch", "reload when files change: auto, off, or a PATH besides; repeatable", "WHAT", ("auto",), _watch),
+    Option("watch", "reload when files change: auto, off, or one more PATH; repeatable", "WHAT", ("auto",), _watch),
     Option(
         "debounce",
-        "how long changed files must be quiet, at most 10 times that in all",
+        "wait until changed files are quiet for this time, 10 times it at most",
         "SECONDS",
         0.2,
         _positive_seconds,
     ),
     Option("poll", "how often to look where the kernel reports no changes", "SECONDS", 10.0, _positive_seconds),
-    Option("ready_timeout", "a new haproxy not ready by then is killed", "SECONDS", 60.0, _positive_seconds),
-    Option("drain_timeout", "a draining haproxy is ended after it; 0 is never", "SECONDS", 0.0, _seconds),
-    Option("max_draining", "beyond it the oldest draining haproxy is ended", "N", 16, _count(1)),
-    Option("restart", "when haproxy dies unasked: on-failure or no", "WHEN", Restart.ON_FAILURE, _choice(Restart)),
-    Option("restart_limit", "give up after so many deaths in a row", "N", 5, _count(1)),
+    Option("ready_timeout", "kill a new haproxy that is not ready after this time", "SECONDS", 60.0, _positive_seconds),
+    Option("drain_timeout", "end a draining haproxy after this time; 0 means never", "SECONDS", 0.0, _seconds),
+    Option("max_draining", "end the oldest draining haproxy when there are more", "N", 16, _count(1)),
+    Option("restart", "restart haproxy when it dies: on-failure or no", "WHEN", Restart.ON_FAILURE, _choice(Restart)),
+    Option("restart_limit", "give up after this many deaths in a row", "N", 5, _count(1)),
     Option("state_dir", "keep the last known good configuration in this folder", "DIR", None, _path),
-    Option("stop_delay", "after TERM, go on accepting for so long", "SECONDS", 0.0, _seconds),
-    Option("stop_timeout", "a stop that takes longer becomes a quick one; 0 is never", "SECONDS", 0.0, _seconds),
-    Option("no_new_privs", "nothing below may gain privileges by exec"),
+    Option("stop_delay", "after TERM, go on accepting for this time", "SECONDS", 0.0, _seconds),
+    Option("stop_timeout", "stop at once if a graceful stop takes longer; 0 means never", "SECONDS", 0.0, _seconds),
+    Option("no_new_privs", "no child may gain privileges by exec"),
     Option("drop_caps", "drop all capabilities that binding and switching user do not need"),
     Option("exporter", "serve /metrics, /livez and /readyz at this address, such as :9101", "ADDR", None, _address),
     Option("log_format", "text or json", "FORMAT", LogFormat.TEXT, _choice(LogFormat)),
@@ -251,7 +257,7 @@ OPTIONS = (
     Option("subreaper", "be a child subreaper (TINI_SUBREAPER)", short="s"),
     Option("parent_death_signal", "get this signal when the parent dies, such as SIGTERM", "SIG", None, _signal, "p"),
     Option("verbose", "say more; up to three times (TINI_VERBOSITY)", "", 0, _count(0), "v"),
-    Option("warn_reaped", "warn of each process that was not ours and is reaped", short="w"),
+    Option("warn_reaped", "warn of each reaped process that safe_reload did not start", short="w"),
     Option("kill_group", "send signals to the process group (TINI_KILL_PROCESS_GROUP)", short="g"),
     Option("expected_statuses", "exit with 0 instead of this status; repeatable", "N", frozenset(), _status, "e"),
 )
@@ -260,7 +266,7 @@ _NO_NAMES = frozenset({"", "pid", "haproxy"})
 
 
 def instance_name(pid_file: str | None) -> str:
-    """Return the name of an instance that was given none: /run/ha1.pid and /run/ha1/pid are both called ha1."""
+    """Return an instance's default name: ha1 for the pid files /run/ha1.pid and /run/ha1/pid."""
     folder, _, name = (pid_file or "").rpartition("/")
     stem = name.removesuffix(".pid")
     if stem in _NO_NAMES:
@@ -275,17 +281,17 @@ _TINI_VERBOSITY = "TINI_VERBOSITY"
 def read_settings(
     given: Sequence[tuple[Option, str]], environment: Mapping[str, str]
 ) -> tuple[Settings, tuple[str, ...]]:
-    """Put the options together: the command line wins over the environment, that over the defaults.
+    """Read all options. The command line wins over the environment, and the environment over the defaults.
 
     Args:
-        given: the command line's options in order, each with its text; flags with "yes".
+        given: the command line's options in order, each with its text; "yes" for an option without a value.
         environment: all variables.
 
     Returns:
-        The settings, and warnings for the user, a line each.
+        The settings, and warnings for the user, one line each.
 
     Raises:
-        OptionError: one line that names the option or the variable and says what would be right.
+        OptionError: an option or a variable is invalid.
 
     """
     values: dict[str, Any] = {option.field: option.default for option in OPTIONS}
@@ -293,11 +299,11 @@ def read_settings(
     warnings = []
     for variable in sorted(environment):
         if not environment[variable]:
-            # Set to nothing is not set: that is how compose files write "unless it is given".
+            # An empty variable counts as not set: compose files write one for a value that is not given.
             continue
         if variable in known:
             option = known[variable]
-            values[option.field] = _read(option, environment[variable], variable)
+            values[option.field] = option.parse(environment[variable], variable)
         elif variable.startswith(ENVIRONMENT_PREFIX) and variable not in INTERNAL_VARIABLES:
             warnings.append(f"{variable} does nothing: it is not a variable of safe_reload; see safe_reload --help")
     values.update({field: True for variable, field in _TINI_FLAGS.items() if variable in environment})
@@ -306,13 +312,13 @@ def read_settings(
         if option.field == "verbose":
             values["verbose"] += 1
         elif option.field == "expected_statuses":
-            values["expected_statuses"] |= {_read(option, text, option.shown)}
+            values["expected_statuses"] |= {option.parse(text, option.shown)}
         elif option.field == "watch":
-            watched.append(_read(option, text, option.shown))
+            watched.append(option.parse(text, option.shown))
         else:
-            values[option.field] = _read(option, text, option.shown)
+            values[option.field] = option.parse(text, option.shown)
     if watched:
-        values["watch"] = tuple(dict.fromkeys(word for words in watched for word in words))
+        values["watch"] = tuple(dict.fromkeys(what for several in watched for what in several))
     if "off" in values["watch"] and len(values["watch"]) > 1:
         raise OptionError("--watch off cannot be given together with another --watch")
     if _TINI_VERBOSITY in environment and not any(option.field == "log_level" for option, _ in given):
@@ -320,15 +326,8 @@ def read_settings(
     return Settings(**values), tuple(warnings)
 
 
-def _read(option: Option, text: str, name: str) -> object:
-    try:
-        return option.read(text)
-    except ValueError as error:
-        raise OptionError(f"{name}: {error}") from None
-
-
 def _tini_verbosity(text: str) -> Level:
-    """Read TINI_VERBOSITY as tini does, by atoi(3), and bounded by the levels that exist; below 0 is all of them."""
+    """Read TINI_VERBOSITY as tini does, with atoi(3), limited to the levels that exist; a negative number is DEBUG."""
     number = text.lstrip()
     sign = number[:1] if number[:1] in {"+", "-"} else ""
     digits = ""

@@ -1,4 +1,4 @@
-"""The VIP list: its grammar, and errors that say which entry is wrong and what would be right.
+"""Parses the VIP list, with errors that name the wrong entry and say what would be right.
 
 VIPS is VIP *( "," VIP ), VIP is ADDRESS ":" PORT ":" TAG, ADDRESS is IPv4, IPv6 in brackets, or "*".
 """
@@ -6,7 +6,7 @@ VIPS is VIP *( "," VIP ), VIP is ADDRESS ":" PORT ":" TAG, ADDRESS is IPv4, IPv6
 from entrypoint.lean.record import record
 
 ANY = "*"
-"""The address that stands for every address of both families."""
+"""Every address of both families."""
 
 _HIGHEST_PORT = 65535
 _RESERVED = ("SAFE_RELOAD_", "HAPROXY_", "LISTEN_", "LD_", "TINI_")
@@ -26,19 +26,19 @@ class Vip:
     tag: str
 
     def __str__(self) -> str:
-        """Write the entry as the list has it."""
+        """Return the entry as the list has it."""
         host = f"[{self.address}]" if ":" in self.address else self.address
         return f"{host}:{self.port}:{self.tag}"
 
 
 def parse_vips(text: str) -> tuple[Vip, ...]:
-    """Read a VIP list.
+    """Parse a VIP list.
 
     Args:
-        text: the list as given on the command line or in the environment; blanks around entries are allowed.
+        text: the list from the command line or the environment; blanks around entries are allowed.
 
     Raises:
-        VipError: one line that names the entry by number and text, and says what would be right.
+        VipError: an entry is invalid, or two have the same tag.
 
     """
     vips: list[Vip] = []
@@ -47,7 +47,7 @@ def parse_vips(text: str) -> tuple[Vip, ...]:
         vip = _parse_entry(number, entry.strip())
         first = numbers.setdefault(vip.tag, number)
         if first != number:
-            raise _error(number, entry, f"the tag {vip.tag} is already that of entry {first}; give each VIP its own")
+            raise _error(number, entry, f"entry {first} has the tag {vip.tag} already; give each VIP its own")
         vips.append(vip)
     return tuple(vips)
 
@@ -59,7 +59,7 @@ def _parse_entry(number: int, entry: str) -> Vip:
     if not _is_port(port):
         raise _error(number, entry, f"the port {port!r} is not a number from 1 to {_HIGHEST_PORT}")
     if tag == "PATH" or tag.startswith(_RESERVED):
-        raise _error(number, entry, f"the tag {tag} is a variable that means something else; take one like FD_HTTP")
+        raise _error(number, entry, f"the variable {tag} has another meaning; choose a tag like FD_HTTP")
     if not (tag.isascii() and tag.isidentifier()):
         raise _error(number, entry, f"the tag {tag!r} is not a variable's name: letters, digits and _, no digit first")
     return Vip(address, int(port), tag)
@@ -70,21 +70,21 @@ def _is_port(text: str) -> bool:
 
 
 def _split(number: int, entry: str) -> tuple[str, str, str]:
-    """Cut an entry in three and check the address."""
+    """Split an entry into address, port and tag, and check the address."""
     if entry.startswith("["):
         inside, closed, rest = entry[1:].partition("]")
         fields = rest.split(":")
         if not closed or len(fields) != 3 or fields[0]:
             raise _error(number, entry, "an IPv6 entry is [ADDRESS]:PORT:TAG, such as [2001:db8::1]:443:FD_HTTPS")
-        import ipaddress  # noqa: PLC0415  # 0.6 MiB, which PID 1 need not have for IPv4
+        import ipaddress  # noqa: PLC0415  # 0.6 MiB, which PID 1 does not need for IPv4
 
         try:
             parsed = ipaddress.IPv6Address(inside)
         except ValueError:
             raise _error(number, entry, f"{inside!r} is not an IPv6 address") from None
         if parsed.ipv4_mapped:
-            right = f"{parsed.ipv4_mapped}:{fields[1]}:{fields[2]}"
-            raise _error(number, entry, f"this is an address of IPv4: write {right}")
+            mapped = f"{parsed.ipv4_mapped}:{fields[1]}:{fields[2]}"
+            raise _error(number, entry, f"this is an IPv4 address: write {mapped}")
         return str(parsed), fields[1], fields[2]
     fields = entry.split(":")
     if len(fields) > 3:
@@ -101,7 +101,7 @@ def _split(number: int, entry: str) -> tuple[str, str, str]:
 
 
 def _is_ipv4(text: str) -> bool:
-    """Tell whether this is an address in the form that inet_pton(3) takes: four numbers without leading zeros."""
+    """Tell whether inet_pton(3) takes this as an IPv4 address: four numbers without leading zeros."""
     numbers = text.split(".")
     return len(numbers) == 4 and all(
         n.isascii() and n.isdigit() and str(int(n[:4])) == n and int(n) < 256 for n in numbers
@@ -113,12 +113,13 @@ def _error(number: int, entry: str, reason: str) -> VipError:
 
 
 def needs_v6only(address: str) -> bool:
-    """Tell whether haproxy takes an ordinary listener over only if its `bind` says v6only: one of one IPv6 address.
+    """Tell whether haproxy takes over a listener on this address only if its `bind` says v6only.
 
-    The kernel says v6only of each such socket, and haproxy compares that with the words (`system.handover`).
+    That is so for a single IPv6 address: the kernel reports IPV6_V6ONLY for its socket, and haproxy compares that with
+    the `bind` line (see system/getsocks).
 
     Args:
-        address: as haproxy spells it, such as `[::1]:80`.
+        address: in haproxy's notation, such as `[::1]:80`.
 
     """
     return address.startswith("[") and not address.startswith("[::]")

@@ -85,7 +85,7 @@ def test_a_configuration_without_f_is_refused(engine: docker.DockerClient, image
     """It is the likeliest mistake, and is answered with the remedy."""
     status, text = check(engine, image, folder, "haproxy.cfg")
     assert status == 1
-    assert "a configuration is given so: safe_reload check -f haproxy.cfg" in text
+    assert "to check a configuration: safe_reload check -f haproxy.cfg" in text
 
 
 def test_the_line_of_the_kubernetes_page_checks_its_configuration(engine: docker.DockerClient, image: str) -> None:

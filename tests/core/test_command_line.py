@@ -269,7 +269,7 @@ def test_a_check_drops_and_refuses_what_a_start_does() -> None:
     command, warnings = check("-W -f a.cfg")
     assert command.words == ("haproxy", "-c", "-f", "a.cfg")
     assert [warning.split()[1] for warning in warnings] == ["-W"]
-    with pytest.raises(UsageError, match="haproxy's -sf is not for the user to give"):
+    with pytest.raises(UsageError, match="haproxy's -sf must not be given"):
         check("-f a.cfg -sf 1")
 
 
@@ -289,17 +289,17 @@ def test_a_check_without_anything_to_check_is_refused(line: str, remedy: str) ->
 @pytest.mark.parametrize(
     ("argument", "reason"),
     [
-        ("-sf", "safe_reload itself tells old generations to leave"),
-        ("-st", "safe_reload itself tells old generations to leave"),
+        ("-sf", "safe_reload itself stops old generations"),
+        ("-st", "safe_reload itself stops old generations"),
         ("-x", "the VIPs are handed over without it"),
-        ("-p", "safe_reload keeps the pid file: use its --pid-file"),
+        ("-p", "safe_reload writes the pid file: use its --pid-file"),
     ],
 )
 @pytest.mark.parametrize("before", ["haproxy", "", f"/run/pid {VIPS_OF_2017} haproxy"])
 def test_what_the_user_must_not_give_is_refused(before: str, argument: str, reason: str) -> None:
     """-sf, -st, -x and -p are each refused with one line that says why, in every form."""
     message = refusal(f"{before} -f a.cfg {argument} 1")
-    assert message.startswith(f"haproxy's {argument} is not for the user to give: {reason}")
+    assert message.startswith(f"haproxy's {argument} must not be given: {reason}")
     if before:
         assert refusal(f"{before} {argument} 1 -f a.cfg") == message
 

@@ -88,7 +88,7 @@ SHORT = tuple(option for option in OPTIONS if option.short)
 each_long_option = pytest.mark.parametrize("option", LONG, ids=lambda option: option.long)
 
 NOT_SECONDS = "is not a number of seconds, such as 30 or 0.5"
-NOT_A_COUNT = "is not a whole number from 1 on"
+NOT_A_COUNT = "is not a whole number of 1 or more"
 NOT_A_NAME = "is not a name for a file: no slash, no leading dot, not empty"
 BAD = [
     ("--vips", "10.0.0.1:80", "VIPS entry 1 '10.0.0.1:80': it has 2 of three fields"),
