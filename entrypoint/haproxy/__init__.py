@@ -1,1 +1,1 @@
-"""What haproxy says, and what it reads: pure."""
+"""What haproxy says on its CLI and on stderr, and which files its configuration names. Touches nothing."""

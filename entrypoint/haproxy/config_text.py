@@ -1,18 +1,17 @@
-"""What safe_reload must know of a haproxy configuration's text before haproxy reads it."""
+"""Finds `master-worker` and the VIPs' tags in a haproxy configuration before haproxy reads it."""
 
 _QUOTES = b"\"'\\"
 
 
 def line_of_master_worker(text: bytes, *, in_block: bool = False) -> int | None:
-    """Return the number of the line that says `master-worker`, if one does.
+    """Return the number of the first line with `master-worker`; None if there is none.
 
-    It would make haproxy a master that forks behind our back, even with -db (up to HAProxy 3.4). haproxy takes quotes
-    and backslashes out of a word before it looks at it (configuration manual, section 2.2), and so does this.
+    With it haproxy forks a master, even with -db (up to HAProxy 3.4). Like haproxy, this ignores quotes and backslashes
+    in a word (configuration manual, section 2.2).
 
     Args:
         text: the configuration.
-        in_block: look for one in a conditional block (section 2.4), of which only haproxy knows whether it holds; else
-            for one outside of all.
+        in_block: search inside conditional blocks (section 2.4), which only haproxy can evaluate, instead of outside.
 
     """
     bare = text.translate(None, _QUOTES)
@@ -36,9 +35,9 @@ _LETTERS = _FIRST_LETTERS | frozenset(b"0123456789")
 
 
 def tags(text: bytes) -> dict[str, bool]:
-    """Return the tags that a configuration names as fd@$TAG or fd@${TAG}, however quoted, in order, each once.
+    """Return the tags that a configuration names as fd@$TAG or fd@${TAG}, however quoted, in order.
 
-    With each whether a socket for datagrams is expected: behind `quic+`, or in a `dgram-bind`.
+    Each has whether a datagram socket is expected: after `quic+`, or in a `dgram-bind`.
     """
     found: dict[str, bool] = {}
     for line in text.splitlines():
@@ -58,7 +57,7 @@ def tags(text: bytes) -> dict[str, bool]:
 
 
 def _without_comment(line: bytes) -> bytes:
-    """Cut a line at the # that is neither quoted nor escaped (configuration manual, section 2.2)."""
+    """Cut a line at the first # that is neither quoted nor escaped (configuration manual, section 2.2)."""
     quote = 0
     escaped = False
     for index, letter in enumerate(line):

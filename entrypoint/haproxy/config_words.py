@@ -1,4 +1,4 @@
-"""How haproxy splits a line of its configuration into words: quotes, escapes, variables (manual, section 2)."""
+"""Splits a line of a configuration into words as haproxy does: quotes, escapes, variables (manual, section 2)."""
 
 from collections.abc import Mapping
 
@@ -10,15 +10,15 @@ _ESCAPED = {ord("t"): 9, ord("n"): 10, ord("r"): 13}
 _ESCAPED_IN_BRACKETS = {"\\": "\\", " ": " ", '"': '"', "'": "'", "r": "\r", "n": "\n", "t": "\t"}
 _NAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 SEVERAL_WORDS = b"[*]"
-"""Behind a variable's name: its value is split."""
+"""After a variable's name: its value is split into several words."""
 
 
 def split_arguments(text: str) -> list[str]:
-    """Return the files that converters in a word name, such as `map(FILE)` and `jwt_verify(ALGORITHM,FILE)`."""
+    """Return the files that a word's converters name, such as `map(FILE)` and `jwt_verify(ALGORITHM,FILE)`."""
     found = []
     begin = text.find("(")
     while begin >= 0:
-        # Backwards to where the name begins; set-map(...) is an action that reads nothing.
+        # Search backwards for the start of the name. The action set-map(...) reads no file.
         start = begin
         while start and (text[start - 1].isalnum() or text[start - 1] in "_-."):
             start -= 1
@@ -32,7 +32,7 @@ def split_arguments(text: str) -> list[str]:
 
 
 def _split_list(text: str, begin: int) -> list[str]:
-    """Return the arguments in the brackets that begin here: they can be quoted once more (manual, section 2.2)."""
+    """Return the arguments in the brackets that begin here, which have quotes of their own (manual, section 2.2)."""
     arguments = [""]
     quote = ""
     characters = iter(text[begin + 1 :])
@@ -52,20 +52,20 @@ def _split_list(text: str, begin: int) -> list[str]:
 
 
 def split_words(line: bytes, variables: Mapping[str, str]) -> list[str]:
-    """Split a line as haproxy does (configuration manual, 2.2 and 2.3). What haproxy would refuse, split somehow."""
+    """Split a line as haproxy does (configuration manual, 2.2 and 2.3). An invalid line is split somehow."""
     if b'"' not in line and b"'" not in line and b"\\" not in line:
-        # Outside double quotes a dollar is a dollar.
+        # Variables are expanded only in double quotes.
         line = line.partition(b"#")[0].strip()
         if line.isascii():
             text = line.decode("ascii")
-            if text.isprintable():  # as nearly every line is, and then there is nothing but blanks to split at
+            if text.isprintable():  # nearly every line is, and then the only separators are blanks
                 return text.split()
         return [as_text(word) for word in line.split()]
     return [as_text(word) for word in _unquoted(line, variables)]
 
 
 def as_text(word: bytes) -> str:
-    """Return a word as text, like the names of files are text in Python; a zero byte ends it, as in C."""
+    """Return a word as text, encoded like Python's file names (PEP 383); a zero byte ends it, as in C."""
     return str(word.partition(b"\0")[0] if b"\0" in word else word, "utf-8", "surrogateescape")
 
 
@@ -113,7 +113,7 @@ def _unquoted(line: bytes, variables: Mapping[str, str]) -> list[bytes]:
 
 
 def _read_escape(line: bytes, at: int, quote: int, word: bytearray) -> int:
-    """Append what the backslash before `at` stands for; return where to go on."""
+    """Append the character that the escape before `at` stands for; return the position after it."""
     byte = line[at] if at < len(line) else 0
     if byte in _ESCAPED:
         word.append(_ESCAPED[byte])
@@ -133,7 +133,7 @@ def _read_escape(line: bytes, at: int, quote: int, word: bytearray) -> int:
 
 
 def _read_variable(line: bytes, at: int, variables: Mapping[str, str]) -> tuple[int, bytes, bool]:
-    """Return where a variable's reference ends, its value, and whether it was to become several words."""
+    """Return the end of a variable's reference, the value, and whether it is to be split into words."""
     braces = line[at : at + 1] == b"{"
     start = at = at + braces
     at += line[at : at + 1] == b"."  # a pseudo-variable's

@@ -1,6 +1,6 @@
-"""What is remembered of all that a haproxy says: how it began, every alert, how it ended, and what is missing.
+"""Keeps the first lines, the alerts and the last lines of a haproxy's stderr, and counts the lines left out.
 
-haproxy warns before it says what is wrong, and a configuration can have thousands of warnings; what it was about when
+haproxy prints its warnings before the error, and a configuration can have thousands of warnings. What it was doing when
 it died comes last.
 """
 
@@ -11,62 +11,61 @@ _HEAD = 8192
 _ALERTS = 16384
 _TAIL = 8192
 _LONGEST = 4096
-"""Bytes of a line; of a longer one its end is left out."""
+"""Bytes of a line; the rest of a longer one is left out."""
 _NOTICE = 48
-"""Bytes that a notice of missing lines takes at most, with its end."""
+"""The most bytes of a notice about missing lines, with its newline."""
 BOUND = _HEAD + _ALERTS + _TAIL + 2 * _NOTICE
-"""Bytes that an excerpt has at most."""
+"""The most bytes of an excerpt."""
 _ALERT = b"[ALERT]"
 
 
 class Excerpt:
-    """The head, every alert and the tail of a stream of lines, in their order, within a bound."""
+    """Owns at most BOUND bytes of a stream of lines, in their order."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
-        self._kept: list[tuple[int, bytes]] = []
-        """Lines, each with the number of those that are left out before it."""
+        """Begin without lines."""
+        self._lines: list[tuple[int, bytes]] = []
+        """First lines and alerts, each with the number of lines left out before it."""
         self._left_out = 0
-        """After the last of them."""
+        """The number of lines left out after them."""
         self._tail: deque[tuple[bytes, bool]] = deque()
-        """The last lines, each with whether it is of an alert."""
-        self._size = 0
-        self._head, self._alerts = _HEAD, _ALERTS
-        """What is left of the room for each."""
+        """The last lines, each with whether it belongs to an alert."""
+        self._tail_size = 0
+        self._head_room, self._alert_room = _HEAD, _ALERTS
         self._in_alert = False
 
     def add(self, lines: Iterable[bytes]) -> None:
-        """Take in lines, without their ends."""
+        """Add lines, without their newlines."""
         for line in lines:
-            # The rest of an alert that has several lines is indented: the line of the configuration, and a mark below.
+            # Further lines of an alert are indented: the configuration's line, and below it a mark at the error.
             self._in_alert = line.startswith(_ALERT) or (self._in_alert and line[:1] in {b" ", b"\t"})
             if len(line) > _LONGEST:
                 line = line[: _LONGEST - _NOTICE] + b" (and %d bytes)" % (len(line) - _LONGEST + _NOTICE)  # noqa: PLW2901
             self._tail.append((line, self._in_alert))
-            self._size += len(line) + 1
-            while self._size > _TAIL:
+            self._tail_size += len(line) + 1
+            while self._tail_size > _TAIL:
                 self._settle(*self._tail.popleft())
 
     def _settle(self, line: bytes, is_alert: bool) -> None:
-        """Decide about a line that is no longer among the last ones."""
+        """Keep or drop a line that is no longer one of the last ones."""
         cost = len(line) + 1
-        self._size -= cost
-        if cost <= self._head:
-            self._head -= cost
-        elif is_alert and cost + _NOTICE <= self._alerts:
-            self._head = 0
-            self._alerts -= cost + _NOTICE
+        self._tail_size -= cost
+        if cost <= self._head_room:
+            self._head_room -= cost
+        elif is_alert and cost + _NOTICE <= self._alert_room:
+            self._head_room = 0
+            self._alert_room -= cost + _NOTICE
         else:
-            self._head = 0
+            self._head_room = 0
             self._left_out += 1
             return
-        self._kept.append((self._left_out, line))
+        self._lines.append((self._left_out, line))
         self._left_out = 0
 
     @property
     def content(self) -> bytes:
-        """What is remembered, each line with its end."""
-        parts = [_notice(missing) + line + b"\n" for missing, line in self._kept]
+        """The kept lines with their newlines, and notices of the lines left out."""
+        parts = [_notice(missing) + line + b"\n" for missing, line in self._lines]
         parts.append(_notice(self._left_out))
         parts += (line + b"\n" for line, _ in self._tail)
         return b"".join(parts)

@@ -1,4 +1,4 @@
-"""A file's name as a configuration has it, and what it is relative to."""
+"""The records about file names in a configuration: the names, and what relative ones are relative to."""
 
 from enum import StrEnum
 from posixpath import join
@@ -6,12 +6,12 @@ from posixpath import join
 from entrypoint.lean.record import record
 
 ANYTHING = "\x01"
-"""In a file's name: what that variable holds, which only the haproxy that will be started knows. No slash is in it."""
+"""Stands in a file's name for the value of a variable that only haproxy knows; the value contains no slash."""
 
 
 @record(frozen=True)
 class Bases:
-    """What a relative path is relative to: haproxy's `default-path`, and the `-base` options. All may be relative."""
+    """What relative paths are relative to: `default-path`, `crt-base`, `ca-base`, `key-base`. All may be relative."""
 
     folder: str = ""
     crt: str = ""
@@ -19,31 +19,31 @@ class Bases:
     key: str = ""
 
     def at(self, path: str, base: str = "") -> str:
-        """Return the path as haproxy would open it from the folder that it was started in.
+        """Return the path that haproxy opens, relative to its working directory.
 
         Args:
-            path: as it is named.
-            base: whose base it has: crt, ca, key, or nobody's.
+            path: as the configuration has it.
+            base: which base applies: crt, ca, key, or none.
 
         """
         before = {"crt": self.crt, "ca": self.ca, "key": self.key}.get(base, "")
         if before and not path.startswith("/"):
-            path = f"{before}/{path}"  # as haproxy does it, which tests for nothing but the slash
+            path = f"{before}/{path}"  # not join(): haproxy looks only at the first character
         return join(self.folder, path)
 
 
 class Kind(StrEnum):
-    """What a file is that names files itself."""
+    """The kinds of files that name further files."""
 
     CRT_LIST = "crt-list"
     FILTER = "filter"
-    """The configuration of a filter, such as SPOE's: haproxy reads it as it reads its own."""
+    """The configuration of a filter such as SPOE, in the syntax of haproxy's own."""
     LOG_FORMAT = "log-format"
 
 
 @record(frozen=True)
 class Context:
-    """How a file that names files itself is to be understood."""
+    """What must be known to read a file that names further files."""
 
     kind: Kind
     bases: Bases = Bases()
@@ -52,13 +52,11 @@ class Context:
 
 @record(frozen=True)
 class Named:
-    """What configurations name, in the order in which they name it, each once."""
+    """The files that configurations name, each once, in the order of their first mention."""
 
     files: tuple[str, ...]
-    """Files, and folders all of whose files count. Relative ones are relative to where haproxy is started."""
-
+    """Files, and folders that count with all their files. Relative ones are relative to haproxy's working directory."""
     naming: tuple[tuple[str, Context], ...]
-    """Those of the files that name files themselves, with what `named_in` has to know of them."""
-
+    """The files that name further files, each with the context for `named_in`."""
     pairs: tuple[tuple[str, str], ...] = ()
     """Certificates and the keys that are named for them."""

@@ -1,14 +1,13 @@
-"""Whether a private key fits a certificate, as far as that can be told without a library for it.
+"""Checks whether a private key fits a certificate, as far as that is possible without a cryptographic library.
 
-haproxy tells where it looks for the key by itself, and refuses one that does not fit; where `key` names it (crt-list,
-crt-store, ssl-f-use) it takes any, from 3.0 to 3.5, and every handshake fails. So this is for those.
+haproxy itself rejects a wrong key next to the certificate. But one that `key` names (crt-list, crt-store, ssl-f-use) it
+accepts unchecked, from 3.0 to 3.5, and then every handshake fails. This module checks those.
 
-A certificate says of what kind its key is, and so does a key. Two kinds never fit. An RSA key holds the modulus of its
-certificate. A key on a curve holds the point, if its public half is written into it, as OpenSSL does. Whether an
-Ed25519 key fits an Ed25519 certificate takes arithmetic: that, and what is encrypted or damaged, is for haproxy to
-judge.
+Certificate and key both name the key's algorithm, and these must be equal. Both contain the modulus of an RSA key. For
+an elliptic curve both contain the public point, if the key has its optional public half, as OpenSSL's have. Ed25519,
+encrypted and damaged keys are not checked.
 
-Sources: RFC 5280 (certificates), RFC 5958 and 8410 (keys of any kind), RFC 8017 (RSA keys), RFC 5915 (keys on a curve),
+Sources: RFC 5280 (certificates), RFC 5958 and 8410 (keys of any kind), RFC 8017 (RSA keys), RFC 5915 (EC keys),
 RFC 7468 (PEM), X.690 (DER).
 """
 
@@ -19,19 +18,19 @@ _PUBLIC = 0xA1
 _RSA = bytes.fromhex("2a864886f70d010101")
 _CURVE = bytes.fromhex("2a8648ce3d0201")
 _KINDS = (_RSA, _CURVE, bytes.fromhex("2b6570"), bytes.fromhex("2b6571"))
-"""What is told apart: RSA, a curve, Ed25519, Ed448; of another one nothing is known."""
+"""The known algorithms: RSA, elliptic curve, Ed25519, Ed448."""
 _COMPRESSED = (2, 3)
 _MOST_ELEMENTS = 8
 
 _Half = tuple[bytes, bytes]
-"""The kind of a key, as its object identifier, and what both halves of a pair have in common; nothing if unknown."""
+"""The object identifier of a key's algorithm, and what both halves of a pair have in common; empty if unknown."""
 
 
 def fits(certificate: bytes, key: bytes) -> bool:
-    """Tell whether a key fits a certificate, both PEM; yes unless it surely does not."""
+    """Tell whether a key may fit a certificate, both PEM; False if it certainly does not."""
     try:
-        kind, public = _certified(certificate)
-        other, private = _private(key)
+        kind, public = _half_of_certificate(certificate)
+        other, private = _half_of_key(key)
     except (IndexError, ValueError):
         return True
     if kind not in _KINDS or other not in _KINDS:
@@ -39,24 +38,24 @@ def fits(certificate: bytes, key: bytes) -> bool:
     return kind == other and (public == private or not public or not private)
 
 
-def _certified(text: bytes) -> _Half:
-    """Return what the first certificate of a PEM file says of its key."""
+def _half_of_certificate(text: bytes) -> _Half:
+    """Read the first certificate of a PEM file."""
     _, der = _block(text, b"CERTIFICATE-----")
     certificate = _elements(_elements(der)[0][1])
     fields = _elements(certificate[0][1])
     if fields[0][0] == _VERSION:
         del fields[0]
-    # serial number, algorithm, issuer, validity, subject, and then the key
+    # serial number, algorithm, issuer, validity, subject, key
     key = _elements(fields[5][1])
     kind = _elements(key[0][1])[0][1]
-    public = key[1][1][1:]  # past the number of bits that are not used
+    public = key[1][1][1:]  # the first byte is the number of unused bits
     if kind == _RSA:
         return kind, _elements(_elements(public)[0][1])[0][1]
     return kind, _abscissa(public) if kind == _CURVE else b""
 
 
-def _private(text: bytes) -> _Half:
-    """Return what the first private key of a PEM file has in common with its certificate."""
+def _half_of_key(text: bytes) -> _Half:
+    """Read the first private key of a PEM file."""
     label, der = _block(text, b"PRIVATE KEY-----")
     if label not in (b"", b"RSA", b"EC"):
         return b"", b""
@@ -75,11 +74,11 @@ def _private(text: bytes) -> _Half:
 
 
 def _block(text: bytes, end_of_label: bytes) -> tuple[bytes, bytes]:
-    """Return what stands in the first such label before its last words, and what the block holds.
+    """Return what precedes this end in the label of the first such PEM block, and the block's content.
 
     Raises:
-        IndexError: there is none, or it is encrypted.
-        ValueError: it is no base 64.
+        IndexError: there is no such block, or it is encrypted.
+        ValueError: it is not base64.
 
     """
     end = text.find(end_of_label)
@@ -91,15 +90,15 @@ def _block(text: bytes, end_of_label: bytes) -> tuple[bytes, bytes]:
 
 
 def _abscissa(point: bytes) -> bytes:
-    """Return the x of a point on a curve: the same whether its y is written out or not (SEC 1, 2.3.3)."""
+    """Return the x coordinate of a curve point, which may be compressed or not (SEC 1, 2.3.3)."""
     return point[1:] if point[0] in _COMPRESSED else point[1 : 1 + len(point) // 2]
 
 
 def _elements(text: bytes) -> list[tuple[int, bytes]]:
-    """Return the tag and the content of each DER element; nobody asks for more than the first few.
+    """Return tag and content of the first _MOST_ELEMENTS DER elements.
 
     Raises:
-        IndexError: one of them does not end within the text, or there is none.
+        IndexError: there is none, or one is longer than the text.
 
     """
     found: list[tuple[int, bytes]] = []

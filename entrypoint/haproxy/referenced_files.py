@@ -1,18 +1,19 @@
-"""The files that a haproxy configuration names and that haproxy reads when it starts.
+"""Finds the files that a haproxy configuration names and that haproxy reads when it starts.
 
-Not among them is what haproxy writes itself (server-state-file, stats-file, backing-file, an ACME account key: to
-watch those would be to reload because of a reload), what it only opens while it serves (external checks), where it
-merely looks for something that is named elsewhere (lua-prepend-path), and what belongs to the system (name service,
-network namespaces, OpenSSL's own files and modules).
+Not included are files that haproxy writes itself (server-state-file, stats-file, backing-file, an ACME account key: to
+watch them would cause a reload after each reload), files that it opens only while it serves (external checks), search
+paths for files named elsewhere (lua-prepend-path), and files of the system (name service, network namespaces, OpenSSL's
+own files and modules).
 
-How the lists of keywords were made: every keyword with a file, path or folder in the configuration manuals of 2.6, 3.0,
-3.2 and 3.4 (and HAProxy's SPOE.txt), and every place where HAProxy 3.5's source opens or lists something; then haproxy
-was traced on configurations that name each keyword, and on HAProxy's own tests (tests/system/test_opened.py).
+The lists of keywords come from every keyword with a file, path or folder in the configuration manuals of 2.6, 3.0, 3.2
+and 3.4 (and HAProxy's SPOE.txt), and from every place where HAProxy 3.5's source opens or lists something. They are
+tested by tracing haproxy with configurations that name each keyword, and with HAProxy's own tests
+(tests/system/test_opened.py).
 
-EventLoop: sections 2.2 (quoting), 2.3 (variables), 3.1, 3.12 (crt-store), 4.2, 5.1, 5.2, 7.1 (-f), 7.3.1 (map). Of
-conditional blocks (2.4) every branch counts: what decides between them may be known to haproxy only, and to watch a
-file too many costs less than to miss one. For the same reason a file counts twice where haproxy's versions disagree
-about what a relative path is relative to.
+Sources: sections 2.2 (quoting), 2.3 (variables), 3.1, 3.12 (crt-store), 4.2, 5.1, 5.2, 7.1 (-f), 7.3.1 (map). All
+branches of conditional blocks (2.4) count: only haproxy may know the condition, and to watch a file too many costs less
+than to miss one. For the same reason a file counts twice if haproxy's versions disagree about what a relative path is
+relative to.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -42,48 +43,45 @@ from entrypoint.lean.typing import assert_never
 _PSEUDO = (".FILE", ".LINE", ".SECTION")
 _BRANCH = "HAPROXY_BRANCH"
 _BRANCHES = ("2.8", "2.9", *(f"{major}.{minor}" for major in (3, 4) for minor in range(10)))
-"""All that have, or may have, that variable: it is 2.8's."""
+"""The values that the variable may have; HAProxy 2.8 introduced it."""
 _STARTUP_VERSION = "HAPROXY_STARTUP_VERSION"
-_MOST_WORLDS = 64
+_MOST_STATES = 64
 _TAG = b'bind "fd@$'
 
 
-def named_files(text: bytes, variables: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the files that this one configuration names."""
-    return named_by([("", text)], variables).files
-
-
 def named_by(configurations: Sequence[tuple[str, bytes]], variables: Mapping[str, str]) -> Named:
-    """Return what these files name together: `crt-base`, `setenv` and `default-path` of one hold for the next.
+    """Return the files that configurations name together: `crt-base` and the like of one apply to the next.
 
     Args:
         configurations: path and content, in the order in which haproxy reads them.
-        variables: haproxy's environment, with those that haproxy sets itself before it reads.
+        variables: haproxy's environment, with the variables that haproxy sets before it reads.
 
     """
-    reader = _Reader(_worlds([text for _, text in configurations], variables))
+    reader = _Reader(_initial_states([text for _, text in configurations], variables))
     for path, text in configurations:
         reader.read(path, text)
-    ends = [_without_pseudo(world.variables) for world in reader.worlds]
+    ends = [_without_pseudo(state.variables) for state in reader.states]
     if any(end != variables for end in ends):
-        # HAProxy 3.1 and later read the global sections twice: what is set at their end holds from the beginning.
-        reader.worlds = [_World(end) for end in ends]
+        # HAProxy 3.1 and later read the global sections twice: variables set in them apply from the first line on.
+        reader.states = [_State(end) for end in ends]
         for path, text in configurations:
             reader.read(path, text)
     return Named(tuple(reader.files), tuple(reader.naming), tuple(reader.pairs))
 
 
-def _worlds(texts: Collection[bytes], variables: Mapping[str, str], bases: Bases | None = None) -> "list[_World]":
-    """Return what may hold before the first line."""
+def _initial_states(
+    texts: Collection[bytes], variables: Mapping[str, str], bases: Bases | None = None
+) -> "list[_State]":
+    """Return what may apply before the first line."""
     bases = bases or Bases()
     if any(_STARTUP_VERSION.encode() in text for text in texts):
-        # haproxy sets it only where it is not set.
+        # haproxy sets it unless it is set already.
         variables = {_STARTUP_VERSION: ANYTHING, **variables}
-    worlds = [_World(dict(variables), bases)]
+    states = [_State(dict(variables), bases)]
     if any(_BRANCH.encode() in text for text in texts):
-        # To ask which haproxy it is costs a process; and of files that are not there nobody takes notice.
-        worlds += [_World({**variables, _BRANCH: branch}, bases) for branch in _BRANCHES]
-    return worlds
+        # Asking haproxy for its version costs a process. Files that do not exist do no harm.
+        states += [_State({**variables, _BRANCH: branch}, bases) for branch in _BRANCHES]
+    return states
 
 
 def _without_pseudo(variables: Mapping[str, str]) -> dict[str, str]:
@@ -91,7 +89,7 @@ def _without_pseudo(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def named_in(text: bytes, context: Context) -> Named:
-    """Return the files that a file names that a configuration names; those name nothing further."""
+    """Return the files that a file in `Named.naming` names; those name no further files."""
     match context.kind:
         case Kind.CRT_LIST:
             return _named_in_crt_list(text, context.bases)
@@ -99,7 +97,7 @@ def named_in(text: bytes, context: Context) -> Named:
             found = split_arguments(as_text(text))
             return Named(tuple(context.bases.at(path) for path in map(_without_prefix, found) if _is_file(path)), ())
         case Kind.FILTER:
-            reader = _Reader(_worlds((text,), dict(context.variables), context.bases))
+            reader = _Reader(_initial_states((text,), dict(context.variables), context.bases))
             reader.read_filter(text)
             return Named(tuple(reader.files), ())
         case _:
@@ -107,11 +105,11 @@ def named_in(text: bytes, context: Context) -> Named:
 
 
 def _named_in_crt_list(text: bytes, bases: Bases) -> Named:
-    """Return the files that a crt-list names: certificates, and what belongs to each, in its brackets."""
+    """Return the files that a crt-list names: certificates, and in brackets the files of their options."""
     found: dict[str, None] = {}
     pairs: dict[tuple[str, str], None] = {}
     for line in text.split(b"\n"):
-        # No quotes, and a comment has its line. Brackets stand alone or touch what they enclose.
+        # A crt-list has no quotes, and comments only as whole lines. Brackets may stand alone or touch a word.
         if line.startswith(b"#"):
             continue
         words = [as_text(word) for word in line.replace(b"[", b" ").replace(b"]", b" ").split()]
@@ -126,59 +124,57 @@ def _named_in_crt_list(text: bytes, bases: Bases) -> Named:
 
 
 @record()
-class _World:
-    """What the lines so far may have made of a line: one for each way through the conditional blocks."""
+class _State:
+    """What the lines before may have set. There is one state for each way through the conditional blocks."""
 
     variables: dict[str, str]
     bases: Bases = Bases()
     policy: str = ""
-    """The last default-path that depends on where the configuration is."""
+    """The last default-path, if it is relative to the configuration's folder (`config` or `parent`)."""
     store: Bases | None = None
-    """Inside a crt-store: its own bases."""
+    """The bases of the current crt-store; None outside of one."""
 
 
 class _Reader:
-    """A reading of configurations, line by line."""
+    """Reads configurations line by line and collects the files that they name."""
 
-    def __init__(self, worlds: list[_World]) -> None:
+    def __init__(self, states: list[_State]) -> None:
         self.files: dict[str, None] = {}
         self.naming: dict[tuple[str, Context], None] = {}
         self.pairs: dict[tuple[str, str], None] = {}
-        self.worlds = worlds
+        self.states = states
         self._path = ""
         self._depth = 0
-        """Of conditional blocks."""
+        """The depth of conditional blocks."""
 
     def read(self, path: str, text: bytes) -> None:
-        """Read a configuration, without the lines that cannot tell anything."""
+        """Read a configuration; skip the lines that cannot matter."""
         self._path, self._depth = path, 0
-        for world in self.worlds:
-            world.store = None
-            world.variables.update({".FILE": path, ".SECTION": ""})
-            if world.policy:
-                self._default_path(world, [world.policy])
+        for state in self.states:
+            state.store = None
+            state.variables.update({".FILE": path, ".SECTION": ""})
+            if state.policy:
+                self._default_path(state, [state.policy])
         lines = text.split(b"\n")
-        # The lines of a crt-store are all read, whatever they say.
-        read_from = 0
-        for number in _telling(text):
-            while read_from < number and any(world.store is not None for world in self.worlds):
-                self._read_line(lines[read_from], read_from + 1)
-                read_from += 1
-            self._read_line(lines[number], number + 1)
-            read_from = number + 1
-        while read_from < len(lines) and any(world.store is not None for world in self.worlds):
-            self._read_line(lines[read_from], read_from + 1)
-            read_from += 1
+        at = 0
+        for number in (*_relevant_lines(text), len(lines)):
+            # In a crt-store every line matters.
+            while at < number and any(state.store is not None for state in self.states):
+                self._read_line(lines[at], at + 1)
+                at += 1
+            if number < len(lines):
+                self._read_line(lines[number], number + 1)
+            at = number + 1
 
     def read_filter(self, text: bytes) -> None:
-        """Read the configuration of a filter, every line."""
+        """Read every line of a filter's configuration."""
         for number, line in enumerate(text.split(b"\n"), start=1):
-            for world in self.worlds:
-                world.variables[".LINE"] = str(number)
-                words = split_words(line, world.variables)
-                if words[:1] in (["config"], ["plugin"]):  # OpenTracing's
-                    self._add(world, *words[1:2])
-                self._expressions(world, words)
+            for state in self.states:
+                state.variables[".LINE"] = str(number)
+                words = split_words(line, state.variables)
+                if words[:1] in (["config"], ["plugin"]):  # of OpenTracing
+                    self._add(state, *words[1:2])
+                self._expressions(state, words)
 
     def _read_line(self, line: bytes, number: int) -> None:
         words = split_words(line, {})
@@ -186,100 +182,99 @@ class _Reader:
             self._depth += 1
         elif words[:1] == [".endif"]:
             self._depth -= 1
-        for world in tuple(self.worlds):
+        for state in tuple(self.states):
             if b"$" in line:
-                world.variables[".LINE"] = str(number)
-                words = split_words(line, world.variables)
+                state.variables[".LINE"] = str(number)
+                words = split_words(line, state.variables)
             if words:
-                self._line(world, words)
+                self._line(state, words)
 
-    def _line(self, world: _World, words: list[str]) -> None:
+    def _line(self, state: _State, words: list[str]) -> None:
         first, rest = words[0], words[1:]
         if first in SECTIONS:
-            world.variables[".SECTION"] = rest[0] if rest else first
-        if world.store is not None and first not in {"load", "crt-base", "key-base"} and not first.startswith("."):
-            world.store = None
+            state.variables[".SECTION"] = rest[0] if rest else first
+        if state.store is not None and first not in {"load", "crt-base", "key-base"} and not first.startswith("."):
+            state.store = None
         if first in SECOND_WORD:
-            self._add(world, *rest[:1])
+            self._add(state, *rest[:1])
         elif first in OPTIONS_FROM:
-            self._options(world, words[OPTIONS_FROM[first] :], OF_A_CERTIFICATE if first == "ssl-f-use" else OPTIONS)
+            self._options(state, words[OPTIONS_FROM[first] :], OF_A_CERTIFICATE if first == "ssl-f-use" else OPTIONS)
         elif first == "errorfile":
-            self._add(world, *rest[1:2])
+            self._add(state, *rest[1:2])
         elif first == "wurfl-patch-file":
-            self._add(world, *rest)
+            self._add(state, *rest)
         elif first == "filter":
             for path in _after(rest, frozenset({"config"})):
-                self._add_naming(world, path, Kind.FILTER, tuple(sorted(world.variables.items())))
+                self._add_naming(state, path, Kind.FILTER, tuple(sorted(state.variables.items())))
         elif first.startswith("http-"):
-            self._add(world, *_after(rest, PAYLOADS))
+            self._add(state, *_after(rest, PAYLOADS))
             for path in _after(rest, LOG_FORMATS):
-                self._add_naming(world, path, Kind.LOG_FORMAT)
-        elif first == "load" and world.store is not None:
-            self._load(rest, world.store)
+                self._add_naming(state, path, Kind.LOG_FORMAT)
+        elif first == "load" and state.store is not None:
+            self._load(rest, state.store)
         elif first in SETTERS:
-            self._set(world, first, rest)
-        self._expressions(world, words)
+            self._set(state, first, rest)
+        self._expressions(state, words)
 
-    def _expressions(self, world: _World, words: list[str]) -> None:
-        """Add what stands in conditions and converters, which may be anywhere."""
+    def _expressions(self, state: _State, words: list[str]) -> None:
+        """Add the files that conditions and converters name, which may be in any line."""
         if "-f" in words and (words[0] == "acl" or any(word.lstrip("!") == "{" for word in words)):
-            self._add(world, *_after(words, frozenset({"-f"})))
+            self._add(state, *_after(words, frozenset({"-f"})))
         for word in words:
             if "(" in word and ("map" in word or "jwt" in word):
-                self._add(world, *split_arguments(word))
+                self._add(state, *split_arguments(word))
 
-    def _set(self, world: _World, first: str, rest: list[str]) -> None:
-        """Take note of what changes the meaning of later lines; where haproxy may not read it, as well of that."""
-        before = replace(world, variables=dict(world.variables))
-        self._change(world, first, rest)
-        # With -L, haproxy ignores localpeer.
-        if (self._depth or first == "localpeer") and before not in self.worlds and len(self.worlds) < _MOST_WORLDS:
-            self.worlds.append(before)
+    def _set(self, state: _State, first: str, rest: list[str]) -> None:
+        """Change the state; if haproxy may skip the line, keep the unchanged state as well."""
+        before = replace(state, variables=dict(state.variables))
+        self._change(state, first, rest)
+        # With -L haproxy ignores localpeer.
+        if (self._depth or first == "localpeer") and before not in self.states and len(self.states) < _MOST_STATES:
+            self.states.append(before)
 
-    def _change(self, world: _World, first: str, rest: list[str]) -> None:
+    def _change(self, state: _State, first: str, rest: list[str]) -> None:
         value = rest[0] if rest else ""
         if first == "crt-store":
-            world.store = world.bases
+            state.store = state.bases
         elif first in {"crt-base", "ca-base", "key-base"}:
-            changed = replace(world.store or world.bases, **{first.removesuffix("-base"): value})
-            if world.store is None:
-                world.bases = changed
+            changed = replace(state.store or state.bases, **{first.removesuffix("-base"): value})
+            if state.store is None:
+                state.bases = changed
             else:
-                world.store = changed
+                state.store = changed
         elif first == "default-path":
-            self._default_path(world, rest)
+            self._default_path(state, rest)
         elif first == "localpeer":
-            world.variables["HAPROXY_LOCALPEER"] = value
-        elif first == "setenv" or (first == "presetenv" and value not in world.variables):
-            world.variables[value] = " ".join(rest[1:2])
+            state.variables["HAPROXY_LOCALPEER"] = value
+        elif first == "setenv" or (first == "presetenv" and value not in state.variables):
+            state.variables[value] = " ".join(rest[1:2])
         elif first == "unsetenv":
             for name in rest:
-                world.variables.pop(name, None)
+                state.variables.pop(name, None)
         elif first == "resetenv":
             stays = {*rest, *_PSEUDO}
-            world.variables = {name: text for name, text in world.variables.items() if name in stays}
+            state.variables = {name: text for name, text in state.variables.items() if name in stays}
 
-    def _default_path(self, world: _World, words: list[str]) -> None:
-        policy = words[0] if words else ""
-        world.policy = policy if policy in {"config", "parent"} else ""
-        folder = ""
-        if policy in {"config", "parent"}:
+    def _default_path(self, state: _State, words: list[str]) -> None:
+        policy, folder = words[0] if words else "", ""
+        state.policy = policy if policy in {"config", "parent"} else ""
+        if policy == "config":
             folder = dirname(self._path)
-        if policy == "parent":
-            folder = join(folder, "..")
-        if policy == "origin":
+        elif policy == "parent":
+            folder = join(dirname(self._path), "..")
+        elif policy == "origin":
             folder = words[1] if len(words) > 1 else ""
-        world.bases = replace(world.bases, folder=folder)
+        state.bases = replace(state.bases, folder=folder)
 
-    def _options(self, world: _World, words: list[str], options: Mapping[str, tuple[str, ...]]) -> None:
+    def _options(self, state: _State, words: list[str], options: Mapping[str, tuple[str, ...]]) -> None:
         for option, value in pairwise(words):
             if option == "crt-list":
-                self._add_naming(world, value, Kind.CRT_LIST)
+                self._add_naming(state, value, Kind.CRT_LIST)
             else:
                 for base in options.get(option, ()):
-                    self._add(world, value, base=base)
+                    self._add(state, value, base=base)
         if options is OF_A_CERTIFICATE:
-            self._add_pair(words, world.bases, "")
+            self._add_pair(words, state.bases, "")
 
     def _load(self, words: list[str], store: Bases) -> None:
         for option, value in pairwise(words):
@@ -293,23 +288,23 @@ class _Reader:
         if _is_file(certificate) and _is_file(key):
             self.pairs[bases.at(certificate, "crt"), bases.at(key, base_of_key)] = None
 
-    def _add(self, world: _World, *paths: str, base: str = "") -> None:
+    def _add(self, state: _State, *paths: str, base: str = "") -> None:
         for path in paths:
             bare = _without_prefix(path)
             if _is_file(bare):
-                self.files[world.bases.at(bare, base)] = None
+                self.files[state.bases.at(bare, base)] = None
 
-    def _add_naming(self, world: _World, path: str, kind: Kind, variables: tuple[tuple[str, str], ...] = ()) -> None:
+    def _add_naming(self, state: _State, path: str, kind: Kind, variables: tuple[tuple[str, str], ...] = ()) -> None:
         if _is_file(path):
-            self._add(world, path)
-            self.naming[world.bases.at(path), Context(kind, world.bases, variables)] = None
+            self._add(state, path)
+            self.naming[state.bases.at(path), Context(kind, state.bases, variables)] = None
 
 
-def _telling(text: bytes) -> list[int]:
+def _relevant_lines(text: bytes) -> list[int]:
     """Return the numbers, from 0, of the lines that may name a file or change what others name.
 
-    Most name none, and a configuration can have a hundred thousand: so it is the text that is searched, once for each
-    of a few bytes, and no line is looked at before it has one. Quotes and backslashes may stand inside a word.
+    A configuration can have a hundred thousand lines, and most name no file. So the whole text, not each line, is
+    searched for a few strings. Words may contain quotes and backslashes.
     """
     found: set[int] = set()
     bare = text.translate(None, QUOTES)
@@ -321,10 +316,10 @@ def _telling(text: bytes) -> list[int]:
     if b".SECTION" in bare:
         for section in SECTIONS:
             found.update(_lines_with(section.encode(), bare))
-    # Letters can be written as bytes.
+    # A letter can be written as \xHH.
     found.update(_lines_with(rb"\x", text))
     if len(bare) != len(text):
-        # Inside quotes a variable can be any word; but not where it is a VIP's tag, of which there can be thousands.
+        # In quotes a variable can be any word. Tags of VIPs are excepted, because there can be thousands.
         text = text if SEVERAL_WORDS in text else text.replace(_TAG, _TAG[:-1])
         lines = text.split(b"\n") if b"$" in text else []
         found.update(n for n in _lines_with(b"$", text) if len(lines[n].translate(None, QUOTES)) != len(lines[n]))
@@ -344,7 +339,7 @@ def _lines_with(sign: bytes, text: bytes) -> Iterator[int]:
 
 
 def _is_file(path: str) -> bool:
-    """Tell whether a value is a path: not one of haproxy's names (`@system-ca`, `@store/name`, `virt@name`)."""
+    """Tell whether a value is a path, and not a name such as `@system-ca`, `@store/name` or `virt@name`."""
     return bool(path) and not path.startswith(NOT_IN_FILES)
 
 
@@ -357,6 +352,3 @@ def _without_prefix(path: str) -> str:
 
 def _after(words: list[str], keywords: frozenset[str]) -> list[str]:
     return [value for word, value in pairwise(words) if word in keywords]
-
-
-__all__ = ["Bases", "Context", "Kind", "Named", "named_by", "named_files", "named_in"]

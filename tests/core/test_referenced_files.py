@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,14 @@ from hypothesis import strategies as st
 
 from entrypoint.haproxy import referenced_files as core
 from entrypoint.haproxy.file_names import Bases, Context, Kind
-from entrypoint.haproxy.referenced_files import named_by, named_files, named_in
+from entrypoint.haproxy.referenced_files import named_by, named_in
 
 HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
+
+
+def named_files(text: bytes, variables: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the files that one configuration names."""
+    return named_by([("", text)], variables).files
 
 
 @pytest.mark.parametrize(
@@ -362,15 +368,15 @@ def test_the_quick_search_finds_every_line_that_names_a_file(text: bytes) -> Non
     """Reading every line finds the same files."""
     found = named_files(text, {"A": "crt /b"})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(core, "_telling", lambda text: range(text.count(b"\n") + 1))
+        patch.setattr(core, "_relevant_lines", lambda text: range(text.count(b"\n") + 1))
         assert named_files(text, {"A": "crt /b"}) == found
 
 
 def test_a_tag_is_no_reason_to_read_a_line() -> None:
     """Thousands of VIPs cost a search, and no more; what stands beside a tag is read."""
     vips = b"".join(b'    bind "fd@${FD_%d}"\n' % number for number in range(1000))
-    assert core._telling(b"frontend f\n" + vips) == []  # noqa: SLF001  # that it is not done has no other sign
-    assert core._telling(vips + b'bind "fd@${FD_A}" "${CRT}" /a.pem\n') == [1000]  # noqa: SLF001
+    assert core._relevant_lines(b"frontend f\n" + vips) == []  # noqa: SLF001  # that it is not done has no other sign
+    assert core._relevant_lines(vips + b'bind "fd@${FD_A}" "${CRT}" /a.pem\n') == [1000]  # noqa: SLF001
 
 
 PIECES = st.sampled_from(["a", "/", "b.c", "'", '"', "\\", " ", "#", "$V", "${V}", "${N-d}", "\\n", "\\x41", "\t", "-"])
