@@ -1,7 +1,7 @@
-"""`python -m entrypoint` and `safe_reload`: the same door.
+"""The entry point of `python -m entrypoint` and `safe_reload`: imports and runs a client, or PID 1's code.
 
-The first statement blocks every signal: one that reaches PID 1 before there is a handler is dropped by the kernel,
-and everything imported below takes time. `_signal` is built into the interpreter; `signal` would import `enum`.
+The first statement blocks all signals, because the kernel drops a signal to PID 1 that has no handler, and the imports
+below take time. `_signal` is built into the interpreter; `signal` would import `enum`.
 """
 
 import _signal
@@ -19,26 +19,25 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Run the command line and exit with its status."""
-    # Nothing that an import makes is garbage: to look for some costs 2 ms of a start. Frozen, what has been imported is
-    # not looked through later either, which would copy its pages in a forked child.
+    # Imports make no garbage, so collecting during them only costs 2 ms. Frozen objects are not visited later either,
+    # which would copy their pages in a forked child.
     gc.disable()
     try:
-        run = _door()
+        run = _import_command()
         environment = _environment()
         gc.freeze()
         gc.enable()
     except BaseException:
-        _begin_anew()
+        _retry_upgrade()
         raise
     sys.exit(run(environment))
 
 
-def _door() -> "Callable[[dict[str, str]], int]":
-    """Import what the command line asks for."""
-    from entrypoint.options.command_line import is_question  # noqa: PLC0415  # what cannot be imported may not end an heir
+def _import_command() -> "Callable[[dict[str, str]], int]":
+    from entrypoint.options.command_line import is_question  # noqa: PLC0415  # `main` handles a failing import
 
     if is_question(sys.argv[1:]):
-        # Probes ask often: what only PID 1 needs would add a tenth to the price of a question.
+        # Probes run often: importing PID 1's code would make them a tenth slower.
         from entrypoint.client.main import run as ask  # noqa: PLC0415
 
         return lambda environment: ask(sys.argv[1:], environment)
@@ -47,11 +46,11 @@ def _door() -> "Callable[[dict[str, str]], int]":
     return lambda environment: run(sys.argv[1:], environment, _MASK, _tags_of_instance)
 
 
-def _begin_anew() -> None:
-    """Execute the same words again, a second later, where we have taken the place of another life: see `upgrade`.
+def _retry_upgrade() -> None:
+    """Execute the same command line again after a second, if this is the version that an upgrade has executed.
 
-    Not by what does that later on, because that may be what cannot be imported. All descriptors are as that life has
-    left them. A stop that somebody asks for is the end.
+    See `pid1/upgrade.py`, which may be what cannot be imported. The descriptors are still as the previous version left
+    them. A pending stop signal ends the process instead.
     """
     if not os.environ.get("SAFE_RELOAD_HEIR") or os.environ.get("SAFE_RELOAD_REHEARSAL"):
         return
@@ -61,22 +60,22 @@ def _begin_anew() -> None:
     import traceback  # noqa: PLC0415
 
     traceback.print_exc()
-    time.sleep(1)  # noqa: TID251  # there is nothing else that could be done
+    time.sleep(1)  # noqa: TID251  # no event loop runs yet
     os.execvpe(sys.orig_argv[0], sys.orig_argv, os.environ)
 
 
 def _tags_of_instance(runtime_dir: str, name: str | None) -> dict[str, int]:
-    from entrypoint.client.main import tags_of_instance  # noqa: PLC0415  # only `check` asks, and seldom
+    from entrypoint.client.main import tags_of_instance  # noqa: PLC0415  # only `check` needs it
 
     return tags_of_instance(runtime_dir, name)
 
 
 def _environment() -> dict[str, str]:
-    """Take back what CPython and the launcher have changed; return the variables as our parent left them.
+    """Undo what CPython and the launcher have changed; return the environment variables as our parent set them.
 
-    The process's own are so too, afterwards, for what we execute with them: but for the launcher's.
+    `os.environ` is restored as well, without the launcher's variable, for the programs that this process executes.
     """
-    from entrypoint.options.inheritance import VARIABLE, parse_inheritance  # noqa: PLC0415  # as in `_door`
+    from entrypoint.options.inheritance import VARIABLE, parse_inheritance  # noqa: PLC0415  # as in `_import_command`
 
     inheritance = parse_inheritance(os.environ.get(VARIABLE, ""))
     if inheritance and inheritance.standard:
@@ -87,27 +86,26 @@ def _environment() -> dict[str, str]:
                 os.close(now)
     else:
         lc_ctype = _lc_ctype()
-    # CPython has set it where the locale is C (PEP 538).
+    # CPython sets LC_CTYPE if the locale is C (PEP 538).
     if lc_ctype is None:
         os.environ.pop("LC_CTYPE", None)
     elif os.environ.get("LC_CTYPE") != lc_ctype:
         os.environ["LC_CTYPE"] = lc_ctype
-    # Without the one that has no name, which cannot be given to execve(2) from here.
+    # Python cannot pass a variable with an empty name to execve(2).
     environment = {name: value for name, value in os.environ.items() if name}
     os.environ.pop(VARIABLE, None)
     return environment
 
 
 def _lc_ctype() -> str | None:
-    """Return what the variable was when this process began; as it is where there is no /proc."""
+    """Return LC_CTYPE as it was when this process started; its present value without /proc."""
     try:
         with open("/proc/self/environ", "rb") as file:
             entries = file.read().split(b"\0")
     except OSError:
         return os.environ.get("LC_CTYPE")
-    found = (entry.removeprefix(b"LC_CTYPE=") for entry in entries if entry.startswith(b"LC_CTYPE="))
-    first = next(found, None)
-    return None if first is None else os.fsdecode(first)
+    found = (os.fsdecode(entry.removeprefix(b"LC_CTYPE=")) for entry in entries if entry.startswith(b"LC_CTYPE="))
+    return next(found, None)
 
 
 if __name__ == "__main__":

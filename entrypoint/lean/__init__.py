@@ -1,1 +1,1 @@
-"""The standard library's words at a lower price, each with what it saves."""
+"""Cheaper replacements for parts of the standard library. Each module says what it saves."""

@@ -1,4 +1,4 @@
-"""SHA-256 without OpenSSL: the interpreter's own, because hashlib brings 5 MiB."""
+"""SHA-256 from the interpreter itself: hashlib loads OpenSSL, which takes 5 MiB."""
 
 try:
     from _sha2 import sha256  # its name since Python 3.12
@@ -6,7 +6,7 @@ except ImportError:
     try:
         from _sha256 import sha256
     except ImportError:
-        # A Python that leaves all cryptography to OpenSSL (`--with-builtin-hashlib-hashes=no`) has neither, as RHEL's.
-        from hashlib import sha256  # noqa: TID251  # 5 MiB, where there is no other way
+        # A Python built with `--with-builtin-hashlib-hashes=no`, such as RHEL's, has neither.
+        from hashlib import sha256  # noqa: TID251  # there is no other way
 
 __all__ = ["sha256"]

@@ -1,18 +1,18 @@
-"""JSON for status and log lines, without the `json` module, which brings `re` and a MiB."""
+"""Writes JSON for status and log lines without the `json` module, which imports `re` and takes a MiB."""
 
 from _json import encode_basestring_ascii
 from collections.abc import Mapping
 
 from entrypoint.lean.one_line import valid
 
-Json = None | bool | int | float | str | list["Json"] | tuple["Json", ...] | Mapping[str, "Json"]
+_LARGEST = 1.7976931348623157e308
 
 
 def json_text(value: object) -> str:
-    """Write a value on one line (RFC 8259), what is no UTF-8 in it as text.
+    """Return a value as one line of JSON (RFC 8259); what is not valid UTF-8 is escaped as by `valid`.
 
     Raises:
-        TypeError: it is none that JSON knows.
+        TypeError: JSON has no such type.
 
     """
     match value:
@@ -25,7 +25,7 @@ def json_text(value: object) -> str:
         case int():
             return str(int(value))
         case float():
-            # What is not finite has no place in JSON.
+            # JSON has no NaN and no infinity.
             return repr(value) if abs(value) <= _LARGEST else "null"
         case Mapping():
             return "{" + ", ".join(f"{json_text(str(key))}: {json_text(item)}" for key, item in value.items()) + "}"
@@ -33,6 +33,3 @@ def json_text(value: object) -> str:
             return "[" + ", ".join(map(json_text, value)) + "]"
         case _:
             raise TypeError(f"{type(value).__name__} is not a value of JSON")
-
-
-_LARGEST = 1.7976931348623157e308

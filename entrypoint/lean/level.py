@@ -1,10 +1,10 @@
-"""How much a line of the log matters."""
+"""The levels of the log."""
 
 from enum import IntEnum
 
 
 class Level(IntEnum):
-    """How much a log line matters; the numbers are tini's verbosity (0 to 3)."""
+    """The level of a log line; the numbers are tini's verbosity (0 to 3)."""
 
     ERROR = 0
     WARNING = 1

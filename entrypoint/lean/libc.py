@@ -1,21 +1,18 @@
-"""Functions of the C library that Python does not offer.
-
-By `_ctypes` and not `ctypes`, which costs four times as much CPU at the start.
-"""
+"""Calls functions of the C library. It uses `_ctypes`, because importing `ctypes` takes four times as much CPU time."""
 
 import errno
 from collections.abc import Callable
 
 
 def libc_functions(*names: str) -> tuple[Callable[..., int], ...]:
-    """Return functions that take integers and bytes and return an int, and after them one that returns errno.
+    """Return C functions that take integers and bytes and return an int, followed by a function that returns errno.
 
     Raises:
-        OSError: there is no _ctypes in this Python, or no such function in the C library.
+        OSError: this Python has no _ctypes, or the C library has no such function.
 
     """
     try:
-        import _ctypes  # noqa: PLC0415  # a Python may lack it, and then only what needs it is missing
+        import _ctypes  # noqa: PLC0415  # if a Python lacks it, only what needs it fails
     except ImportError as error:
         raise OSError(errno.ENOSYS, f"{names[0]}: {error}") from error
 

@@ -1,7 +1,7 @@
-r"""Text from outside, such as the name of a file, as part of a line that people and programs read.
+r"""Escapes text from outside, such as a file's name, so that it cannot break a line, move a cursor or be invalid UTF-8.
 
-Nothing in it ends the line, moves a cursor or is no UTF-8: what Unicode does not count as printable is escaped as in
-Python and C, and a byte that was no UTF-8 (PEP 383 has it as a surrogate) as `\xff`.
+Characters that Unicode does not count as printable are escaped as in Python and C. A byte that is not UTF-8, which
+Python holds as a surrogate (PEP 383), becomes `\xff`.
 """
 
 _BYTES = range(0xDC80, 0xDD00)
@@ -9,19 +9,19 @@ _SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
 def one_line(text: str) -> str:
-    """Return a text without anything but printable letters."""
+    """Return a text with all characters escaped that are not printable."""
     return text if text.isprintable() else "".join(map(_printable, text))
 
 
 def reason(error: Exception) -> str:
-    """Say why something has failed, as the kernel says it, without the number that programs know it by."""
+    """Return an error's message; of an OSError without the errno number."""
     if not (isinstance(error, OSError) and error.strerror):
         return str(error)
     return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
 
 
 def valid(text: str) -> str:
-    """Return a text without what UTF-8 cannot say; ends of lines and controls stay."""
+    """Return a text with surrogates escaped, so that it can be encoded as UTF-8; control characters stay."""
     return text if text.isascii() else "".join(_escape(one) if "\ud800" <= one <= "\udfff" else one for one in text)
 
 

@@ -1,9 +1,9 @@
-"""Frozen records: what `dataclasses` is for, at a tenth of its price.
+"""Records like those of `dataclasses`, at a tenth of the cost.
 
 The standard library's decorator imports `inspect` and compiles every method from text: 2.5 MiB of resident memory and
-half of the CPU time that the start of PID 1 may take. The type checker sees the standard library's; at run time it is
-the few lines below. They promise less: no `__post_init__`, no inheritance, no `field()`, no checks of what a caller
-does wrong beyond those of the type checker.
+half of the CPU time that the start of PID 1 may take. The type checker sees the standard library's decorator; at run
+time the code below replaces it. It has no `__post_init__`, no inheritance and no `field()`, and leaves most checks of
+arguments to the type checker.
 """
 
 from collections.abc import Callable
@@ -16,12 +16,12 @@ else:
     _MISSING = object()
 
     def record(*, frozen: bool = False) -> Callable[[type], type]:
-        """Make a class of annotations a record: equal when type and values are, and hashable if it is frozen."""
+        """Make a class with annotations a record: equal if type and values are, and hashable if frozen."""
 
         def make(cls: type) -> type:
             names = tuple(cls.__annotations__)
             cls.__match_args__ = names
-            # In the order of the fields, so that equal records have equal tuples of values.
+            # In the order of the fields, so that equal records have equal hashes.
             cls._blank = {name: getattr(cls, name, _MISSING) for name in names}
             cls._needed = tuple(name for name in names if cls._blank[name] is _MISSING)
             cls.__init__ = _init
@@ -35,7 +35,7 @@ else:
         return make
 
     def replace(old: object, /, **changes: object) -> object:
-        """Return a copy with some values changed."""
+        """Return a copy with these values changed."""
         copy = object.__new__(type(old))
         values = copy.__dict__
         values.update(old.__dict__)

@@ -1,6 +1,6 @@
-"""The words of `typing` that are needed at run time, without its 3 ms at the start of PID 1 and its half MiB.
+"""Replaces `typing` at run time, which takes 3 ms at the start of PID 1 and half a MiB.
 
-The type checker sees the standard library's; at run time they are placeholders, for nothing in here looks at them.
+The type checker sees the standard library's names; at run time they are placeholders.
 """
 
 TYPE_CHECKING = False
@@ -10,7 +10,7 @@ else:
     Any = object
 
     class Protocol:
-        """A class that says what others must have."""
+        """The base of a class that describes an interface."""
 
     def assert_never(value: object) -> None:
         """Fail: the type checker has proved that this cannot be reached."""

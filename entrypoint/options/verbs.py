@@ -105,12 +105,7 @@ VERBS = (
         "upgrade",
         "have a running instance execute the version of safe_reload that is installed now",
         (_timeout(30.0),),
-        (
-            ("0", "the new version answers"),
-            ("1", "it refused; or the command line is wrong"),
-            _NOBODY,
-            _LATE,
-        ),
+        (("0", "the new version answers"), ("1", "it refused; or the command line is wrong"), _NOBODY, _LATE),
     ),
     Verb(
         "check",

@@ -7,12 +7,7 @@ from typing import TYPE_CHECKING
 try:
     from prometheus_client import CollectorRegistry
     from prometheus_client import generate_latest as _text
-    from prometheus_client.core import (
-        CounterMetricFamily,
-        GaugeMetricFamily,
-        HistogramMetricFamily,
-        InfoMetricFamily,
-    )
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
     from prometheus_client.openmetrics.exposition import generate_latest as _openmetrics
 except ImportError as _error:
     _WHY_NOT = (
