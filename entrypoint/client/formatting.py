@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 
 from entrypoint.client.status_fields import is_number
 from entrypoint.lean.one_line import one_line
@@ -55,7 +56,7 @@ def short(value: object) -> str:
     return printable(value)[:_DIGEST_LENGTH]
 
 
-def table(rows: Sequence[Sequence[str]], right: frozenset[int] | set[int] = frozenset()) -> list[str]:
+def table(rows: Sequence[Sequence[str]], right: AbstractSet[int] = frozenset()) -> list[str]:
     """Return the lines of a table; the columns with these numbers, from 0, are aligned to the right."""
     widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
     lines = []

@@ -6,6 +6,7 @@ are escaped.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 from entrypoint.client.formatting import Style, ago, duration, printable, seconds, several, short, table
 from entrypoint.client.status_fields import Status, current_generation, is_number, mapping, mappings, sequence, serves
@@ -56,8 +57,7 @@ def report(status: Status, now: float, style: Style) -> list[str]:
     width = max((len(name) for name, _ in facts), default=0)
     lines = [_head(status, style), "", *_generations(status, style), ""]
     lines += [f"{name:<{width}}  {text}".rstrip() for name, text in facts]
-    vips = list(_vips(status, style))
-    return [*lines, "", *vips] if vips else lines
+    return [*lines, "", *_vips(status, style)] if mappings(status.get("vips")) else lines
 
 
 def _adopted(address: str) -> str:
@@ -94,11 +94,13 @@ def _generations(status: Status, style: Style) -> list[str]:
             short(one.get("sha256")) + known,
             printable(one.get("asked_by")),
         ])  # fmt: skip
-    lines = table(rows, right={0, 1, 3, 4})
-    lines[0] = style(lines[0], _BOLD)
-    if len(generations) > _MOST:
-        lines.append(f"and {len(generations) - _MOST} more: --json has all")
-    return lines
+    return _titled(rows, style, len(generations), right={0, 1, 3, 4})
+
+
+def _titled(rows: Sequence[Sequence[str]], style: Style, many: int, right: AbstractSet[int] = frozenset()) -> list[str]:
+    """Return a table's lines, the title in bold, and at its end how many of so many rows are left out."""
+    title, *lines = table(rows, right)
+    return [style(title, _BOLD), *lines, *([f"and {many - _MOST} more: --json has all"] if many > _MOST else [])]
 
 
 def _configuration(status: Status, style: Style) -> Iterator[tuple[str, str]]:
@@ -230,11 +232,9 @@ def _log(status: Status, style: Style) -> Iterator[tuple[str, str]]:
         yield "log", style(f"{lines} lost: stderr was full, and nobody read it", _YELLOW)
 
 
-def _vips(status: Status, style: Style) -> Iterator[str]:
+def _vips(status: Status, style: Style) -> list[str]:
     # Those that do not accept come first, in case there are too many to show.
     vips = sorted(mappings(status.get("vips")), key=lambda vip: vip.get("accepts") is True)
-    if not vips:
-        return
     rows = [["VIP", "address", ""]]
     for vip in vips[:_MOST]:
         accepts = vip.get("accepts")
@@ -244,11 +244,7 @@ def _vips(status: Status, style: Style) -> Iterator[str]:
         elif accepts is not True:
             state = style("refuses: no bind of the current generation uses it", _YELLOW)
         rows.append([printable(vip.get("tag")), printable(vip.get("address")), state])
-    lines = table(rows)
-    yield style(lines[0], _BOLD)
-    yield from lines[1:]
-    if len(vips) > _MOST:
-        yield f"and {len(vips) - _MOST} more: --json has all"
+    return _titled(rows, style, len(vips))
 
 
 def tags(status: Status) -> dict[str, int]:
@@ -286,8 +282,7 @@ def instances(found: Sequence[tuple[str, Status | str]], now: float, style: Styl
             printable(name), printable(status.get("pid")), _stage(status),
             printable(current_generation(status).get("number")), result,
         ])  # fmt: skip
-    lines = table(rows)
-    return [style(lines[0], _BOLD), *lines[1:]]
+    return _titled(rows, style, 0)
 
 
 def records(found: Sequence[tuple[str, Status | str]]) -> list[Mapping[str, object]]:

@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from posixpath import dirname, join
 
-from entrypoint.haproxy.config_words import QUOTES, SEVERAL_WORDS, as_text, split_arguments, split_words
+from entrypoint.haproxy.config_text import QUOTES, SEVERAL_WORDS, as_text, split_arguments, split_words
 from entrypoint.haproxy.file_names import ANYTHING, Bases, Context, Kind, Named
 from entrypoint.haproxy.keywords import (
     BLOCKS,
