@@ -89,7 +89,7 @@ class Connection:
             data, failure = b"", error
         self._answer += data
         if len(self._answer) > MOST:
-            raise NoInstanceError(f"{self.path}: the answer does not end; this is no safe_reload")
+            raise NoInstanceError(f"{self.path}: the answer does not end; this is not safe_reload")
         if data:
             return False
         if self._answer.startswith(_DENIED):
@@ -118,9 +118,7 @@ class Connection:
         except (ValueError, RecursionError):
             status = None
         if not isinstance(status, dict):
-            raise NoInstanceError(
-                f"{self.path}: the answer is no status; this is no safe_reload, or it ended meanwhile"
-            )
+            raise NoInstanceError(f"{self.path}: the answer is not a status; this is not safe_reload, or it has exited")
         return status
 
     def close(self) -> None:

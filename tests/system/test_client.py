@@ -191,7 +191,7 @@ def test_an_answer_that_is_not_a_status_is_refused(run: Run, peer: Callable[...,
     peer(("status", [answer], "close"))
     done = run("status")
     assert done.returncode == 3
-    assert "the answer is no status" in one_line(done)
+    assert "the answer is not a status" in one_line(done)
 
 
 @pytest.mark.parametrize("answer", ["Unknown command: 'reload'\n", "Succ", "\n"])

@@ -321,7 +321,7 @@ def test_an_answer_without_end_is_given_up(peer: Peer, exporter: Exporter) -> No
     """What is kept of an answer is bounded."""
     peer.answer = b"x" * (16 * 1024 * 1024)
     before = exporter.resident_kib()
-    assert exporter.get("/livez").body.endswith(b": the answer does not end; this is no safe_reload\n")
+    assert exporter.get("/livez").body.endswith(b": the answer does not end; this is not safe_reload\n")
     assert exporter.resident_kib() < before + ALLOWED_GROWTH_KIB
 
 

@@ -57,13 +57,13 @@ def read_request(client: Client) -> bool:
             raise RefusedError(431, f"the request's header is longer than {MOST_HEADER} bytes")
         return False
     request, *fields = head.decode("latin-1").split("\r\n")
-    words = request.split(" ")
-    if len(words) != 3 or not words[2].startswith("HTTP/1."):
+    parts = request.split(" ")
+    if len(parts) != 3 or not parts[2].startswith("HTTP/1."):
         raise RefusedError(400, "this is not an HTTP/1.1 request")
-    client.head_only = words[0] == "HEAD"
-    if words[0] not in {"GET", "HEAD"}:
+    client.head_only = parts[0] == "HEAD"
+    if parts[0] not in {"GET", "HEAD"}:
         raise RefusedError(405, "only GET and HEAD are served")
-    client.path = _path(words[1])
+    client.path = _path(parts[1])
     values = [field.partition(":") for field in fields]
     client.accept = ",".join(value for name, _, value in values if name.strip().lower() == "accept")
     if client.path not in {"/livez", "/readyz", "/metrics"}:
