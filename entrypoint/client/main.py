@@ -253,12 +253,7 @@ def _exporter_package() -> Any:  # noqa: ANN401  # a module that an installation
 
 
 def _find(runtime_dir: str, name: str | None) -> str:
-    """Return the path of the instance's control socket; warn of sockets that are not trusted.
-
-    Raises:
-        NoInstanceError: there is none, or no name is given and there are several.
-
-    """
+    """Return the path of the control socket or raise NoInstanceError; warn of sockets that are not trusted."""
     return find(runtime_dir, name, lambda line: write_to_stderr(text_line("WARN ", line)))
 
 
@@ -273,13 +268,7 @@ def _is_alive(path: str) -> bool:
 
 @contextlib.contextmanager
 def _connected(path: str, deadline: Deadline) -> Iterator[Connection]:
-    """Connect, and close the connection in the end.
-
-    Raises:
-        NoInstanceError: see `Connection.connect`.
-        LateError: the listen queue stayed full until the deadline.
-
-    """
+    """Connect, even if the listen queue is full at first, and close the connection in the end."""
     connection = Connection(path)
     try:
         while not connection.connect():
@@ -290,13 +279,7 @@ def _connected(path: str, deadline: Deadline) -> Iterator[Connection]:
 
 
 def _exchange(connection: Connection, command: str, deadline: Deadline) -> str:
-    """Send a command and return the answer.
-
-    Raises:
-        NoInstanceError: there is none.
-        LateError: it takes too long.
-
-    """
+    """Send a command; return the answer, or raise NoInstanceError or LateError."""
     connection.ask(command)
     while not (_is_readable(connection.socket or -1, deadline) and connection.read()):
         pass
@@ -345,12 +328,7 @@ def _try_print(descriptor: int, text: str) -> None:
 
 
 def _print(text: str) -> None:
-    """Write the result to stdout.
-
-    Raises:
-        UnwrittenError: it cannot be written, so the verb fails.
-
-    """
+    """Write the result to stdout, or raise UnwrittenError so that the verb fails."""
     try:
         write(_STDOUT, text)
     except OSError as error:

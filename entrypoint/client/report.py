@@ -201,15 +201,12 @@ def _watch(status: Status, style: Style) -> Iterator[tuple[str, str]]:
     watch = mapping(status.get("watch"))
     if watch:
         mode = printable(watch.get("mode"))
-        yield "watch", "off: only signals and commands reload" if mode == "off" else f"{mode}, {_count(watch, 'files')}"
+        many = watch.get("files")
+        files = f"{printable(many)} file{'' if many == 1 else 's'}"
+        yield "watch", "off: only signals and commands reload" if mode == "off" else f"{mode}, {files}"
     for path in several(sequence(watch.get("stale_mounts")), _MOST):
         what = "what is mounted has been replaced outside, and this is the old one; mount the folder above it instead"
         yield "", style(f"STALE MOUNT {printable(path)}: {what}", _YELLOW)
-
-
-def _count(record: Status, name: str) -> str:
-    number = record.get(name)
-    return f"{printable(number)} {name.removesuffix('s') if number == 1 else name}"
 
 
 def _restarts(status: Status, style: Style) -> Iterator[tuple[str, str]]:

@@ -76,10 +76,7 @@ def _half_of_key(text: bytes) -> _Half:
 def _block(text: bytes, end_of_label: bytes) -> tuple[bytes, bytes]:
     """Return what precedes this end in the label of the first such PEM block, and the block's content.
 
-    Raises:
-        IndexError: there is no such block, or it is encrypted.
-        ValueError: it is not base64.
-
+    Raises IndexError if there is no such block or it is encrypted, and ValueError if it is not base64.
     """
     end = text.find(end_of_label)
     begin = text.rfind(b"-----BEGIN ", 0, max(end, 0))
@@ -95,12 +92,7 @@ def _abscissa(point: bytes) -> bytes:
 
 
 def _elements(text: bytes) -> list[tuple[int, bytes]]:
-    """Return tag and content of the first _MOST_ELEMENTS DER elements.
-
-    Raises:
-        IndexError: there is none, or one is longer than the text.
-
-    """
+    """Return tag and content of the first _MOST_ELEMENTS DER elements; raise IndexError if one is truncated."""
     found: list[tuple[int, bytes]] = []
     at = 0
     while not found or (at < len(text) and len(found) < _MOST_ELEMENTS):

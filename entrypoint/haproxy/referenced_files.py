@@ -60,7 +60,7 @@ def named_by(configurations: Sequence[tuple[str, bytes]], variables: Mapping[str
     reader = _Reader(_initial_states([text for _, text in configurations], variables))
     for path, text in configurations:
         reader.read(path, text)
-    ends = [_without_pseudo(state.variables) for state in reader.states]
+    ends = [{name: v for name, v in state.variables.items() if name not in _PSEUDO} for state in reader.states]
     if any(end != variables for end in ends):
         # HAProxy 3.1 and later read the global sections twice: variables set in them apply from the first line on.
         reader.states = [_State(end) for end in ends]
@@ -82,10 +82,6 @@ def _initial_states(
         # Asking haproxy for its version costs a process. Files that do not exist do no harm.
         states += [_State({**variables, _BRANCH: branch}, bases) for branch in _BRANCHES]
     return states
-
-
-def _without_pseudo(variables: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in variables.items() if name not in _PSEUDO}
 
 
 def named_in(text: bytes, context: Context) -> Named:

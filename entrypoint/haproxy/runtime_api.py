@@ -146,8 +146,7 @@ def not_paused(answer: str, binds: Iterable[Bind]) -> tuple[Bind, ...]:
     return tuple(bind for bind in binds if bind.descriptor in ready and not bind.mixed)
 
 
-def _on_vips(listeners: Iterable["_Listener"], vips: frozenset[int]) -> tuple["_Listener", ...]:
-    listeners = tuple(listeners)
+def _on_vips(listeners: tuple["_Listener", ...], vips: frozenset[int]) -> tuple["_Listener", ...]:
     shared = {one.place for one in listeners if one.descriptor in vips}
     return tuple(one for one in listeners if one.descriptor in vips or (one.exported is False and one.place in shared))
 

@@ -212,12 +212,7 @@ def _parsed(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _haproxy(program: str, arguments: Sequence[str]) -> Serve | RunOnce:
-    """Read haproxy's arguments.
-
-    Raises:
-        UsageError: one may not be given, a value is missing, or haproxy gets no configuration.
-
-    """
+    """Read haproxy's arguments; raise UsageError for a forbidden one, a missing value, and no configuration."""
     passed: list[str] = []
     warnings: list[str] = []
     unknown = False
