@@ -1,4 +1,4 @@
-"""Puts together what serves haproxy: everything that can fail before the first process, or what the last life left."""
+"""Assembles PID 1: does everything that can fail before the first process, or restores the previous program's state."""
 
 import os
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from entrypoint.pid1.configurations import Configurations
 from entrypoint.pid1.launch import HaproxyLaunch, variables_while_reading
 from entrypoint.pid1.parts import Parts
 from entrypoint.pid1.supervisor import Supervisor
-from entrypoint.pid1.upgrade import REHEARSAL_VARIABLE, testify, unwrap
+from entrypoint.pid1.upgrade import REHEARSAL_VARIABLE, read_state, report_success
 from entrypoint.system import files, instances, signals
 from entrypoint.system.files import PidFile
 from entrypoint.system.getsocks.adopted import Adopted
@@ -28,17 +28,17 @@ from entrypoint.system.processes import Processes, raise_open_files
 from entrypoint.system.sd_notify import Notifier
 
 SPARE_DESCRIPTORS = 1792
-"""Room for what is not a VIP: some for each generation, one for each client (see `control_server`), and our own few."""
+"""For everything but VIPs: a few for each generation, one for each client (see `control_server`), and our own."""
 _KEPT_CAPABILITIES = ("net_bind_service", "setuid", "setgid", "sys_chroot", "kill")
-"""What haproxy needs to bind and to switch user and root, and what we need to signal it afterwards."""
-_MOST_TOLD = 10
+"""haproxy needs them to bind and to switch user and root; PID 1 needs them to signal it afterwards."""
+_MOST_LISTED = 10
 _AUTO, _OFF = "auto", "off"
-"""Words that `--watch` takes instead of a path."""
+"""Values of `--watch` that are not paths."""
 
 
 @record(frozen=True)
 class Setting:
-    """What every mode of safe_reload has arranged already."""
+    """What all modes of safe_reload share."""
 
     name: str
     environment: Mapping[str, str]
@@ -51,39 +51,41 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
     """Serve until the end; return the exit status.
 
     Raises:
-        ListenError: a VIP, or the pid file, cannot be had.
-        UpgradeStateError: what the last life left cannot be taken over.
-        OSError: something else cannot.
+        ListenError: a VIP cannot be bound, or the pid file cannot be written.
+        UpgradeStateError: the previous program's state cannot be restored.
+        OSError: another system call failed.
 
     """
     environment, logger = setting.environment, setting.logger
-    left = unwrap(environment)
+    saved = read_state(environment)
     vips = parse_vips(command.vips) if command.vips is not None else settings.vips
     path = command.pid_file or settings.pid_file
     files.keep_from_children()
     raise_open_files(2 * len(vips) + SPARE_DESCRIPTORS)
     if signals.is_root() and not signals.can_signal_others():
-        what = "root without CAP_KILL: a haproxy that switches its user could never be told to leave; add KILL"
+        what = "root without CAP_KILL: cannot stop a haproxy that switches its user; add KILL"
         logger.write(Log(Level.WARNING, "no_cap_kill", what))
     listeners, adopted = Listeners(settings.backlog), Adopted()
     configurations = Configurations(logger.write, watches=settings.watch != (_OFF,))
-    begun = State(settings)
+    state = State(settings)
     predecessor = None
-    if left:
-        begun = restore(settings, left.state)
-        _inherit(left, listeners, adopted, configurations)
+    if saved:
+        state = restore(settings, saved.state)
+        listeners.restore(saved.listeners)
+        adopted.restore(saved.adopted)
+        configurations.restore(saved.configurations)
     else:
         if path and _is_taken(settings.runtime_dir, setting.name):
             what = f"the pid file {path}, or the name {setting.name}, belongs to a running instance: "
             raise ListenError(what + "stop that one, or give this one another pid file, or another --name")
         listeners.adopt(environment)
         listeners.bind(vips, freebind=settings.freebind)
-        _tell_vips(logger, listeners)
+        _log_vips(logger, listeners)
         predecessor = find(path, vips) if path else None
     pid_file = _pid_file(path) if path else None
-    rehearses = bool(left and environment.get(REHEARSAL_VARIABLE))
-    if pid_file and begun.current and begun.current.pid:
-        pid_file.restore(begun.current.pid)
+    rehearses = bool(saved and environment.get(REHEARSAL_VARIABLE))
+    if pid_file and state.current and state.current.pid:
+        pid_file.restore(state.current.pid)
     if settings.drop_caps:
         signals.keep_capabilities(*_KEPT_CAPABILITIES)
     parts = Parts(
@@ -101,41 +103,28 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
         predecessor,
         pid_file,
         setting.inherited,
-        left,
+        saved,
         rehearses,
     )
-    supervisor = Supervisor(begun, parts)
-    if left and rehearses:
-        _rehearse(supervisor, environment, left)
+    supervisor = Supervisor(state, parts)
+    if saved and rehearses:
+        _rehearse(supervisor, environment, saved)
         return 0
     return settings.status(supervisor.run())
 
 
-def _rehearse(supervisor: Supervisor, environment: Mapping[str, str], left: UpgradeState) -> None:
-    """Try, in the next life, all that it does first and might not survive, and touch nobody.
-
-    Raises:
-        UpgradeStateError: it cannot go on from this.
-
-    """
+def _rehearse(supervisor: Supervisor, environment: Mapping[str, str], saved: UpgradeState) -> None:
+    """Dry run in the new process: check what could make it crash right after the exec."""
     try:
         supervisor.rehearse()
-    except Exception as error:  # noqa: BLE001  # whatever it is, it would keep the next life from serving
-        raise UpgradeStateError(f"it would not go on: {error!r}") from None
-    testify(environment, left.token)
+    except Exception as error:  # noqa: BLE001  # any exception would keep the new program from serving
+        raise UpgradeStateError(f"it would not serve: {error!r}") from None
+    report_success(environment, saved.token)
 
 
 def _is_taken(folder: str, name: str) -> bool:
-    """Tell whether a running instance has this name."""
     alive, doubt = instances.look(instances.path_of(folder, name))
     return alive and not doubt
-
-
-def _inherit(left: UpgradeState, listeners: Listeners, adopted: Adopted, configurations: Configurations) -> None:
-    """Take over what the last life left, but for its children, its clients and its pid file."""
-    listeners.restore(left.listeners)
-    adopted.restore(left.adopted)
-    configurations.restore(left.configurations)
 
 
 def _read(
@@ -146,7 +135,7 @@ def _read(
     ours: tuple[str, ...],
     tags: frozenset[str],
 ) -> None:
-    """Be the process that reads files; what only it needs is imported now, and never is in PID 1's memory."""
+    """Run in the reader process; its imports stay out of PID 1's memory."""
     from entrypoint.pid1.reading import Task, run  # noqa: PLC0415
     from entrypoint.system.config_snapshot.config_files import ConfigFiles  # noqa: PLC0415
     from entrypoint.system.state_file import StateFile  # noqa: PLC0415
@@ -159,12 +148,12 @@ def _read(
     run(line, Task(disk, state_file, tags | setting.environment.keys(), watches))
 
 
-def _tell_vips(logger: Logger, listeners: Listeners) -> None:
-    """Say which tags a configuration can use, and where clients connect; the likeliest mistake is a wrong one."""
-    told = listeners.addresses(_MOST_TOLD)
-    if told:
-        shown = [f"{tag} ({', '.join(addresses)})" for tag, addresses in told.items()]
-        others = len(listeners.variables()) - len(told)
+def _log_vips(logger: Logger, listeners: Listeners) -> None:
+    """Log the tags and addresses of the VIPs: a wrong tag is the likeliest mistake."""
+    listed = listeners.addresses(_MOST_LISTED)
+    if listed:
+        shown = [f"{tag} ({', '.join(addresses)})" for tag, addresses in listed.items()]
+        others = len(listeners.variables()) - len(listed)
         more = f" and {others} more" if others else ""
         logger.write(Log(Level.INFO, "bound", f"bound the VIPs {', '.join(shown)}{more}"))
     else:

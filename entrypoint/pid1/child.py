@@ -1,4 +1,4 @@
-"""One process of haproxy, or the one program that is not: every line to it, and what is known through them."""
+"""One haproxy process: its private CLI, its stderr, and the listeners that it is offered."""
 
 import contextlib
 import socket
@@ -19,7 +19,7 @@ from entrypoint.system.stderr_pipe import StderrPipe
 
 
 class Child:
-    """Owns its private CLI, its stderr and what it is offered, until `close`."""
+    """Owns the process's private CLI, stderr and offered listeners until `close`."""
 
     def __init__(
         self,
@@ -29,24 +29,24 @@ class Child:
         submit: Callable[[Event], None],
         taken: Callable[[], None],
     ) -> None:
-        """Begin without a line to it.
+        """Begin unconnected.
 
         Args:
             number: of its generation.
-            event_loop: where to wait for what it says.
-            logger: gets what it writes to its stderr.
-            submit: is given what its CLI answers.
-            taken: is called when it has taken what it was offered, or never will.
+            event_loop: watches its CLI and its stderr.
+            logger: gets its stderr.
+            submit: gets `Answered` or `Unanswered`.
+            taken: called once the offered listeners are transferred, or never will be.
 
         """
         self.number = number
         self.version = ""
-        """Of its haproxy, as soon as it has answered."""
+        """haproxy's version, once it has answered."""
         self.is_denied = False
-        """It has been said that we may not signal it."""
+        """The log already says that we may not signal it."""
         self.channel: CliChannel | None = None
         self.text = ""
-        """What is remembered of what it has said, once it is gone."""
+        """The end of its stderr, once it has exited."""
         self._event_loop = event_loop
         self._logger = logger
         self._submit = submit
@@ -54,13 +54,13 @@ class Child:
         self._conversation: Conversation | None = None
         self._stderr: StderrPipe | None = None
         self._offer: SocketOffer | None = None
-        self._held: DrainMonitor | None = None
+        self._drain_monitor: DrainMonitor | None = None
 
     def connect(self, channel: CliChannel | None, stderr: StderrPipe | None, offer: SocketOffer | None = None) -> None:
-        """Wait for what it says through these, which are its own from now on.
+        """Take over these channels and watch them.
 
         Raises:
-            OSError: there is no room for another descriptor to wait for.
+            OSError: no more descriptors can be watched.
 
         """
         self.channel, self._stderr, self._offer = channel, stderr, offer
@@ -70,10 +70,10 @@ class Child:
             self._wait_for_offer(offer)
 
     def close(self) -> None:
-        """Close every line to it, now that it is gone; its last stderr are passed on before.
+        """Pass on the rest of its stderr and close everything, after it has exited.
 
         Raises:
-            Exception: something of it has failed, and all else is done.
+            Exception: one step failed; all others were done.
 
         """
         with ExitStack() as last:
@@ -82,26 +82,26 @@ class Child:
                 self.channel = None
             last.callback(self._end_offer)
             last.callback(self._end_stderr)
-            if self._held:
-                last.callback(self._held.close)
+            if self._drain_monitor:
+                last.callback(self._drain_monitor.close)
             last.callback(self._end_conversation)
 
-    # ---- its CLI ---------------------------------------------------------------------------------------------------
+    # ---- its CLI -----------------------------------------------------------------------------------------------------
 
     def session(self) -> socket.socket | None:
         """Open a connection to its CLI, if it has one.
 
         Raises:
-            OSError: there are no descriptors left.
+            OSError: no descriptors are left.
 
         """
         return self.channel.session() if self.channel else None
 
     def ask(self, commands: tuple[str, ...]) -> None:
-        """Put these commands to its CLI, instead of what it was asked before; the answer is submitted.
+        """Send these commands to its CLI and submit the answer; a pending question is cancelled.
 
         Raises:
-            OSError: there are no descriptors left.
+            OSError: no descriptors are left.
 
         """
         self._end_conversation()
@@ -129,14 +129,14 @@ class Child:
                 return
             answer = conversation.answer
         except (OSError, MemoryError):
-            # No descriptors are left for its next line, and half an answer is none.
+            # No descriptors are left to continue, and half an answer is useless.
             conversation.close()
             answer = ""
         self._submit(Answered(self.number, answer) if answer else Unanswered(self.number))
         if answer:
             self.version = runtime_api.version(answer) or self.version
             if self._stderr:
-                # Now it listens, so it may have clients.
+                # It listens now, so it may have clients.
                 self._stderr.started()
 
     def _end_conversation(self) -> None:
@@ -145,62 +145,59 @@ class Child:
             self._event_loop.remove(conversation)
             conversation.close()
 
-    # ---- how it leaves ---------------------------------------------------------------------------------------------
+    # ---- soft stop ---------------------------------------------------------------------------------------------------
 
     def leave(self, tell: Callable[[], None]) -> None:
-        """Begin a session that outlives its CLI, and tell it to leave as soon as it has accepted that, or does not.
+        """Open a session that outlives its CLI, then call `tell` once, after haproxy has accepted it or failed to.
 
         Args:
-            tell: tells it; called once.
+            tell: sends the soft stop.
 
         """
         session = None
-        if not (self._held and self._held.is_open):
-            # Without descriptors or memory left nobody will know how many connections it has; that is all.
+        if not (self._drain_monitor and self._drain_monitor.is_open):
+            # Without descriptors or memory only its number of connections stays unknown.
             with contextlib.suppress(OSError, MemoryError):
                 session = self.session()
         if session:
-            self._held = DrainMonitor(self._event_loop, session, tell)
+            self._drain_monitor = DrainMonitor(self._event_loop, session, tell)
         else:
             tell()
 
     def tell_to_leave(self) -> None:
-        """Tell it now if it is to leave: who takes our place does not know of it."""
-        if self._held:
-            self._held.tell()
+        """Send a soft stop that is still pending: the next program does not know of it."""
+        if self._drain_monitor:
+            self._drain_monitor.tell()
 
     @property
     def connections(self) -> int | None:
-        """How many it has, if it drains; None if nobody knows."""
-        return self._held.connections if self._held else None
+        """How many it has while it drains; None if unknown."""
+        return self._drain_monitor.connections if self._drain_monitor else None
 
-    # ---- its stderr ------------------------------------------------------------------------------------------------
+    # ---- its stderr --------------------------------------------------------------------------------------------------
 
     def said(self) -> str:
-        """Return what is remembered of what it has said, also when it has just died."""
+        """Return the end of its stderr, also when it has just exited."""
         if self._stderr:
-            # What it said before it answered may still be in the pipe.
+            # Lines from before its answer may still be in the pipe.
             self._pass_on(self._stderr, self._stderr.unread)
             return self._stderr.text
         return self.text
 
-    def stderr_left(self) -> tuple[int, str, bytes] | None:
-        """Return its stderr as `StderrPipe` takes it, for the program that takes our place."""
+    def saved_stderr(self) -> tuple[int, str, bytes] | None:
+        """Return the arguments from which the next program makes its `StderrPipe`."""
         return (self._stderr.fileno(), self._stderr.text, self._stderr.begun) if self._stderr else None
 
     def _listen_to_stderr(self, stderr: StderrPipe) -> None:
         self._event_loop.add_reader(stderr, lambda: self._overhear(stderr))
 
     def _overhear(self, stderr: StderrPipe) -> None:
-        """Pass on what it has said, and then let some more come.
-
-        Lines come one by one, such as those of an access log: waking up for each would cost more than they do.
-        """
+        """Pass on what has arrived, then pause: waking up for each line of an access log would cost more CPU."""
         logger, began = self._logger, time.monotonic()
         self._pass_on(stderr, stderr.share(full=logger.waits))
         self._event_loop.remove(stderr)
         if not stderr.ended:
-            # One that never stops has half of our time at most.
+            # A process that never stops writing gets at most half of our time.
             pause = stderr.pause if logger.waits or not stderr.unread else time.monotonic() - began
             self._event_loop.call_later(stderr, pause, lambda: self._listen_to_stderr(stderr))
 
@@ -223,11 +220,11 @@ class Child:
             finally:
                 stderr.close()
 
-    # ---- what it is offered of the ordinary listeners --------------------------------------------------------------
+    # ---- ordinary listeners that it is offered -----------------------------------------------------------------------
 
     @property
     def may_take(self) -> bool:
-        """Whether it may still take what it was offered."""
+        """Whether it may still take the offered listeners."""
         return self._offer is not None
 
     def _wait_for_offer(self, offer: SocketOffer) -> None:

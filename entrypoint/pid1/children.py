@@ -1,4 +1,4 @@
-"""All our children: born here, signalled here, buried here."""
+"""All child processes: started, signalled and reaped here."""
 
 import signal
 from collections.abc import Callable, Collection
@@ -20,19 +20,19 @@ from entrypoint.system.signals import why_not_signalled
 from entrypoint.system.stderr_pipe import StderrPipe
 
 _SOFT_STOP = signal.SIGUSR1
-_AGAIN_AFTER = 1.0
-"""Seconds after which a signal is sent again for which there was no memory."""
+_RETRY_AFTER = 1.0
+"""Seconds until a signal is retried after a MemoryError."""
 
 
 class Children:
-    """Owns the processes, and the lines to those that are generations of haproxy."""
+    """Owns the processes, and a `Child` for each generation of haproxy."""
 
     def __init__(self, runtime: Runtime, processes: Processes, *, to_groups: bool) -> None:
         """Begin without any.
 
         Args:
-            runtime: what they are waited for with.
-            processes: where they are born and reaped.
+            runtime: the event loop, the log and the events.
+            processes: starts and reaps them.
             to_groups: signals go to their process groups.
 
         """
@@ -43,26 +43,26 @@ class Children:
         self._gone: Callable[[int], None] = lambda _: None
         self._children: dict[int, Child] = {}
         """By the number of their generation."""
-        self._buried: dict[int, Child] = {}
-        """Those of whose death the core is being told."""
+        self._dead: dict[int, Child] = {}
+        """Exited processes whose events the core has not handled yet."""
         self._helpers: dict[int, Callable[[int], None]] = {}
 
     def tell(self, *, taken: Callable[[], None], gone: Callable[[int], None]) -> None:
-        """Tell who wants to know, from now on.
+        """Set the callbacks.
 
         Args:
-            taken: is called when a candidate has taken what it was offered, or never will.
-            gone: is told the number of a generation that is no more.
+            taken: called once a candidate's offered listeners are transferred, or never will be.
+            gone: called with the number of a generation that has exited.
 
         """
         self._taken, self._gone = taken, gone
 
     def find(self, number: int) -> Child | None:
-        """Return the process of a generation; None when it is gone."""
+        """Return the process of a generation; None after its exit."""
         return self._children.get(number)
 
     def channel_of(self, number: int) -> CliChannel | None:
-        """Return the line to the CLI of a generation; None when it is gone."""
+        """Return the channel to the CLI of a generation; None after its exit."""
         child = self._children.get(number)
         return child.channel if child else None
 
@@ -72,21 +72,21 @@ class Children:
         return child.version if child else ""
 
     def stderr_of(self, number: int) -> str:
-        """Return what is remembered of what a generation has said, also when it has just died."""
-        child = self._children.get(number) or self._buried.get(number)
+        """Return the end of a generation's stderr, also when it has just exited."""
+        child = self._children.get(number) or self._dead.get(number)
         return child.said() if child else ""
 
     def may_take(self) -> bool:
-        """Tell whether a candidate may still take what it was offered."""
+        """Tell whether a candidate may still take its offered listeners."""
         return any(child.may_take for child in self._children.values())
 
-    # ---- launch ----------------------------------------------------------------------------------------------------
+    # ---- launch ------------------------------------------------------------------------------------------------------
 
     def spawn(self, number: int, prepared: PreparedChild) -> None:
         """Start the process of a generation.
 
         Raises:
-            Exception: it has no process, and no line to one is left.
+            Exception: there is no process, and everything is closed.
 
         """
         try:
@@ -95,12 +95,12 @@ class Children:
         except BaseException as error:
             prepared.spawned()
             prepared.close()
-            # One that the core cannot be told of; most likely there is none.
+            # If there is a process, the core cannot be told of it.
             self._processes.send(number, signal.SIGKILL)
             if isinstance(error, OSError):
                 raise OSError(f"fork: {error.strerror}") from None
             raise
-        # Whatever fails from here on, there is a process.
+        # The process exists: nothing below may raise.
         self._runtime.isolated(prepared.spawned)
         self._runtime.isolated(self._connect, number, prepared)
 
@@ -116,45 +116,45 @@ class Children:
         """Start the exporter.
 
         Raises:
-            OSError: there can be no new process now.
+            OSError: no process can be started.
 
         """
         self._runtime.submit(Spawned(EXPORTER, self._processes.spawn(EXPORTER, spec)))
 
     def start_helper(self, number: int, spec: SpawnSpec, ended: Callable[[int], None]) -> None:
-        """Start a process that is no generation; tell its end, with its status as in Exited.
+        """Start a process that is no generation; call `ended` with its status, as in Exited.
 
         Raises:
-            OSError: there can be no new process now.
+            OSError: no process can be started.
 
         """
         self._processes.spawn(number, spec)
         self._helpers[number] = ended
 
     def fork_helper(self, number: int, run: Callable[[], None], ended: Callable[[int], None]) -> None:
-        """Start a copy of ourselves that runs this and ends; tell its end, with its status as in Exited.
+        """Fork a process that calls `run` and exits; call `ended` with its status, as in Exited.
 
         Raises:
-            OSError: there can be no new process now.
+            OSError: no process can be started.
 
         """
         self._processes.fork(number, run)
         self._helpers[number] = ended
 
-    def adopt_helper(self, number: int, ended: Callable[[int], None]) -> None:
-        """Tell the end of such a process that our last life has started."""
+    def restore_helper(self, number: int, ended: Callable[[int], None]) -> None:
+        """Call `ended` after the exit of a helper that the previous program started."""
         self._helpers[number] = ended
 
-    # ---- signals ---------------------------------------------------------------------------------------------------
+    # ---- signals -----------------------------------------------------------------------------------------------------
 
     def send(self, number: int, signum: int, line: Log | None, sent: Callable[[Log], None]) -> None:
-        """Send a signal; before a soft stop, which closes the CLI, a session is begun that outlives it.
+        """Send a signal; a soft stop closes the CLI, so open a session that outlives it before.
 
         Args:
             number: of the generation.
             signum: the signal.
-            line: true once it is sent.
-            sent: is given the line then.
+            line: to be logged once it is sent.
+            sent: gets that line.
 
         """
 
@@ -166,7 +166,7 @@ class Children:
             except OSError as error:
                 self._runtime.log(Log(Level.ERROR, "system_error", f"send: {reason(error)}"))
             except MemoryError:
-                self._runtime.event_loop.call_later(("send", number, signum), _AGAIN_AFTER, send)
+                self._runtime.event_loop.call_later(("send", number, signum), _RETRY_AFTER, send)
             else:
                 if line:
                     sent(line)
@@ -178,12 +178,12 @@ class Children:
             send()
 
     def _say_denied(self, number: int) -> None:
-        """Say once of each process that we may not signal it, and what follows."""
+        """Log once for each process that we may not signal it, and what follows."""
         child, pid = self._children.get(number), self._processes.pids().get(number)
         if not child or child.is_denied or pid is None:
             return
         child.is_denied = True
-        what = "does not leave: it keeps its connections, and what it binds itself, until others end it"
+        what = "cannot be stopped: it keeps its connections and its own listeners until it exits by itself"
         line = f"generation {number} (pid {pid}) {what}; {why_not_signalled()}"
         self._runtime.log(Log(Level.ERROR, "not_permitted", line, {"generation": number, "pid": pid}))
 
@@ -191,14 +191,14 @@ class Children:
         """Kill a process that is no generation."""
         self._processes.send(number, signal.SIGKILL)
 
-    # ---- deaths ----------------------------------------------------------------------------------------------------
+    # ---- exits -------------------------------------------------------------------------------------------------------
 
     def reap(self) -> None:
-        """Note who has died."""
+        """Reap all that have exited, and submit their events."""
         for death in self._processes.reap():
-            self._runtime.isolated(self._bury, death)
+            self._runtime.isolated(self._handle_death, death)
 
-    def _bury(self, death: Exited | Reaped) -> None:
+    def _handle_death(self, death: Exited | Reaped) -> None:
         if isinstance(death, Exited) and death.number in self._helpers:
             self._helpers.pop(death.number)(death.status)
             return
@@ -207,33 +207,32 @@ class Children:
                 self._forget(death.number)
                 death = replace(death, transient=is_transient(death.status, self.stderr_of(death.number)))
         finally:
-            # Whatever has failed, it is dead.
+            # Whatever failed, the process has exited.
             self._runtime.submit(death)
 
     def _forget(self, number: int) -> None:
-        """Close every line to a process that is gone, and pass on the rest of its stderr first."""
         child = self._children.pop(number, None)
         if child:
-            self._buried[number] = child
+            self._dead[number] = child
             self._runtime.isolated(child.close)
         self._runtime.isolated(self._gone, number)
 
     def has_pid(self, pid: int) -> bool:
-        """Tell whether this is a child of ours that lives."""
+        """Tell whether this is a living child of ours."""
         return pid in self._processes.pids().values()
 
     def alive(self) -> Collection[int]:
-        """Return the numbers of those that are not reaped yet."""
+        """Return the numbers of all that are not reaped yet."""
         return self._processes.pids()
 
-    def forget_buried(self) -> None:
-        """Let go of what the dead have said: the core has been told of their deaths."""
-        self._buried.clear()
+    def forget_dead(self) -> None:
+        """Forget the stderr of exited processes: the core has handled their events."""
+        self._dead.clear()
 
-    # ---- another program takes our place ---------------------------------------------------------------------------
+    # ---- upgrade -----------------------------------------------------------------------------------------------------
 
     def serialize(self) -> dict[str, Any]:
-        """Return the children and our lines to them as plain values."""
+        """Return the children and their channels as plain values."""
         for child in self._children.values():
             child.tell_to_leave()
         pids = self._processes.pids()
@@ -242,22 +241,22 @@ class Children:
             "pids": {number: pid for number, pid in pids.items() if number >= EXPORTER},
             "helpers": {number: pid for number, pid in pids.items() if number < EXPORTER},
             "channels": {number: child.channel.fileno() for number, child in children if child.channel},
-            "stderr_pipes": {number: left for number, child in children if (left := child.stderr_left())},
+            "stderr_pipes": {number: saved for number, child in children if (saved := child.saved_stderr())},
             "versions": {number: child.version for number, child in children if child.version},
         }
 
-    def restore(self, left: UpgradeState) -> None:
-        """Go on with the children that our last life has handed down.
+    def restore(self, saved: UpgradeState) -> None:
+        """Restore the previous program's children.
 
         Raises:
-            OSError: a descriptor is not there.
+            OSError: a descriptor is missing.
 
         """
-        self._processes.restore({**left.pids, **left.helpers})
-        channels, pipes = left.channels, left.stderr_pipes
-        for number in filter(None, left.pids):
+        self._processes.restore({**saved.pids, **saved.helpers})
+        channels, pipes = saved.channels, saved.stderr_pipes
+        for number in filter(None, saved.pids):
             child = self._new_child(number)
-            child.version = left.versions.get(number, "")
+            child.version = saved.versions.get(number, "")
             child.connect(
                 CliChannel(channels[number]) if number in channels else None,
                 StderrPipe(*pipes[number]) if number in pipes else None,

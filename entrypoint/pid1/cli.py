@@ -44,7 +44,7 @@ from entrypoint.pid1.launch import (
     haproxy_environment,
     refuse_master_worker,
 )
-from entrypoint.pid1.upgrade import begin_anew, is_heir
+from entrypoint.pid1.upgrade import is_successor, retry_start
 from entrypoint.system import files, signals
 from entrypoint.system.listeners.listeners import Listeners
 from entrypoint.system.listeners.places import ListenError
@@ -53,13 +53,13 @@ from entrypoint.system.processes import Processes, SpawnSpec, find_program, rais
 
 _STDOUT = 1
 _FAILED = 1
-"""Exit status of everything that is wrong before a process has been started, as tini's."""
+"""Exit status of errors before a process has been started, like tini's."""
 
-_MOST_TOLD = 10
+_MOST_LISTED = 10
 _TEXTS = ("help", "version")
-"""Words that other programs take as verbs, and that are options here."""
+"""Verbs of other programs that are options here."""
 TagsOf = Callable[[str, str | None], Mapping[str, int]]
-"""Asks the instance of a name, or the only one, in a runtime directory for the tags of its VIPs."""
+"""Takes a runtime directory and a name, None for the only instance; returns the tags of that instance's VIPs."""
 
 _LICENCE = """\
 safe_reload is free software: you can redistribute it and/or modify it under the terms of the GNU General Public
@@ -78,38 +78,38 @@ def run(
     mask: frozenset[int],
     tags_of_instance: TagsOf = lambda *_: {},
 ) -> int:
-    """Do what the command line asks for; return the exit status.
+    """Carry out the command line; return the exit status.
 
     Args:
         arguments: without the program's name.
         environment: all variables.
-        mask: the signals that were blocked when this process began; all are blocked now.
-        tags_of_instance: what `check` may ask.
+        mask: the signals that were blocked when this process started; all are blocked now.
+        tags_of_instance: see `TagsOf`.
 
     """
     fatal = _fatal((), environment)
     manual = "safe_reload --help"
     try:
-        with _for_ever_if_heir(environment):
-            words = split(arguments)
-            fatal = _fatal(words.given, environment)
-            if words.text:
-                return _tell(_text(words.text), fatal)
+        with _retry_if_successor(environment):
+            parsed = split(arguments)
+            fatal = _fatal(parsed.given, environment)
+            if parsed.text:
+                return _print(_text(parsed.text), fatal)
 
             def is_program(name: str) -> bool:
                 return bool(find_program(name, environment))
 
             command: Command
-            if verb_of(words) == "check":
+            if verb_of(parsed) == "check":
                 manual = "safe_reload check --help"
-                rest = split(words.operands[1:])
+                rest = split(parsed.operands[1:])
                 if rest.text:
-                    return _tell(_check_text(rest.text), fatal)
-                settings, warnings = read_settings((*words.given, *rest.given), environment)
+                    return _print(_check_text(rest.text), fatal)
+                settings, warnings = read_settings((*parsed.given, *rest.given), environment)
                 command, more = read_check(rest.operands, is_program=is_program)
                 return _start(command, settings, (*warnings, *more), environment, mask, fatal, tags_of_instance)
-            settings, warnings = read_settings(words.given, environment)
-            command = read_command(words.operands, after_dashes=words.after_dashes, is_program=is_program)
+            settings, warnings = read_settings(parsed.given, environment)
+            command = read_command(parsed.operands, after_dashes=parsed.after_dashes, is_program=is_program)
             return _start(command, settings, warnings, environment, mask, fatal, tags_of_instance)
     except (UsageError, OptionError) as error:
         fatal(f"{error}; see {manual}")
@@ -120,23 +120,23 @@ def run(
     except MemoryError:
         fatal("cannot start: no memory is left")
     finally:
-        # The interpreter gives signals their default actions back when it ends: a late one must not change the status.
+        # The interpreter restores the default actions when it exits: a late signal must not change the status.
         signals.block_all()
     return _FAILED
 
 
 @contextlib.contextmanager
-def _for_ever_if_heir(environment: Mapping[str, str]) -> Iterator[None]:
-    """Where we have taken the place of another life, have no error end us: nobody else has its children and sockets."""
+def _retry_if_successor(environment: Mapping[str, str]) -> Iterator[None]:
+    """After an upgrade, retry on any error: only this process has the children and the sockets."""
     try:
         yield
     except BaseException as error:
-        if is_heir(environment):
-            begin_anew(environment, _fatal((), environment), error)
+        if is_successor(environment):
+            retry_start(environment, _fatal((), environment), error)
         raise
 
 
-def _tell(text: str, fatal: Callable[[str], None]) -> int:
+def _print(text: str, fatal: Callable[[str], None]) -> int:
     try:
         write(_STDOUT, text)
     except OSError as error:
@@ -158,7 +158,7 @@ def _fatal(given: Sequence[tuple[Option, str]], environment: Mapping[str, str]) 
     return lambda line: write_to_stderr(logger.line(Log(Level.ERROR, "fatal", line)))
 
 
-# ---- texts ---------------------------------------------------------------------------------------------------------
+# ---- texts -----------------------------------------------------------------------------------------------------------
 
 
 def _text(name: str) -> str:
@@ -168,13 +168,13 @@ def _text(name: str) -> str:
 
 
 def _check_text(name: str) -> str:
-    from entrypoint.options.verbs import help_text  # noqa: PLC0415  # words that PID 1 has no use for
+    from entrypoint.options.verbs import help_text  # noqa: PLC0415  # PID 1 does not need these texts
 
     return help_text("check") if name == "help" else _text(name)
 
 
 def _help() -> str:
-    from entrypoint.options.verbs import VERBS  # noqa: PLC0415  # words that PID 1 has no use for
+    from entrypoint.options.verbs import VERBS  # noqa: PLC0415  # PID 1 does not need these texts
 
     lines = [
         f"safe_reload {__version__}: a PID 1 for HAProxy that never lets go of a listening socket",
@@ -208,7 +208,7 @@ def _help() -> str:
     return "\n".join(lines)
 
 
-# ---- start ---------------------------------------------------------------------------------------------------------
+# ---- start -----------------------------------------------------------------------------------------------------------
 
 
 def _start(
@@ -259,15 +259,15 @@ def _start(
             running = _running(settings, found, tags_of_instance)
             spec = _with_stand_ins(words, settings, environment, listeners, found, running)
         case Check():
-            spec = _check_birth(command, settings, environment, logger, listeners, tags_of_instance)
+            spec = _check_spec(command, settings, environment, logger, listeners, tags_of_instance)
     return settings.status(InitMode(spec, settings, processes, logger).run())
 
 
 def _hint(command: Command, environment: Mapping[str, str]) -> str:
-    """Say what may have been meant by a program that cannot be executed, in the child that was to become it."""
+    """Suggest a verb or an option where the program does not exist; runs in the child."""
     if not isinstance(command, Run) or not _is_missing(command, environment):
         return ""
-    from entrypoint.options.did_you_mean import meant  # noqa: PLC0415  # for those only who have made a mistake
+    from entrypoint.options.did_you_mean import meant  # noqa: PLC0415  # needed after a mistake only
 
     word = meant(command.words[0], (*VERBS, *_TEXTS))
     if word in _TEXTS:
@@ -276,11 +276,10 @@ def _hint(command: Command, environment: Mapping[str, str]) -> str:
 
 
 def _is_missing(command: Command, environment: Mapping[str, str]) -> bool:
-    """Tell whether the program does not exist: then that is all that there is to say."""
     return isinstance(command, Run) and not find_program(command.words[0], environment)
 
 
-def _check_birth(
+def _check_spec(
     command: Check,
     settings: Settings,
     environment: Mapping[str, str],
@@ -288,7 +287,7 @@ def _check_birth(
     listeners: Listeners,
     tags_of_instance: TagsOf,
 ) -> SpawnSpec:
-    """Return how the haproxy that checks is started: as the first generation would be, and with every tag it names."""
+    """Return how the checking haproxy is started: like the first generation, with a socket for each tag it names."""
     found: dict[str, bool] = {}
     for path in files.configuration_files(command.configurations, command.folder):
         text = files.read(path)
@@ -297,8 +296,8 @@ def _check_birth(
     running = _running(settings, found, tags_of_instance)
     unknown = [tag for tag in _missing(settings, found) if tag not in running]
     if unknown:
-        more = f" and {len(unknown) - _MOST_TOLD} more" if len(unknown) > _MOST_TOLD else ""
-        names = f"{', '.join(unknown[:_MOST_TOLD])}{more}"
+        more = f" and {len(unknown) - _MOST_LISTED} more" if len(unknown) > _MOST_LISTED else ""
+        names = f"{', '.join(unknown[:_MOST_LISTED])}{more}"
         what = f"not in --vips: {names}; checked with a stand-in socket for each: to run it, give these VIPs"
         if running:
             what = (
@@ -315,7 +314,7 @@ def _missing(settings: Settings, named: Iterable[str]) -> list[str]:
 
 
 def _running(settings: Settings, named: Iterable[str], tags_of_instance: TagsOf) -> Mapping[str, int]:
-    """Return the tags of the instance that runs here, where there is none in --vips."""
+    """Return the tags of the running instance, if --vips is empty and the configuration needs some."""
     if settings.vips or not _missing(settings, named):
         return {}
     name = settings.name or (instance_name(settings.pid_file) if settings.pid_file else None)
@@ -323,7 +322,7 @@ def _running(settings: Settings, named: Iterable[str], tags_of_instance: TagsOf)
 
 
 def _tags_of(configurations: Sequence[str], folder: str | None) -> dict[str, bool]:
-    """Return the tags that these files name, as far as they can be read: haproxy says what is wrong with the others."""
+    """Return the tags in these files; haproxy itself reports files that cannot be read."""
     found: dict[str, bool] = {}
     for configuration in configurations:
         with contextlib.suppress(OSError):
@@ -340,9 +339,9 @@ def _with_stand_ins(
     named: Mapping[str, bool],
     running: Mapping[str, int],
 ) -> SpawnSpec:
-    """Return how a haproxy is started that does not serve: with something in the place of each VIP.
+    """Return how a haproxy that does not serve is started: with a stand-in socket for each VIP.
 
-    As many sockets as the instance that runs here has for a tag: for some words of a `bind` one is too many.
+    A tag gets as many sockets as in the running instance, because some `bind` keywords allow only one.
     """
     others = [(tag, named[tag]) for tag in _missing(settings, named) for _ in range(running.get(tag, 1))]
     raise_open_files(2 * len(settings.vips) + len(others) + SPARE_DESCRIPTORS)
@@ -359,7 +358,7 @@ def _become_reaper(logger: Logger, *, serves: bool, asked: bool) -> None:
         signals.become_subreaper()
         return
     if serves:
-        # It may be denied (seccomp): nobody has asked for it, and haproxy's children are few.
+        # seccomp may forbid it. That is harmless: the user did not ask for it, and haproxy has few children.
         with contextlib.suppress(PermissionError):
             signals.become_subreaper()
             return

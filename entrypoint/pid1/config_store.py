@@ -1,4 +1,4 @@
-"""The configuration on disk, and what generations were given of it: asked of the reader, and told to the core."""
+"""Passes the core's requests about configuration files to the reader, and the reader's answers to the core."""
 
 import os
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from entrypoint.pid1.runtime import Runtime
 
 
 class ConfigStore:
-    """Owns the reader, and has the core told what it finds."""
+    """Owns the reader, and submits what it finds."""
 
     def __init__(
         self,
@@ -24,13 +24,13 @@ class ConfigStore:
         parts: Parts,
         is_known: Callable[[int], bool],
     ) -> None:
-        """Begin; no reader is started.
+        """Begin; no reader is started yet.
 
         Args:
-            runtime: what it is waited for with.
-            children: where the reader is born.
+            runtime: the event loop, the log and the events.
+            children: starts the reader.
             parts: what PID 1 is made of.
-            is_known: tells whether a generation of this number lives or is about to.
+            is_known: tells whether the state has a generation with this number.
 
         """
         self._runtime = runtime
@@ -40,13 +40,13 @@ class ConfigStore:
         self._has_state_dir = bool(parts.settings.state_dir)
         self.reader = Reader(runtime, children, parts.read, self)
 
-    # ---- what is wanted --------------------------------------------------------------------------------------------
+    # ---- requests ----------------------------------------------------------------------------------------------------
 
     def keep(self, number: int) -> None:
-        """Make what a generation was started from the last known good one.
+        """Make the configuration of this generation the last known good one.
 
         Raises:
-            OSError: there are no descriptors left.
+            OSError: no descriptors are left.
 
         """
         texts = self._configurations.keep(number)
@@ -58,32 +58,32 @@ class ConfigStore:
             os.close(texts)
 
     def read_state_file(self) -> None:
-        """Have the state directory read, if there is one."""
+        """Read the state directory, if there is one."""
         if self._has_state_dir:
             self.reader.read_state_file()
 
-    def keep_again(self) -> None:
-        """Have done what our last life may not have finished: the state directory written, or read.
+    def resume(self) -> None:
+        """Repeat what the previous program may not have finished: write the state directory, or read it.
 
         Raises:
-            OSError: there are no descriptors left.
+            OSError: no descriptors are left.
 
         """
         if not self._has_state_dir:
             return
-        texts = self._configurations.kept()
+        texts = self._configurations.copy()
         if texts is None:
             self.reader.read_state_file()
         else:
             self.reader.write_state_file(texts)
 
-    # ---- what the reader says --------------------------------------------------------------------------------------
+    # ---- answers of the reader ---------------------------------------------------------------------------------------
 
     def found(self, found: Found, texts: int | None, asked: tuple[Asked, ...]) -> None:
-        """Tell the core what a look at the disk has found, once for each that it was for."""
-        disk = Disk(unreadable="it could not be looked at", unfinished=True)
+        """Submit what a look at the disk has found, once for each request."""
+        disk = Disk(unreadable="it could not be read", unfinished=True)
         try:
-            # A candidate that has died while the disk was read takes nobody's place.
+            # A candidate that exited while the disk was read must not replace the current generation.
             self._children.reap()
             disk = self._configurations.take(found)
             for why, number in asked:
@@ -92,12 +92,12 @@ class ConfigStore:
         except OSError as error:
             self._runtime.log(Log(Level.ERROR, "system_error", f"look: {reason(error)}"))
         finally:
-            # Whatever happened: a candidate waits for this.
+            # Even after an error: a candidate waits for this.
             for why, number in asked:
                 self._runtime.submit(Seen(why, disk, number))
 
     def restored(self, problem: str, texts: int | None) -> None:
-        """Tell the core that the state directory holds a last known good configuration."""
+        """Submit the last known good configuration that the state directory holds."""
         try:
             if texts is not None:
                 self._runtime.submit(Restored(self._configurations.restored(texts)))
@@ -108,15 +108,15 @@ class ConfigStore:
             self._runtime.log(Log(Level.WARNING, "state_ignored", what))
 
     def not_kept(self, problem: str) -> None:
-        """Say that the state directory could not be written."""
+        """Log that the state directory could not be written."""
         what = f"the last known good configuration is kept in memory only: --state-dir cannot be written: {problem}"
         self._runtime.log(Log(Level.WARNING, "not_kept", what))
 
     def stirred(self) -> None:
-        """Tell the core that a file may have changed."""
+        """Submit that a file may have changed."""
         self._runtime.submit(Stirred())
 
     def polling(self, why: str) -> None:
-        """Note that not every change will be reported; the core learns it with the next look, which is now."""
+        """Note why not every change is reported; the core learns it by looking now."""
         self._configurations.polling(why)
         self._runtime.submit(Stirred())

@@ -1,6 +1,6 @@
-"""The configurations: what was found on disk, what generations were given, and the last known good one.
+"""The configurations: the one on disk, those of the generations, and the last known good one.
 
-What is in them is never in our memory: the reader hands over memory files, of which only haproxy sees the content.
+Their text is never in PID 1's memory: the reader passes memory files, and only haproxy reads them.
 """
 
 import os
@@ -17,37 +17,37 @@ from entrypoint.system.state_file import digest_of, for_haproxy
 
 @record(frozen=True)
 class Given:
-    """What a generation is started from."""
+    """The configuration of a generation."""
 
     digest: str
     texts: int | None
-    """A memory file with the content of the -f files; None where nobody has one."""
+    """A memory file with the content of the -f files; None if there is none."""
     master_worker: str = ""
-    """FILE:LINE where `master-worker` stands; empty where it does not."""
+    """FILE:LINE of `master-worker`; empty if there is none."""
 
 
 class Configurations:
     """Owns a memory file of every configuration that may still be needed."""
 
     def __init__(self, log: Callable[[Log], None], *, watches: bool) -> None:
-        """Begin without one.
+        """Begin without any.
 
         Args:
             log: writes a line.
-            watches: changed files are of interest.
+            watches: whether changes of files trigger reloads.
 
         """
         self._log = log
         self._watches = watches
         self._given: dict[int, Given] = {}
-        self._kept: int | None = None
+        self._last_known_good: int | None = None
         self._polling = ""
         self.found = Found()
 
-    # ---- the disk --------------------------------------------------------------------------------------------------
+    # ---- the disk ----------------------------------------------------------------------------------------------------
 
     def take(self, found: Found) -> events.Disk:
-        """Note what was found on disk, for us; return it for the core."""
+        """Remember what was found on disk; return the part that the core needs."""
         if not found.unfinished:
             self._tell_stale(found.stale)
             self.found = found
@@ -60,14 +60,14 @@ class Configurations:
                 self._log(Log(Level.WARNING, "stale_mount", _never_changes(path), {"path": path}))
 
     def polling(self, why: str) -> None:
-        """Note that changes are not all reported, and why; empty when they are."""
+        """Note why not all changes are reported; empty when all are."""
         if why and why != self._polling:
             self._log(Log(Level.WARNING, "polling", why))
         self._polling = why
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What somebody must know who believes that a reload has read what is on disk, a line each."""
+        """Reasons why a reload does not read what is on the host's disk, a line each."""
         return tuple(map(_never_changes, self.found.stale))
 
     def mode(self, disk: events.Disk) -> str:
@@ -76,33 +76,33 @@ class Configurations:
             return "off"
         return "poll" if disk.polled or self._polling else "inotify"
 
-    # ---- another program takes our place -------------------------------------------------------------------------
+    # ---- upgrade -----------------------------------------------------------------------------------------------------
 
     def serialize(self) -> tuple[dict[str, Any], tuple[int, ...]]:
-        """Return what is remembered as plain values, and the descriptors among it."""
+        """Return everything as plain values, and the descriptors among it."""
         given = {number: [one.digest, one.texts] for number, one in self._given.items()}
-        descriptors = (self._kept, *(one.texts for one in self._given.values()))
-        return {"kept": self._kept, "given": given}, tuple(one for one in descriptors if one is not None)
+        descriptors = (self._last_known_good, *(one.texts for one in self._given.values()))
+        return {"kept": self._last_known_good, "given": given}, tuple(one for one in descriptors if one is not None)
 
-    def restore(self, left: Mapping[str, Any]) -> None:
-        """Go on with what our last life has handed down.
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Restore the previous program's configurations.
 
         Raises:
-            OSError: a descriptor is not there.
+            OSError: a descriptor is missing.
 
         """
-        self._kept = left["kept"]
-        self._given = {number: Given(digest, texts) for number, (digest, texts) in left["given"].items()}
+        self._last_known_good = saved["kept"]
+        self._given = {number: Given(digest, texts) for number, (digest, texts) in saved["given"].items()}
         for descriptor in self.serialize()[1]:
             os.set_inheritable(descriptor, False)
 
-    # ---- what generations were given -------------------------------------------------------------------------------
+    # ---- generations -------------------------------------------------------------------------------------------------
 
     def give(self, number: int, found: Found, texts: int | None) -> None:
-        """Remember what a generation is started from.
+        """Remember the configuration of a generation.
 
         Raises:
-            OSError: there are no descriptors left.
+            OSError: no descriptors are left.
 
         """
         copy = None if texts is None else os.dup(texts)
@@ -110,11 +110,11 @@ class Configurations:
         self._given[number] = Given(found.digest, copy, found.master_worker)
 
     def given(self, number: int) -> Given | None:
-        """Return what a generation is started from, if it was looked at."""
+        """Return the configuration of a generation, if it is known."""
         return self._given.get(number)
 
     def retain(self, numbers: Collection[int]) -> None:
-        """Let go of what only other generations needed."""
+        """Forget all but the configurations of these generations."""
         for number in [number for number in self._given if number not in numbers]:
             self._drop(number)
 
@@ -123,58 +123,59 @@ class Configurations:
         if given and given.texts is not None:
             os.close(given.texts)
 
-    # ---- the last known good one -----------------------------------------------------------------------------------
+    # ---- the last known good one -------------------------------------------------------------------------------------
 
     def restored(self, texts: int) -> str:
-        """Take what the state directory held for the last known good one; return its digest.
+        """Use what the state directory holds as the last known good one, if there is no other; return its digest.
 
         Raises:
-            OSError: there are no descriptors left.
+            OSError: no descriptors are left.
             ValueError: it is damaged.
 
         """
         digest = digest_of(texts)
-        if self._kept is None:
-            self._kept = os.dup(texts)
+        if self._last_known_good is None:
+            self._last_known_good = os.dup(texts)
         return digest
 
     def keep(self, number: int) -> int | None:
-        """Make what a generation was started from the last known good one; return a descriptor of it, if it is known.
+        """Make the configuration of this generation the last known good one; return a descriptor of it, if it is known.
 
         Raises:
-            OSError: there are no descriptors left.
+            OSError: no descriptors are left.
 
         """
         given = self._given.get(number)
         if not given or given.texts is None:
             return None
-        kept = os.dup(given.texts)
-        if self._kept is not None:
-            os.close(self._kept)
-        self._kept = kept
-        return self.kept()
+        previous, self._last_known_good = self._last_known_good, os.dup(given.texts)
+        if previous is not None:
+            os.close(previous)
+        return self.copy()
 
-    def kept(self) -> int | None:
-        """Return a descriptor of the last known good one, if there is one.
+    def copy(self) -> int | None:
+        """Return a new descriptor of the last known good one, if there is one.
 
         Raises:
-            OSError: there are no descriptors left.
+            OSError: no descriptors are left.
 
         """
-        return None if self._kept is None else os.dup(self._kept)
+        return None if self._last_known_good is None else os.dup(self._last_known_good)
 
     def last_known_good(self) -> list[int]:
-        """Return a descriptor for each file of it, which haproxy can be given as /dev/fd/N.
+        """Return a descriptor for each of its files, for haproxy to read as /dev/fd/N.
 
         Raises:
-            OSError: there are no descriptors left, or there is no last known good one.
+            OSError: no descriptors are left, or there is no last known good one.
 
         """
-        if self._kept is None:
+        if self._last_known_good is None:
             raise OSError("there is no last known good configuration")
-        return for_haproxy(self._kept)
+        return for_haproxy(self._last_known_good)
 
 
 def _never_changes(path: str) -> str:
-    what = f"{path} can never change again in here: what is mounted has been replaced outside, and this is the old one."
-    return f"{what} Mount the folder above it instead, and start the container anew"
+    what = (
+        f"{path} can never change again in this container: the mounted file was replaced outside, and this is the old"
+    )
+    return f"{what} one. Mount its folder instead, and restart the container"

@@ -1,6 +1,6 @@
-"""Asks all generations at once how many connections they have, and does not wait for ever.
+"""Asks all generations at once for their number of connections, with a timeout.
 
-Those that drain are not asked: their count is known already, and their CLI is closed (see `drain_monitor`).
+Draining generations are not asked: their count is known, and their CLI is closed (see `drain_monitor`).
 """
 
 import contextlib
@@ -11,20 +11,20 @@ from entrypoint.haproxy import runtime_api
 from entrypoint.pid1.child import Child
 from entrypoint.system.event_loop import EventLoop
 
-_PATIENCE = 0.5
-"""Seconds; a generation that is stopped or hangs does not answer."""
+_TIMEOUT = 0.5
+"""Seconds; a stopped or hanging generation does not answer."""
 _MOST = 65536
 
 
 class ConnectionCounts:
-    """Runs one round of questions at a time."""
+    """Runs one round at a time."""
 
     def __init__(self, event_loop: EventLoop, child_of: Callable[[int], Child | None]) -> None:
-        """Ask nobody yet.
+        """Begin idle.
 
         Args:
-            event_loop: where to wait for the answers.
-            child_of: returns the process of a generation; None when it is gone.
+            event_loop: watches the answers.
+            child_of: returns the process of a generation; None after its exit.
 
         """
         self._event_loop = event_loop
@@ -33,20 +33,20 @@ class ConnectionCounts:
         self._found: dict[int, int | None] = {}
         self._tell: Callable[[dict[int, int | None]], None] = lambda _: None
         self.is_running = False
-        """A round runs; whoever wants to know as well waits for its end."""
+        """A round runs; more callers can share its result."""
 
     def ask(self, numbers: Iterable[int], tell: Callable[[dict[int, int | None]], None]) -> None:
-        """Ask these generations, and nobody else any more.
+        """Ask these generations; a running round is dropped.
 
         Args:
             numbers: of the generations.
-            tell: is given the number of connections of each; None of one that did not answer.
+            tell: gets the number of connections of each; None if it did not answer.
 
         """
         self._hang_up_all()
         self._tell, self._found, self.is_running = tell, {}, True
-        # First: whatever fails, it comes to an end.
-        self._event_loop.call_later(self, _PATIENCE, self._end)
+        # First of all: the round must end whatever fails.
+        self._event_loop.call_later(self, _TIMEOUT, self._end)
         for number in numbers:
             child = self._child_of(number)
             self._found[number] = child.connections if child else None

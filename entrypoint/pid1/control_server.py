@@ -1,7 +1,7 @@
-"""The control server: who asks over the control socket, what for, and the answers, which may take their time.
+"""The control server: the clients of the control socket, their commands, and the answers, which may take a while.
 
-Decides nothing about generations: a request becomes an event, and the core's effect the answer. Nobody who asks can
-hold up the loop: everything is non-blocking and bounded.
+It decides nothing about generations: a request becomes an event, and the core's effect the answer. No client can block
+the loop: everything is non-blocking and bounded.
 """
 
 import contextlib
@@ -25,20 +25,20 @@ from entrypoint.pid1.worker_connection import WorkerConnection
 from entrypoint.system.control_socket import Client, Control
 
 _MOST_SESSIONS = 1280
-"""Each costs a descriptor and some KiB. Beyond it who is missed least makes room, or all wait in the kernel."""
+"""Each costs a descriptor and some KiB. Beyond it an unimportant client is dropped, or new ones wait in the backlog."""
 _MOST_RELOADERS = 1024
-"""So many may wait for a reload; they never make room, and leave some for those who ask whether we live."""
+"""So many may wait for a reload. They are never dropped, and leave room for health checks."""
 _GRACE = 1.0
-"""Seconds within which nobody is hung up on: who has just connected is about to ask, who has just asked to read."""
+"""Seconds of inactivity before a client may be dropped: a new one is about to ask, or to read its answer."""
 _LOOK_AFTER = 1.0
-"""Seconds after which it is looked whether somebody who waits for an answer is still there."""
+"""Seconds between checks whether a waiting client is still connected."""
 _REST = 0.1
-"""Seconds without new connections, when there are no descriptors left."""
+"""Seconds without accepting, when no descriptors are left."""
 _THIS_CONNECTION = (["prompt"], ["quit"], ["exit"])
 """Commands about the session itself; never forwarded to a worker, as in haproxy's master."""
 TRIGGER = "the control socket"
 _MASTER = "master"
-"""What the prompt calls us; programs that drive haproxy's master wait for `master> `."""
+"""Our name in the prompt; programs that drive haproxy's master wait for `master> `."""
 _DRAINS = "generation {} (pid {}) drains, and haproxy has closed its CLI: status says how many connections it has\n\n"
 _NOBODY = "Can't find the target PID matching the prefix '@{}'\n\n"
 _TOO_MANY = f"Success=0\n--\n{_MOST_RELOADERS} wait for a reload already: try again later\n\n"
@@ -48,8 +48,8 @@ _REPLACED = "Success=0\n--\nsafe_reload has been replaced meanwhile: ask again\n
 class ControlServer:
     """Serves the clients of one control socket.
 
-    A client's commands are taken one in a turn of the loop, and the next one only when the answer before it has been
-    read: so nobody can have PID 1 work, or remember, more than one answer at a time.
+    It takes one command of a client in each turn of the loop, and the next one only when the client has read the
+    answer. So PID 1 never works on, or stores, more than one answer for a client.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class ControlServer:
 
         Args:
             control: the socket.
-            runtime: what clients are waited for with.
-            children: the generations, whom clients may ask through us.
-            outcomes: how starts and reloads have ended.
-            state: returns the core's.
-            status: puts the status together, given the number of connections of each generation.
+            runtime: the event loop, the log and the events.
+            children: the generations, for commands with `@`.
+            outcomes: the results of starts and reloads.
+            state: returns the core's state.
+            status: returns the status, given the number of connections of each generation.
 
         """
         self._control = control
@@ -80,13 +80,13 @@ class ControlServer:
         self._state = state
         self._status = status
         self._sessions: dict[int, Session] = {}
-        """By the client's number, oldest first."""
+        """By client number, oldest first."""
         self._reloaders: set[int] = set()
-        """The numbers of those who wait for a reload."""
+        """Numbers of the clients that wait for a reload."""
         self._counts = ConnectionCounts(runtime.event_loop, children.find)
         self._listen()
 
-    # ---- coming and going ------------------------------------------------------------------------------------------
+    # ---- connections -------------------------------------------------------------------------------------------------
 
     def _accept(self) -> None:
         try:
@@ -96,21 +96,21 @@ class ControlServer:
             self._make_room()
             room, client = False, None
         if client:
-            self._let_in(client)
+            self._add(client)
         elif not room:
             self._event_loop.remove(self._control)
             self._event_loop.call_later(self._control, _REST, self._listen)
 
-    def _let_in(self, client: Client) -> None:
+    def _add(self, client: Client) -> None:
         session = self._sessions[client.number] = Session(client)
-        self._go_on(session)
+        self._continue(session)
 
     def move_to(self, control: Control) -> None:
-        """Serve at this socket from now on; those who wait at the old one are let in first."""
+        """Serve at this socket from now on; clients in the old one's backlog are accepted first."""
         self._stop_listening()
         with contextlib.suppress(OSError):
             while client := self._control.accept():
-                self._let_in(client)
+                self._add(client)
         self._control.renew(control)
         self._listen()
 
@@ -122,25 +122,25 @@ class ControlServer:
         self._event_loop.cancel(self._control)
 
     def _make_room(self) -> bool:
-        """Hang up on who is missed least, and has been there for longest; tell whether there is one."""
+        """Drop the oldest of the least important idle clients; tell whether there was one."""
         now = time.monotonic()
-        quiet = [one for one in self._sessions.values() if one.patience < 3 and now - one.stirred_at >= _GRACE]
-        session = min(quiet, key=lambda one: one.patience, default=None)
+        quiet = [one for one in self._sessions.values() if one.priority < 3 and now - one.active_at >= _GRACE]
+        session = min(quiet, key=lambda one: one.priority, default=None)
         if session:
-            self._dismiss(session)
+            self._drop(session)
         return session is not None
 
-    def _dismiss(self, session: Session) -> None:
+    def _drop(self, session: Session) -> None:
         client = session.client
         self._sessions.pop(client.number, None)
         self._reloaders.discard(client.number)
-        self._disconnect(session)
+        self._close_worker(session)
         self._event_loop.cancel(client)
         self._event_loop.remove(client)
         client.close()
 
-    def _go_on(self, session: Session) -> None:
-        """Wait for what comes next: room to write, an answer, our next turn, what it asks next; or let it go."""
+    def _continue(self, session: Session) -> None:
+        """Wait for whatever comes next for this client, or drop it."""
         client = session.client
         self._event_loop.cancel(client)
         if client.number not in self._sessions:
@@ -149,35 +149,35 @@ class ControlServer:
             self._event_loop.add_writer(client, lambda: self._written(session))
         elif session.waits_for:
             self._event_loop.remove(client)
-            if session.patience < 3:
+            if session.priority < 3:
                 self._event_loop.call_later(client, _LOOK_AFTER, lambda: self._look(session))
         elif session.commands:
             self._event_loop.remove(client)
             self._event_loop.call_later(client, 0.0, lambda: self._serve(session))
         elif session.ends:
-            self._dismiss(session)
+            self._drop(session)
         else:
             self._event_loop.add_reader(client, lambda: self._hear(session))
 
     def _written(self, session: Session) -> None:
         if not session.client.flush():
-            self._dismiss(session)
+            self._drop(session)
         elif not session.client.waits:
             if session.worker:
                 session.worker.resume()
-            self._go_on(session)
+            self._continue(session)
 
     def _look(self, session: Session) -> None:
-        (self._dismiss if session.client.has_gone() else self._go_on)(session)
+        (self._drop if session.client.has_gone() else self._continue)(session)
 
-    # ---- commands --------------------------------------------------------------------------------------------------
+    # ---- commands ----------------------------------------------------------------------------------------------------
 
     def _hear(self, session: Session) -> None:
         data = session.client.receive()
         if data is None:
-            self._dismiss(session)
+            self._drop(session)
             return
-        session.stirred_at = time.monotonic()
+        session.active_at = time.monotonic()
         try:
             for command in session.reader.read(data):
                 session.spoke = True
@@ -185,7 +185,7 @@ class ControlServer:
         except master_cli.TooLongError as error:
             session.ends = True
             self._say(session, f"{error}\n\n")
-        self._go_on(session)
+        self._continue(session)
 
     def _serve(self, session: Session) -> None:
         """Carry out the next command."""
@@ -195,14 +195,14 @@ class ControlServer:
         try:
             self._do(session, command)
         except OSError as error:
-            self._disconnect(session)
+            self._close_worker(session)
             self._finish(session, f"Cannot do it now: {error.strerror or error}\n\n")
         except Exception:
-            self._disconnect(session)
-            self._finish(session, "Cannot do it, because of an error that the log tells\n\n")
+            self._close_worker(session)
+            self._finish(session, "Cannot do it, because of an error: see the log\n\n")
             raise
         finally:
-            self._go_on(session)
+            self._continue(session)
 
     def _do(self, session: Session, command: str) -> None:
         setting = master_cli.remembered(command)
@@ -213,15 +213,15 @@ class ControlServer:
             session.settings[setting[0]] = setting[1]
             self._say(session, "")
         elif not rest:
-            self._turn_to(session, target)
+            self._set_target(session, target)
         elif target and rest.split()[:1] not in _THIS_CONNECTION:
-            self._pass(session, target, rest)
+            self._forward(session, target, rest)
         else:
-            # Passed on, a `prompt` would never end, and its connection would keep the generation from leaving.
+            # A forwarded `prompt` never ends, and its connection would keep the generation alive.
             self._answer(session, rest)
 
-    def _turn_to(self, session: Session, target: str) -> None:
-        """Pass on all that has no prefix of its own to this one, as haproxy's master does, until it is no more."""
+    def _set_target(self, session: Session, target: str) -> None:
+        """Forward commands without a prefix to this generation until it exits, as haproxy's master does."""
         generation = master_cli.find(self._state(), target)
         if generation or not target:
             session.target = f"!{generation.pid}" if generation else ""
@@ -270,30 +270,30 @@ class ControlServer:
                 self._say(session, f"Unknown command: '{command[:80]}', try 'help'\n\n")
 
     def _say(self, session: Session, text: str) -> None:
-        session.stirred_at = time.monotonic()
+        session.active_at = time.monotonic()
         prompt = f"{session.target[1:] or _MASTER}> " if session.prompt else ""
         if not session.client.send((text + prompt).encode(errors="replace")):
-            self._dismiss(session)
+            self._drop(session)
 
     def _finish(self, session: Session, text: str) -> None:
-        """Give the answer that a client has waited for, and go on with its next command."""
+        """Send the answer that a client has waited for, and go on with its next command."""
         session.waits_for = ""
         self._reloaders.discard(session.client.number)
         self._say(session, text)
-        self._go_on(session)
+        self._continue(session)
 
-    # ---- another program takes our place ---------------------------------------------------------------------------
+    # ---- upgrade -----------------------------------------------------------------------------------------------------
 
     def serialize(self, number: int) -> tuple[str, int, int]:
-        """Return the socket's path and descriptor, and that of one client."""
+        """Return the socket's path and descriptor, and the descriptor of one client or -1."""
         session = self._sessions.get(number)
         return self._control.path, self._control.fileno(), session.client.fileno() if session else -1
 
-    def take_in(self, descriptor: int, text: str) -> None:
-        """Give a client of our last life the answer that it waits for.
+    def answer_upgrade(self, descriptor: int, text: str) -> None:
+        """Restore the client that asked for the upgrade, and answer it.
 
         Raises:
-            OSError: the descriptor is not there.
+            OSError: the descriptor is missing.
 
         """
         client = self._control.take_in(descriptor)
@@ -303,41 +303,41 @@ class ControlServer:
 
     def serialize_others(self, number: int) -> tuple[list[dict[str, Any]], list[int]]:
         """Return all clients but one as plain values, and their descriptors."""
-        left = [session.serialize() for other, session in self._sessions.items() if other != number]
-        return left, [one for plain in left for one in (plain["client"], plain["worker"]) if one >= 0]
+        saved = [session.serialize() for other, session in self._sessions.items() if other != number]
+        return saved, [one for plain in saved for one in (plain["client"], plain["worker"]) if one >= 0]
 
     def resume(self, others: Iterable[Mapping[str, Any]]) -> None:
-        """Go on with the clients of our last life, each where it was.
+        """Restore the other clients, each in its previous state.
 
         Raises:
-            OSError: a descriptor is not there.
+            OSError: a descriptor is missing.
 
         """
-        for left in others:
-            client = self._control.take_in(left["client"], left["unsent"])
-            session = self._sessions[client.number] = Session.restore(client, left)
+        for saved in others:
+            client = self._control.take_in(saved["client"], saved["unsent"])
+            session = self._sessions[client.number] = Session.restore(client, saved)
             if session.waits_for in {"reload", "upgrade"}:
-                # Nobody waits for one when we are replaced, but an answer it shall be.
+                # No client should wait for these during an upgrade. If one does, answer it.
                 self._finish(session, _REPLACED)
             elif session.waits_for == "status":
                 self._ask_all(session)
-            elif left["worker"] >= 0:
-                connection = socket.socket(fileno=left["worker"])
-                session.worker = self._connect(session, connection, left["empty_lines"])
+            elif saved["worker"] >= 0:
+                connection = socket.socket(fileno=saved["worker"])
+                session.worker = self._connect(session, connection, saved["empty_lines"])
                 if not client.waits:
                     session.worker.resume()
-            self._go_on(session)
+            self._continue(session)
 
     def reply(self, number: int, text: str) -> None:
-        """Give a client what it has waited for, if it still is there."""
+        """Answer a client that waits for a reload or an upgrade, if it is still connected."""
         session = self._sessions.get(number)
         if session and session.waits_for in {"reload", "upgrade"}:
             self._finish(session, text)
 
-    # ---- what takes time -------------------------------------------------------------------------------------------
+    # ---- answers that take time --------------------------------------------------------------------------------------
 
     def _ask_all(self, session: Session) -> None:
-        """Have all generations asked, once for all who want to know at the same time."""
+        """Count connections, in one round for all clients that ask at the same time."""
         session.waits_for = "status"
         if not self._counts.is_running:
             numbers = [one.number for one in self._state().generations if not isinstance(one.phase, Candidate)]
@@ -345,16 +345,16 @@ class ControlServer:
 
     def _counted(self, found: dict[int, int | None]) -> None:
         sessions = [session for session in self._sessions.values() if session.waits_for == "status"]
-        text = "There is no status, because of an error that the log tells\n\n"
+        text = "There is no status, because of an error: see the log\n\n"
         try:
             text = json_text(self._status(found)) + "\n" if sessions else ""
         finally:
-            # Whatever has failed, who waits gets an answer.
+            # Even after an error, every waiting client gets an answer.
             for session in sessions:
                 self._finish(session, text)
 
-    def _pass(self, session: Session, target: str, command: str) -> None:
-        """Put a command to a generation, and copy what it answers."""
+    def _forward(self, session: Session, target: str, command: str) -> None:
+        """Send a command to a generation, and copy its answer."""
         generation = master_cli.find(self._state(), target)
         if generation and isinstance(generation.phase, Draining):
             self._say(session, _DRAINS.format(generation.number, generation.pid))
@@ -375,25 +375,25 @@ class ControlServer:
 
     def _hear_worker(self, session: Session, data: bytes) -> None:
         if not data:
-            self._disconnect(session)
+            self._close_worker(session)
             self._finish(session, "")
             return
-        session.stirred_at = time.monotonic()
+        session.active_at = time.monotonic()
         if not session.client.send(data):
-            self._dismiss(session)
+            self._drop(session)
         elif session.client.waits and session.worker:
-            # What the client does not read stays with the generation.
+            # Answers stay in the generation until the client reads.
             session.worker.pause()
-            self._go_on(session)
+            self._continue(session)
 
-    def _disconnect(self, session: Session) -> None:
+    def _close_worker(self, session: Session) -> None:
         worker, session.worker = session.worker, None
         if worker:
             worker.close()
 
     def close(self) -> None:
-        """Hang up on everybody, and remove the socket."""
+        """Drop all clients, and remove the socket."""
         for session in list(self._sessions.values()):
-            self._dismiss(session)
+            self._drop(session)
         self._stop_listening()
         self._control.close()

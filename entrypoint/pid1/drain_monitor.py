@@ -1,9 +1,8 @@
-"""One session with the CLI of each generation that drains, begun before it was told to.
+"""One session with the CLI of each draining generation, opened just before its soft stop.
 
-haproxy's soft stop closes the listener of the CLI with all others, so a generation that drains can be asked only by who
-is connected already. But a session is one of the jobs that keep the process alive. So there is none to a generation
-that serves: whoever else tells that one to stop would wait for us. And one that drains is asked again and again how
-many clients are left, and when there are none, we hang up. That is never wrong: it ends nothing but our asking.
+haproxy's soft stop closes the CLI's listener with all others, so only a session opened before can count connections.
+But each session is a job that keeps the process alive. So a serving generation has none: others can stop it without
+waiting for us. A draining one is asked for its connections repeatedly, and the session is closed at zero.
 """
 
 import contextlib
@@ -14,56 +13,56 @@ from entrypoint.haproxy import runtime_api
 from entrypoint.system.event_loop import EventLoop
 
 _GREETING = f"prompt;set timeout cli 30;{runtime_api.WHO}\n".encode()
-"""With a prompt haproxy does not hang up after an answer (management guide, section 9.3), but on who asks nothing for
-30 seconds: not even a safe_reload that hangs keeps a generation for longer."""
+"""In prompt mode haproxy closes a session only after 30 idle seconds (management guide, section 9.3), so even a hanging
+safe_reload does not keep a generation alive for longer."""
 _QUESTION = runtime_api.WHO.encode() + b"\n"
 _PROMPT = b"\n> "
 _ROOM = 65536
-_TOLD_WITHIN = 0.2
-"""Seconds; a generation that does not answer is told to leave all the same."""
+_STOP_WITHIN = 0.2
+"""Seconds; after them the soft stop is sent without an answer."""
 _ANSWER_WITHIN = 2.0
-"""Seconds; after them we hang up: what we do not understand must not keep it."""
+"""Seconds; after them the session is closed, so that it cannot keep the generation alive."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
-"""Seconds between two questions; it doubles. What has drained is gone by so much later, at most."""
+"""Seconds between two questions, doubling; a drained generation exits at most so much later."""
 
 
 class DrainMonitor:
-    """Owns the session with one generation, and follows it until it has no clients, or says no more."""
+    """Owns the session with one generation until it has no clients, or stops answering."""
 
     def __init__(self, event_loop: EventLoop, session: socket.socket, leave: Callable[[], None]) -> None:
-        """Follow a generation that is to leave.
+        """Ask the first question.
 
         Args:
-            event_loop: where to wait for its answers.
-            session: a new one, which is ours from now on.
-            leave: tells it to; called once, as soon as haproxy has accepted the session, or does not.
+            event_loop: watches the session.
+            session: a new one, now owned by this monitor.
+            leave: sends the soft stop; called once, as soon as haproxy has accepted the session or failed to.
 
         """
         self._event_loop = event_loop
         self._session = session
         self._leave: Callable[[], None] | None = leave
-        """None once it has been told."""
+        """None once it has been called."""
         self._answer = b""
         self._pause = _FIRST_PAUSE
         self.is_open = True
         self.connections: int | None = None
-        """How many it had a second ago, or later; None if nobody knows."""
+        """How many it had at most a second ago; None if unknown."""
         try:
             event_loop.add_reader(session, self._hear)
         except OSError:
             self.close()
             return
-        event_loop.call_later((session, "leave"), _TOLD_WITHIN, self.tell)
+        event_loop.call_later((session, "leave"), _STOP_WITHIN, self.tell)
         self._ask(_GREETING)
 
     def tell(self) -> None:
-        """Tell it to leave, now, unless it has been told."""
+        """Send the soft stop now, unless it has been sent."""
         leave, self._leave = self._leave, None
         if leave:
             leave()
 
     def close(self) -> None:
-        """Hang up; who was to be told to leave is told."""
+        """Close the session, and send the soft stop if it is pending."""
         if self.is_open:
             self.is_open, self.connections = False, None
             self._event_loop.cancel(self._session)
@@ -74,7 +73,7 @@ class DrainMonitor:
 
     def _ask(self, question: bytes = _QUESTION) -> None:
         self._event_loop.call_later(self._session, _ANSWER_WITHIN, self.close)
-        # That nobody listens shows as a closed connection.
+        # An error shows as a closed connection in `_hear`.
         with contextlib.suppress(OSError):
             self._session.send(question)
 

@@ -1,4 +1,4 @@
-"""Who asks and who is told: the clients of the control socket, and systemd."""
+"""The control server and systemd's status: created after the first haproxy has been started."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Front:
-    """Owns the control socket with its clients, and what systemd is told, from when the first haproxy is started."""
+    """Owns the control server, and what systemd is told."""
 
     def __init__(
         self,
@@ -30,17 +30,7 @@ class Front:
         state: Callable[[], State],
         status: Callable[[dict[int, int | None]], dict[str, object]],
     ) -> None:
-        """Begin with nobody.
-
-        Args:
-            runtime: what they are waited for with.
-            parts: what PID 1 is made of.
-            children: the generations, whom clients may ask through us.
-            outcomes: how starts and reloads have ended.
-            state: returns the core's.
-            status: puts the status together, given the number of connections of each generation.
-
-        """
+        """Open nothing yet; the arguments are those of `ControlServer`."""
         self._runtime = runtime
         self._parts = parts
         self._children = children
@@ -52,17 +42,17 @@ class Front:
         self._presence: Presence | None = None
 
     def open(self) -> None:
-        """Begin to answer and to tell, unless that has begun; the first haproxy need not wait for this."""
+        """Open everything, unless it is open; the first haproxy does not wait for these imports."""
         if self._systemd:
             return
         from entrypoint.pid1.presence import Presence  # noqa: PLC0415
         from entrypoint.pid1.systemd_status import SystemdStatus  # noqa: PLC0415  # see above
 
         parts, runtime, settings = self._parts, self._runtime, self._parts.settings
-        left = parts.left and parts.left.control
+        saved = parts.saved and parts.saved.control
         self._presence = Presence(settings.runtime_dir, parts.name, settings.poll, runtime.event_loop, runtime.log)
-        self._presence.begin(self._opened, (left[0], left[1]) if left else None, rehearses=parts.rehearses)
-        # Last: as long as they are missing, all of this is tried again.
+        self._presence.begin(self._opened, (saved[0], saved[1]) if saved else None, rehearses=parts.rehearses)
+        # Assigned last: until then each call tries everything again.
         systemd = SystemdStatus(parts.notifier, runtime.event_loop, self._children.find, runtime.log)
         listeners = parts.listeners
         systemd.store(listeners.forgotten(), listeners.to_store(), listeners.stored())
@@ -79,34 +69,34 @@ class Front:
             )
 
     def reply(self, client: int, text: str) -> None:
-        """Give a client what it has waited for, if it still is there."""
+        """See `ControlServer.reply`."""
         if self._control_server:
             self._control_server.reply(client, text)
 
     def note(self, notice: Notice, message: str, stderr: str) -> None:
-        """Tell systemd what has happened, as `SystemdStatus.note` says."""
+        """See `SystemdStatus.note`."""
         if self._systemd:
             self._systemd.note(notice, message, stderr)
 
     def update(self, state: State) -> None:
-        """Tell systemd what has become true."""
+        """See `SystemdStatus.update`."""
         if self._systemd:
             self._systemd.update(state)
 
     def close(self) -> None:
-        """End: hang up on everybody who asks."""
+        """Close everything, and drop all clients."""
         for one in (self._systemd, self._presence, self._control_server):
             if one:
                 self._runtime.isolated(one.close)
 
-    # ---- another program takes our place ---------------------------------------------------------------------------
+    # ---- upgrade -----------------------------------------------------------------------------------------------------
 
     def serialize(self, client: int, *, others: bool) -> tuple[dict[str, Any], list[int]]:
-        """Return all of it as plain values, and the descriptors among it.
+        """Return everything as plain values, and the descriptors among it.
 
         Args:
-            client: who has asked for it.
-            others: with all other clients.
+            client: the number of the client that asked for the upgrade.
+            others: include all other clients.
 
         """
         assert self._systemd
@@ -114,31 +104,31 @@ class Front:
         control = server.serialize(client) if server else None
         sessions, of_sessions = server.serialize_others(client) if server and others else ([], [])
         descriptors = [descriptor for descriptor in control[1:] if descriptor >= 0] if control else []
-        left = {"control": control, "sessions": sessions, "systemd": self._systemd.serialize()}
-        return left, descriptors + of_sessions
+        saved = {"control": control, "sessions": sessions, "systemd": self._systemd.serialize()}
+        return saved, descriptors + of_sessions
 
-    def restore(self, left: UpgradeState) -> None:
-        """Go on with what our last life has told systemd."""
+    def restore(self, saved: UpgradeState) -> None:
+        """Restore what the previous program told systemd."""
         assert self._systemd
-        self._systemd.resume(left.systemd)
+        self._systemd.resume(saved.systemd)
 
-    def tell_asker(self, left: UpgradeState, answer: str) -> None:
-        """Answer who has asked for the upgrade, if he is there.
+    def answer_upgrade(self, saved: UpgradeState, answer: str) -> None:
+        """Answer the client that asked for the upgrade, if there is one.
 
         Raises:
-            OSError: the descriptor is not there.
+            OSError: the descriptor is missing.
 
         """
-        client = left.control[2] if left.control else -1
+        client = saved.control[2] if saved.control else -1
         if self._control_server and client >= 0:
-            self._control_server.take_in(client, answer)
+            self._control_server.answer_upgrade(client, answer)
 
-    def resume(self, left: UpgradeState) -> None:
-        """Go on with the other clients of our last life.
+    def resume(self, saved: UpgradeState) -> None:
+        """Restore all other clients.
 
         Raises:
-            OSError: a descriptor is not there.
+            OSError: a descriptor is missing.
 
         """
         if self._control_server:
-            self._control_server.resume(left.sessions)
+            self._control_server.resume(saved.sessions)

@@ -1,4 +1,4 @@
-"""The init mode: one program that is not haproxy is run as tini would run it, no more.
+"""The init mode: runs one program that is not haproxy, as tini would.
 
 tini's behaviour is documented in its README and its source (`wait_and_forward_signal`, `reap_zombies`).
 """
@@ -18,10 +18,10 @@ from entrypoint.system.processes import Processes, SpawnSpec
 from entrypoint.system.signals import Arrivals, why_not_signalled
 
 _ONLY = 1
-"""The number of the one process that there is."""
+"""The number of the only process."""
 _NOT_STARTED = 1
-_AGAIN_AFTER = 1.0
-"""Seconds after which a signal is sent again for which there was no memory."""
+_RETRY_AFTER = 1.0
+"""Seconds until a signal is retried after a MemoryError."""
 
 
 class InitMode:
@@ -35,12 +35,12 @@ class InitMode:
         self._runtime = Runtime(logger)
         self._arrivals = Arrivals()
         self._denied = False
-        """It has been said that we may not signal it."""
+        """The log already says that we may not signal it."""
         self._status: int | None = None
         self._runtime.event_loop.add_reader(self._arrivals, self._signals_arrived)
 
     def run(self) -> int:
-        """Start it, pass on signals and reap until it ends; return its exit status as a shell would say it."""
+        """Start it, forward signals and reap until it exits; return its exit status like a shell."""
         try:
             pid = self._processes.spawn(_ONLY, self._spec)
         except (OSError, MemoryError) as error:
@@ -61,9 +61,9 @@ class InitMode:
         for signum in self._arrivals.read():
             if signum != signal.SIGCHLD:
                 self._runtime.isolated(self._forward, signum)
-        # Whatever arrived, for a SIGCHLD that found the pipe full is lost, and waitpid(2) costs nothing.
+        # After any signal: a SIGCHLD is lost if the pipe is full, and waitpid(2) is cheap.
         for death in self._processes.reap():
-            self._bury(death)
+            self._handle_death(death)
 
     def _forward(self, signum: int) -> None:
         name = signal.Signals(signum).name if signum in set(signal.Signals) else f"signal {signum}"
@@ -75,7 +75,7 @@ class InitMode:
         except OSError as error:
             self._log(Level.ERROR, "system_error", f"send: {reason(error)}")
         except MemoryError:
-            self._runtime.event_loop.call_later(signum, _AGAIN_AFTER, lambda: self._forward(signum))
+            self._runtime.event_loop.call_later(signum, _RETRY_AFTER, lambda: self._forward(signum))
 
     def _say_denied(self) -> None:
         if not self._denied:
@@ -84,10 +84,10 @@ class InitMode:
             what = f"the program (pid {pid}) does not get the signals that are sent to us; {why_not_signalled()}"
             self._log(Level.ERROR, "not_permitted", what)
 
-    def _bury(self, death: Exited | Reaped) -> None:
+    def _handle_death(self, death: Exited | Reaped) -> None:
         match death:
             case Exited(status=status):
-                # Before the line: whatever fails of that, it has ended.
+                # Set before logging: even if that fails, the program has exited.
                 self._status = shell_status(status)
                 how = "signal" if status < 0 else "status"
                 self._log(Level.INFO, "exited", f"Main child exited with {how} {abs(status)}")

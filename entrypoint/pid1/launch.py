@@ -1,4 +1,4 @@
-"""What a new process is made of: its command, its variables, its descriptors."""
+"""How new processes are started: command, environment, descriptors."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -26,42 +26,42 @@ _OURS_BY_PREFIX = ("WATCHDOG_", "LISTEN_")
 
 _EXPORTER_NEEDS = ("PATH", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH")
 _EXPORTER_NEEDS_BY_PREFIX = ("LC_", "PYTHON")
-"""For Python to be found and to begin; it reads no other."""
+"""Python needs them to be found and to start; the exporter reads no others."""
 
 
 class RefusedError(Exception):
-    """A generation that may not be started; its text is one line for the user."""
+    """A generation must not be started; the text is one line for the user."""
 
 
 @record()
 class PreparedChild:
-    """A process that is about to be started, and our lines to it."""
+    """A process that is about to be started, and our channels to it."""
 
     spec: SpawnSpec
     channel: CliChannel | None = None
     stderr: StderrPipe | None = None
     offer: SocketOffer | None = None
     passed: tuple[int, ...] = ()
-    """Descriptors that only it needs."""
+    """Descriptors that only the new process needs."""
 
     def spawned(self) -> None:
-        """Let go of everything that is the new process's alone."""
-        for line in (self.channel, self.offer):
-            if line:
-                line.spawned()
+        """Close what belongs to the new process."""
+        for end in (self.channel, self.offer):
+            if end:
+                end.spawned()
         for descriptor in self.passed:
             os.close(descriptor)
 
     def close(self) -> None:
-        """Let go of our lines to it as well."""
-        for line in (self.channel, self.stderr, self.offer):
-            if line:
-                line.close()
+        """Close our channels to it."""
+        for end in (self.channel, self.stderr, self.offer):
+            if end:
+                end.close()
 
 
 @record(frozen=True)
 class HaproxyLaunch:
-    """How a generation of haproxy is started: with the VIPs, private lines to it, and nothing else of ours."""
+    """How a generation of haproxy is started: with the VIPs, our channels to it, and no other descriptor of ours."""
 
     command: Serve
     environment: Mapping[str, str]
@@ -70,15 +70,15 @@ class HaproxyLaunch:
     configurations: Configurations
 
     def of(self, number: int, *, kept: bool) -> PreparedChild:
-        """Return what to start, and the lines to it.
+        """Return what to start, and our channels to it.
 
         Args:
             number: of the generation.
             kept: start it from the last known good configuration.
 
         Raises:
-            RefusedError: the configuration would defeat the purpose.
-            OSError: the lines cannot be made.
+            RefusedError: the configuration has `master-worker`.
+            OSError: the channels cannot be created.
 
         """
         if kept:
@@ -122,7 +122,7 @@ _REFUSAL = "{}: remove `master-worker`: " + IS_MASTER
 
 
 def refuse_master_worker(path: str, text: bytes) -> None:
-    """Refuse a configuration that would make haproxy fork behind our back.
+    """Refuse a configuration that would make haproxy fork.
 
     Raises:
         RefusedError: it would.
@@ -134,12 +134,12 @@ def refuse_master_worker(path: str, text: bytes) -> None:
 
 
 def haproxy_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables for haproxy: all but what systemd means for us (sd_notify(3), sd_listen_fds(3))."""
+    """Return the variables for haproxy: all but those that systemd sets for us (sd_notify(3), sd_listen_fds(3))."""
     return {n: v for n, v in environment.items() if n not in _OURS and not n.startswith(_OURS_BY_PREFIX)}
 
 
 def variables_while_reading(command: Serve, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return haproxy's variables with what it sets itself before it reads a configuration (manual, section 2.3)."""
+    """Return haproxy's variables, with those that it sets before it reads a configuration (manual, section 2.3)."""
     arguments = without_configurations(command.arguments)
     given = [value for word, value in pairwise(arguments) if word == "-L"]
     return {**haproxy_environment(environment), "HAPROXY_LOCALPEER": given[-1] if given else os.uname().nodename}
@@ -148,7 +148,7 @@ def variables_while_reading(command: Serve, environment: Mapping[str, str]) -> d
 def exporter_spec(
     settings: Settings, name: str, environment: Mapping[str, str], launcher: Callable[[], tuple[str, ...]]
 ) -> SpawnSpec:
-    """Return how the exporter is started: with what it needs to find us, and no variable that may be a secret."""
+    """Return how the exporter is started: with what it needs to find us, and no variables that may be secrets."""
     words = (*launcher(), "exporter", "--listen", settings.exporter or "", "--name", name)
     variables = {
         n: v for n, v in environment.items() if n in _EXPORTER_NEEDS or n.startswith(_EXPORTER_NEEDS_BY_PREFIX)

@@ -1,4 +1,4 @@
-"""How the current generation is asked for its ordinary listeners; whether to ask again is the core's decision."""
+"""Asks the current generation for its ordinary listeners; the core decides whether to ask again."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from entrypoint.system.haproxy_cli import CliChannel, Conversation
 
 
 class ListenerTransfer:
-    """Owns the one request that is pending, if any."""
+    """Owns the pending request, if any."""
 
     def __init__(
         self,
@@ -20,13 +20,13 @@ class ListenerTransfer:
         ordinary: OrdinaryListeners,
         submit: Callable[[events.Event], None],
     ) -> None:
-        """Begin without any.
+        """Begin idle.
 
         Args:
-            event_loop: where to wait.
-            channel_of: returns the line to a generation; None when it is gone.
-            ordinary: who gets the listeners.
-            submit: is given Adopted or NotAdopted, once for each request that is answered.
+            event_loop: watches the answer.
+            channel_of: returns the channel to a generation; None after its exit.
+            ordinary: gets the listeners.
+            submit: gets Adopted or NotAdopted, once for each answered request.
 
         """
         self._event_loop = event_loop
@@ -37,14 +37,14 @@ class ListenerTransfer:
         self._number = 0
 
     def ask(self, number: int, *, last: bool) -> None:
-        """Ask a generation, and nobody else any more.
+        """Ask a generation; a pending request is cancelled.
 
         Args:
             number: of the generation.
-            last: it is not asked again, so any answer is taken as it is.
+            last: it is not asked again, so accept any answer.
 
         Raises:
-            OSError: there are no descriptors left.
+            OSError: no descriptors are left.
 
         """
         self._stop()
@@ -55,7 +55,7 @@ class ListenerTransfer:
             self._wait_for(request, lambda: self._hear(request, last=last))
 
     def forget(self, number: int) -> None:
-        """Ask a generation no more that is gone."""
+        """Cancel a request to a generation that has exited."""
         if number == self._number:
             self._stop()
 
@@ -64,7 +64,7 @@ class ListenerTransfer:
         self._event_loop.add_reader(question, action)
 
     def _hear(self, request: SocketRequest, *, last: bool) -> None:
-        # Before it reads: at the end it closes its descriptor.
+        # Before read(), which closes the descriptor at EOF.
         self._event_loop.remove(request)
         if not request.read():
             self._event_loop.add_reader(request, lambda: self._hear(request, last=last))
@@ -78,20 +78,20 @@ class ListenerTransfer:
         elif request.sockets or request.failure or not self._ordinary.holds:
             self._passed(request)
         else:
-            # EOF without data means "no listeners", but also that haproxy dies or is out of descriptors.
+            # EOF without data means "no listeners", but it also happens when haproxy dies or is out of descriptors.
             try:
-                witness = channel.ask((runtime_api.WHO,))
+                check = channel.ask((runtime_api.WHO,))
             except OSError:
                 self._submit(events.NotAdopted(self._number))
             else:
-                self._wait_for(witness, lambda: self._hear_witness(request, witness, last=last))
+                self._wait_for(check, lambda: self._hear_check(request, check, last=last))
 
-    def _hear_witness(self, request: SocketRequest, witness: Conversation, *, last: bool) -> None:
-        if not witness.read():
+    def _hear_check(self, request: SocketRequest, check: Conversation, *, last: bool) -> None:
+        if not check.read():
             return
         self._stop()
-        is_gone = witness.failure or runtime_api.pid(witness.answer) is None
-        if is_gone or (not last and self._ordinary.binds_itself(self._number, witness.answer)):
+        is_gone = check.failure or runtime_api.pid(check.answer) is None
+        if is_gone or (not last and self._ordinary.binds_itself(self._number, check.answer)):
             self._submit(events.NotAdopted(self._number))
         else:
             self._passed(request)

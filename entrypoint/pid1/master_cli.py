@@ -1,4 +1,4 @@
-"""The words of the control socket: a subset of the CLI of haproxy's master (management guide, section 9.4)."""
+"""The commands of the control socket: a subset of the CLI of haproxy's master (management guide, section 9.4)."""
 
 from collections.abc import Iterator, Sequence
 
@@ -17,9 +17,9 @@ The following commands are valid here:
   upgrade                 : replace safe_reload itself, keeping every socket and process
   @<generation> <command> : pass a command to the current generation (@1), or to an old one (@2 ...)
   @!<pid> <command>       : pass a command to the generation with this pid
-  set severity-output <how> : none, number or string, for what is passed on from now
-  expert-mode [on|off]    : for what is passed on from now; likewise experimental-mode
-  prompt [i|p|n]          : show a prompt, or no more
+  set severity-output <how> : none, number or string, for the commands passed on from now on
+  expert-mode [on|off]    : for the commands passed on from now on; likewise experimental-mode
+  prompt [i|p|n]          : show a prompt, or stop showing it
   help                    : this text
   quit                    : close the connection
 """
@@ -27,58 +27,57 @@ The following commands are valid here:
 LONGEST_LINE = 16384
 """Bytes; as long as a line of haproxy's own CLI may be (tune.bufsize)."""
 LONGEST_COMMAND = 65536
-"""Bytes, with its payload and the ends of its lines."""
+"""Bytes, including the payload and newlines."""
 
 
 class TooLongError(ValueError):
-    """More than a command may have; its text is one line for who sends it."""
+    """A command is too long; the text is one line for the client."""
 
 
 class CommandReader:
-    """Cuts what a client sends into commands, in whatever pieces it arrives.
+    """Splits a client's byte stream into commands.
 
-    A line is commands with a semicolon between them, unless a backslash takes its meaning; and a semicolon is enough
-    for HAProxy up to 3.0: its Go library ends `reload;quit` with nothing else. The last command of a line may have a
-    payload in the lines after it (management guide, section 9.3).
+    A line holds commands separated by semicolons; a backslash escapes a semicolon. A semicolon alone completes a
+    command, as in HAProxy up to 3.0: its Go library sends `reload;quit` without a newline. The last command of a line
+    may have a payload in the lines after it (management guide, section 9.3).
 
-    Each byte is looked at when it arrives and when its command is whole, so that a command costs what it is long; and
-    of one that is not whole no more is kept than `LONGEST_COMMAND`.
+    The cost is linear in the length of a command, and at most `LONGEST_COMMAND` bytes of an incomplete one are kept.
     """
 
     def __init__(self) -> None:
         """Begin before the first command."""
         self._begun = bytearray()
-        """What has come of a command, or of a line of its payload."""
+        """The beginning of a command, or of a line of its payload."""
         self._length = 0
-        """Of the line that has begun, in bytes."""
+        """Length of the current line so far, in bytes."""
         self._escaped = False
-        """What comes next follows a backslash."""
+        """The next byte follows a backslash."""
         self._any = False
-        """The line that has begun has had a command."""
+        """The current line already has a command."""
         self._payload: bytearray | None = None
-        """A command that is not whole yet, with the lines of its payload."""
+        """A command whose payload is incomplete, with the lines of that so far."""
         self._pattern = b""
-        """The line that ends it."""
+        """The line that ends the payload."""
 
     def serialize(self) -> list[Any]:
-        """Return what has come of a command that is not whole, as plain values."""
+        """Return the incomplete command as plain values."""
         payload = None if self._payload is None else bytes(self._payload)
         return [bytes(self._begun), self._length, self._escaped, self._any, payload, self._pattern]
 
     @classmethod
-    def restore(cls, left: Sequence[Any]) -> "CommandReader":
-        """Go on with a command that our last life has read the beginning of."""
+    def restore(cls, saved: Sequence[Any]) -> "CommandReader":
+        """Restore a reader with an incomplete command."""
         reader = cls()
-        begun, reader._length, reader._escaped, reader._any, payload, reader._pattern = left
+        begun, reader._length, reader._escaped, reader._any, payload, reader._pattern = saved
         reader._begun = bytearray(begun)
         reader._payload = None if payload is None else bytearray(payload)
         return reader
 
     def read(self, data: bytes) -> Iterator[str]:
-        """Yield the commands that are whole now, and an empty one for each line without any.
+        """Yield all complete commands, and an empty one for each line without any.
 
         Args:
-            data: what has arrived.
+            data: the bytes received.
 
         Raises:
             TooLongError: a line, or a command with its payload, is too long; nothing more can be read.
@@ -91,7 +90,6 @@ class CommandReader:
         yield from self._take(rest)
 
     def _take(self, piece: bytes) -> Iterator[str]:
-        """Take in what has come of a line."""
         self._length += len(piece)
         if self._length > LONGEST_LINE:
             raise TooLongError(f"a line of a command may have {LONGEST_LINE} bytes")
@@ -111,7 +109,7 @@ class CommandReader:
         self._add(rest)
 
     def _add(self, piece: bytes) -> None:
-        """Add what has no semicolon; of the backslashes at its end each second one is escaped itself."""
+        """Add a piece without semicolons; every second backslash at its end is escaped itself."""
         self._begun += piece
         backslashes = len(piece) - len(piece.rstrip(b"\\"))
         before = self._escaped and backslashes == len(piece)
@@ -155,10 +153,10 @@ def payload_ends_with(command: str) -> str | None:
 
 
 def remembered(command: str) -> tuple[str, str] | None:
-    """Return what a command sets for those that are passed on after it: its name, and what to say before each of them.
+    """Return the name of a setting, and the command that is sent before each forwarded command.
 
-    HAProxy's master says it again to each worker, because every command is a connection of its own there (management
-    guide, section 9.4).
+    haproxy's master repeats settings too, because it forwards each command over a new connection (management guide,
+    section 9.4).
     """
     match command.split():
         case ["set", "severity-output", "none" | "number" | "string" as how]:
@@ -170,13 +168,13 @@ def remembered(command: str) -> tuple[str, str] | None:
 
 
 def addressed(command: str, target: str) -> tuple[str, str]:
-    """Return whom a command is for, empty for us, and the command itself: empty where there is no more than a prefix.
+    """Return a command's target, empty for safe_reload, and the command, empty if there is only a prefix.
 
-    HAProxy 3.1 has `@@` as well as `@`, which leads to the same one.
+    HAProxy 3.1 has `@@` as well as `@`, with the same target.
 
     Args:
         command: as it was sent.
-        target: for whom those without a prefix are.
+        target: of commands without a prefix.
 
     """
     if not command.startswith("@"):
@@ -186,7 +184,7 @@ def addressed(command: str, target: str) -> tuple[str, str]:
 
 
 def find(state: State, target: str) -> Generation | None:
-    """Return the generation that is meant: `1` is the current one, `2` the youngest old one, `!PID` has that pid."""
+    """Return the target: `1` is the current generation, `2` the youngest old one, `!PID` the one with that pid."""
     serving = [
         one for one in reversed(state.generations) if one.pid is not None and not isinstance(one.phase, Candidate)
     ]
@@ -208,7 +206,7 @@ class Process:
 
 
 def show_proc(master: Process, current: Sequence[Process], old: Sequence[Process]) -> str:
-    """Write `show proc` as haproxy's master does."""
+    """Return the answer to `show proc` in the format of haproxy's master."""
     lines = [f"{'#<PID>':<15} {'<type>':<15} {'<reloads>':<15} {'<uptime>':<15} {'<version>':<15}", _process(master)]
     lines += ["# workers", *map(_process, current)]
     if old:

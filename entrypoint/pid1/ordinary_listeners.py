@@ -1,4 +1,4 @@
-"""The ordinary listeners: what a generation has bound itself, held for the next one."""
+"""The ordinary listeners: those that a generation has bound itself, held for the next one."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from entrypoint.system.getsocks.request import SocketRequest
 
 
 class OrdinaryListeners:
-    """Owns what a generation has passed while a candidate still takes what is kept; after that it is kept instead."""
+    """Owns listeners that were passed while a candidate still takes the held ones; they replace those afterwards."""
 
     def __init__(
         self,
@@ -25,11 +25,11 @@ class OrdinaryListeners:
         """Begin.
 
         Args:
-            adopted: what is kept.
-            vips: returns the inodes of the sockets that are held as VIPs.
+            adopted: the held listeners.
+            vips: returns the inodes of the sockets of all VIPs.
             log: writes a line.
-            may_take: tells whether a candidate still takes what is kept.
-            binds_of: returns how many listeners a generation has on VIPs; None of one that is gone.
+            may_take: tells whether a candidate may still take the held listeners.
+            binds_of: returns the number of a generation's listeners on VIPs; None after its exit.
 
         """
         self._adopted = adopted
@@ -42,29 +42,29 @@ class OrdinaryListeners:
 
     @property
     def holds(self) -> bool:
-        """Whether there are some to let go of."""
+        """Whether any are held."""
         return bool(self._adopted.sockets)
 
     def binds_itself(self, number: int, answer: str) -> bool:
-        """Tell from what a generation answered to `show info` whether it has ordinary listeners."""
+        """Tell from a generation's answer to `show info` whether it has ordinary listeners."""
         binds = self._binds_of(number)
         return binds is not None and runtime_api.listens_elsewhere(answer, binds)
 
-    def passed(self, taking: SocketRequest) -> None:
-        """Keep the listeners that a generation has passed; not while a candidate is taking those that are kept."""
-        if taking.failure:
-            what = f"the ordinary listeners are not held by safe_reload: the generation {taking.failure}"
+    def passed(self, request: SocketRequest) -> None:
+        """Hold the listeners that a generation has passed, once no candidate takes the held ones."""
+        if request.failure:
+            what = f"the ordinary listeners are not held by safe_reload: the generation {request.failure}"
             self._log(Log(Level.WARNING, "not_adopted", what))
             return
         self._drop_waiting()
-        self._waiting = taking.sockets
+        self._waiting = request.sockets
         if self._closed:
-            # What was asked for before the stop would keep clients waiting for nobody.
+            # Listeners requested before the stop would only keep clients waiting.
             self._drop_waiting()
         self.taken()
 
     def taken(self) -> None:
-        """Keep what was passed while a candidate was taking something, if none is any more."""
+        """Hold the waiting listeners, unless a candidate still takes the held ones."""
         if self._waiting is None or self._may_take():
             return
         waiting, self._waiting = self._waiting, None
@@ -73,12 +73,12 @@ class OrdinaryListeners:
         after = self._adopted.addresses
         if after != before:
             held = f"holds the ordinary listeners {', '.join(after)}" if after else "holds no ordinary listener"
-            anew = ", ".join(filter(needs_v6only, after))
-            doubt = f"; without v6only in its `bind` each generation binds its own instead: {anew}" if anew else ""
-            self._log(Log(Level.INFO, "adopted", f"safe_reload {held}{doubt}"))
+            dual = ", ".join(filter(needs_v6only, after))
+            hint = f"; without v6only in its `bind` each generation binds its own instead: {dual}" if dual else ""
+            self._log(Log(Level.INFO, "adopted", f"safe_reload {held}{hint}"))
 
     def close(self) -> None:
-        """Let go of all of them, for ever."""
+        """Close all of them, and those that are passed later."""
         self._closed = True
         try:
             self._drop_waiting()

@@ -1,4 +1,4 @@
-"""What PID 1 is made of when it begins to serve."""
+"""The parts that exist before PID 1 starts its first process."""
 
 from collections.abc import Callable, Mapping
 
@@ -20,7 +20,7 @@ from entrypoint.system.signals import Inherited
 
 @record()
 class Parts:
-    """What was made before the first process is started; who made it closes nothing of it."""
+    """Everything that `bootstrap` makes for the supervisor, which owns it from then on."""
 
     settings: Settings
     name: str
@@ -33,11 +33,11 @@ class Parts:
     launch: HaproxyLaunch
     notifier: Notifier
     read: Callable[[PacketSocket], None]
-    """What the process does that reads files."""
+    """Runs in the reader process."""
     predecessor: Predecessor | None
     pid_file: PidFile | None
     inherited: Inherited
-    left: UpgradeState | None = None
-    """What our last life has handed down, if this one is the next."""
+    saved: UpgradeState | None = None
+    """The previous program's state, after an upgrade."""
     rehearses: bool = False
-    """This is but the rehearsal of that: nobody else may notice."""
+    """This process only rehearses the upgrade: it must have no effect outside."""

@@ -1,7 +1,7 @@
-"""The control socket stays where those who ask look for it: made at the start, and again when its file has gone.
+"""Keeps the control socket's file in place: creates it at the start, and again after its removal.
 
-What removes it is a cleaner of temporary files, an `rm`, or who else may write in the runtime folder. Noticed by
-inotify(7), so that nothing wakes an idle PID 1; where there is none, by a look every --poll seconds.
+It may be removed by a cleaner of temporary files, or anything else that writes to the runtime folder. inotify(7)
+notices this without waking an idle PID 1; without inotify, it is checked every --poll seconds.
 """
 
 import time
@@ -16,13 +16,13 @@ from entrypoint.system.files import make_folder
 from entrypoint.system.inotify import Inotify
 
 _PAUSE = 0.2
-"""Seconds between an event and the look that it is worth, so that who writes there all the time is cheap."""
+"""Seconds between an event and the check, so that constant writes in the folder cost little."""
 _REMAKE_AFTER = 1.0
-"""Seconds between two times that it is made: who removes it again and again does not fill the log."""
+"""Seconds between two re-creations, so that repeated removals do not fill the log."""
 
 
 class Presence:
-    """Owns the watch on the runtime folder; the socket belongs to who is given it."""
+    """Owns the watch on the runtime folder; the socket belongs to `opened` (see `begin`)."""
 
     def __init__(self, folder: str, name: str, poll: float, event_loop: EventLoop, log: Callable[[Log], None]) -> None:
         """Begin without a socket.
@@ -30,8 +30,8 @@ class Presence:
         Args:
             folder: the runtime folder.
             name: of this instance.
-            poll: seconds between two looks where the kernel reports no changes.
-            event_loop: what the loop waits for.
+            poll: seconds between two checks if inotify does not work.
+            event_loop: watches the folder.
             log: writes a line.
 
         """
@@ -47,25 +47,25 @@ class Presence:
         self._failure = ""
 
     def begin(
-        self, opened: Callable[[Control], None], left: tuple[str, int] | None, *, rehearses: bool = False
+        self, opened: Callable[[Control], None], saved: tuple[str, int] | None, *, rehearses: bool = False
     ) -> None:
-        """Open the socket, and keep it in its place.
+        """Open the socket, and keep it in place.
 
         Args:
-            opened: takes the socket, and later each one that is to be served in its stead.
-            left: the path and the descriptor of our last life's, if there was one.
-            rehearses: touch nothing but that.
+            opened: takes the socket, and later each one that replaces it.
+            saved: path and descriptor of the previous program's socket, if there was one.
+            rehearses: only restore that one.
 
         """
         self._opened = opened
-        if left:
-            self._control = control_socket.restore(*left)
+        if saved:
+            self._control = control_socket.restore(*saved)
             opened(self._control)
         if not rehearses:
             self._keep()
 
     def _keep(self) -> None:
-        """See that it is in its place, and wait until that may have changed."""
+        """Create the socket if its file is missing, and wait for the next change."""
         watched = self._watch()
         if not (self._control and self._control.is_in_place):
             too_early = self._made_at and self._made_at + _REMAKE_AFTER - time.monotonic()
@@ -85,7 +85,7 @@ class Presence:
         self._event_loop.call_later(self, _PAUSE, self._keep)
 
     def _watch(self) -> bool:
-        """Watch the folder; return whether that can be relied on."""
+        """Watch the folder; return whether that works."""
         try:
             self._inotify = self._inotify or Inotify()
         except OSError:
@@ -131,7 +131,7 @@ class Presence:
             self._log(Log(Level.WARNING, "no_control", what))
 
     def close(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         self._event_loop.cancel(self)
         if self._inotify:
             self._event_loop.remove(self._inotify)

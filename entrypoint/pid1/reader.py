@@ -1,8 +1,8 @@
-"""PID 1's side of the reader: what it is asked, and what becomes of that where it does not answer.
+"""PID 1's side of the reader: sends requests, and handles missing answers.
 
-Everything about files is the work of `pid1/reading.py`, because its length is decided by who writes them. So it is
-never waited for: an answer is an event, and there is one for each question, if only that there is none. A reader that
-takes too long is killed; one that cannot even be killed, because a disk hangs, is left alone.
+`pid1/reading.py` does all work on configuration files, because its duration depends on their authors. PID 1 never
+blocks on it: each request is answered by an event, if only by a failure. A slow reader is killed; one that cannot be
+killed, because a disk hangs, is left alone.
 """
 
 import contextlib
@@ -34,31 +34,31 @@ from entrypoint.system.packets import PacketSocket, pair
 from entrypoint.system.state_file import is_sealed
 
 READ_WITHIN = 30.0
-"""Seconds. A million files take ten; and who needs an answer soon does not wait so long."""
+"""Seconds. A million files take ten; candidates wait for a shorter time."""
 MOST_READERS = 4
-"""That live at once: those that cannot be killed, and one that answers."""
+"""At once: those that cannot be killed, and one that answers."""
 _DIES_WITHIN = 1.0
-"""Seconds from the end of the line to a reader until it is dead; else it is killed."""
+"""Seconds from EOF until the reader must have exited; then it is killed."""
 _FIRST_NUMBER = -2
-"""Stands for the readers where generations have numbers: this, and those below."""
+"""Readers have this process number, and those below."""
 _NO_READER = _FIRST_NUMBER - MOST_READERS
-"""Nobody's number: 0 is the exporter's."""
+"""No process has this number; 0 is the exporter."""
 _ALARM = "reader"
 
 _ANSWERS = {LOOK: FOUND, LOOK_WITH_TEXTS: FOUND, KEEP: KEPT, RESTORE: RESTORED}
 
 Asked = tuple[Why, int]
-"""What a look is for, and the generation that it is about."""
+"""Why to look at the disk, and for which generation."""
 
 
 class Listener(Protocol):
-    """Whom the reader tells: `ConfigStore`, which owns it."""
+    """Gets the answers: `ConfigStore`, which owns the reader."""
 
     def found(self, found: Found, texts: int | None, asked: tuple[Asked, ...]) -> None:
-        """A look has ended; the texts are a descriptor that is closed afterwards."""
+        """A look has ended; the caller closes the descriptor `texts` afterwards."""
 
     def restored(self, problem: str, texts: int | None) -> None:
-        """The state directory was read; the texts are a descriptor that is closed afterwards."""
+        """The state directory was read; the caller closes the descriptor `texts` afterwards."""
 
     def not_kept(self, problem: str) -> None:
         """The state directory could not be written."""
@@ -67,7 +67,7 @@ class Listener(Protocol):
         """A file may have changed."""
 
     def polling(self, why: str) -> None:
-        """Not every change will be reported, and why; empty when every one will be."""
+        """Why not every change is reported; empty when all are."""
 
 
 @record()
@@ -76,22 +76,22 @@ class _Request:
     asked: list[Asked]
     texts: int | None = None
     again: bool = False
-    """It was sent once already, to a reader that died."""
+    """It was sent to a reader that has died."""
 
 
 class Reader:
-    """Owns the line to the reader, and what has been asked and not answered."""
+    """Owns the socket to the reader, and the requests without an answer."""
 
     def __init__(
         self, runtime: Runtime, children: Children, run: Callable[[PacketSocket], None], listener: Listener
     ) -> None:
-        """Take what is needed; nothing is started.
+        """Begin; no process is started yet.
 
         Args:
-            runtime: what it is waited for with.
-            children: where it is born.
-            run: what the reader does; called in the forked process with its end of the line.
-            listener: who is told.
+            runtime: the event loop, the log and the events.
+            children: starts the process.
+            run: called in the forked process with its end of the socket.
+            listener: gets the answers.
 
         """
         self._runtime = runtime
@@ -104,26 +104,26 @@ class Reader:
         self._sent: _Request | None = None
         self._waiting: deque[_Request] = deque()
 
-    # ---- another program takes our place ---------------------------------------------------------------------------
+    # ---- upgrade -----------------------------------------------------------------------------------------------------
 
     def serialize(self) -> list[int]:
-        """Return the numbers of all that live."""
+        """Return the numbers of all living readers."""
         return sorted(self._alive)
 
-    def restore(self, left: Iterable[int]) -> None:
-        """End the readers of our last life, to which the line has gone; what they were asked is to be asked again.
+    def restore(self, saved: Iterable[int]) -> None:
+        """Kill the previous program's readers: their sockets are closed, and their requests are repeated.
 
-        One that hangs must not write the state directory when others have written it since.
+        A hanging one must not write the state directory after newer readers.
         """
-        for number in left:
+        for number in saved:
             self._alive.add(number)
-            self._children.adopt_helper(number, lambda status, number=number: self._ended(number, status))  # type: ignore[misc]
+            self._children.restore_helper(number, lambda status, number=number: self._ended(number, status))  # type: ignore[misc]
             self._children.kill(number)
 
-    # ---- what is asked ---------------------------------------------------------------------------------------------
+    # ---- requests ----------------------------------------------------------------------------------------------------
 
     def look(self, why: Why, number: int) -> None:
-        """Have the disk looked at, from now on: by the next look, and not by one that has begun."""
+        """Look at the disk as it is from now on: a look that has begun does not count."""
         kind = LOOK_WITH_TEXTS if why is Why.START else LOOK
         for request in self._waiting:
             if _ANSWERS[request.kind] == FOUND:
@@ -136,14 +136,14 @@ class Reader:
         self._ask(_Request(kind, [(why, number)]))
 
     def write_state_file(self, texts: int) -> None:
-        """Have the state directory written; the descriptor is taken over."""
+        """Write the state directory; takes over the descriptor."""
         for request in [request for request in self._waiting if request.kind == KEEP]:
             self._waiting.remove(request)
             _close(request.texts)
         self._ask(_Request(KEEP, [], texts))
 
     def read_state_file(self) -> None:
-        """Have the state directory read."""
+        """Read the state directory."""
         self._ask(_Request(RESTORE, []))
 
     def _ask(self, request: _Request) -> None:
@@ -151,7 +151,7 @@ class Reader:
         self._proceed()
 
     def _proceed(self) -> None:
-        """Send the next request, if none is being answered."""
+        """Send the next request, unless one is pending."""
         if self._sent or not self._waiting:
             return
         try:
@@ -159,7 +159,7 @@ class Reader:
             self._sent = request = self._waiting.popleft()
             line.send(request.kind, request.texts)
         except BrokenPipeError:
-            # It has just died, and that it did is about to be told.
+            # It has just died, and `_ended` will follow.
             pass
         except (OSError, MemoryError) as error:
             self._give_up(f"no process to read it with: {getattr(error, 'strerror', None) or error or 'no memory'}")
@@ -186,7 +186,7 @@ class Reader:
         self._runtime.event_loop.add_reader(ours, lambda: self._hear(ours))
         return ours
 
-    # ---- what it says ----------------------------------------------------------------------------------------------
+    # ---- answers -----------------------------------------------------------------------------------------------------
 
     def _hear(self, line: PacketSocket) -> None:
         try:
@@ -194,13 +194,13 @@ class Reader:
         except BlockingIOError:
             return
         except ConnectionResetError:
-            # The same end, of one that has not read all that it was asked.
+            # EOF from a reader that has not read all requests.
             message, descriptor = b"", None
         except (OSError, ValueError) as error:
             self._give_up(f"the process that reads it cannot be understood: {error}")
             return
         if not message:
-            # Its end says more than that of the line.
+            # Wait for its exit status, which says more than EOF.
             self._runtime.event_loop.remove(line)
             why = "the process that reads it hung up"
             self._runtime.event_loop.call_later(_ALARM, _DIES_WITHIN, lambda: self._give_up(why))
@@ -215,26 +215,26 @@ class Reader:
     def _understand(self, message: bytes, descriptor: int | None) -> None:
         kind, _, text = message.partition(b"\0")
         if descriptor is not None and not (kind in {FOUND, RESTORED} and is_sealed(descriptor)):
-            raise ValueError("a descriptor that is none of ours")
+            raise ValueError("a descriptor that it did not make")
         if kind == STIRRED:
             self._listener.stirred()
             return
-        words = text.decode("utf-8", "replace")
+        problem = text.decode("utf-8", "replace")
         if kind == POLLING:
-            self._listener.polling(words)
+            self._listener.polling(problem)
             return
         request = self._sent
         if not request or kind != _ANSWERS[request.kind]:
-            raise ValueError("an answer that nobody has asked for")
+            raise ValueError("an answer without a request")
         found = from_message(text) if kind == FOUND else None
         self._done()
         try:
             if found:
                 self._listener.found(found, descriptor, tuple(request.asked))
             elif kind == RESTORED:
-                self._listener.restored(words, descriptor)
-            elif words:
-                self._listener.not_kept(words)
+                self._listener.restored(problem, descriptor)
+            elif problem:
+                self._listener.not_kept(problem)
         finally:
             self._proceed()
 
@@ -244,13 +244,13 @@ class Reader:
             _close(self._sent.texts)
             self._sent = None
 
-    # ---- what it does not say --------------------------------------------------------------------------------------
+    # ---- failures ----------------------------------------------------------------------------------------------------
 
     def _late(self) -> None:
         self._give_up(f"reading it takes longer than {READ_WITHIN:g} s")
 
     def _give_up(self, why: str) -> None:
-        """Kill the reader; where a disk hangs that takes until it does not any more, and nobody waits for it."""
+        """Kill the reader, and do not wait: the kill is delayed while a disk hangs."""
         self._children.kill(self._number)
         self._fail(why)
 
@@ -260,7 +260,7 @@ class Reader:
             return
         request = self._sent
         if request and not request.again:
-            # Whoever killed it, what was asked is still to be answered.
+            # Retry the request once.
             request.again = True
             self._waiting.appendleft(request)
             self._sent = None
@@ -269,17 +269,17 @@ class Reader:
             return
         self._fail(f"the process that reads it {how_it_died(status)}")
         if not request:
-            # Nobody watches any more: the next look starts another one.
+            # Nothing watches the files now: the next look starts another reader.
             self._listener.stirred()
 
     def _fail(self, why: str) -> None:
-        """Let go of the reader, and answer everybody who waits for it; the next question starts another one."""
+        """Drop the reader, and fail all requests; the next request starts another reader."""
         self._let_go()
         requests = [*([self._sent] if self._sent else ()), *self._waiting]
         self._sent = None
         self._waiting.clear()
         with contextlib.ExitStack() as stack:
-            # Each of them, whatever happens to another one.
+            # All of them, even if one callback raises.
             for request in reversed(requests):
                 stack.callback(self._tell_failure, request, why)
 
@@ -301,7 +301,7 @@ class Reader:
             self._line, self._number = None, _NO_READER
 
     def close(self) -> None:
-        """End the reader."""
+        """Kill the reader."""
         if self._line:
             self._children.kill(self._number)
         self._let_go()
@@ -310,6 +310,3 @@ class Reader:
 def _close(descriptor: int | None) -> None:
     if descriptor is not None:
         os.close(descriptor)
-
-
-__all__ = ["Asked", "Reader"]

@@ -1,8 +1,8 @@
-"""The reader: the process that reads, hashes, follows and interprets what is on disk, so that PID 1 need not.
+"""The reader process: reads, hashes, watches and parses the configuration files for PID 1.
 
-How long that takes, and how much memory, is decided by who writes the files. So this process may be killed at any
-moment, and PID 1 starts another one: what it remembers only saves time. It answers one request after the other over a
-socket, and between them tells when a file may have changed; it ends when the socket does.
+How much time and memory that takes depends on the authors of the files. So this process may be killed at any moment,
+and PID 1 starts another one: its state only saves time. It answers one request after the other over a socket, reports
+between them that a file may have changed, and exits when the socket is closed.
 """
 
 import contextlib
@@ -40,26 +40,26 @@ from entrypoint.system.signals import PrctlError, set_parent_death_signal
 from entrypoint.system.state_file import DamagedError, StateFile, in_memory
 
 NAME = "sr-reader"
-"""What `ps` and `top` call it. Not safe_reload: `pkill safe_reload` is about PID 1."""
+"""The name in `ps` and `top`; not safe_reload, because `pkill safe_reload` must mean PID 1 only."""
 MOST_MEMORY = 256 << 20
-"""Bytes, where the control group has four times that."""
+"""Bytes, if the control group has at least four times that."""
 _SHARE_OF_TEXTS = 8
-"""The files given with -f may have this part of it together: to interpret them takes several times what they are."""
+"""The -f files may use 1/8 of that memory together, because parsing takes several times their size."""
 
 _BETWEEN_STIRS = 0.02
-"""Seconds. Who writes at full speed makes ten thousand events in a second, and PID 1 needs to know of one."""
+"""Seconds. A busy writer causes ten thousand events a second, and PID 1 needs one."""
 
 
 @record(frozen=True)
 class Task:
-    """What there is to read."""
+    """What to read."""
 
     disk: ConfigFiles
     state_file: StateFile | None
     known: Collection[str]
-    """The variables that a `bind` can name, VIPs included."""
+    """The variables that a `bind` can use, including those of VIPs."""
     watches: bool
-    """Changes are of interest."""
+    """Whether to watch for changes."""
 
 
 def run(line: PacketSocket, task: Task) -> None:
@@ -81,7 +81,7 @@ class _Reader:
         self._polling = ""
 
     def serve(self) -> None:
-        """Answer what is asked, and tell of changes."""
+        """Answer requests, and report changes, until EOF."""
         silent_until = 0.0
         while True:
             waiting = silent_until - time.monotonic()
@@ -96,7 +96,7 @@ class _Reader:
                 silent_until = time.monotonic() + _BETWEEN_STIRS
 
     def _wait(self, silent: float | None) -> set[int]:
-        """Wait for what is to be done; while it is to be silent, not for changes."""
+        """Return the readable descriptors; given a number of seconds, wait for requests only, and at most so long."""
         poll = select.poll()
         poll.register(self._line.fileno(), select.POLLIN)
         if self._inotify and silent is None:
@@ -106,7 +106,7 @@ class _Reader:
     def _say(self, kind: bytes, text: bytes = b"", descriptor: int | None = None) -> None:
         self._line.send(kind + b"\0" + text, descriptor)
 
-    # ---- what is asked ---------------------------------------------------------------------------------------------
+    # ---- requests ----------------------------------------------------------------------------------------------------
 
     def _answer(self, request: bytes, descriptor: int | None) -> None:
         if request in {LOOK, LOOK_WITH_TEXTS}:
@@ -127,7 +127,7 @@ class _Reader:
             found = _given_up(f"reading it takes more than {self._most >> 20} MiB of memory")
         except OSError as error:
             found = _given_up(f"reading it: {error.strerror or error}")
-        except Exception as error:  # noqa: BLE001  # it has come upon what nobody thought of
+        except Exception as error:  # noqa: BLE001  # a bug must not keep a reload waiting
             found = _given_up(f"a bug in safe_reload, please report it: {error!r}")
         self._say(FOUND, to_message(found), texts)
         if texts is not None:
@@ -173,10 +173,10 @@ class _Reader:
         if descriptor is not None:
             os.close(descriptor)
 
-    # ---- what changes ----------------------------------------------------------------------------------------------
+    # ---- changes -----------------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        """Watch what was looked at; tell if something may have changed in between, or is not watched."""
+        """Watch what was read; report files that may have changed in between, or cannot be watched."""
         if not self._task.watches:
             return
         polling = ""
@@ -187,7 +187,7 @@ class _Reader:
                 polling = "not every file can be watched: --poll looks for changes as well"
             fresh = self._inotify.fresh
         except (OSError, MemoryError) as error:
-            polling, fresh = f"changes are looked for every --poll seconds: {reason(error)}", False
+            polling, fresh = f"files are checked for changes every --poll seconds: {reason(error)}", False
         if polling != self._polling:
             self._polling = polling
             self._say(POLLING, polling.encode("utf-8", "surrogateescape")[:1024])
@@ -201,7 +201,7 @@ def _master_worker(contents: Contents, *, in_block: bool = False) -> str:
 
 
 def _unwritable(folder: str, error: OSError) -> str:
-    """Say why the state directory cannot be written, and what would be right."""
+    """Say why the state directory cannot be written, and how to fix it."""
     what = "it is not a folder" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror
     full = error.errno in {errno.ENOSPC, errno.EDQUOT}
     advice = "make room there" if full else f"give a folder that uid {os.geteuid()} can write to"
@@ -210,6 +210,3 @@ def _unwritable(folder: str, error: OSError) -> str:
 
 def _given_up(why: str) -> Found:
     return Found(unreadable=why, unfinished=True, polled=True)
-
-
-__all__ = ["NAME", "Task", "run"]

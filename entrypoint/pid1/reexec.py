@@ -1,4 +1,4 @@
-"""Another safe_reload takes our place: it is tried first, and it never begins without knowing all that we know."""
+"""Replaces this program by a new one: rehearses it first, then executes it with all of our state."""
 
 import contextlib
 import os
@@ -24,14 +24,14 @@ _ROOM = 65536
 
 
 Serialize = Callable[..., UpgradeState]
-"""Returns everything that the next life needs; may raise OSError.
+"""Returns the state for the new program; may raise OSError.
 
-It is given who has asked for it (`client`), and whether all other clients are left as well (`others`).
+Takes the number of the client that asked for the upgrade, and `others`: whether to include all other clients.
 """
 
 
 class Reexec:
-    """Owns the rehearsal that runs, if one does."""
+    """Owns the running rehearsal, if any."""
 
     def __init__(
         self,
@@ -44,11 +44,11 @@ class Reexec:
         """Begin without one.
 
         Args:
-            runtime: what it is waited for with.
-            children: where the rehearsal is born.
-            arrivals: the signals, of which none may be lost.
+            runtime: the event loop, the log and the events.
+            children: starts the rehearsal.
+            arrivals: the signals, none of which may be lost.
             parts: what PID 1 is made of.
-            serialize: see there.
+            serialize: see `Serialize`.
 
         """
         self._runtime = runtime
@@ -59,10 +59,10 @@ class Reexec:
         self._serialize = serialize
         self._rehearses = False
         self._files: tuple[str, ...] = ()
-        """What the program that was rehearsed last is made of."""
+        """The files that the last successful rehearsal reported, as `upgrade.read_report` returns them."""
 
     def rehearse(self, client: int) -> None:
-        """Have the next life do all that it does first, and end."""
+        """Start the new program in a child that does all before its first wait, and exits."""
         if self._rehearses or any(isinstance(event, Rehearsed) for event in self._runtime.events):
             self._runtime.submit(Rehearsed(client, "another upgrade is under way"))
             return
@@ -73,11 +73,11 @@ class Reexec:
 
     def _start(self, client: int) -> None:
         runtime, token = self._runtime, os.urandom(16).hex()
-        left = replace(self._serialize(client, others=False), token=token)
-        descriptors = left.descriptors
+        saved = replace(self._serialize(client, others=False), token=token)
+        descriptors = saved.descriptors
         with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as theirs:
-            heir = upgrade.wrap(left)
-            theirs.callback(os.close, heir)
+            state_fd = upgrade.write_state(saved)
+            theirs.callback(os.close, state_fd)
             reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             theirs.callback(os.close, writer)
             on_failure.callback(os.close, reader)
@@ -85,7 +85,6 @@ class Reexec:
             on_failure.callback(stderr.close)
 
             def ended(status: int) -> None:
-                """Tell what became of it; once, as soon as it has died or is not worth waiting for."""
                 runtime.event_loop.cancel(_ALARM)
                 self._rehearses = False
                 with contextlib.ExitStack() as last:
@@ -99,52 +98,51 @@ class Reexec:
 
             runtime.event_loop.call_later(_ALARM, upgrade.REHEARSE_WITHIN, kill)
             on_failure.callback(runtime.event_loop.cancel, _ALARM)
-            spec = upgrade.rehearsal(heir, self._variables(), descriptors, stderr.writer, writer)
+            spec = upgrade.rehearsal(state_fd, self._variables(), descriptors, stderr.writer, writer)
             self._children.start_helper(upgrade.REHEARSAL, spec, ended)
             self._rehearses = True
             on_failure.pop_all()
 
-    def _judge(self, status: int, testimony: bytes, token: str, stderr: StderrPipe) -> str:
-        """Return why the program that was rehearsed may not take our place; empty where it may."""
-        said = stderr.drain().decode(errors="replace").replace("\n", " ").strip()
+    def _judge(self, status: int, report: bytes, token: str, stderr: StderrPipe) -> str:
+        """Return why the new program may not replace this one; empty if it may."""
+        output = stderr.drain().decode(errors="replace").replace("\n", " ").strip()
         if status:
-            return f"the new program {how_it_died(status)}: {said or 'it says nothing'}"
-        files = upgrade.read_testimony(testimony, token)
+            return f"the new program {how_it_died(status)}: {output or 'without an error message'}"
+        files = upgrade.read_report(report, token)
         if files is None:
-            what = "the new program ends before it would serve, without an error: is it installed completely?"
-            return f"{what} {said}".rstrip()
+            what = "the new program exits before it would serve, without an error: is it installed completely?"
+            return f"{what} {output}".rstrip()
         self._files = files
         return ""
 
-    def take_place(self, client: int) -> None:
-        """Become the next life; what has happened and is not decided comes first, because nobody would remember it."""
+    def execute(self, client: int) -> None:
+        """Execute the new program, after all queued events: the exec would lose them."""
         runtime = self._runtime
         if runtime.events:
             runtime.submit(Rehearsed(client, ""))
             return
         try:
-            left = self._serialize(client, others=True)
-            heir = upgrade.wrap(left)
+            saved = self._serialize(client, others=True)
+            state_fd = upgrade.write_state(saved)
         except OSError as error:
-            runtime.submit(Rehearsed(client, f"it cannot be handed down: {error.strerror or error}"))
+            runtime.submit(Rehearsed(client, f"the state cannot be written: {error.strerror or error}"))
             return
         try:
-            # As late as can be.
+            # As late as possible.
             changed = upgrade.changed(self._files)
             if changed:
                 runtime.submit(Rehearsed(client, f"{changed} has changed since the new program was tried: try again"))
                 return
             runtime.log(Log(Level.INFO, "upgrading", "safe_reload is replaced; every socket and process stays"))
-            upgrade.execute(heir, self._variables(), left.descriptors, lambda: list(self._arrivals.read()))
+            upgrade.execute(state_fd, self._variables(), saved.descriptors, lambda: list(self._arrivals.read()))
         except OSError as error:
             runtime.submit(Rehearsed(client, f"exec: {error.strerror or error}"))
         finally:
-            os.close(heir)
+            os.close(state_fd)
 
     def _variables(self) -> dict[str, str]:
-        """Return the environment of the next life."""
         environment = dict(self._environment)
-        for name in (upgrade.HEIR_VARIABLE, upgrade.REHEARSAL_VARIABLE):
+        for name in (upgrade.STATE_VARIABLE, upgrade.REHEARSAL_VARIABLE):
             environment.pop(name, None)
         blocked, ignored = bits_of(self._inherited.blocked), bits_of(self._inherited.ignored)
         inheritance = Inheritance(blocked, ignored, (0, 1, 2), environment.get("LC_CTYPE"))
@@ -152,7 +150,7 @@ class Reexec:
 
 
 def _read(reader: int) -> bytes:
-    """Return what is in a pipe; somebody may hold it open for ever."""
+    """Return the content of a pipe; EOF may never come."""
     data = b""
     with contextlib.suppress(BlockingIOError):
         while more := os.read(reader, _ROOM):

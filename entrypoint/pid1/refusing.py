@@ -1,7 +1,7 @@
-"""How the clients of a passed socket that no `bind` uses are refused.
+"""Refuses the clients of passed sockets that no `bind` uses.
 
-It listens as long as systemd or podman hold it, so the kernel lets them connect whether anybody accepts or not. Here
-they are accepted and reset at once, instead of kept waiting for nobody.
+Such a socket listens as long as systemd or podman hold it, so the kernel completes handshakes although nobody accepts.
+Here its clients are accepted and reset at once, instead of waiting for nothing.
 """
 
 import contextlib
@@ -11,27 +11,22 @@ from collections.abc import Collection
 from entrypoint.system.event_loop import EventLoop
 
 _AT_ONCE = 64
-"""So many are refused before the loop goes on with something else."""
+"""At most so many in one turn of the event loop."""
 _PAUSE = 0.01
-"""Seconds until the next ones: with it the CPU that they can have used is bounded, however many come."""
+"""Seconds between two turns: this bounds the CPU use."""
 _RESET_ON_CLOSE = bytes((1, 0, 0, 0, 0, 0, 0, 0))
 
 
 class Refusing:
-    """Owns no socket, only the waiting for clients of some."""
+    """Owns no socket; it only watches them."""
 
     def __init__(self, event_loop: EventLoop) -> None:
-        """Begin with none.
-
-        Args:
-            event_loop: where to wait.
-
-        """
+        """Begin without any."""
         self._event_loop = event_loop
         self._sockets: frozenset[socket.socket] = frozenset()
 
     def refuse_at(self, sockets: Collection[socket.socket]) -> None:
-        """Refuse the clients of these sockets, which listen and do not block, and of no others any more."""
+        """Refuse the clients of exactly these sockets, which must listen and be non-blocking."""
         wanted = frozenset(sockets)
         for listener in self._sockets - wanted:
             self._event_loop.remove(listener)

@@ -1,7 +1,7 @@
-"""What every part of PID 1 works with: what it waits for, what has happened, the log, and that it goes on.
+"""Shared by all parts of PID 1: the event loop, the queue of events, the log, and the handling of bugs.
 
-After the first process has been started nothing may raise out of here: the death of PID 1 is the death of the
-container. So an exception that nobody has expected is reported with its traceback, and serving goes on.
+Once the first process has been started, no exception may end PID 1, because that would end the container. An unexpected
+exception is logged with its traceback, and serving goes on.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     _P = ParamSpec("_P")
 
 _PAUSE_AFTER_ERROR = 0.1
-"""Seconds; bounds how much of a CPU what fails each time can use."""
+"""Seconds; bounds the CPU use of a repeated failure."""
 _SILENCE = 60.0
-"""Seconds in which the same error is not told again."""
+"""Seconds in which the same error is not logged again."""
 
 
 class Runtime:
-    """Owns the event_loop, and the events that are not decided yet."""
+    """Owns the event loop, and the events that the core has not handled yet."""
 
     def __init__(self, logger: Logger) -> None:
         """Begin with nothing to wait for."""
@@ -41,7 +41,7 @@ class Runtime:
         logger.open()
 
     def submit(self, event: Event) -> None:
-        """Have the core decide about this, after what has happened before it."""
+        """Queue an event for the core."""
         self.events.append(event)
 
     def log(self, line: Log) -> None:
@@ -49,10 +49,10 @@ class Runtime:
         self.logger.write(line)
 
     def wait(self, deadline: float) -> None:
-        """Wait for the next thing to happen, at most until a point in time of the monotonic clock, and do it.
+        """Wait for events, at most until a deadline on the monotonic clock, and run their callbacks.
 
         Raises:
-            ExceptionGroup: something of it has failed, and all else has been done.
+            ExceptionGroup: some callbacks failed; all others ran.
 
         """
         if self.logger.waits:
@@ -64,17 +64,17 @@ class Runtime:
         if not self.logger.waits:
             self.event_loop.remove(self.logger)
 
-    # ---- what nobody has expected ----------------------------------------------------------------------------------
+    # ---- unexpected exceptions ---------------------------------------------------------------------------------------
 
     def isolated(self, action: "Callable[_P, object]", *args: "_P.args", **kwargs: "_P.kwargs") -> None:
-        """Call it with these arguments; whatever fails of it keeps nothing else from being done."""
+        """Call an action; report its exceptions, and go on."""
         try:
             action(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001  # whatever it is
+        except Exception as error:  # noqa: BLE001  # any of them
             self.unexpected(error)
 
     def unexpected(self, error: Exception) -> None:
-        """Report an exception that nobody has expected here, and go on; never raises."""
+        """Report an unexpected exception; never raises."""
         try:
             self._report(error)
         except Exception as another:  # noqa: BLE001  # not even this may end PID 1
@@ -84,14 +84,13 @@ class Runtime:
 
     def _report(self, error: Exception) -> None:
         now = time.monotonic()
-        # What fails each time is told once a minute.
         if repr(error) == self._reported and now < self._silent_until:
             return
         self._reported, self._silent_until = repr(error), now + _SILENCE
         if is_shortage(error):
             self.log(Log(Level.ERROR, "system_error", f"no memory was left ({_place(error)}); serving goes on"))
             return
-        import traceback  # noqa: PLC0415  # half a MiB, for a day that should never come
+        import traceback  # noqa: PLC0415  # half a MiB, needed after a bug only
 
         for line in "".join(traceback.format_exception(error)).splitlines():
             self.log(Log(Level.ERROR, "bug", line))
@@ -99,14 +98,14 @@ class Runtime:
 
 
 def is_shortage(error: Exception) -> bool:
-    """Tell whether there was no memory, and nothing else is wrong."""
+    """Tell whether the only error is a lack of memory."""
     if isinstance(error, ExceptionGroup):
         return all(map(is_shortage, error.exceptions))
     return isinstance(error, MemoryError)
 
 
 def _place(error: BaseException) -> str:
-    """Say where an exception was raised."""
+    """Return FILE:LINE where an exception was raised."""
     if isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     frame = error.__traceback__
@@ -116,7 +115,7 @@ def _place(error: BaseException) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """Say in a few words what has failed."""
+    """Return a short description of an error."""
     if isinstance(error, MemoryError):
         return "no memory is left"
     return reason(error) if isinstance(error, OSError) else repr(error)

@@ -1,4 +1,4 @@
-"""A client of the control socket, and where it is in its questions."""
+"""A client of the control socket, with its pending commands and settings."""
 
 import time
 from collections import deque
@@ -9,35 +9,35 @@ from entrypoint.pid1 import master_cli
 from entrypoint.pid1.worker_connection import WorkerConnection
 from entrypoint.system.control_socket import Client
 
-_HANDED_DOWN = ("target", "settings", "prompt", "spoke", "ends", "waits_for")
-"""Of a session, what is a plain value."""
+_PLAIN_FIELDS = ("target", "settings", "prompt", "spoke", "ends", "waits_for")
+"""The attributes of a session that are plain values."""
 
 
 class Session:
-    """A client, and where it is in its questions."""
+    """A client, with its pending commands and settings."""
 
     def __init__(self, client: Client) -> None:
-        """Begin with a client that has said nothing."""
+        """Begin with a client that has sent nothing."""
         self.client = client
         self.commands: deque[str] = deque()
         self.target = ""
-        """The generation that its commands without a prefix are for; empty for us."""
+        """The target of its commands without a prefix; empty for safe_reload."""
         self.settings: dict[str, str] = {}
-        """What is said to a generation before each command."""
+        """By name, the commands that are sent to a generation before each forwarded one."""
         self.prompt = False
         self.spoke = False
         self.ends = False
-        """It is over when everything has been answered."""
+        """It is closed when everything has been answered."""
         self.waits_for = ""
-        """What it awaits: reload, upgrade, status, or a generation; nothing while its next command can be taken."""
+        """What it waits for: reload, upgrade, status, or a generation; empty if its next command may run."""
         self.worker: WorkerConnection | None = None
-        """To the generation whose answer is copied."""
+        """To the generation that is answering."""
         self.reader = master_cli.CommandReader()
-        self.stirred_at = time.monotonic()
-        """When it last said something, or was given something."""
+        self.active_at = time.monotonic()
+        """When it last sent or was sent something, on the monotonic clock."""
 
     def serialize(self) -> dict[str, Any]:
-        """Return everything about it as plain values."""
+        """Return everything as plain values."""
         return {
             "client": self.client.fileno(),
             "unsent": self.client.unsent,
@@ -45,22 +45,22 @@ class Session:
             "empty_lines": self.worker.empty_lines if self.worker else 0,
             "commands": list(self.commands),
             "reader": self.reader.serialize(),
-            **{name: getattr(self, name) for name in _HANDED_DOWN},
+            **{name: getattr(self, name) for name in _PLAIN_FIELDS},
         }
 
     @classmethod
-    def restore(cls, client: Client, left: Mapping[str, Any]) -> "Session":
-        """Go on with a client where our last life has left it."""
+    def restore(cls, client: Client, saved: Mapping[str, Any]) -> "Session":
+        """Restore a session of the previous program."""
         session = cls(client)
-        session.commands.extend(left["commands"])
-        session.reader = master_cli.CommandReader.restore(left["reader"])
-        for name in _HANDED_DOWN:
-            setattr(session, name, left[name])
+        session.commands.extend(saved["commands"])
+        session.reader = master_cli.CommandReader.restore(saved["reader"])
+        for name in _PLAIN_FIELDS:
+            setattr(session, name, saved[name])
         return session
 
     @property
-    def patience(self) -> int:
-        """How much harm it would do to hang up."""
+    def priority(self) -> int:
+        """How important it is to keep the connection: 3 is never dropped."""
         if self.waits_for in {"reload", "upgrade"}:
             return 3
         return 2 if self.waits_for else int(self.spoke)

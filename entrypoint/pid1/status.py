@@ -1,4 +1,4 @@
-"""What `status` and `show proc` answer, put together from what the parts know."""
+"""The answers to `status` and `show proc`."""
 
 import os
 import time
@@ -17,13 +17,13 @@ _STAGES = {BackingOff: "backing_off", Lingering: "lingering", Stopping: "stoppin
 
 
 def status(parts: Parts, outcomes: Outcomes, state: State, connections: dict[int, int | None]) -> dict[str, object]:
-    """Return the status as plain values; docs/control-socket.md says what each of them is.
+    """Return the status as plain values, as documented in docs/control-socket.md.
 
     Args:
         parts: what PID 1 is made of.
-        outcomes: how starts and reloads have ended.
+        outcomes: the results of starts and reloads.
         state: of the core.
-        connections: of each generation, as far as they are known.
+        connections: by generation; None if unknown.
 
     """
     history, current, disk = outcomes.history, state.current, state.disk
@@ -93,12 +93,12 @@ def status(parts: Parts, outcomes: Outcomes, state: State, connections: dict[int
 
 
 def show_proc(outcomes: Outcomes, state: State, version_of: Callable[[int], str]) -> str:
-    """Return the answer to `show proc`, as haproxy's master writes it.
+    """Return the answer to `show proc`.
 
     Args:
-        outcomes: how starts and reloads have ended.
+        outcomes: the results of starts and reloads.
         state: of the core.
-        version_of: returns the version of a generation's haproxy; empty while it is not known.
+        version_of: returns the version of a generation's haproxy; empty while unknown.
 
     """
     reloads = f"{max(0, state.last_number - 1)} [failed: {outcomes.history.failures}]"

@@ -1,7 +1,7 @@
-"""PID 1: wait, turn what happened into events, ask the core, carry out the effects.
+"""PID 1's main loop: wait, turn what happened into events, ask the core, carry out the effects.
 
-Nothing in here decides. After the first process has been started nothing in here may raise, either: an expected
-failure is an event or a log line, and an unexpected one is reported, and serving goes on (`runtime`).
+It makes no decisions. Once the first process has been started, it must not raise either: an expected failure becomes
+an event or a log line, and an unexpected one is reported while serving goes on (`runtime`).
 """
 
 import math
@@ -75,11 +75,11 @@ _SIGCHLD = signal.SIGCHLD
 
 
 class Supervisor:
-    """Runs the core until it has ended; owns all that lives as long."""
+    """Runs the core until it has ended; owns everything that lives as long."""
 
-    def __init__(self, begun: State, parts: Parts) -> None:
-        """Begin with this state; nothing happens before `run`."""
-        self.state = begun
+    def __init__(self, state: State, parts: Parts) -> None:
+        """Begin with this state; nothing is started before `run`."""
+        self.state = state
         """Changed by the core only."""
         self._parts = parts
         runtime = self._runtime = Runtime(parts.logger)
@@ -118,49 +118,48 @@ class Supervisor:
         return self.state.stage.status
 
     def rehearse(self) -> None:
-        """Do all that `run` does before it waits for the first time, and carry nothing out."""
+        """Do everything that `run` does before its first wait, but carry out no effects."""
         self.state, _ = lifecycle.step(self.state, self._begin())
         self._set_timers()
         self._decided()
 
     def _close(self) -> None:
-        """End: hang up on everybody who asks."""
         self._runtime.isolated(self._front.update, self.state)
         self._front.close()
         self._store.reader.close()
 
-    # ---- the beginning ---------------------------------------------------------------------------------------------
+    # ---- start -------------------------------------------------------------------------------------------------------
 
     def _begin(self) -> Event:
-        """Begin to serve; return what the core is told first."""
+        """Begin to serve; return the first event."""
         parts = self._parts
-        if parts.left:
-            return self._go_on(parts.left)
+        if parts.saved:
+            return self._resume(parts.saved)
         self._store.read_state_file()
         return Began(parts.listeners.descriptors())
 
-    def _go_on(self, left: UpgradeState) -> Event:
-        """Take up what our last life has handed down; the files may have changed while nobody watched."""
+    def _resume(self, saved: UpgradeState) -> Event:
+        """Restore the previous program's state; the files may have changed since it stopped watching."""
         runtime = self._runtime
-        self._children.restore(left)
-        self._parts.logger.restore(left.log)
+        self._children.restore(saved)
+        self._parts.logger.restore(saved.log)
         self._front.open()
-        self._outcomes.restore(left)
-        self._front.restore(left)
+        self._outcomes.restore(saved)
+        self._front.restore(saved)
         what = f"safe_reload {__version__} has taken over"
         if self._parts.rehearses:
-            self._front.tell_asker(left, "")
+            self._front.answer_upgrade(saved, "")
             json_text(self._status({}))
             return Stirred()
         runtime.log(Log(Level.INFO, "upgraded", what))
-        runtime.isolated(self._store.reader.restore, left.readers)
+        runtime.isolated(self._store.reader.restore, saved.readers)
         runtime.isolated(self._store.reader.look, Why.POLLED, 0)
-        runtime.isolated(self._store.keep_again)
+        runtime.isolated(self._store.resume)
         runtime.isolated(self._let_vips_accept)
-        # Last of all: whatever fails before is begun anew, and what follows could not be.
-        runtime.isolated(upgrade.has_begun, self._parts.environment)
-        runtime.isolated(self._front.tell_asker, left, f"Success=1\n--\n{what}\n\n")
-        runtime.isolated(self._front.resume, left)
+        # After this the start cannot be retried, so everything that may fail comes before.
+        runtime.isolated(upgrade.close_state, self._parts.environment)
+        runtime.isolated(self._front.answer_upgrade, saved, f"Success=1\n--\n{what}\n\n")
+        runtime.isolated(self._front.resume, saved)
         return Stirred()
 
     def _let_vips_accept(self) -> None:
@@ -168,11 +167,11 @@ class Supervisor:
             self._listen(listen.tags, listen.doubtful)
 
     def _serialize(self, client: int, *, others: bool) -> UpgradeState:
-        """Return everything that the next life needs.
+        """Return the state for the new program.
 
         Args:
-            client: who has asked for it.
-            others: with all other clients; a rehearsal would keep them from seeing that we have hung up.
+            client: the number of the client that asked for the upgrade.
+            others: include all other clients; not in a rehearsal, which would hold their connections open.
 
         """
         parts = self._parts
@@ -196,16 +195,16 @@ class Supervisor:
             **front,
         )
 
-    # ---- what happens ----------------------------------------------------------------------------------------------
+    # ---- events ------------------------------------------------------------------------------------------------------
 
     def _settle(self) -> None:
-        """Have the core decide until nothing more follows."""
+        """Let the core handle all events, and carry out its effects."""
         runtime = self._runtime
         while runtime.events:
             event = runtime.events.popleft()
             try:
                 self.state, effects = lifecycle.step(self.state, event)
-            except Exception as error:  # noqa: BLE001  # a death must not be forgotten for it
+            except Exception as error:  # noqa: BLE001  # the event, such as an exit, is retried
                 runtime.unexpected(error)
                 self._retries.failed(event, lambda event=event: runtime.submit(event))  # type: ignore[misc]
                 continue
@@ -216,30 +215,30 @@ class Supervisor:
             self._set_timers()
             if not runtime.events:
                 runtime.isolated(self._decided)
-        self._children.forget_buried()
+        self._children.forget_dead()
 
     def _decided(self) -> None:
-        """Tell systemd what has become true, and let go of what nobody needs any more."""
+        """Tell systemd the new state, and forget configurations that are no longer needed."""
         self._front.open()
-        # Nobody will ever start from what one that leaves was started from.
+        # The configuration of a draining generation is never started again.
         needed = [one.number for one in self.state.generations if isinstance(one.phase, Candidate | Current)]
         self._runtime.isolated(self._parts.configurations.retain, needed)
         self._runtime.isolated(self._front.update, self.state)
         self._find_lost()
 
     def _find_lost(self) -> None:
-        """Have the core told of deaths that it waits for and that were lost; nothing else would ever make them good."""
+        """Submit exits that were lost through a bug; otherwise the core would wait for them for ever."""
         alive = self._children.alive()
         for one in self.state.generations:
-            if one.pid is not None and one.number not in alive and not self._will_be_told(one.number):
-                what = f"generation {one.number} (pid {one.pid}) is gone, and nobody was told: that is a bug"
+            if one.pid is not None and one.number not in alive and not self._is_queued(one.number):
+                what = f"generation {one.number} (pid {one.pid}) has exited, and its exit was lost: that is a bug"
                 self._runtime.log(Log(Level.ERROR, "bug", what))
                 self._runtime.submit(Exited(one.number, -signal.SIGKILL))
 
-    def _will_be_told(self, number: int) -> bool:
-        """Tell whether the core is yet to be told of a death."""
-        told = (*self._runtime.events, *self._retries)
-        return any(isinstance(event, Exited) and event.number == number for event in told)
+    def _is_queued(self, number: int) -> bool:
+        """Tell whether the exit of a generation is still queued for the core."""
+        queued = (*self._runtime.events, *self._retries)
+        return any(isinstance(event, Exited) and event.number == number for event in queued)
 
     def _set_timers(self) -> None:
         now = time.monotonic()
@@ -248,8 +247,8 @@ class Supervisor:
         }
 
     def _wait(self) -> None:
-        """Wait for the world or for the next timer, and note what happened."""
-        # Once more: where it failed after a decision, a timer that is not set would never run out.
+        """Wait for the event loop or the next timer, and submit what happened."""
+        # Again: if this failed in `_settle`, a missing timer would never fire.
         self._set_timers()
         try:
             self._runtime.wait(min(self._deadlines.values(), default=math.inf))
@@ -264,18 +263,18 @@ class Supervisor:
         for signum in list(self._arrivals.read()):
             if signum != _SIGCHLD:
                 self._runtime.submit(Signalled(signum))
-        # Whatever arrived, for a SIGCHLD that found the pipe full is lost, and waitpid(2) costs nothing.
+        # After any signal: a SIGCHLD is lost if the pipe is full, and waitpid(2) is cheap.
         self._children.reap()
 
-    # ---- what is to be done ----------------------------------------------------------------------------------------
+    # ---- effects -----------------------------------------------------------------------------------------------------
 
     def _carry_out(self, effect: Effect) -> None:
-        """Do it; never raises. Whatever fails, who awaits an answer gets one, as `core.effects` says."""
+        """Carry out an effect; never raises. A failure is answered as `core.effects` says."""
         try:
             self._do(effect)
             if self._retries.any:
                 self._retries.succeeded(lasting(effect))
-        except Exception as error:  # noqa: BLE001  # the rest of the step is to be carried out
+        except Exception as error:  # noqa: BLE001  # the other effects of the step must follow
             self._runtime.isolated(self._failed, effect, error)
 
     def _failed(self, effect: Effect, error: Exception) -> None:
@@ -329,7 +328,7 @@ class Supervisor:
             case Rehearse(client=client):
                 self._reexec.rehearse(client)
             case Upgrade(client=client):
-                self._reexec.take_place(client)
+                self._reexec.execute(client)
             case _:
                 assert_never(effect)
 
@@ -337,7 +336,7 @@ class Supervisor:
         """Start a generation.
 
         Raises:
-            Exception: it has no process, and no line to one is left.
+            Exception: there is no process, and everything is closed.
 
         """
         try:
@@ -362,21 +361,21 @@ class Supervisor:
         self._front.note(notice, message, stderr)
 
     def _reply(self, reply: Reply) -> None:
-        """Answer who has asked for a reload."""
-        words, number = "", reply.number
+        """Answer the client that asked for a reload."""
+        output, number = "", reply.number
         try:
-            beside = self._outcomes.beside(failed=bool(number) and not reply.success)
-            words = self._children.stderr_of(number) + beside
-        except Exception as error:  # noqa: BLE001  # who waits is told what became of it, if not all about it
+            notes = self._outcomes.notes_for(failed=bool(number) and not reply.success)
+            output = self._children.stderr_of(number) + notes
+        except Exception as error:  # noqa: BLE001  # the result must be sent even without the details
             self._runtime.unexpected(error)
-        text = f"Success={int(reply.success)}\n--\n{words}{one_line(reply.message)}\n\n"
+        text = f"Success={int(reply.success)}\n--\n{output}{one_line(reply.message)}\n\n"
         self._front.reply(reply.client, text)
 
     def _listen(self, tags: Collection[str], doubtful: Collection[str]) -> None:
-        """Let these VIPs accept, and no others.
+        """Make exactly these VIPs listen.
 
         Raises:
-            OSError: the kernel refuses.
+            OSError: listen(2) failed.
 
         """
         try:
@@ -384,10 +383,10 @@ class Supervisor:
         finally:
             self._refusing.refuse_at(self._parts.listeners.unused())
 
-    # ---- what the parts want to know -------------------------------------------------------------------------------
+    # ---- for other parts ---------------------------------------------------------------------------------------------
 
     def _status(self, connections: dict[int, int | None]) -> dict[str, object]:
-        # Who asks whether we live has us look.
+        # A health check also finds lost exits.
         self._children.reap()
         self._find_lost()
         return status(self._parts, self._outcomes, self.state, connections)

@@ -1,7 +1,7 @@
-"""What systemd, or podman, is told: that we are ready, reload, stop, live, and how many connections there are.
+"""Messages to systemd, or podman: READY, RELOADING, STOPPING, WATCHDOG, and a STATUS with the number of connections.
 
-Follows from the state, so that a reload has the same messages whatever asked for it, and each RELOADING its READY
-(sd_notify(3)). HAProxy's own notes leave the number of connections to future work.
+They are derived from the state, so that a reload sends the same messages whatever triggered it, and each RELOADING is
+followed by READY (sd_notify(3)). HAProxy's own notes leave the number of connections to future work.
 """
 
 import time
@@ -20,21 +20,21 @@ from entrypoint.system.event_loop import EventLoop
 from entrypoint.system.sd_notify import Notifier, monotonic_usec
 
 _REFRESH = 5.0
-"""Seconds between two looks at how many connections there are; only where somebody listens."""
-_AGAIN_AFTER = 0.1
-"""Seconds after which it is tried again whether systemd has room in its queue."""
-_LAST_WORDS_WITHIN = 2.0
-"""Seconds that the end waits for such room."""
+"""Seconds between two counts of connections, if there is a socket to send them to."""
+_RETRY_AFTER = 0.1
+"""Seconds until a retry if systemd's queue is full."""
+_FLUSH_WITHIN = 2.0
+"""Seconds that `close` waits for room in systemd's queue."""
 _EXTENSION = 30.0
-"""Seconds that are asked for at a time; asked for again after a third of it, so that a missed one does no harm."""
+"""Seconds per request for more time; repeated after a third of them, so that a lost message does no harm."""
 _SLICE = 64
-"""So many VIPs are stored at once: each one is a message that systemd has to take in."""
+"""VIPs stored in one turn: each one is a message to systemd."""
 _MOST_UNSENT = 8
-"""What systemd has not taken in and what matters: of more, the last ones say how it is."""
+"""Important messages that wait for room; the newest are kept."""
 
 
 class SystemdStatus:
-    """Tells systemd what follows from the state."""
+    """Tells systemd the state."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class SystemdStatus:
         child_of: Callable[[int], Child | None],
         log: Callable[[Log], None],
     ) -> None:
-        """Begin; nothing is said yet."""
+        """Begin; nothing is sent yet."""
         self._notifier = notifier
         self._event_loop = event_loop
         self._log = log
@@ -60,19 +60,19 @@ class SystemdStatus:
         self._forgotten: deque[str] = deque()
         self._unstored: deque[tuple[str, int]] = deque()
         self._due: dict[str, object] = {}
-        """What is to be said as soon as there is room, and of which only the newest value matters."""
+        """Waits for room; only the newest value of each key matters."""
         if notifier.unusable:
             log(Log(Level.WARNING, "notify", notifier.unusable))
 
-    # ---- what has happened -----------------------------------------------------------------------------------------
+    # ---- notices and state -------------------------------------------------------------------------------------------
 
     def note(self, notice: Notice, message: str, stderr: str) -> None:
-        """Take in what has happened.
+        """Remember a notice for the status.
 
         Args:
-            notice: what it is.
+            notice: what has happened.
             message: the same for people.
-            stderr: what the generation that it is about has said itself.
+            stderr: of the generation in question.
 
         """
         match notice:
@@ -91,7 +91,7 @@ class SystemdStatus:
                 assert_never(notice)
 
     def update(self, state: State) -> None:
-        """Say what has become true."""
+        """Send what the new state implies."""
         self._state = state
         if not self._notifier.active:
             return
@@ -103,7 +103,7 @@ class SystemdStatus:
                 self._failure = ""
         self._say_stages(state)
         self._send_all()
-        self._be_patient(state)
+        self._extend_start_timeout(state)
         if changed:
             self._refresh()
 
@@ -125,8 +125,8 @@ class SystemdStatus:
             self._send(RELOADING=1, MONOTONIC_USEC=monotonic_usec())
         self._reload = 0 if stopping else reload
 
-    def _be_patient(self, state: State) -> None:
-        """Have systemd wait for a candidate that takes long, as --ready-timeout does."""
+    def _extend_start_timeout(self, state: State) -> None:
+        """Extend systemd's timeout while a candidate starts: --ready-timeout limits that."""
         if self._stopping:
             return
         starting = state.candidate is not None
@@ -136,10 +136,10 @@ class SystemdStatus:
             self._event_loop.cancel("extend")
         self._starting = starting
 
-    # ---- another program takes our place ---------------------------------------------------------------------------
+    # ---- upgrade -----------------------------------------------------------------------------------------------------
 
     def serialize(self) -> dict[str, Any]:
-        """Return everything that has been said as plain values."""
+        """Return everything that was sent, or waits, as plain values."""
         return {
             "current": self._current,
             "unsent": list(self._unsent),
@@ -147,13 +147,13 @@ class SystemdStatus:
             "deaths": [self._deaths, self._last_death],
         }
 
-    def resume(self, left: Mapping[str, Any]) -> None:
-        """Go on where our last life has ended: systemd has heard that we are ready, and may have some of the VIPs."""
+    def resume(self, saved: Mapping[str, Any]) -> None:
+        """Continue after the previous program: systemd knows READY, and may store some of the VIPs."""
         self._ready = True
-        self._current = left["current"]
-        self._failure = left["failure"]
-        self._deaths, self._last_death = left["deaths"]
-        unsent = left["unsent"]
+        self._current = saved["current"]
+        self._failure = saved["failure"]
+        self._deaths, self._last_death = saved["deaths"]
+        unsent = saved["unsent"]
         if self._notifier.active:
             self._unsent.extend(unsent)
             self._event_loop.call_later("unsent", 0.0, self._send_all)
@@ -161,15 +161,15 @@ class SystemdStatus:
             self._event_loop.call_later("watchdog", 0.0, self._watch)
             self._store_some()
 
-    # ---- messages --------------------------------------------------------------------------------------------------
+    # ---- messages ----------------------------------------------------------------------------------------------------
 
     def _send(self, **lines: object) -> None:
-        """Send what systemd has to know, in this order, however long it is deaf."""
+        """Send an important message; it keeps its order, and waits for room."""
         self._unsent.append(lines)
         self._send_all()
 
     def _send_all(self) -> None:
-        """Send all that is to be said; what finds no room waits, and nobody with it."""
+        """Send everything that is due; without room it waits, and nothing blocks."""
         status = self._text()
         while self._unsent:
             if not self._try(self._unsent[0], status):
@@ -179,13 +179,13 @@ class SystemdStatus:
             if not self._try(self._due):
                 return
             self._due = {}
-        # READY=1 is the first thing that is said: there are who read one message and no more.
+        # READY=1 comes first: some managers read only one message.
         if status != self._status and (self._ready or self._stopping):
             self._try({}, status)
 
     def _try(self, lines: Mapping[str, object], status: str | None = None) -> bool:
-        """Send one message, with a status if there is one; False where that has to be tried again."""
-        self._tell(self._notifier.send(**lines, **({} if status is None else {"STATUS": status})))
+        """Send one message, with a status if given; False if it must be retried."""
+        self._warn(self._notifier.send(**lines, **({} if status is None else {"STATUS": status})))
         if self._notifier.deaf:
             self._event_loop.call_later("unsent", self._pause, self._send_all)
             return False
@@ -195,12 +195,12 @@ class SystemdStatus:
 
     @property
     def _pause(self) -> float:
-        """Seconds until it makes sense to try again."""
-        return _AGAIN_AFTER if self._notifier.busy else _REFRESH
+        """Seconds until the next retry."""
+        return _RETRY_AFTER if self._notifier.busy else _REFRESH
 
     def close(self) -> None:
-        """Say what has found no room so far, as far as there is some now: nobody is served any more."""
-        end = time.monotonic() + _LAST_WORDS_WITHIN
+        """Send what still waits, blocking for a limited time: nothing is served any more."""
+        end = time.monotonic() + _FLUSH_WITHIN
         while self._unsent and self._notifier.busy and time.monotonic() < end:
             self._notifier.wait(end - time.monotonic())
             self._send_all()
@@ -210,60 +210,60 @@ class SystemdStatus:
         assert state
         current, candidate = state.current, state.candidate
         old = sum(not isinstance(one.phase, Candidate | Current) for one in state.generations)
-        left = len(state.generations)
-        said = []
+        remaining = len(state.generations)
+        parts = []
         match state.stage:
             case Ended():
-                said.append("stopped")
+                parts.append("stopped")
             case Lingering() | Stopping():
-                said.append(f"stopping, {_count(left, 'generation')} left")
+                parts.append(f"stopping, {_count(remaining, 'generation')} left")
             case _ if current:
-                said.append(f"generation {current.number} (pid {current.pid})")
+                parts.append(f"generation {current.number} (pid {current.pid})")
             case _ if state.started:
-                said.append("no generation serves; the VIPs are open, and clients wait")
+                parts.append("no generation serves; the VIPs are open, and clients wait")
             case _:
-                said.append("not ready yet")
-        if self._connections and left:
-            said.append(self._connections)
+                parts.append("not ready yet")
+        if self._connections and remaining:
+            parts.append(self._connections)
         if not isinstance(state.stage, Stopping | Ended):
-            said += [f"{old} draining"] if old else []
-            said += [f"generation {candidate.number} is starting"] if candidate else []
+            parts += [f"{old} draining"] if old else []
+            parts += [f"generation {candidate.number} is starting"] if candidate else []
         if current and current.kept:
-            said.append("runs the LAST KNOWN GOOD configuration")
+            parts.append("runs the LAST KNOWN GOOD configuration")
         if self._failure:
-            said.append(self._failure)
+            parts.append(self._failure)
         if self._deaths:
-            said.append(f"haproxy has died unasked ({self._deaths}): the last one {self._last_death}")
-        return ", ".join(said)
+            parts.append(f"haproxy has died unasked ({self._deaths}): the last one {self._last_death}")
+        return ", ".join(parts)
 
-    def _tell(self, failure: str | None) -> None:
+    def _warn(self, failure: str | None) -> None:
         if failure:
             self._log(Log(Level.WARNING, "notify", failure))
 
-    # ---- the FD store ----------------------------------------------------------------------------------------------
+    # ---- the FD store ------------------------------------------------------------------------------------------------
 
     def store(self, forgotten: tuple[str, ...], descriptors: tuple[tuple[str, int], ...], kept: int) -> None:
-        """Have systemd keep the VIPs for our next life, a few at a time, once we are ready.
+        """Store the VIPs in systemd for the next start, a few at a time, after READY.
 
         Args:
-            forgotten: the names that are kept and no VIPs any more.
-            descriptors: what is not kept yet, each with its name.
-            kept: how many are.
+            forgotten: stored names that are no VIPs any more.
+            descriptors: VIPs that are not stored yet: name and descriptor.
+            kept: the number of stored ones.
 
         """
         self._forgotten.extend(forgotten)
         if self._notifier.stores:
             names, failure = self._notifier.fit((name for name, _ in descriptors), kept)
-            self._tell(failure)
+            self._warn(failure)
             chosen = frozenset(names)
             self._unstored.extend([one for one in descriptors if one[0] in chosen][: len(names)])
 
     def _store_some(self) -> None:
         for _ in range(min(_SLICE, len(self._forgotten) + len(self._unstored))):
             if self._forgotten:
-                self._tell(self._notifier.remove(self._forgotten[0]))
+                self._warn(self._notifier.remove(self._forgotten[0]))
             else:
-                self._tell(self._notifier.store(*self._unstored[0]))
+                self._warn(self._notifier.store(*self._unstored[0]))
             if self._notifier.deaf:
                 self._event_loop.call_later("store", self._pause, self._store_some)
                 return
@@ -271,7 +271,7 @@ class SystemdStatus:
         if self._forgotten or self._unstored:
             self._event_loop.call_later("store", 0.01, self._store_some)
 
-    # ---- what is said again and again ------------------------------------------------------------------------------
+    # ---- repeated messages -------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
         interval = self._notifier.watchdog_interval
@@ -286,7 +286,7 @@ class SystemdStatus:
         self._send_all()
 
     def _refresh(self) -> None:
-        """Count the connections, and say so if it is another number."""
+        """Count the connections, and send a changed number."""
         state = self._state
         assert state
         self._event_loop.call_later("refresh", _REFRESH, self._refresh)
@@ -301,9 +301,9 @@ class SystemdStatus:
 
 
 def _reload_of(state: State) -> int:
-    """Return the number of the first candidate of the reload that runs; 0 while none does.
+    """Return the number of the running reload's first candidate; 0 without one.
 
-    A candidate that found its files changed is followed by another one for the same reload.
+    A candidate whose files have changed is followed by another one for the same reload.
     """
     candidate = state.candidate
     if candidate and isinstance(candidate.phase, Candidate) and candidate.phase.asked_by:
@@ -312,7 +312,7 @@ def _reload_of(state: State) -> int:
 
 
 def _first_alert(stderr: str) -> str:
-    """Return the first line in which haproxy says what is wrong, without its mark."""
+    """Return haproxy's first [ALERT], without its prefix."""
     for line in stderr.split("\n"):
         if line.startswith("[ALERT]"):
             return line.partition(" : ")[2].strip()

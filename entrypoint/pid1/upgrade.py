@@ -1,12 +1,12 @@
-"""Replacing safe_reload itself: same pid, same sockets, same children, another program.
+"""Replaces safe_reload itself: same pid, same sockets, same children, another program.
 
-The next life is the same command line with a descriptor more, from which it reads what this one leaves. It is rehearsed
-first, by a child that does all that the next life does before its first wait, and touches nobody. Whoever has got that
-far knows the token that was left for it, and says so; that it exits with 0 says nothing, as an empty file does that,
-too. It also says which files it was made of: only while they are the same this process executes it.
+The new program has the same command line and one more descriptor, from which it reads the state of this one. It is
+rehearsed first: a child does everything that it does before its first wait, without effects outside. On success the
+child reports the token from its state, because exit status 0 proves nothing: an empty file exits so, too. It also
+reports its files. This process executes the new program only if they are still the same.
 
-From then on nobody else has the sockets and the children: a next life that cannot begin all the same does not end, but
-begins anew, again and again, until it can (`begin_anew`). haproxy goes on meanwhile.
+After the exec only the new program has the sockets and the children. If it cannot start, it retries until it can
+(`retry_start`); haproxy goes on meanwhile.
 """
 
 import contextlib
@@ -21,99 +21,99 @@ from entrypoint.core.upgrade_state import UpgradeState, UpgradeStateError, as_pl
 from entrypoint.system.processes import SpawnSpec, find_program
 from entrypoint.system.signals import block_all, let_through
 
-HEIR_VARIABLE = "SAFE_RELOAD_HEIR"
-"""The descriptor from which the next life reads what this one leaves."""
+STATE_VARIABLE = "SAFE_RELOAD_HEIR"
+"""Holds the descriptor from which the new program reads the state. Older releases know it by this name."""
 REHEARSAL_VARIABLE = "SAFE_RELOAD_REHEARSAL"
-"""The next life is only to see whether it could go on; the descriptor to which it says so."""
+"""Set in a rehearsal: the descriptor for its report."""
 REHEARSAL = -1
-"""Stands for the rehearsal where generations have numbers."""
+"""The process number of the rehearsal."""
 REHEARSE_WITHIN = 10.0
 """Seconds."""
-_ANEW_AFTER = 1.0
+_RETRY_AFTER = 1.0
 """Seconds."""
 _MARSHAL_VERSION = 2
 """Read by every Python since 2.5."""
 
 
 def own_command() -> tuple[str, ...]:
-    """Return the command that started this program, without its arguments; sys.argv leaves out the interpreter."""
+    """Return the command of this program without its arguments, but with the interpreter, which sys.argv lacks."""
     return tuple(sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1])
 
 
-def wrap(left: UpgradeState) -> int:
-    """Return a descriptor from which the next life can read this.
+def write_state(saved: UpgradeState) -> int:
+    """Return a descriptor from which the new program can read the state.
 
     Raises:
-        OSError: there are no descriptors left, or no memory.
+        OSError: no descriptors, or no memory, are left.
 
     """
     descriptor = os.memfd_create("safe_reload", os.MFD_CLOEXEC)
     try:
         with open(descriptor, "wb", closefd=False) as file:
-            file.write(marshal.dumps(as_plain(left), _MARSHAL_VERSION))
+            file.write(marshal.dumps(as_plain(saved), _MARSHAL_VERSION))
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
 
 
-def unwrap(environment: Mapping[str, str]) -> UpgradeState | None:
-    """Read what the last life has left, if there was one.
+def read_state(environment: Mapping[str, str]) -> UpgradeState | None:
+    """Return the previous program's state, if there was one.
 
     Raises:
         UpgradeStateError: it cannot be read.
 
     """
-    number = environment.get(HEIR_VARIABLE)
+    number = environment.get(STATE_VARIABLE)
     if not number:
         return None
     try:
-        # Left open: whoever must begin anew reads it again.
+        # Left open: `retry_start` reads it again.
         with open(int(number), "rb", closefd=False) as file:
             file.seek(0)
-            left = marshal.loads(file.read())  # noqa: S302  # written by ourselves, into a descriptor of our own
+            saved = marshal.loads(file.read())  # noqa: S302  # written by ourselves, into a descriptor of our own
     except (OSError, ValueError, EOFError, TypeError) as error:
-        raise UpgradeStateError(f"{HEIR_VARIABLE}={number}: {error}") from None
-    return parse(left)
+        raise UpgradeStateError(f"{STATE_VARIABLE}={number}: {error}") from None
+    return parse(saved)
 
 
-def is_heir(environment: Mapping[str, str]) -> bool:
-    """Tell whether this life has taken the place of another one, and nobody else has what that one had."""
-    return bool(environment.get(HEIR_VARIABLE) and not environment.get(REHEARSAL_VARIABLE))
+def is_successor(environment: Mapping[str, str]) -> bool:
+    """Tell whether this process has replaced a previous program, and alone has its sockets and children."""
+    return bool(environment.get(STATE_VARIABLE) and not environment.get(REHEARSAL_VARIABLE))
 
 
-def has_begun(environment: Mapping[str, str]) -> None:
-    """Let go of what was left: this life goes on by itself."""
-    os.close(int(environment[HEIR_VARIABLE]))
+def close_state(environment: Mapping[str, str]) -> None:
+    """Close the state descriptor: this program can no longer restart from it."""
+    os.close(int(environment[STATE_VARIABLE]))
 
 
 def rehearsal(
-    heir: int, environment: Mapping[str, str], descriptors: tuple[int, ...], stderr: int, answer: int
+    state_fd: int, environment: Mapping[str, str], descriptors: tuple[int, ...], stderr: int, answer: int
 ) -> SpawnSpec:
     """Return how the rehearsal is started.
 
     Args:
-        heir: from `wrap`.
-        environment: the variables of the next life.
-        descriptors: what it inherits under the same numbers.
-        stderr: where it complains.
-        answer: where it testifies.
+        state_fd: from `write_state`.
+        environment: the variables of the new program.
+        descriptors: inherited under the same numbers.
+        stderr: the descriptor for its stderr.
+        answer: the descriptor for its report.
 
     """
-    variables = {**environment, HEIR_VARIABLE: str(heir), REHEARSAL_VARIABLE: str(answer)}
-    return SpawnSpec(tuple(sys.orig_argv), variables, (heir, answer, *descriptors), stderr=stderr)
+    variables = {**environment, STATE_VARIABLE: str(state_fd), REHEARSAL_VARIABLE: str(answer)}
+    return SpawnSpec(tuple(sys.orig_argv), variables, (state_fd, answer, *descriptors), stderr=stderr)
 
 
-def testify(environment: Mapping[str, str], token: str) -> None:
-    """Tell who rehearses us that we have got through, and which files we are made of.
+def report_success(environment: Mapping[str, str], token: str) -> None:
+    """Report a successful rehearsal: the token, and the files of this program.
 
     Raises:
-        OSError: nobody listens.
+        OSError: the report cannot be written.
 
     """
     wanted = environment[REHEARSAL_VARIABLE]
     if not wanted.isdecimal():
-        # 0.1.0 asks for no more than the exit status.
+        # Release 0.1.0 only checks the exit status.
         return
     paths = {sys.argv[0], find_program(sys.orig_argv[0], environment) or ""}
     for module in list(sys.modules.values()):
@@ -124,7 +124,7 @@ def testify(environment: Mapping[str, str], token: str) -> None:
 
 
 def _identity(path: str) -> str:
-    """Return what changes when a file is replaced or written, and its path."""
+    """Return a line that changes if the file is replaced or written: its identity, and its path."""
     try:
         found = os.stat(path)
     except OSError:
@@ -132,31 +132,31 @@ def _identity(path: str) -> str:
     return f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns} {path}"
 
 
-def read_testimony(data: bytes, token: str) -> tuple[str, ...] | None:
-    """Return the files of a program that has got through its rehearsal; None where it has not."""
-    said, *files = os.fsdecode(data).split("\0")
-    return tuple(files) if said == token else None
+def read_report(data: bytes, token: str) -> tuple[str, ...] | None:
+    """Return the lines about files from a rehearsal's report; None if the rehearsal failed."""
+    reported, *files = os.fsdecode(data).split("\0")
+    return tuple(files) if reported == token else None
 
 
 def changed(files: Iterable[str]) -> str:
-    """Return the path of one of these files that is another one by now; empty while there is none."""
+    """Return the path of a file that has changed since the report; empty if none has."""
     paths = (line.partition(" ")[2] for line in files if line != _identity(line.partition(" ")[2]))
     return next(paths, "")
 
 
 def execute(
-    heir: int, environment: Mapping[str, str], descriptors: tuple[int, ...], resend: Callable[[], list[int]]
+    state_fd: int, environment: Mapping[str, str], descriptors: tuple[int, ...], resend: Callable[[], list[int]]
 ) -> None:
-    """Become the next life; return only if that fails.
+    """Execute the new program; returns only by an exception.
 
     Args:
-        heir: from `wrap`.
+        state_fd: from `write_state`.
         environment: its variables.
-        descriptors: what it inherits under the same numbers.
-        resend: returns the signals that have arrived and not been seen to.
+        descriptors: inherited under the same numbers.
+        resend: returns the signals that have arrived and are not handled yet.
 
     Raises:
-        OSError: it cannot be executed; everything is as it was, and the signals have been sent again.
+        OSError: it cannot be executed; everything is as before, and the signals are raised again.
 
     """
     command = sys.orig_argv
@@ -165,36 +165,36 @@ def execute(
         raise FileNotFoundError(2, f"{command[0]} is not there any more")
     block_all()
     try:
-        for descriptor in (heir, *descriptors):
+        for descriptor in (state_fd, *descriptors):
             os.set_inheritable(descriptor, True)
-        # Blocked they stay pending through the exec. A death that was noted and not reaped is asked for again. Not by
-        # kill(2): that is how a signal looks that the kernel sends for a write of ours.
+        # Blocked signals stay pending through the exec. SIGCHLD makes the new program reap. Not by kill(2): a signal
+        # that the kernel sends for one of our own writes looks like that.
         for signum in {*resend(), signal.SIGCHLD}:
             signal.raise_signal(signum)
-        os.execve(program, command, {**environment, HEIR_VARIABLE: str(heir)})
+        os.execve(program, command, {**environment, STATE_VARIABLE: str(state_fd)})
     finally:
-        for descriptor in (heir, *descriptors):
+        for descriptor in (state_fd, *descriptors):
             os.set_inheritable(descriptor, False)
         let_through()
 
 
-def begin_anew(environment: Mapping[str, str], complain: Callable[[str], None], error: BaseException) -> None:
-    """Begin this life once more, which cannot begin: until it can, or is asked to stop. Never returns.
+def retry_start(environment: Mapping[str, str], report: Callable[[str], None], error: BaseException) -> None:
+    """Execute this program again until it can start, or is asked to stop; never returns.
 
-    To be called while the exception is handled, so that nothing that it has to do with is closed.
+    Call it inside the exception handler: the traceback keeps all descriptors of its frames open.
     """
-    complain(f"cannot go on after the upgrade, and tries again: {error!r}")
+    report(f"cannot go on after the upgrade, and tries again: {error!r}")
     block_all()
-    heir = int(environment[HEIR_VARIABLE])
+    state_fd = int(environment[STATE_VARIABLE])
     while True:
-        time.sleep(_ANEW_AFTER)  # noqa: TID251  # there is nothing else that could be done
+        time.sleep(_RETRY_AFTER)  # noqa: TID251  # nothing else can be done here
         try:
-            left = unwrap(environment)
-            assert left
-            _end_if_asked(left)
-            execute(heir, environment, tuple(filter(_is_open, left.descriptors)), list)
-        except Exception as another:  # noqa: BLE001  # whatever it is, the end would be worse
-            complain(f"cannot begin anew: {another!r}")
+            saved = read_state(environment)
+            assert saved
+            _exit_if_stopped(saved)
+            execute(state_fd, environment, tuple(filter(_is_open, saved.descriptors)), list)
+        except Exception as another:  # noqa: BLE001  # an exit would be worse than any error
+            report(f"cannot start again: {another!r}")
             block_all()
 
 
@@ -206,20 +206,20 @@ def _is_open(descriptor: int) -> bool:
     return True
 
 
-def _end_if_asked(left: UpgradeState) -> None:
-    """End, as soon as all our children have, where somebody has asked for a stop in vain."""
-    asked = signal.sigpending() & {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
-    if not asked:
+def _exit_if_stopped(saved: UpgradeState) -> None:
+    """If a stop signal is pending, stop all children, wait for them, and exit."""
+    pending = signal.sigpending() & {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
+    if not pending:
         return
-    leave = signal.SIGTERM if signal.SIGQUIT in asked else signal.SIGUSR1
-    told = []
-    for pid in left.pids.values():
+    stop = signal.SIGTERM if signal.SIGQUIT in pending else signal.SIGUSR1
+    signalled = []
+    for pid in saved.pids.values():
         with contextlib.suppress(OSError):
-            os.kill(pid, leave)
-            told.append(pid)
+            os.kill(pid, stop)
+            signalled.append(pid)
             os.kill(pid, signal.SIGCONT)
-    # For those only: a process that reads files for us may hang with its disk, and who may not be signalled serves on.
-    for pid in told:
+    # Only for these: a reader may hang with its disk, and a process that we may not signal goes on serving.
+    for pid in signalled:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, 0)
     os._exit(0)

@@ -1,4 +1,4 @@
-"""A connection to a generation's CLI on behalf of a client of the control socket: one command, and its answer."""
+"""A connection to a generation's CLI for a client of the control socket: one command, and its answer."""
 
 import contextlib
 import socket
@@ -10,7 +10,7 @@ _ROOM = 65536
 
 
 class WorkerConnection:
-    """Owns the connection, and passes on what comes through it until `close`."""
+    """Owns the connection, and passes on the answer until `close`."""
 
     def __init__(
         self, event_loop: EventLoop, connection: socket.socket, heard: Callable[[bytes], None], empty_lines: int = 0
@@ -18,10 +18,10 @@ class WorkerConnection:
         """Take over a connection; nothing is read before `resume`.
 
         Args:
-            event_loop: where to wait for the answer.
+            event_loop: watches the connection.
             connection: to the CLI.
-            heard: is given each part of the answer, and an empty one at the end.
-            empty_lines: so many come first, and are left out: the answers to settings.
+            heard: gets each part of the answer, and an empty one at its end.
+            empty_lines: how many to skip first: the answers to settings.
 
         """
         self._event_loop = event_loop
@@ -39,29 +39,29 @@ class WorkerConnection:
         """Send a command after these settings, and wait for the answer.
 
         Raises:
-            OSError: there is no room for another descriptor to wait for.
+            OSError: no more descriptors can be watched.
 
         """
         before = [setting for setting in settings if setting]
         self.empty_lines = len(before)
         with contextlib.suppress(OSError):
             self._connection.send(";".join([*before, command]).encode(errors="surrogateescape") + b"\n")
-            # What is never whole, such as a payload without an end, ends here; a connection that stays open would
-            # keep the generation from leaving.
+            # This ends an incomplete command, such as a payload without an end; an open connection would keep the
+            # generation alive.
             self._connection.shutdown(socket.SHUT_WR)
         self.resume()
 
     def resume(self) -> None:
-        """Read what comes.
+        """Read the answer.
 
         Raises:
-            OSError: there is no room for another descriptor to wait for.
+            OSError: no more descriptors can be watched.
 
         """
         self._event_loop.add_reader(self._connection, self._read)
 
     def pause(self) -> None:
-        """Leave what comes with the generation."""
+        """Stop reading, so that the answer waits in the generation."""
         self._event_loop.remove(self._connection)
 
     def _read(self) -> None:
@@ -81,6 +81,6 @@ class WorkerConnection:
             self._heard(data)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._event_loop.remove(self._connection)
         self._connection.close()

@@ -69,7 +69,7 @@ def peer() -> Iterator[Peer]:
 
 def test_it_is_told_to_leave_once_the_session_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before that its CLI would close with the session in the queue; the answer may come in pieces."""
-    monkeypatch.setattr(drain_monitor, "_TOLD_WITHIN", 3600)
+    monkeypatch.setattr(drain_monitor, "_STOP_WITHIN", 3600)
     peer = Peer()
     assert peer.asked() == GREETING
     assert peer.told == 0

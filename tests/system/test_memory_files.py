@@ -17,7 +17,7 @@ from tests.upgrades import left
 MADE: dict[str, Callable[[], object]] = {
     "the line to a generation": CliChannel,
     "the last known good configuration": lambda: in_memory("ab", (("a.cfg", b"x"), ("b.cfg", b"x" * 100))),
-    "what the next life is left": lambda: upgrade.wrap(left(startup_logs=("x" * 100, "", ""))),
+    "what the next life is left": lambda: upgrade.write_state(left(startup_logs=("x" * 100, "", ""))),
 }
 
 
@@ -44,5 +44,5 @@ def test_what_cannot_be_written_down_is_closed_as_well() -> None:
     """Whatever the reason: a value that is no plain one, such as a mistake of ours would leave."""
     before = descriptors(os.getpid())
     with pytest.raises(ValueError, match="unmarshallable"):
-        upgrade.wrap(left(log=object()))
+        upgrade.write_state(left(log=object()))
     assert descriptors(os.getpid()) == before

@@ -48,7 +48,7 @@ def test_undecided_events_come_before_an_upgrade() -> None:
     """A death or a request that the core does not know yet would be lost by the exec."""
     waiting = StopAsked("somebody")
     runtime, reexec = begun(waiting)
-    reexec.take_place(CLIENT)
+    reexec.execute(CLIENT)
     assert [*runtime.events] == [waiting, Rehearsed(CLIENT, "")]
 
 

@@ -134,21 +134,21 @@ def test_a_lost_death_is_found_by_the_status_command(begin: Begin) -> None:
     """Whatever bug lost it: otherwise no successor would start, and everything would look well."""
     loss = """
 from entrypoint.pid1.children import Children
-right = Children._bury
+right = Children._handle_death
 losses = iter([True])
 def wrong(self, death):
     if next(losses, False):
         self._forget(death.number)
     else:
         right(self, death)
-Children._bury = wrong
+Children._handle_death = wrong
 """
     lb = begin(code=loss).serves()
     os.kill(lb.haproxy(), signal.SIGKILL)
     eventually(lambda: not children_of(lb.pid))
     lb.client("status")
 
-    eventually(lambda: "is gone, and nobody was told" in lb.log)
+    eventually(lambda: "has exited, and its exit was lost" in lb.log)
     lb.serves(2)
 
 
@@ -314,7 +314,7 @@ def test_haproxy_does_not_get_systemd_s_variables(begin: Begin) -> None:
 def test_a_pid_file_that_can_no_longer_be_written_is_a_log_line(begin: Begin, tmp_path: Path) -> None:
     """What fails after the start is reported, the reload succeeds all the same, and the file comes when it can."""
     folder = tmp_path / "pids"
-    soon = "from entrypoint.pid1 import published_pid; published_pid._PUBLISH_AGAIN_AFTER = 0.1"
+    soon = "from entrypoint.pid1 import published_pid; published_pid._RETRY_AFTER = 0.1"
     lb = begin("--pid-file", str(folder / "pid"), code=soon).serves()
     eventually((folder / "pid").exists)
     (folder / "pid").unlink()
@@ -444,7 +444,7 @@ def test_a_haproxy_that_cannot_be_signalled_is_logged_once_and_not_as_draining(b
     with socket.create_connection(("127.0.0.1", lb.port)) as held:
         held.sendall(b"GET / HTTP/1.1\r\n")
         lb.signal(signal.SIGHUP)
-        eventually(lambda: f"generation 1 (pid {old}) does not leave" in lb.log)
+        eventually(lambda: f"generation 1 (pid {old}) cannot be stopped" in lb.log)
     haproxies = children_of(lb.pid)
     try:
         lb.signal(signal.SIGQUIT)
@@ -454,7 +454,7 @@ def test_a_haproxy_that_cannot_be_signalled_is_logged_once_and_not_as_draining(b
             os.kill(pid, signal.SIGKILL)
     assert " drains" not in lb.log
     assert "Errno" not in lb.log
-    assert [lb.log.count(f"(pid {pid}) does not leave") for pid in haproxies] == [1, 1]
+    assert [lb.log.count(f"(pid {pid}) cannot be stopped") for pid in haproxies] == [1, 1]
     assert "it runs as another user, and without CAP_KILL we may not signal it: add KILL" in lb.log
 
 
@@ -597,7 +597,7 @@ def test_an_upgrade_tells_every_old_generation_to_leave(begin: Begin) -> None:
     """A generation that has yet to accept our session is told to leave before the upgrade, or it never is."""
     code = """
 import entrypoint.pid1.drain_monitor as held
-held._TOLD_WITHIN = held._ANSWER_WITHIN = 3600
+held._STOP_WITHIN = held._ANSWER_WITHIN = 3600
 held.DrainMonitor._hear = lambda self: self._event_loop.remove(self._session)
 from entrypoint.pid1.children import Children
 right = Children.send

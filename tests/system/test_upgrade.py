@@ -69,10 +69,10 @@ def _cut(file: str, share: float) -> Callable[[Installed], None]:
 
 TESTIFIED = '        file.write(os.fsencode("\\0".join(lines)))\n'
 HARM: dict[str, tuple[Callable[[Installed], None], str]] = {
-    "a key of the service": (_replaced("entrypoint/pid1/outcomes.py", "left.startup_logs", "left.said"), "said"),
-    "a key of the supervisor": (_replaced("entrypoint/pid1/children.py", "left.channels", "left.lines"), "lines"),
+    "a key of the service": (_replaced("entrypoint/pid1/outcomes.py", "saved.startup_logs", "saved.said"), "said"),
+    "a key of the supervisor": (_replaced("entrypoint/pid1/children.py", "saved.channels", "saved.lines"), "lines"),
     "a key of the notices": (
-        _replaced("entrypoint/pid1/systemd_status.py", 'left["unsent"]', 'left["queue"]'),
+        _replaced("entrypoint/pid1/systemd_status.py", 'saved["unsent"]', 'saved["queue"]'),
         "queue",
     ),
     "a key of the history": (_replaced("entrypoint/core/history.py", 'left["born"]', 'left["launch"]'), "launch"),
@@ -141,8 +141,8 @@ LATE = {
     "an import": ("entrypoint/pid1/cli.py", "_STDOUT = 1\n", "_STDOUT = 1\nif {late}: raise SystemExit(0)\n"),
     "the command line": (
         "entrypoint/pid1/cli.py",
-        "            words = split(arguments)\n",
-        "            words = split(arguments)\n            if {late}: raise UsageError('x')\n",
+        "            parsed = split(arguments)\n",
+        "            parsed = split(arguments)\n            if {late}: raise UsageError('x')\n",
     ),
     "the listeners": (
         "entrypoint/pid1/bootstrap.py",
