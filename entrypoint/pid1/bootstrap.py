@@ -75,7 +75,8 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
         adopted.restore(saved.adopted)
         configurations.restore(saved.configurations)
     else:
-        if path and _is_taken(settings.runtime_dir, setting.name):
+        alive, doubt = instances.look(instances.path_of(settings.runtime_dir, setting.name)) if path else (False, "")
+        if alive and not doubt:
             what = f"the pid file {path}, or the name {setting.name}, belongs to a running instance: "
             raise ListenError(what + "stop that one, or give this one another pid file, or another --name")
         listeners.adopt(environment)
@@ -120,11 +121,6 @@ def _rehearse(supervisor: Supervisor, environment: Mapping[str, str], saved: Upg
     except Exception as error:  # noqa: BLE001  # any exception would keep the new program from serving
         raise UpgradeStateError(f"it would not serve: {error!r}") from None
     report_success(environment, saved.token)
-
-
-def _is_taken(folder: str, name: str) -> bool:
-    alive, doubt = instances.look(instances.path_of(folder, name))
-    return alive and not doubt
 
 
 def _read(

@@ -29,16 +29,7 @@ class Child:
         submit: Callable[[Event], None],
         taken: Callable[[], None],
     ) -> None:
-        """Begin unconnected.
-
-        Args:
-            number: of its generation.
-            event_loop: watches its CLI and its stderr.
-            logger: gets its stderr.
-            submit: gets `Answered` or `Unanswered`.
-            taken: called once the offered listeners are transferred, or never will be.
-
-        """
+        """Begin unconnected; `taken` is called once the offered listeners are transferred, or never will be."""
         self.number = number
         self.version = ""
         """haproxy's version, once it has answered."""

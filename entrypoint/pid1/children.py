@@ -28,14 +28,7 @@ class Children:
     """Owns the processes, and a `Child` for each generation of haproxy."""
 
     def __init__(self, runtime: Runtime, processes: Processes, *, to_groups: bool) -> None:
-        """Begin without any.
-
-        Args:
-            runtime: the event loop, the log and the events.
-            processes: starts and reaps them.
-            to_groups: signals go to their process groups.
-
-        """
+        """Begin without any; with `to_groups` signals go to process groups."""
         self._runtime = runtime
         self._processes = processes
         self._to_groups = to_groups

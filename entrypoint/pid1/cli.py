@@ -9,20 +9,7 @@ from entrypoint.core.upgrade_state import UpgradeStateError
 from entrypoint.haproxy.config_text import tags
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import reason
-from entrypoint.options.command_line import (
-    SYNOPSIS,
-    VERBS,
-    Check,
-    Command,
-    Run,
-    RunOnce,
-    Serve,
-    UsageError,
-    read_by,
-    read_check,
-    read_command,
-    verb_of,
-)
+from entrypoint.options import command_line
 from entrypoint.options.inheritance import VARIABLE as INHERITED_VARIABLE
 from entrypoint.options.inheritance import parse_inheritance
 from entrypoint.options.parser import split
@@ -99,19 +86,21 @@ def run(
             def is_program(name: str) -> bool:
                 return bool(find_program(name, environment))
 
-            command: Command
-            if verb_of(parsed) == "check":
+            command: command_line.Command
+            if command_line.verb_of(parsed) == "check":
                 manual = "safe_reload check --help"
                 rest = split(parsed.operands[1:])
                 if rest.text:
                     return _print(_check_text(rest.text), fatal)
                 settings, warnings = read_settings((*parsed.given, *rest.given), environment)
-                command, more = read_check(rest.operands, is_program=is_program)
-                return _start(command, settings, (*warnings, *more), environment, mask, fatal, tags_of_instance)
-            settings, warnings = read_settings(parsed.given, environment)
-            command = read_command(parsed.operands, after_dashes=parsed.after_dashes, is_program=is_program)
+                command, more = command_line.read_check(rest.operands, is_program=is_program)
+                warnings = (*warnings, *more)
+            else:
+                settings, warnings = read_settings(parsed.given, environment)
+                dashes = parsed.after_dashes
+                command = command_line.read_command(parsed.operands, after_dashes=dashes, is_program=is_program)
             return _start(command, settings, warnings, environment, mask, fatal, tags_of_instance)
-    except (UsageError, OptionError) as error:
+    except (command_line.UsageError, OptionError) as error:
         fatal(f"{error}; see {manual}")
     except (ListenError, RefusedError, UpgradeStateError, signals.PrctlError) as error:
         fatal(str(error))
@@ -145,15 +134,11 @@ def _print(text: str, fatal: Callable[[str], None]) -> int:
     return 0
 
 
-def _text_fatal(line: str) -> None:
-    write_to_stderr(text_line("FATAL", line))
-
-
 def _fatal(given: Sequence[tuple[Option, str]], environment: Mapping[str, str]) -> Callable[[str], None]:
     """Return the function that prints a fatal error in the requested log format, even if option parsing fails."""
     asked = [text for option, text in given if option.field == "log_format"]
     if (asked or [environment.get(f"{ENVIRONMENT_PREFIX}LOG_FORMAT", "")])[-1] != LogFormat.JSON:
-        return _text_fatal
+        return lambda line: write_to_stderr(text_line("FATAL", line))
     logger = Logger(Level.ERROR, LogFormat.JSON)
     return lambda line: write_to_stderr(logger.line(Log(Level.ERROR, "fatal", line)))
 
@@ -179,7 +164,7 @@ def _help() -> str:
     lines = [
         f"safe_reload {__version__}: a PID 1 for HAProxy that never lets go of a listening socket",
         "",
-        *(("usage: " if not index else "       ") + line for index, line in enumerate(SYNOPSIS.splitlines())),
+        "usage: " + command_line.SYNOPSIS.replace("\n", "\n       "),
         "",
         "No operand means: haproxy -f /usr/local/etc/haproxy/haproxy.cfg; operands that begin with - are haproxy's.",
         "A PROGRAM that is not haproxy is run as tini would run it.",
@@ -212,7 +197,7 @@ def _help() -> str:
 
 
 def _start(
-    command: Command,
+    command: command_line.Command,
     settings: Settings,
     warnings: Sequence[str],
     environment: Mapping[str, str],
@@ -220,23 +205,24 @@ def _start(
     fatal: Callable[[str], None],
     tags_of_instance: TagsOf,
 ) -> int:
-    serves = isinstance(command, Serve)
+    served = command if isinstance(command, command_line.Serve) else None
+    serves = served is not None
     files.fill_standard_descriptors(inheritable=serves)
-    pid_file = (command.pid_file if isinstance(command, Serve) else None) or settings.pid_file
+    pid_file = (served and served.pid_file) or settings.pid_file
     name = settings.name or instance_name(pid_file)
     logger = Logger(_level(settings, serves=serves), settings.log_format, name)
-    for warning in (*warnings, *(command.warnings if isinstance(command, Serve) else ())):
+    for warning in (*warnings, *(served.warnings if served else ())):
         logger.write(Log(Level.WARNING, "configuration", warning))
-    if isinstance(command, Serve) and command.master_cli:
+    if served and served.master_cli:
         ours = f"{settings.runtime_dir}/{name}.sock"
-        what = f"haproxy's -S is dropped: safe_reload is the master, and {ours} answers instead of {command.master_cli}"
+        what = f"haproxy's -S is dropped: safe_reload is the master, and {ours} answers instead of {served.master_cli}"
         logger.write(Log(Level.WARNING, "configuration", what))
     inherited = signals.inherited(parse_inheritance(environment.get(INHERITED_VARIABLE, "")), mask)
     if settings.parent_death_signal:
         signals.set_parent_death_signal(settings.parent_death_signal)
     missing = _is_missing(command, environment)
     if not missing:
-        _become_reaper(logger, serves=serves or isinstance(command, Check), asked=settings.subreaper)
+        _become_reaper(logger, serves=serves or isinstance(command, command_line.Check), asked=settings.subreaper)
     signals.set_name("safe_reload")
 
     def complain(line: str) -> None:
@@ -247,40 +233,40 @@ def _start(
         signals.forbid_new_privileges()
     listeners = Listeners(settings.backlog)
     match command:
-        case Serve():
+        case command_line.Serve():
             return serve(command, settings, Setting(name, environment, logger, processes, inherited))
-        case Run(words=words):
+        case command_line.Run(words=words):
             if settings.vips and not missing:
                 what = f"--vips does nothing: {words[0]} is not called haproxy, so it is run as any other program"
                 logger.write(Log(Level.WARNING, "configuration", what))
             spec = SpawnSpec(words, None, foreground=True)
-        case RunOnce(words=words):
-            found = _tags_of(*read_by(words[1:]))
+        case command_line.RunOnce(words=words):
+            found = _tags_of(*command_line.read_by(words[1:]))
             running = _running(settings, found, tags_of_instance)
             spec = _with_stand_ins(words, settings, environment, listeners, found, running)
-        case Check():
+        case command_line.Check():
             spec = _check_spec(command, settings, environment, logger, listeners, tags_of_instance)
     return settings.status(InitMode(spec, settings, processes, logger).run())
 
 
-def _hint(command: Command, environment: Mapping[str, str]) -> str:
+def _hint(command: command_line.Command, environment: Mapping[str, str]) -> str:
     """Suggest a verb or an option where the program does not exist; runs in the child."""
-    if not isinstance(command, Run) or not _is_missing(command, environment):
+    if not isinstance(command, command_line.Run) or not _is_missing(command, environment):
         return ""
     from entrypoint.options.did_you_mean import meant  # noqa: PLC0415  # needed after a mistake only
 
-    word = meant(command.words[0], (*VERBS, *_TEXTS))
+    word = meant(command.words[0], (*command_line.VERBS, *_TEXTS))
     if word in _TEXTS:
         return f"; did you mean safe_reload --{word}?"
     return f"; did you mean the verb `{word}`?" if word else ""
 
 
-def _is_missing(command: Command, environment: Mapping[str, str]) -> bool:
-    return isinstance(command, Run) and not find_program(command.words[0], environment)
+def _is_missing(command: command_line.Command, environment: Mapping[str, str]) -> bool:
+    return isinstance(command, command_line.Run) and not find_program(command.words[0], environment)
 
 
 def _check_spec(
-    command: Check,
+    command: command_line.Check,
     settings: Settings,
     environment: Mapping[str, str],
     logger: Logger,

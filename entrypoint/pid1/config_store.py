@@ -24,15 +24,7 @@ class ConfigStore:
         parts: Parts,
         is_known: Callable[[int], bool],
     ) -> None:
-        """Begin; no reader is started yet.
-
-        Args:
-            runtime: the event loop, the log and the events.
-            children: starts the reader.
-            parts: what PID 1 is made of.
-            is_known: tells whether the state has a generation with this number.
-
-        """
+        """Begin without a process; `is_known` tells whether the state has a generation with this number."""
         self._runtime = runtime
         self._children = children
         self._configurations = parts.configurations

@@ -30,13 +30,7 @@ class Configurations:
     """Owns a memory file of every configuration that may still be needed."""
 
     def __init__(self, log: Callable[[Log], None], *, watches: bool) -> None:
-        """Begin without any.
-
-        Args:
-            log: writes a line.
-            watches: whether changes of files trigger reloads.
-
-        """
+        """Begin without any; `watches` tells whether changes of files trigger reloads."""
         self._log = log
         self._watches = watches
         self._given: dict[int, Given] = {}
@@ -49,15 +43,12 @@ class Configurations:
     def take(self, found: Found) -> events.Disk:
         """Remember what was found on disk; return the part that the core needs."""
         if not found.unfinished:
-            self._tell_stale(found.stale)
+            for path in found.stale:
+                if path not in self.found.stale and self._watches:
+                    self._log(Log(Level.WARNING, "stale_mount", _never_changes(path), {"path": path}))
             self.found = found
         polled = found.polled or bool(self._polling)
         return events.Disk(found.digest, found.unreadable, polled, found.incomplete, found.unfinished)
-
-    def _tell_stale(self, stale: tuple[str, ...]) -> None:
-        for path in stale:
-            if path not in self.found.stale and self._watches:
-                self._log(Log(Level.WARNING, "stale_mount", _never_changes(path), {"path": path}))
 
     def polling(self, why: str) -> None:
         """Note why not all changes are reported; empty when all are."""

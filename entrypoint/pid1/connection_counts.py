@@ -20,13 +20,7 @@ class ConnectionCounts:
     """Runs one round at a time."""
 
     def __init__(self, event_loop: EventLoop, child_of: Callable[[int], Child | None]) -> None:
-        """Begin idle.
-
-        Args:
-            event_loop: watches the answers.
-            child_of: returns the process of a generation; None after its exit.
-
-        """
+        """Begin idle; `child_of` returns None after the exit of a generation."""
         self._event_loop = event_loop
         self._child_of = child_of
         self._open: dict[int, tuple[socket.socket, bytearray]] = {}

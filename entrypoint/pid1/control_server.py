@@ -61,17 +61,7 @@ class ControlServer:
         state: Callable[[], State],
         status: Callable[[dict[int, int | None]], dict[str, object]],
     ) -> None:
-        """Begin to listen.
-
-        Args:
-            control: the socket.
-            runtime: the event loop, the log and the events.
-            children: the generations, for commands with `@`.
-            outcomes: the results of starts and reloads.
-            state: returns the core's state.
-            status: returns the status, given the number of connections of each generation.
-
-        """
+        """Begin to listen; `status` takes the number of connections of each generation."""
         self._control = control
         self._runtime = runtime
         self._event_loop = runtime.event_loop

@@ -34,9 +34,7 @@ class Front:
         self._runtime = runtime
         self._parts = parts
         self._children = children
-        self._outcomes = outcomes
-        self._state = state
-        self._status = status
+        self._server_arguments = runtime, children, outcomes, state, status
         self._control_server: ControlServer | None = None
         self._systemd: SystemdStatus | None = None
         self._presence: Presence | None = None
@@ -64,9 +62,7 @@ class Front:
         if self._control_server:
             self._control_server.move_to(control)
         else:
-            self._control_server = ControlServer(
-                control, self._runtime, self._children, self._outcomes, self._state, self._status
-            )
+            self._control_server = ControlServer(control, *self._server_arguments)
 
     def reply(self, client: int, text: str) -> None:
         """See `ControlServer.reply`."""
@@ -92,13 +88,7 @@ class Front:
     # ---- upgrade -----------------------------------------------------------------------------------------------------
 
     def serialize(self, client: int, *, others: bool) -> tuple[dict[str, Any], list[int]]:
-        """Return everything as plain values, and the descriptors among it.
-
-        Args:
-            client: the number of the client that asked for the upgrade.
-            others: include all other clients.
-
-        """
+        """Return everything as plain values, and the descriptors among it; for the arguments see `reexec.Serialize`."""
         assert self._systemd
         server = self._control_server
         control = server.serialize(client) if server else None

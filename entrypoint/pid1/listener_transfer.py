@@ -20,15 +20,7 @@ class ListenerTransfer:
         ordinary: OrdinaryListeners,
         submit: Callable[[events.Event], None],
     ) -> None:
-        """Begin idle.
-
-        Args:
-            event_loop: watches the answer.
-            channel_of: returns the channel to a generation; None after its exit.
-            ordinary: gets the listeners.
-            submit: gets Adopted or NotAdopted, once for each answered request.
-
-        """
+        """Begin idle; `submit` gets Adopted or NotAdopted, once for each answered request."""
         self._event_loop = event_loop
         self._channel_of = channel_of
         self._ordinary = ordinary

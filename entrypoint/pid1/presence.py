@@ -25,16 +25,7 @@ class Presence:
     """Owns the watch on the runtime folder; the socket belongs to `opened` (see `begin`)."""
 
     def __init__(self, folder: str, name: str, poll: float, event_loop: EventLoop, log: Callable[[Log], None]) -> None:
-        """Begin without a socket.
-
-        Args:
-            folder: the runtime folder.
-            name: of this instance.
-            poll: seconds between two checks if inotify does not work.
-            event_loop: watches the folder.
-            log: writes a line.
-
-        """
+        """Begin without a socket; if inotify does not work, its file is checked every `poll` seconds."""
         self._folder = folder
         self._name = name
         self._poll = poll
@@ -96,7 +87,11 @@ class Presence:
         try:
             fresh = self._open()
         except OSError as error:
-            self._tell_failure(error)
+            problem = f"{error.strerror}: {self._folder}" if error.strerror else str(error)
+            if problem != self._failure:
+                self._failure = problem
+                what = f"no control socket, so no `safe_reload reload`, status or metrics (--runtime-dir): {problem}"
+                self._log(Log(Level.WARNING, "no_control", what))
             return False
         self._failure = ""
         self._made_at = time.monotonic()
@@ -122,13 +117,6 @@ class Presence:
         if doubt:
             self._log(Log(Level.WARNING, "control_of_a_stranger", f"{doubt}; it has been replaced"))
         return fresh
-
-    def _tell_failure(self, error: OSError) -> None:
-        reason = f"{error.strerror}: {self._folder}" if error.strerror else str(error)
-        if reason != self._failure:
-            self._failure = reason
-            what = f"no control socket, so no `safe_reload reload`, status or metrics (--runtime-dir): {reason}"
-            self._log(Log(Level.WARNING, "no_control", what))
 
     def close(self) -> None:
         """Stop watching."""

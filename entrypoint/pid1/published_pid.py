@@ -18,15 +18,7 @@ class PublishedPid:
     def __init__(
         self, runtime: Runtime, children: Children, file: PidFile | None, predecessor: Predecessor | None
     ) -> None:
-        """Begin; nothing is written yet.
-
-        Args:
-            runtime: the event loop, the log and the events.
-            children: the processes that may be published.
-            file: None without --pid-file.
-            predecessor: the haproxy that the file named before our start.
-
-        """
+        """Begin; `file` is None without --pid-file, and `predecessor` is the haproxy that it named before our start."""
         self._runtime = runtime
         self._children = children
         self._file = file

@@ -10,22 +10,9 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable
 
+from entrypoint.core import look
 from entrypoint.core.events import Why
 from entrypoint.core.exit_status import how_it_died
-from entrypoint.core.look import (
-    FOUND,
-    KEEP,
-    KEPT,
-    LOOK,
-    LOOK_WITH_TEXTS,
-    MOST_BYTES,
-    POLLING,
-    RESTORE,
-    RESTORED,
-    STIRRED,
-    Found,
-    from_message,
-)
 from entrypoint.lean.record import record
 from entrypoint.lean.typing import Protocol
 from entrypoint.pid1.children import Children
@@ -45,7 +32,7 @@ _NO_READER = _FIRST_NUMBER - MOST_READERS
 """No process has this number; 0 is the exporter."""
 _ALARM = "reader"
 
-_ANSWERS = {LOOK: FOUND, LOOK_WITH_TEXTS: FOUND, KEEP: KEPT, RESTORE: RESTORED}
+_ANSWERS = {look.LOOK: look.FOUND, look.LOOK_WITH_TEXTS: look.FOUND, look.KEEP: look.KEPT, look.RESTORE: look.RESTORED}
 
 Asked = tuple[Why, int]
 """Why to look at the disk, and for which generation."""
@@ -54,7 +41,7 @@ Asked = tuple[Why, int]
 class Listener(Protocol):
     """Gets the answers: `ConfigStore`, which owns the reader."""
 
-    def found(self, found: Found, texts: int | None, asked: tuple[Asked, ...]) -> None:
+    def found(self, found: look.Found, texts: int | None, asked: tuple[Asked, ...]) -> None:
         """A look has ended; the caller closes the descriptor `texts` afterwards."""
 
     def restored(self, problem: str, texts: int | None) -> None:
@@ -85,15 +72,7 @@ class Reader:
     def __init__(
         self, runtime: Runtime, children: Children, run: Callable[[PacketSocket], None], listener: Listener
     ) -> None:
-        """Begin; no process is started yet.
-
-        Args:
-            runtime: the event loop, the log and the events.
-            children: starts the process.
-            run: called in the forked process with its end of the socket.
-            listener: gets the answers.
-
-        """
+        """Begin without a process; `run` is called in the forked one, with its end of the socket."""
         self._runtime = runtime
         self._children = children
         self._run = run
@@ -124,10 +103,10 @@ class Reader:
 
     def look(self, why: Why, number: int) -> None:
         """Look at the disk as it is from now on: a look that has begun does not count."""
-        kind = LOOK_WITH_TEXTS if why is Why.START else LOOK
+        kind = look.LOOK_WITH_TEXTS if why is Why.START else look.LOOK
         for request in self._waiting:
-            if _ANSWERS[request.kind] == FOUND:
-                if kind == LOOK_WITH_TEXTS:
+            if _ANSWERS[request.kind] == look.FOUND:
+                if kind == look.LOOK_WITH_TEXTS:
                     request.kind = kind
                 if (why, number) not in request.asked:
                     request.asked.append((why, number))
@@ -137,14 +116,14 @@ class Reader:
 
     def write_state_file(self, texts: int) -> None:
         """Write the state directory; takes over the descriptor."""
-        for request in [request for request in self._waiting if request.kind == KEEP]:
+        for request in [request for request in self._waiting if request.kind == look.KEEP]:
             self._waiting.remove(request)
             _close(request.texts)
-        self._ask(_Request(KEEP, [], texts))
+        self._ask(_Request(look.KEEP, [], texts))
 
     def read_state_file(self) -> None:
         """Read the state directory."""
-        self._ask(_Request(RESTORE, []))
+        self._ask(_Request(look.RESTORE, []))
 
     def _ask(self, request: _Request) -> None:
         self._waiting.append(request)
@@ -164,7 +143,8 @@ class Reader:
         except (OSError, MemoryError) as error:
             self._give_up(f"no process to read it with: {getattr(error, 'strerror', None) or error or 'no memory'}")
             return
-        self._runtime.event_loop.call_later(_ALARM, READ_WITHIN, self._late)
+        late = f"reading it takes longer than {READ_WITHIN:g} s"
+        self._runtime.event_loop.call_later(_ALARM, READ_WITHIN, lambda: self._give_up(late))
 
     def _start(self) -> PacketSocket:
         free = [
@@ -173,7 +153,7 @@ class Reader:
         if not free:
             raise OSError(f"{MOST_READERS} hang already, and cannot be killed")
         number = free[0]
-        ours, theirs = pair(MOST_BYTES)
+        ours, theirs = pair(look.MOST_BYTES)
         try:
             self._children.fork_helper(number, lambda: self._run(theirs), lambda status: self._ended(number, status))
         except OSError:
@@ -190,7 +170,7 @@ class Reader:
 
     def _hear(self, line: PacketSocket) -> None:
         try:
-            message, descriptor = line.receive(MOST_BYTES)
+            message, descriptor = line.receive(look.MOST_BYTES)
         except BlockingIOError:
             return
         except ConnectionResetError:
@@ -214,24 +194,24 @@ class Reader:
 
     def _understand(self, message: bytes, descriptor: int | None) -> None:
         kind, _, text = message.partition(b"\0")
-        if descriptor is not None and not (kind in {FOUND, RESTORED} and is_sealed(descriptor)):
+        if descriptor is not None and not (kind in {look.FOUND, look.RESTORED} and is_sealed(descriptor)):
             raise ValueError("a descriptor that it did not make")
-        if kind == STIRRED:
+        if kind == look.STIRRED:
             self._listener.stirred()
             return
         problem = text.decode("utf-8", "replace")
-        if kind == POLLING:
+        if kind == look.POLLING:
             self._listener.polling(problem)
             return
         request = self._sent
         if not request or kind != _ANSWERS[request.kind]:
             raise ValueError("an answer without a request")
-        found = from_message(text) if kind == FOUND else None
+        found = look.from_message(text) if kind == look.FOUND else None
         self._done()
         try:
             if found:
                 self._listener.found(found, descriptor, tuple(request.asked))
-            elif kind == RESTORED:
+            elif kind == look.RESTORED:
                 self._listener.restored(problem, descriptor)
             elif problem:
                 self._listener.not_kept(problem)
@@ -245,9 +225,6 @@ class Reader:
             self._sent = None
 
     # ---- failures ----------------------------------------------------------------------------------------------------
-
-    def _late(self) -> None:
-        self._give_up(f"reading it takes longer than {READ_WITHIN:g} s")
 
     def _give_up(self, why: str) -> None:
         """Kill the reader, and do not wait: the kill is delayed while a disk hangs."""
@@ -285,12 +262,12 @@ class Reader:
 
     def _tell_failure(self, request: _Request, why: str) -> None:
         _close(request.texts)
-        if request.kind == KEEP:
+        if request.kind == look.KEEP:
             self._listener.not_kept(why)
-        elif request.kind == RESTORE:
+        elif request.kind == look.RESTORE:
             self._listener.restored(why, None)
         else:
-            found = Found(unreadable=why, unfinished=True, polled=True)
+            found = look.Found(unreadable=why, unfinished=True, polled=True)
             self._listener.found(found, None, tuple(request.asked))
 
     def _let_go(self) -> None:

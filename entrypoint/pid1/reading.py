@@ -13,20 +13,7 @@ import signal
 import time
 from collections.abc import Collection
 
-from entrypoint.core.look import (
-    FOUND,
-    KEEP,
-    KEPT,
-    LOOK,
-    LOOK_WITH_TEXTS,
-    MOST_BYTES,
-    POLLING,
-    RESTORE,
-    RESTORED,
-    STIRRED,
-    Found,
-    to_message,
-)
+from entrypoint.core import look
 from entrypoint.haproxy.config_text import line_of_master_worker, tags
 from entrypoint.lean.one_line import reason
 from entrypoint.lean.record import record
@@ -87,12 +74,12 @@ class _Reader:
             waiting = silent_until - time.monotonic()
             ready = self._wait(waiting if waiting > 0 else None)
             if self._line.fileno() in ready:
-                request, descriptor = self._line.receive(MOST_BYTES)
+                request, descriptor = self._line.receive(look.MOST_BYTES)
                 if not request:
                     return
                 self._answer(request, descriptor)
             elif ready and self._inotify and self._inotify.read():
-                self._say(STIRRED)
+                self._say(look.STIRRED)
                 silent_until = time.monotonic() + _BETWEEN_STIRS
 
     def _wait(self, silent: float | None) -> set[int]:
@@ -109,11 +96,11 @@ class _Reader:
     # ---- requests ----------------------------------------------------------------------------------------------------
 
     def _answer(self, request: bytes, descriptor: int | None) -> None:
-        if request in {LOOK, LOOK_WITH_TEXTS}:
-            self._look(with_texts=request == LOOK_WITH_TEXTS)
-        elif request == KEEP and descriptor is not None:
+        if request in {look.LOOK, look.LOOK_WITH_TEXTS}:
+            self._look(with_texts=request == look.LOOK_WITH_TEXTS)
+        elif request == look.KEEP and descriptor is not None:
             self._keep(descriptor)
-        elif request == RESTORE:
+        elif request == look.RESTORE:
             self._restore()
 
     def _look(self, *, with_texts: bool) -> None:
@@ -129,15 +116,15 @@ class _Reader:
             found = _given_up(f"reading it: {error.strerror or error}")
         except Exception as error:  # noqa: BLE001  # a bug must not keep a reload waiting
             found = _given_up(f"a bug in safe_reload, please report it: {error!r}")
-        self._say(FOUND, to_message(found), texts)
+        self._say(look.FOUND, look.to_message(found), texts)
         if texts is not None:
             os.close(texts)
         self._watch()
 
-    def _found(self, contents: Contents) -> Found:
+    def _found(self, contents: Contents) -> look.Found:
         unreadable = contents.unreadable or ""
         unknown = {tag: None for _, text in contents.kept for tag in tags(text) if tag not in self._task.known}
-        return Found(
+        return look.Found(
             "" if unreadable else contents.digest,
             unreadable,
             polled=contents.polled,
@@ -161,7 +148,7 @@ class _Reader:
             problem = _unwritable(self._task.state_file.folder if self._task.state_file else "", error)
         finally:
             os.close(descriptor)
-        self._say(KEPT, problem.encode("utf-8", "surrogateescape")[:1024])
+        self._say(look.KEPT, problem.encode("utf-8", "surrogateescape")[:1024])
 
     def _restore(self) -> None:
         problem, descriptor = "", None
@@ -169,7 +156,7 @@ class _Reader:
             descriptor = self._task.state_file.read() if self._task.state_file else None
         except (DamagedError, OSError, MemoryError) as error:
             problem = str(error) or "there is not enough memory to read it"
-        self._say(RESTORED, problem.encode("utf-8", "surrogateescape")[:1024], descriptor)
+        self._say(look.RESTORED, problem.encode("utf-8", "surrogateescape")[:1024], descriptor)
         if descriptor is not None:
             os.close(descriptor)
 
@@ -190,9 +177,9 @@ class _Reader:
             polling, fresh = f"files are checked for changes every --poll seconds: {reason(error)}", False
         if polling != self._polling:
             self._polling = polling
-            self._say(POLLING, polling.encode("utf-8", "surrogateescape")[:1024])
+            self._say(look.POLLING, polling.encode("utf-8", "surrogateescape")[:1024])
         if fresh:
-            self._say(STIRRED)
+            self._say(look.STIRRED)
 
 
 def _master_worker(contents: Contents, *, in_block: bool = False) -> str:
@@ -208,5 +195,5 @@ def _unwritable(folder: str, error: OSError) -> str:
     return f"{folder}: {what or error}; {advice}"
 
 
-def _given_up(why: str) -> Found:
-    return Found(unreadable=why, unfinished=True, polled=True)
+def _given_up(why: str) -> look.Found:
+    return look.Found(unreadable=why, unfinished=True, polled=True)

@@ -26,7 +26,8 @@ _ROOM = 65536
 Serialize = Callable[..., UpgradeState]
 """Returns the state for the new program; may raise OSError.
 
-Takes the number of the client that asked for the upgrade, and `others`: whether to include all other clients.
+Takes the number of the client that asked for the upgrade, and `others`: whether to include all other clients. A
+rehearsal does not, because it would hold their connections open.
 """
 
 
@@ -41,16 +42,7 @@ class Reexec:
         parts: Parts,
         serialize: Serialize,
     ) -> None:
-        """Begin without one.
-
-        Args:
-            runtime: the event loop, the log and the events.
-            children: starts the rehearsal.
-            arrivals: the signals, none of which may be lost.
-            parts: what PID 1 is made of.
-            serialize: see `Serialize`.
-
-        """
+        """Begin without one; no signal of `arrivals` may be lost."""
         self._runtime = runtime
         self._children = children
         self._arrivals = arrivals

@@ -13,19 +13,12 @@ from entrypoint.pid1.master_cli import Process
 from entrypoint.pid1.outcomes import Outcomes
 from entrypoint.pid1.parts import Parts
 
+_PHASES = {Candidate: "candidate", Current: "current"}
 _STAGES = {BackingOff: "backing_off", Lingering: "lingering", Stopping: "stopping"}
 
 
 def status(parts: Parts, outcomes: Outcomes, state: State, connections: dict[int, int | None]) -> dict[str, object]:
-    """Return the status as plain values, as documented in docs/control-socket.md.
-
-    Args:
-        parts: what PID 1 is made of.
-        outcomes: the results of starts and reloads.
-        state: of the core.
-        connections: by generation; None if unknown.
-
-    """
+    """Return the status as documented in docs/control-socket.md; `connections` has None for unknown numbers."""
     history, current, disk = outcomes.history, state.current, state.disk
     found = parts.configurations.found
     last = history.last
@@ -40,7 +33,7 @@ def status(parts: Parts, outcomes: Outcomes, state: State, connections: dict[int
             {
                 "number": one.number,
                 "pid": one.pid,
-                "state": _public(one.phase),
+                "state": _PHASES.get(type(one.phase), "draining"),
                 "age_seconds": round(outcomes.age(one.number), 3),
                 "connections": connections.get(one.number),
                 "sha256": one.digest or None,
@@ -93,14 +86,7 @@ def status(parts: Parts, outcomes: Outcomes, state: State, connections: dict[int
 
 
 def show_proc(outcomes: Outcomes, state: State, version_of: Callable[[int], str]) -> str:
-    """Return the answer to `show proc`.
-
-    Args:
-        outcomes: the results of starts and reloads.
-        state: of the core.
-        version_of: returns the version of a generation's haproxy; empty while unknown.
-
-    """
+    """Return the answer to `show proc`; `version_of` returns an empty text for unknown versions."""
     reloads = f"{max(0, state.last_number - 1)} [failed: {outcomes.history.failures}]"
     master = Process(os.getpid(), "master", reloads, time.monotonic() - outcomes.began, __version__)
     current: list[Process] = []
@@ -111,7 +97,3 @@ def show_proc(outcomes: Outcomes, state: State, version_of: Callable[[int], str]
             process = Process(one.pid, "worker", reloads, outcomes.age(one.number), version)
             (current if isinstance(one.phase, Current) else old).append(process)
     return master_cli.show_proc(master, current, old)
-
-
-def _public(phase: object) -> str:
-    return "candidate" if isinstance(phase, Candidate) else "current" if isinstance(phase, Current) else "draining"

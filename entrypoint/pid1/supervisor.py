@@ -10,42 +10,7 @@ import time
 from collections.abc import Collection
 
 from entrypoint import __version__
-from entrypoint.core import lifecycle, retiring
-from entrypoint.core.effects import (
-    Adopt,
-    Ask,
-    CloseVips,
-    Effect,
-    Keep,
-    Listen,
-    Log,
-    Look,
-    Poke,
-    Publish,
-    Rehearse,
-    Reply,
-    Send,
-    Spawn,
-    SpawnExporter,
-    TakeOver,
-    Tell,
-    Upgrade,
-    failure_of,
-    lasting,
-)
-from entrypoint.core.events import (
-    Began,
-    Elapsed,
-    Event,
-    Exited,
-    NotSpawned,
-    Poked,
-    Signalled,
-    Stirred,
-    Timer,
-    Unanswered,
-    Why,
-)
+from entrypoint.core import effects, events, lifecycle, retiring
 from entrypoint.core.log_lines import line_of
 from entrypoint.core.notices import Notice
 from entrypoint.core.state import Candidate, Current, Ended, State, timers
@@ -83,7 +48,7 @@ class Supervisor:
         """Changed by the core only."""
         self._parts = parts
         runtime = self._runtime = Runtime(parts.logger)
-        self._deadlines: dict[Timer, float] = {}
+        self._deadlines: dict[events.Timer, float] = {}
         self._retries = Retries(runtime)
         self._refusing = Refusing(runtime.event_loop)
         self._children = children = Children(runtime, parts.processes, to_groups=parts.settings.kill_group)
@@ -130,15 +95,15 @@ class Supervisor:
 
     # ---- start -------------------------------------------------------------------------------------------------------
 
-    def _begin(self) -> Event:
+    def _begin(self) -> events.Event:
         """Begin to serve; return the first event."""
         parts = self._parts
         if parts.saved:
             return self._resume(parts.saved)
         self._store.read_state_file()
-        return Began(parts.listeners.descriptors())
+        return events.Began(parts.listeners.descriptors())
 
-    def _resume(self, saved: UpgradeState) -> Event:
+    def _resume(self, saved: UpgradeState) -> events.Event:
         """Restore the previous program's state; the files may have changed since it stopped watching."""
         runtime = self._runtime
         self._children.restore(saved)
@@ -150,30 +115,24 @@ class Supervisor:
         if self._parts.rehearses:
             self._front.answer_upgrade(saved, "")
             json_text(self._status({}))
-            return Stirred()
-        runtime.log(Log(Level.INFO, "upgraded", what))
+            return events.Stirred()
+        runtime.log(effects.Log(Level.INFO, "upgraded", what))
         runtime.isolated(self._store.reader.restore, saved.readers)
-        runtime.isolated(self._store.reader.look, Why.POLLED, 0)
+        runtime.isolated(self._store.reader.look, events.Why.POLLED, 0)
         runtime.isolated(self._store.resume)
         runtime.isolated(self._let_vips_accept)
         # After this the start cannot be retried, so everything that may fail comes before.
         runtime.isolated(upgrade.close_state, self._parts.environment)
         runtime.isolated(self._front.answer_upgrade, saved, f"Success=1\n--\n{what}\n\n")
         runtime.isolated(self._front.resume, saved)
-        return Stirred()
+        return events.Stirred()
 
     def _let_vips_accept(self) -> None:
         for listen in retiring.follow(self.state):
             self._listen(listen.tags, listen.doubtful)
 
     def _serialize(self, client: int, *, others: bool) -> UpgradeState:
-        """Return the state for the new program.
-
-        Args:
-            client: the number of the client that asked for the upgrade.
-            others: include all other clients; not in a rehearsal, which would hold their connections open.
-
-        """
+        """Return the state for the new program: see `reexec.Serialize`."""
         parts = self._parts
         listeners, adopted = parts.listeners.serialize(), parts.adopted.serialize()
         front, of_front = self._front.serialize(client, others=others)
@@ -203,14 +162,14 @@ class Supervisor:
         while runtime.events:
             event = runtime.events.popleft()
             try:
-                self.state, effects = lifecycle.step(self.state, event)
+                self.state, decided = lifecycle.step(self.state, event)
             except Exception as error:  # noqa: BLE001  # the event, such as an exit, is retried
                 runtime.unexpected(error)
                 self._retries.failed(event, lambda event=event: runtime.submit(event))  # type: ignore[misc]
                 continue
             if self._retries.any:
                 self._retries.succeeded(event)
-            for effect in effects:
+            for effect in decided:
                 self._carry_out(effect)
             self._set_timers()
             if not runtime.events:
@@ -228,17 +187,13 @@ class Supervisor:
 
     def _find_lost(self) -> None:
         """Submit exits that were lost through a bug; otherwise the core would wait for them for ever."""
-        alive = self._children.alive()
+        alive, pending = self._children.alive(), (*self._runtime.events, *self._retries)
+        queued = {event.number for event in pending if isinstance(event, events.Exited)}
         for one in self.state.generations:
-            if one.pid is not None and one.number not in alive and not self._is_queued(one.number):
+            if one.pid is not None and one.number not in alive and one.number not in queued:
                 what = f"generation {one.number} (pid {one.pid}) has exited, and its exit was lost: that is a bug"
-                self._runtime.log(Log(Level.ERROR, "bug", what))
-                self._runtime.submit(Exited(one.number, -signal.SIGKILL))
-
-    def _is_queued(self, number: int) -> bool:
-        """Tell whether the exit of a generation is still queued for the core."""
-        queued = (*self._runtime.events, *self._retries)
-        return any(isinstance(event, Exited) and event.number == number for event in queued)
+                self._runtime.log(effects.Log(Level.ERROR, "bug", what))
+                self._runtime.submit(events.Exited(one.number, -signal.SIGKILL))
 
     def _set_timers(self) -> None:
         now = time.monotonic()
@@ -256,78 +211,78 @@ class Supervisor:
             now = time.monotonic()
             for timer, due in self._deadlines.items():
                 if due <= now:
-                    self._runtime.submit(Elapsed(timer))
+                    self._runtime.submit(events.Elapsed(timer))
                     self._deadlines[timer] = math.inf
 
     def _signals_arrived(self) -> None:
         for signum in list(self._arrivals.read()):
             if signum != _SIGCHLD:
-                self._runtime.submit(Signalled(signum))
+                self._runtime.submit(events.Signalled(signum))
         # After any signal: a SIGCHLD is lost if the pipe is full, and waitpid(2) is cheap.
         self._children.reap()
 
     # ---- effects -----------------------------------------------------------------------------------------------------
 
-    def _carry_out(self, effect: Effect) -> None:
+    def _carry_out(self, effect: effects.Effect) -> None:
         """Carry out an effect; never raises. A failure is answered as `core.effects` says."""
         try:
             self._do(effect)
             if self._retries.any:
-                self._retries.succeeded(lasting(effect))
+                self._retries.succeeded(effects.lasting(effect))
         except Exception as error:  # noqa: BLE001  # the other effects of the step must follow
             self._runtime.isolated(self._failed, effect, error)
 
-    def _failed(self, effect: Effect, error: Exception) -> None:
+    def _failed(self, effect: effects.Effect, error: Exception) -> None:
         why = reason_of(error)
-        event, what = failure_of(effect, why), lasting(effect)
+        event, what = effects.failure_of(effect, why), effects.lasting(effect)
         if event:
             self._runtime.submit(event)
         elif what:
             self._retries.failed(what, lambda: self._carry_out(effect))
         if isinstance(error, OSError) or is_shortage(error):
-            self._runtime.log(Log(Level.ERROR, "system_error", f"{type(effect).__name__.lower()}: {why}"))
+            self._runtime.log(effects.Log(Level.ERROR, "system_error", f"{type(effect).__name__.lower()}: {why}"))
         else:
             self._runtime.unexpected(error)
 
-    def _do(self, effect: Effect) -> None:
+    def _do(self, effect: effects.Effect) -> None:
         parts = self._parts
         match effect:
-            case Spawn(number=number, kept=kept):
+            case effects.Spawn(number=number, kept=kept):
                 self._spawn(number, kept=kept)
-            case SpawnExporter():
+            case effects.SpawnExporter():
                 spec = exporter_spec(parts.settings, parts.name, parts.environment, upgrade.own_command)
                 self._children.spawn_exporter(spec)
-            case Ask(number=number, commands=commands):
+            case effects.Ask(number=number, commands=commands):
                 self._ask(number, commands)
-            case Send(number=number, signum=signum, line=line):
+            case effects.Send(number=number, signum=signum, line=line):
                 self._children.send(number, signum, line, self._carry_out)
-            case Poke(tags=tags):
-                self._runtime.submit(Poked(parts.listeners.poke(tags)))
-            case Listen(tags=tags, doubtful=doubtful):
+            case effects.Poke(tags=tags):
+                self._runtime.submit(events.Poked(parts.listeners.poke(tags)))
+            case effects.Listen(tags=tags, doubtful=doubtful):
                 self._listen(tags, doubtful)
-            case Publish(pid=pid):
+            case effects.Publish(pid=pid):
                 self._pid.publish(pid)
-            case Adopt(number=number, last=last):
+            case effects.Adopt(number=number, last=last):
                 self._transfer.ask(number, last=last)
-            case Log():
+            case effects.Log():
                 self._runtime.log(effect)
-            case Tell(notice=notice):
+            case effects.Tell(notice=notice):
                 self._tell(notice)
-            case CloseVips():
+            case effects.CloseVips():
                 self._refusing.refuse_at(())
                 for close in (parts.listeners.close, self._ordinary.close):
                     self._runtime.isolated(close)
-            case Look(why=why, number=number):
+            case effects.Look(why=why, number=number):
                 self._store.reader.look(why, number)
-            case Keep(number=number):
+            case effects.Keep(number=number):
                 self._store.keep(number)
-            case Reply():
+            case effects.Reply():
                 self._reply(effect)
-            case TakeOver():
+            case effects.TakeOver():
                 self._pid.take_over()
-            case Rehearse(client=client):
+            case effects.Rehearse(client=client):
                 self._reexec.rehearse(client)
-            case Upgrade(client=client):
+            case effects.Upgrade(client=client):
                 self._reexec.execute(client)
             case _:
                 assert_never(effect)
@@ -342,7 +297,7 @@ class Supervisor:
         try:
             prepared = self._parts.launch.of(number, kept=kept)
         except RefusedError as error:
-            self._runtime.submit(NotSpawned(number, f"was not started: {error}", 1, refused=True))
+            self._runtime.submit(events.NotSpawned(number, f"was not started: {error}", 1, refused=True))
         else:
             self._children.spawn(number, prepared)
 
@@ -351,7 +306,7 @@ class Supervisor:
         if child:
             child.ask(commands)
         else:
-            self._runtime.submit(Unanswered(number))
+            self._runtime.submit(events.Unanswered(number))
 
     def _tell(self, notice: Notice) -> None:
         line, runtime = line_of(notice), self._runtime
@@ -360,7 +315,7 @@ class Supervisor:
         message = self._outcomes.note(notice, line.message, stderr)
         self._front.note(notice, message, stderr)
 
-    def _reply(self, reply: Reply) -> None:
+    def _reply(self, reply: effects.Reply) -> None:
         """Answer the client that asked for a reload."""
         output, number = "", reply.number
         try:

@@ -67,14 +67,7 @@ class SystemdStatus:
     # ---- notices and state -------------------------------------------------------------------------------------------
 
     def note(self, notice: Notice, message: str, stderr: str) -> None:
-        """Remember a notice for the status.
-
-        Args:
-            notice: what has happened.
-            message: the same for people.
-            stderr: of the generation in question.
-
-        """
+        """Remember a notice for the status; the arguments are those of `Outcomes.note`."""
         match notice:
             case ReloadFailed():
                 self._failure = f"the last reload failed: {_first_alert(stderr) or message}"
