@@ -8,7 +8,6 @@ from entrypoint.core.effects import Log
 from entrypoint.core.upgrade_state import UpgradeStateError
 from entrypoint.haproxy.config_text import tags
 from entrypoint.lean.level import Level
-from entrypoint.lean.one_line import reason
 from entrypoint.options import command_line
 from entrypoint.options.inheritance import VARIABLE as INHERITED_VARIABLE
 from entrypoint.options.inheritance import parse_inheritance
@@ -31,6 +30,7 @@ from entrypoint.pid1.launch import (
     haproxy_environment,
     refuse_master_worker,
 )
+from entrypoint.pid1.runtime import reason_of
 from entrypoint.pid1.upgrade import is_successor, retry_start
 from entrypoint.system import files, signals
 from entrypoint.system.listeners.listeners import Listeners
@@ -104,10 +104,8 @@ def run(
         fatal(f"{error}; see {manual}")
     except (ListenError, RefusedError, UpgradeStateError, signals.PrctlError) as error:
         fatal(str(error))
-    except OSError as error:
-        fatal(f"cannot start: {reason(error)}")
-    except MemoryError:
-        fatal("cannot start: no memory is left")
+    except (OSError, MemoryError) as error:
+        fatal(f"cannot start: {reason_of(error)}")
     finally:
         # The interpreter restores the default actions when it exits: a late signal must not change the status.
         signals.block_all()

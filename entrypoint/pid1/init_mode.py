@@ -12,7 +12,7 @@ from entrypoint.core.exit_status import shell_status
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import reason
 from entrypoint.options.settings import Settings
-from entrypoint.pid1.runtime import Runtime
+from entrypoint.pid1.runtime import Runtime, reason_of
 from entrypoint.system.log import Logger
 from entrypoint.system.processes import Processes, SpawnSpec
 from entrypoint.system.signals import Arrivals, why_not_signalled
@@ -44,8 +44,7 @@ class InitMode:
         try:
             pid = self._processes.spawn(_ONLY, self._spec)
         except (OSError, MemoryError) as error:
-            why = reason(error) if isinstance(error, OSError) else "no memory is left"
-            self._log(Level.ERROR, "not_spawned", f"{self._spec.words[0]} was not started: fork: {why}")
+            self._log(Level.ERROR, "not_spawned", f"{self._spec.words[0]} was not started: fork: {reason_of(error)}")
             self._status = _NOT_STARTED
         else:
             self._log(Level.INFO, "spawned", f"Spawned child process with pid {pid}")

@@ -288,12 +288,6 @@ class Supervisor:
                 assert_never(effect)
 
     def _spawn(self, number: int, *, kept: bool) -> None:
-        """Start a generation.
-
-        Raises:
-            Exception: there is no process, and everything is closed.
-
-        """
         try:
             prepared = self._parts.launch.of(number, kept=kept)
         except RefusedError as error:
@@ -327,12 +321,7 @@ class Supervisor:
         self._front.reply(reply.client, text)
 
     def _listen(self, tags: Collection[str], doubtful: Collection[str]) -> None:
-        """Make exactly these VIPs listen.
-
-        Raises:
-            OSError: listen(2) failed.
-
-        """
+        """Make exactly these VIPs listen."""
         try:
             self._parts.listeners.listen(tags, doubtful)
         finally:

@@ -151,7 +151,7 @@ def execute(
 
     Args:
         state_fd: from `write_state`.
-        environment: its variables.
+        environment: the variables of the new program.
         descriptors: inherited under the same numbers.
         resend: returns the signals that have arrived and are not handled yet.
 
