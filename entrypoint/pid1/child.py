@@ -138,11 +138,11 @@ class Child:
 
     # ---- soft stop ---------------------------------------------------------------------------------------------------
 
-    def leave(self, tell: Callable[[], None]) -> None:
-        """Open a session that outlives its CLI, then call `tell` once, after haproxy has accepted it or failed to.
+    def soft_stop(self, send: Callable[[], None]) -> None:
+        """Open a session that outlives its CLI, then call `send` once, after haproxy has accepted it or failed to.
 
         Args:
-            tell: sends the soft stop.
+            send: sends the signal.
 
         """
         session = None
@@ -151,14 +151,14 @@ class Child:
             with contextlib.suppress(OSError, MemoryError):
                 session = self.session()
         if session:
-            self._drain_monitor = DrainMonitor(self._event_loop, session, tell)
+            self._drain_monitor = DrainMonitor(self._event_loop, session, send)
         else:
-            tell()
+            send()
 
-    def tell_to_leave(self) -> None:
+    def send_soft_stop(self) -> None:
         """Send a soft stop that is still pending: the next program does not know of it."""
         if self._drain_monitor:
-            self._drain_monitor.tell()
+            self._drain_monitor.soft_stop()
 
     @property
     def connections(self) -> int | None:

@@ -166,7 +166,7 @@ class Children:
 
         child = self._children.get(number)
         if child and signum == _SOFT_STOP:
-            child.leave(send)
+            child.soft_stop(send)
         else:
             send()
 
@@ -227,7 +227,7 @@ class Children:
     def serialize(self) -> dict[str, Any]:
         """Return the children and their channels as plain values."""
         for child in self._children.values():
-            child.tell_to_leave()
+            child.send_soft_stop()
         pids = self._processes.pids()
         children = self._children.items()
         return {

@@ -29,18 +29,18 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
 class DrainMonitor:
     """Owns the session with one generation until it has no clients, or stops answering."""
 
-    def __init__(self, event_loop: EventLoop, session: socket.socket, leave: Callable[[], None]) -> None:
+    def __init__(self, event_loop: EventLoop, session: socket.socket, send: Callable[[], None]) -> None:
         """Ask the first question.
 
         Args:
             event_loop: watches the session.
             session: a new one, now owned by this monitor.
-            leave: sends the soft stop; called once, as soon as haproxy has accepted the session or failed to.
+            send: sends the soft stop; called once, as soon as haproxy has accepted the session or failed to.
 
         """
         self._event_loop = event_loop
         self._session = session
-        self._leave: Callable[[], None] | None = leave
+        self._send: Callable[[], None] | None = send
         """None once it has been called."""
         self._answer = b""
         self._pause = _FIRST_PAUSE
@@ -52,24 +52,24 @@ class DrainMonitor:
         except OSError:
             self.close()
             return
-        event_loop.call_later((session, "leave"), _STOP_WITHIN, self.tell)
+        event_loop.call_later((session, "stop"), _STOP_WITHIN, self.soft_stop)
         self._ask(_GREETING)
 
-    def tell(self) -> None:
+    def soft_stop(self) -> None:
         """Send the soft stop now, unless it has been sent."""
-        leave, self._leave = self._leave, None
-        if leave:
-            leave()
+        send, self._send = self._send, None
+        if send:
+            send()
 
     def close(self) -> None:
         """Close the session, and send the soft stop if it is pending."""
         if self.is_open:
             self.is_open, self.connections = False, None
             self._event_loop.cancel(self._session)
-            self._event_loop.cancel((self._session, "leave"))
+            self._event_loop.cancel((self._session, "stop"))
             self._event_loop.remove(self._session)
             self._session.close()
-            self.tell()
+            self.soft_stop()
 
     def _ask(self, question: bytes = _QUESTION) -> None:
         self._event_loop.call_later(self._session, _ANSWER_WITHIN, self.close)
@@ -98,6 +98,6 @@ class DrainMonitor:
             self.close()
             return
         self.connections = connections
-        self.tell()
+        self.soft_stop()
         self._event_loop.call_later(self._session, self._pause, self._ask)
         self._pause = min(_LONGEST_PAUSE, self._pause * 2)

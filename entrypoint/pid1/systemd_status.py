@@ -235,18 +235,18 @@ class SystemdStatus:
 
     # ---- the FD store ------------------------------------------------------------------------------------------------
 
-    def store(self, forgotten: tuple[str, ...], descriptors: tuple[tuple[str, int], ...], kept: int) -> None:
+    def store(self, forgotten: tuple[str, ...], descriptors: tuple[tuple[str, int], ...], stored: int) -> None:
         """Store the VIPs in systemd for the next start, a few at a time, after READY.
 
         Args:
             forgotten: stored names that are no VIPs any more.
             descriptors: VIPs that are not stored yet: name and descriptor.
-            kept: the number of stored ones.
+            stored: the number of stored ones.
 
         """
         self._forgotten.extend(forgotten)
         if self._notifier.stores:
-            names, failure = self._notifier.fit((name for name, _ in descriptors), kept)
+            names, failure = self._notifier.fit((name for name, _ in descriptors), stored)
             self._warn(failure)
             chosen = frozenset(names)
             self._unstored.extend([one for one in descriptors if one[0] in chosen][: len(names)])

@@ -65,14 +65,14 @@ def haproxy() -> Iterator[Haproxy]:
 
 def test_a_second_request_to_leave_keeps_the_session(haproxy: Haproxy) -> None:
     """A stop tells a draining generation to leave again: a new session would not be accepted."""
-    haproxy.child.leave(haproxy.leave)
+    haproxy.child.soft_stop(haproxy.leave)
     session = haproxy.session()
     assert session
     with session:
         session.send(INFO)
         while haproxy.child.connections != 2:
             haproxy.event_loop.wait(time.monotonic() + 0.05)
-        haproxy.child.leave(haproxy.leave)
+        haproxy.child.soft_stop(haproxy.leave)
         assert haproxy.told == 2
         assert haproxy.session() is None
         assert haproxy.child.connections == 2
@@ -94,7 +94,7 @@ def test_whatever_fails_of_its_end_all_lines_are_closed(monkeypatch: pytest.Monk
     """A shortage at the worst moment leaves nothing open, and nobody untold."""
     before = lines()
     haproxy = Haproxy()
-    haproxy.child.leave(haproxy.leave)
+    haproxy.child.soft_stop(haproxy.leave)
     haproxy.child.ask(("show info",))
 
     def fails(_: StderrPipe) -> bytes:

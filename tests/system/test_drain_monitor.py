@@ -142,8 +142,8 @@ def test_one_that_is_not_understood_is_left_alone(peer: Peer) -> None:
 
 def test_an_upgrade_tells_a_draining_generation_to_leave(peer: Peer) -> None:
     """A safe_reload that is replaced does not wait for the answer."""
-    peer.held.tell()
-    peer.held.tell()
+    peer.held.soft_stop()
+    peer.held.soft_stop()
     assert peer.told == 1
 
 
