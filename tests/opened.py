@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from entrypoint.system.config_snapshot.config_files import ConfigFiles
+from entrypoint.system.config_snapshot import ConfigFiles
 
 STRACE = shutil.which("strace")
 HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")

@@ -18,8 +18,8 @@ from entrypoint.pid1.supervisor import Supervisor
 from entrypoint.pid1.upgrade import REHEARSAL_VARIABLE, read_state, report_success
 from entrypoint.system import files, instances, signals
 from entrypoint.system.files import PidFile
-from entrypoint.system.getsocks.adopted import Adopted
-from entrypoint.system.listeners.listeners import Listeners
+from entrypoint.system.getsocks.offer import Adopted
+from entrypoint.system.listeners import Listeners
 from entrypoint.system.listeners.places import ListenError
 from entrypoint.system.log import Logger
 from entrypoint.system.packets import PacketSocket
@@ -133,7 +133,7 @@ def _read(
 ) -> None:
     """Run in the reader process; its imports stay out of PID 1's memory."""
     from entrypoint.pid1.reading import Task, run  # noqa: PLC0415
-    from entrypoint.system.config_snapshot.config_files import ConfigFiles  # noqa: PLC0415
+    from entrypoint.system.config_snapshot import ConfigFiles  # noqa: PLC0415
     from entrypoint.system.state_file import StateFile  # noqa: PLC0415
 
     variables = variables_while_reading(command, setting.environment)

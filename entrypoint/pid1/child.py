@@ -198,7 +198,7 @@ class Child:
         if stderr.overrun and not overrun:
             what = "may have lost lines: it has written to its stderr faster than they were read"
             line = Log(Level.WARNING, "stderr_overrun", f"generation {self.number} {what}", {"generation": self.number})
-            self._logger.write(line, kept=True)
+            self._logger.write(line, important=True)
 
     def _end_stderr(self) -> None:
         stderr, self._stderr = self._stderr, None

@@ -33,7 +33,7 @@ from entrypoint.pid1.launch import (
 from entrypoint.pid1.runtime import reason_of
 from entrypoint.pid1.upgrade import is_successor, retry_start
 from entrypoint.system import files, signals
-from entrypoint.system.listeners.listeners import Listeners
+from entrypoint.system.listeners import Listeners
 from entrypoint.system.listeners.places import ListenError
 from entrypoint.system.log import Logger, text_line, write, write_to_stderr
 from entrypoint.system.processes import Processes, SpawnSpec, find_program, raise_open_files
@@ -226,7 +226,7 @@ def _start(
     def complain(line: str) -> None:
         fatal(line + _hint(command, environment))
 
-    processes = Processes(lambda: signals.restore(inherited), complain, signals.owed(inherited))
+    processes = Processes(lambda: signals.restore(inherited), complain, signals.spawn_setup(inherited))
     if settings.no_new_privs:
         signals.forbid_new_privileges()
     listeners = Listeners(settings.backlog)

@@ -44,7 +44,7 @@ class InitMode:
         try:
             pid = self._processes.spawn(_ONLY, self._spec)
         except (OSError, MemoryError) as error:
-            self._log(Level.ERROR, "not_spawned", f"{self._spec.words[0]} was not started: fork: {reason_of(error)}")
+            self._log(Level.ERROR, "not_spawned", f"{self._spec.argv[0]} was not started: fork: {reason_of(error)}")
             self._status = _NOT_STARTED
         else:
             self._log(Level.INFO, "spawned", f"Spawned child process with pid {pid}")

@@ -10,10 +10,9 @@ from entrypoint.options.command_line import Serve, with_configuration, without_c
 from entrypoint.options.inheritance import VARIABLE as INHERITED_VARIABLE
 from entrypoint.options.settings import Settings
 from entrypoint.pid1.configurations import Configurations
-from entrypoint.system.getsocks.adopted import Adopted
-from entrypoint.system.getsocks.offer import SocketOffer
+from entrypoint.system.getsocks.offer import Adopted, SocketOffer
 from entrypoint.system.haproxy_cli import CliChannel
-from entrypoint.system.listeners.listeners import Listeners
+from entrypoint.system.listeners import Listeners
 from entrypoint.system.processes import SpawnSpec
 from entrypoint.system.stderr_pipe import StderrPipe
 

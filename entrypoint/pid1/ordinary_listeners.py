@@ -6,8 +6,8 @@ from entrypoint.core.effects import Log
 from entrypoint.haproxy import runtime_api
 from entrypoint.lean.level import Level
 from entrypoint.options.vips import needs_v6only
-from entrypoint.system.getsocks.adopted import Adopted
-from entrypoint.system.getsocks.passed import Passed
+from entrypoint.system.getsocks import Passed
+from entrypoint.system.getsocks.offer import Adopted
 from entrypoint.system.getsocks.request import SocketRequest
 
 

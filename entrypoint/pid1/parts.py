@@ -8,8 +8,8 @@ from entrypoint.options.settings import Settings
 from entrypoint.pid1.configurations import Configurations
 from entrypoint.pid1.launch import HaproxyLaunch
 from entrypoint.system.files import PidFile
-from entrypoint.system.getsocks.adopted import Adopted
-from entrypoint.system.listeners.listeners import Listeners
+from entrypoint.system.getsocks.offer import Adopted
+from entrypoint.system.listeners import Listeners
 from entrypoint.system.log import Logger
 from entrypoint.system.packets import PacketSocket
 from entrypoint.system.predecessor import Predecessor

@@ -17,8 +17,7 @@ from entrypoint.core import look
 from entrypoint.haproxy.config_text import line_of_master_worker, tags
 from entrypoint.lean.one_line import reason
 from entrypoint.lean.record import record
-from entrypoint.system.config_snapshot.config_files import MOST_TEXT, ConfigFiles
-from entrypoint.system.config_snapshot.snapshot import Contents
+from entrypoint.system.config_snapshot import MOST_TEXT, ConfigFiles, ConfigSnapshot
 from entrypoint.system.confinement import confine
 from entrypoint.system.files import make_folder
 from entrypoint.system.inotify import Inotify
@@ -109,7 +108,7 @@ class _Reader:
             contents = self._disk.read()
             found = self._found(contents)
             if with_texts and found.digest:
-                texts = in_memory(found.digest, contents.kept)
+                texts = in_memory(found.digest, contents.texts)
         except MemoryError:
             found = _given_up(f"reading it takes more than {self._most >> 20} MiB of memory")
         except OSError as error:
@@ -121,9 +120,9 @@ class _Reader:
             os.close(texts)
         self._watch()
 
-    def _found(self, contents: Contents) -> look.Found:
+    def _found(self, contents: ConfigSnapshot) -> look.Found:
         unreadable = contents.unreadable or ""
-        unknown = {tag: None for _, text in contents.kept for tag in tags(text) if tag not in self._task.known}
+        unknown = {tag: None for _, text in contents.texts for tag in tags(text) if tag not in self._task.known}
         return look.Found(
             "" if unreadable else contents.digest,
             unreadable,
@@ -182,8 +181,8 @@ class _Reader:
             self._say(look.STIRRED)
 
 
-def _master_worker(contents: Contents, *, in_block: bool = False) -> str:
-    lines = ((path, line_of_master_worker(text, in_block=in_block)) for path, text in contents.kept)
+def _master_worker(contents: ConfigSnapshot, *, in_block: bool = False) -> str:
+    lines = ((path, line_of_master_worker(text, in_block=in_block)) for path, text in contents.texts)
     return next((f"{path}:{line}" for path, line in lines if line), "")
 
 

@@ -179,7 +179,7 @@ class SystemdStatus:
     def _try(self, lines: Mapping[str, object], status: str | None = None) -> bool:
         """Send one message, with a status if given; False if it must be retried."""
         self._warn(self._notifier.send(**lines, **({} if status is None else {"STATUS": status})))
-        if self._notifier.deaf:
+        if self._notifier.unreachable:
             self._event_loop.call_later("unsent", self._pause, self._send_all)
             return False
         if status is not None:
@@ -257,7 +257,7 @@ class SystemdStatus:
                 self._warn(self._notifier.remove(self._forgotten[0]))
             else:
                 self._warn(self._notifier.store(*self._unstored[0]))
-            if self._notifier.deaf:
+            if self._notifier.unreachable:
                 self._event_loop.call_later("store", self._pause, self._store_some)
                 return
             (self._forgotten or self._unstored).popleft()

@@ -1,1 +1,1 @@
-"""What touches: one kernel facility a file. Nothing in here decides, and no file imports another."""
+"""Everything that touches the kernel: one facility a file. No file decides anything, and none imports another."""

@@ -1,4 +1,4 @@
-"""What a forked child that does somebody else's work does to itself before it begins."""
+"""Confinement: what a forked helper process does to itself before it begins its work."""
 
 import contextlib
 import gc
@@ -9,29 +9,32 @@ import signal
 _STANDARD = 3
 _FEWEST_BYTES = 16 << 20
 _SHARE = 4
-"""A process that helps gets at most this part of what all of its control group may use."""
+"""A helper process may use at most this fraction of its control group's memory limit."""
 
 
 def confine(name: str, keep: int, most_bytes: int) -> int:
-    """Keep nothing of the parent but one descriptor, take no signal of its, and be the first to go where memory is out.
+    """Detach this forked child from its parent: descriptors, signals, name, memory limit, OOM score.
+
+    The child keeps one descriptor, ignores every signal that can be ignored, and is the first to be killed if memory
+    runs out.
 
     Args:
-        name: what the process is called from now on.
+        name: the new process name.
         keep: the descriptor.
-        most_bytes: of memory, beyond what there is already; less where the control group has little.
+        most_bytes: memory that it may use beyond what it has; less if the control group's limit is low.
 
     Returns:
-        How many bytes it may use.
+        The bytes it may use.
 
     """
     _rename(name)
-    # In a session of its own: what a terminal sends is for others. What anybody sends by mistake (`pkill -f`) is
-    # ignored: its end is that of the line to its parent.
+    # A session of its own: no signals from the terminal. Signals sent by mistake (`pkill -f`) are ignored: it ends
+    # when the connection to its parent closes.
     with contextlib.suppress(OSError):
         os.setsid()
     signal.set_wakeup_fd(-1)
     for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        # What the kernel sends for our own faults cannot be ignored, and must not be caught.
+        # The kernel's signals for faults of our own cannot be ignored, and must not be caught.
         default = signum in {
             signal.SIGSEGV,
             signal.SIGBUS,
@@ -42,9 +45,12 @@ def confine(name: str, keep: int, most_bytes: int) -> int:
         }
         signal.signal(signum, signal.SIG_DFL if default else signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    # Objects of the parent's are never destroyed in here: they would close descriptors that are others by now.
+    # Never destroy the parent's objects here: they would close descriptor numbers that are in use for something else.
     gc.freeze()
-    null = _nothing()
+    try:
+        null = os.open("/dev/null", os.O_RDWR)
+    except OSError:
+        null = os.memfd_create("nothing")
     for descriptor in range(_STANDARD):
         os.dup2(null, descriptor)
     os.closerange(_STANDARD, keep)
@@ -60,21 +66,13 @@ def confine(name: str, keep: int, most_bytes: int) -> int:
     return most
 
 
-def _nothing() -> int:
-    """Return a descriptor from which nothing comes, and to which what is written is lost."""
-    try:
-        return os.open("/dev/null", os.O_RDWR)
-    except OSError:
-        return os.memfd_create("nothing")
-
-
 def _rename(name: str) -> None:
-    """Be called this, by comm and by the command line: who looks for our parent must not find two (proc(5))."""
+    """Set comm and the command line, so that a search for our parent does not find two processes (proc(5))."""
     with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as file:
         file.write(name)
     with contextlib.suppress(OSError, ValueError, IndexError):
         with open("/proc/self/stat", "rb") as file:
-            # After the name, which may have any byte in it, the third field comes first.
+            # Behind the name, which may contain any byte, the third field comes first.
             fields = file.read().rpartition(b") ")[2].split()
         start, end = (int(fields[number - 3]) for number in (48, 49))
         with open("/proc/self/mem", "r+b", buffering=0) as memory:
@@ -83,7 +81,7 @@ def _rename(name: str) -> None:
 
 
 def _most_descriptors() -> int:
-    """Return a number that no open descriptor reaches."""
+    """Return a number higher than that of any open descriptor."""
     try:
         return max(map(int, os.listdir("/proc/self/fd"))) + 1
     except (OSError, ValueError):
@@ -91,13 +89,13 @@ def _most_descriptors() -> int:
 
 
 def _size() -> int:
-    """Return the bytes of address space that are in use (proc_pid_statm(5))."""
+    """Return the bytes of address space in use (proc_pid_statm(5))."""
     with open("/proc/self/statm", "rb") as file:
         return int(file.read().split()[0]) * resource.getpagesize()
 
 
 def _group_limit() -> int:
-    """Return the bytes of memory that the control group may use (cgroups(7)); very many where nothing limits it."""
+    """Return the control group's memory limit in bytes (cgroups(7)); 2**62 if there is none."""
     group = ""
     with contextlib.suppress(OSError), open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
         group = next((line.rstrip("\n")[3:] for line in file if line.startswith("0::")), "")

@@ -1,6 +1,6 @@
-"""The control socket: who may speak, bytes in, bytes out, and no way to hold up PID 1.
+"""The control socket: who may connect, bytes in and bytes out, never blocking PID 1.
 
-Owns the socket's file; a connection belongs to who accepted it.
+Owns the socket's file. A connection belongs to the caller of `accept`.
 """
 
 import contextlib
@@ -10,9 +10,10 @@ import socket
 import struct
 
 _ROOM = 16384
-"""Bytes that are taken in a turn."""
+"""Bytes read at a time."""
 _BACKLOG = 65535
-"""The kernel's somaxconn is less. So many are asking at once: who finds no room and does not wait for it is refused."""
+"""Clients that may wait to be accepted, cut down by net.core.somaxconn. One that finds no room and does not block is
+refused."""
 _PIECE = 65536
 _LONGEST_PATH = 107
 """Bytes of a socket's path (unix(7))."""
@@ -22,7 +23,7 @@ class Client:
     """One connection."""
 
     def __init__(self, connection: socket.socket, number: int) -> None:
-        """Take over a connection."""
+        """Own a non-blocking connection. The number is unique among the clients of one `Control`."""
         self.number = number
         self._connection = connection
         self._unsent = bytearray()
@@ -32,7 +33,7 @@ class Client:
         return self._connection.fileno()
 
     def receive(self) -> bytes | None:
-        """Return what has come, some of it at least; None when no more will come."""
+        """Return what has arrived; b"" if nothing has yet, None if no more will come."""
         try:
             return self._connection.recv(_ROOM) or None
         except BlockingIOError:
@@ -41,12 +42,12 @@ class Client:
             return None
 
     def send(self, data: bytes) -> bool:
-        """Send, now or when the other side reads; False when it has gone."""
+        """Send now, or when the client reads; False if the client has gone."""
         self._unsent += data
         return self.flush()
 
     def flush(self) -> bool:
-        """Send what waits; False when the other side has gone."""
+        """Send what waits; False if the client has gone."""
         try:
             while self._unsent:
                 sent = self._connection.send(self._unsent[:_PIECE])
@@ -60,18 +61,18 @@ class Client:
 
     @property
     def waits(self) -> bool:
-        """Whether something is to be sent yet."""
+        """Whether something has still to be sent."""
         return bool(self._unsent)
 
     def has_gone(self) -> bool:
-        """Tell whether the other side has hung up, and not only said all that it wants to (shutdown(2))."""
+        """Tell whether the client has hung up, as opposed to having finished sending (shutdown(2))."""
         poller = select.poll()
         poller.register(self._connection, 0)
         return bool(poller.poll(0))
 
     @property
     def unsent(self) -> bytes:
-        """What is to be sent yet."""
+        """What has still to be sent."""
         return bytes(self._unsent)
 
     def close(self) -> None:
@@ -83,17 +84,17 @@ class Control:
     """The listening socket RUNTIME-DIR/NAME.sock."""
 
     def __init__(self, path: str, listener: socket.socket) -> None:
-        """Own a socket that listens at a path; `listen` makes one."""
+        """Own a socket that listens at this path; `listen` makes one."""
         self.path = path
         self._listener = listener
         self._file = _file(path)
         self._last = 0
 
     def take_in(self, descriptor: int, unsent: bytes = b"") -> Client:
-        """Go on with a client of our last life's, and with what is to be sent to it yet.
+        """Take over a client of the previous program, with what has still to be sent to it.
 
         Raises:
-            OSError: the descriptor is not there.
+            OSError: the descriptor is not open.
 
         """
         connection = socket.socket(fileno=descriptor)
@@ -101,7 +102,7 @@ class Control:
         connection.setblocking(False)
         self._last += 1
         client = Client(connection, self._last)
-        client._unsent += unsent  # noqa: SLF001  # nothing of it is sent before somebody waits for room
+        client._unsent += unsent  # noqa: SLF001  # not `send`: the caller has to wait for room first
         return client
 
     def fileno(self) -> int:
@@ -109,10 +110,10 @@ class Control:
         return self._listener.fileno()
 
     def accept(self) -> Client | None:
-        """Return a new connection, if there is one whose other side may speak.
+        """Return a new connection if there is one and its peer is root or has our uid.
 
         Raises:
-            OSError: there are no descriptors left; the connection still waits.
+            OSError: no descriptors are left; the connection still waits.
 
         """
         try:
@@ -130,16 +131,16 @@ class Control:
 
     @property
     def is_in_place(self) -> bool:
-        """Whether who looks for us at our path finds us."""
+        """Whether the file at our path is still our socket."""
         return self._file is not None and _file(self.path) == self._file
 
     def renew(self, other: "Control") -> None:
-        """Go on with another one's socket and file instead of ours; who has connected to ours and waits is lost."""
+        """Take over another one's socket and file. Clients that the old socket has not accepted are lost."""
         self._listener.close()
         self._listener, self._file = other._listener, other._file  # noqa: SLF001  # of our own class
 
     def close(self) -> None:
-        """Stop listening, and remove the file unless it is somebody else's by now."""
+        """Stop listening, and remove the file if it is still ours."""
         self._listener.close()
         if self.is_in_place:
             with contextlib.suppress(OSError):
@@ -147,16 +148,20 @@ class Control:
 
 
 def listen(folder: str, name: str) -> Control:
-    """Listen in a folder that is there; what has the socket's place loses it.
+    """Listen at FOLDER/NAME.sock, in place of whatever is there.
+
+    Args:
+        folder: it has to exist.
+        name: the instance's.
 
     Raises:
-        OSError: it cannot be had; its text is one line for the user.
+        OSError: it cannot; the text is one line for the user.
 
     """
     path = os.path.join(folder, f"{name}.sock")
     if len(os.fsencode(path)) > _LONGEST_PATH:
         raise OSError(f"{path} is longer than the {_LONGEST_PATH} bytes that a socket's path may have")
-    # Several that share a folder may all be pid 1.
+    # With the name, because several instances that share a folder may all be pid 1.
     temporary = os.path.join(folder, f".{name}.{os.getpid()}")
     if len(os.fsencode(temporary)) > _LONGEST_PATH:
         temporary = os.path.join(folder, f".{os.getpid()}")
@@ -181,10 +186,10 @@ def listen(folder: str, name: str) -> Control:
 
 
 def restore(path: str, descriptor: int) -> Control:
-    """Go on with the socket that our last life has opened.
+    """Take over the listening socket of the previous program.
 
     Raises:
-        OSError: the descriptor is not there.
+        OSError: the descriptor is not open.
 
     """
     listener = socket.socket(fileno=descriptor)
@@ -193,7 +198,7 @@ def restore(path: str, descriptor: int) -> Control:
 
 
 def _file(path: str) -> tuple[int, int] | None:
-    """Return what tells one file from another, or nothing where there is none."""
+    """Return device and inode of a file; None if there is none."""
     try:
         status = os.lstat(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""What the loop waits for: descriptors and alarms, each with what is to be done when it is time."""
+"""The event loop: descriptors and timers, each with the function to call."""
 
 import math
 import selectors
@@ -8,10 +8,10 @@ from collections.abc import Callable
 from entrypoint.lean.typing import Protocol
 
 _LONGEST_WAIT = 86400.0
-"""Seconds; epoll_wait(2) takes no more than 24 days."""
+"""Seconds; epoll_wait(2) takes at most 24 days."""
 
 _AGAIN_AFTER = 1.0
-"""Seconds after which an alarm comes again whose action has failed."""
+"""Seconds after which a timer fires again if its action failed for lack of something."""
 
 Action = Callable[[], None]
 
@@ -20,23 +20,23 @@ class HasDescriptor(Protocol):
     """Anything with a descriptor."""
 
     def fileno(self) -> int:
-        """Return it."""
+        """Return the descriptor."""
 
 
 class EventLoop:
-    """The descriptors and alarms of one process."""
+    """The descriptors and timers of one process."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Begin without any."""
         self._selector = selectors.DefaultSelector()
-        self._alarms: dict[object, tuple[float, Action]] = {}
+        self._timers: dict[object, tuple[float, Action]] = {}
 
-    def add_reader(self, source: HasDescriptor, action: Action, *, writes: bool = False) -> None:
-        """Call this whenever the descriptor is readable; with `writes` also whenever it is writable."""
-        self._wait_for(source, selectors.EVENT_READ | (selectors.EVENT_WRITE if writes else 0), action)
+    def add_reader(self, source: HasDescriptor, action: Action) -> None:
+        """Call this whenever the descriptor is readable, and no longer when it is writable."""
+        self._wait_for(source, selectors.EVENT_READ, action)
 
     def add_writer(self, source: HasDescriptor, action: Action) -> None:
-        """Wait only until this descriptor is writable."""
+        """Call this whenever the descriptor is writable, and no longer when it is readable."""
         self._wait_for(source, selectors.EVENT_WRITE, action)
 
     def _wait_for(self, source: HasDescriptor, wanted: int, action: Action) -> None:
@@ -46,50 +46,50 @@ class EventLoop:
             self._selector.register(source, wanted, action)
 
     def remove(self, source: HasDescriptor) -> None:
-        """Wait for it no longer; to be called before it is closed."""
+        """Stop watching this descriptor; call it before the descriptor is closed."""
         try:
             self._selector.unregister(source)
         except (KeyError, ValueError):
             return
 
     def call_later(self, key: object, seconds: float, action: Action) -> None:
-        """Call this once, after so many seconds; one of the same key is replaced."""
-        self._alarms[key] = (time.monotonic() + seconds, action)
+        """Call this once after so many seconds, instead of an earlier call with the same key."""
+        self._timers[key] = (time.monotonic() + seconds, action)
 
     def cancel(self, key: object) -> None:
-        """Forget an alarm."""
-        self._alarms.pop(key, None)
+        """Cancel a timer; it need not exist."""
+        self._timers.pop(key, None)
 
     def wait(self, deadline: float) -> None:
-        """Wait for the next thing to happen, at most until a point in time of the monotonic clock, and do it.
+        """Wait for events, at most until `deadline` on the monotonic clock, and call what is due.
 
         Raises:
-            ExceptionGroup: something of it has failed. All else has been done; an alarm that failed for want of
-                something comes again.
+            ExceptionGroup: some actions failed; all others have been called. A timer that failed with OSError or
+                MemoryError fires again after a second.
 
         """
         failures: list[Exception] = []
-        deadline = min(deadline, min((due for due, _ in self._alarms.values()), default=math.inf))
+        deadline = min(deadline, min((due for due, _ in self._timers.values()), default=math.inf))
         timeout = None if deadline == math.inf else min(max(0.0, deadline - time.monotonic()), _LONGEST_WAIT)
         # After SIGSTOP and SIGCONT epoll may return a timeout although events are pending. Poll once more, so that
         # events win over the timer.
         for key, _ in self._selector.select(timeout) or self._selector.select(0):
-            # What was done before it in this round may have taken it off the list, or closed it.
+            # An earlier action of this round may have removed or closed it.
             if self._selector.get_map().get(key.fd) == key:
                 try:
                     key.data()
-                except Exception as error:  # noqa: BLE001  # of any kind: the others must have their turn
+                except Exception as error:  # noqa: BLE001  # of any kind: the other actions still have to run
                     failures.append(error)
         now = time.monotonic()
-        for name, (due, action) in list(self._alarms.items()):
-            # An action before it may have cancelled it.
-            if due <= now and name in self._alarms:
-                del self._alarms[name]
+        for name, (due, action) in list(self._timers.items()):
+            # An earlier action may have cancelled it.
+            if due <= now and name in self._timers:
+                del self._timers[name]
                 try:
                     action()
                 except Exception as error:  # noqa: BLE001  # as above
                     failures.append(error)
                     if isinstance(error, OSError | MemoryError):
-                        self._alarms.setdefault(name, (now + _AGAIN_AFTER, action))
+                        self._timers.setdefault(name, (now + _AGAIN_AFTER, action))
         if failures:
-            raise ExceptionGroup("what was waited for", failures)
+            raise ExceptionGroup("actions of the event loop", failures)

@@ -1,4 +1,4 @@
-"""Files: the pid file, a look into the configuration before haproxy reads it, and the three standard descriptors."""
+"""Files: the pid file, the configuration as it is before haproxy reads it, and the three standard descriptors."""
 
 import contextlib
 import os
@@ -7,22 +7,22 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 
 _MOST_DESCRIPTORS = 65536
-"""What is gone through where there is no /proc: 10 ms."""
+"""How many descriptors are tried if there is no /proc; takes 10 ms."""
 _ROOM = 64
-"""Bytes; more than a pid has."""
+"""Bytes; more than a pid needs."""
 
 
 class PidFile:
-    """A file that holds the pid of the current haproxy, or is not there."""
+    """A file that holds the pid of the current haproxy, or does not exist."""
 
     def __init__(self, path: str) -> None:
-        """Take the path, make its folder, and see that it can be written.
+        """Make the folder and check that the file can be written.
 
         Raises:
-            OSError: it cannot. Tried at once, because nobody reads the log for a pid file an hour later.
+            OSError: it cannot. Checked at the start, because an hour later nobody would notice the log line.
 
         """
-        self.path = self._path = path
+        self.path = path
         folder, name = os.path.split(path)
         self._temporary = os.path.join(folder, f".{name}.{os.getpid()}")
         self._content = ""
@@ -36,13 +36,13 @@ class PidFile:
         """Replace the content atomically.
 
         Raises:
-            OSError: it cannot be written; then the file is gone, because what it held is the pid of one that leaves.
+            OSError: it cannot be written. The file is removed then: it would name a haproxy that is leaving.
 
         """
         content = f"{pid}\n"
         try:
             self._write(content)
-            os.replace(self._temporary, self._path)
+            os.replace(self._temporary, self.path)
         except OSError:
             self.remove()
             with contextlib.suppress(OSError):
@@ -51,11 +51,11 @@ class PidFile:
         self._content = content
 
     def restore(self, pid: int) -> None:
-        """Take what our last life has written for ours."""
+        """Regard the file as ours, with the pid that the previous program wrote."""
         self._content = f"{pid}\n"
 
     def _write(self, content: str) -> None:
-        # Never through a link that somebody else has put there: the folder may be one where anybody can write.
+        # Never through a symbolic link: the folder may be one in which anybody can create files.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._temporary)
         descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
@@ -63,31 +63,31 @@ class PidFile:
             file.write(content)
 
     def remove(self) -> None:
-        """Remove the file, unless it was never written, or is somebody else's by now."""
+        """Remove the file, unless it was never written or somebody else has replaced it."""
         if not self._content:
             return
         with contextlib.suppress(OSError):
-            # It may be anything by now, and a pipe would be waited for.
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            # Non-blocking: it may have become a pipe.
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
                 ours = is_file and os.read(descriptor, _ROOM) == self._content.encode()
             finally:
                 os.close(descriptor)
             if ours:
-                os.unlink(self._path)
+                os.unlink(self.path)
 
 
 def make_folder(path: str, mode: int = 0o755) -> None:
-    """Make a folder, and those above it, if need be: never writable for others, however open the umask is.
+    """Make a folder and its parents if they are missing, never writable for others, whatever the umask.
 
     Raises:
         OSError: it cannot be made.
 
     """
-    before = os.umask(0o022)  # there is no other way to read it
+    before = os.umask(0o022)  # the only way to read it
     try:
-        # A stricter umask is the user's wish.
+        # The user may want a stricter umask.
         os.umask(before | 0o022)
         os.makedirs(path, mode=mode, exist_ok=True)
     finally:
@@ -98,8 +98,8 @@ def configuration_files(paths: Sequence[str], folder: str | None) -> Iterator[st
     """Yield the files that haproxy reads for these -f arguments: of a folder its *.cfg, in order (haproxy(1)).
 
     Args:
-        paths: as given to haproxy.
-        folder: where relative ones are looked for (`-C`); None for the working directory.
+        paths: the -f arguments.
+        folder: haproxy's -C, for relative paths; None for the working directory.
 
     """
     for name in paths:
@@ -112,9 +112,9 @@ def configuration_files(paths: Sequence[str], folder: str | None) -> Iterator[st
 
 
 def read(path: str) -> bytes:
-    """Return the content of a file; empty when it cannot be read, which haproxy will say better.
+    """Return the content of a file; empty if it cannot be read, because haproxy's message about that is better.
 
-    A pipe or a device is not read: haproxy would not find in it again what we took.
+    Pipes and devices are not read: haproxy could not read the same data again.
     """
     if not os.path.isfile(path):
         return b""
@@ -126,10 +126,10 @@ def read(path: str) -> bytes:
 
 
 def fill_standard_descriptors(*, inheritable: bool) -> None:
-    """Put /dev/null where stdin, stdout or stderr is closed, so that no socket of ours gets the numbers 0 to 2.
+    """Open /dev/null where stdin, stdout or stderr is closed, so that no socket of ours gets the numbers 0 to 2.
 
     Args:
-        inheritable: whether children see it, too, and not a closed descriptor as before.
+        inheritable: whether children get it too, instead of a closed descriptor.
 
     """
     for descriptor in range(3):
@@ -139,13 +139,13 @@ def fill_standard_descriptors(*, inheritable: bool) -> None:
             try:
                 os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
             except OSError:
-                # It holds the number, and to read and to write it is an error as before (open(2)).
+                # It takes up the number, and reading or writing it fails as before (open(2)).
                 os.open("/", os.O_PATH | os.O_CLOEXEC)
             os.set_inheritable(descriptor, inheritable)
 
 
 def keep_from_children() -> None:
-    """Mark every descriptor from 3 up close-on-exec: what our parent left open is not haproxy's business."""
+    """Mark every descriptor from 3 up close-on-exec: haproxy must not inherit what our parent left open."""
     for descriptor in _open_descriptors():
         if descriptor > 2:
             with contextlib.suppress(OSError):

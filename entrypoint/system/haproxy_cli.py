@@ -1,11 +1,12 @@
-"""The private line to a generation's CLI.
+"""The private connection to a generation's CLI.
 
 haproxy listens on one end of a socket pair (`stats socket "sockpair@N"`) and accepts each socket that is sent through
-it. No path, no abstract name: nobody but us can reach a CLI that may do anything, and none is left behind.
+it. There is no path and no abstract name: nobody else can reach this CLI, which may do anything, and nothing is left
+behind.
 
-haproxy is not trusted. It inherits our end of the pair as well, so it can make that one blocking at any time: the mode
-is the open file description's, which it shares (fcntl(2)). So nothing here relies on it: MSG_DONTWAIT does the same for
-one call (send(2)). And of what it answers only so much is taken.
+haproxy is not trusted. It inherits our end of the pair, too, and can make it blocking at any time, because the mode
+belongs to the shared file description (fcntl(2)). So each call says MSG_DONTWAIT (send(2)). And the length of an answer
+is limited.
 """
 
 import contextlib
@@ -15,31 +16,31 @@ import sys
 from collections.abc import Iterable, Iterator
 
 MOST_ANSWERED = 16 << 20
-"""Bytes of an answer. `show fd` has 240 for each listener (measured with 2.6 to 3.5): 1 MB for 4,096 VIPs, and this is
+"""Bytes of an answer. `show fd` has 240 for each listener (measured with 2.6 to 3.5): 1 MB for 4,096 VIPs. This is
 enough for 4,096 with 16 shards each, or for tens of thousands of connections that a candidate has before it answers."""
 _PIECE = 65536
 _MOST_PIECES = 16
-"""Pieces of an answer that are taken in a turn of the loop."""
+"""Reads of an answer in one turn of the event loop."""
 _SESSIONS_AT_THE_START = 32
-"""The user's `stats maxconn` and ours are one limit, because haproxy counts all CLI sessions together
-(`global.cli_fe`): this one holds until it is raised (`runtime_api.ROOM_FOR_SESSIONS`), and is enough for ours and for
-those that clients of the user's `stats socket` have waiting. haproxy sets as many descriptors aside."""
+"""Our sessions count towards the user's `stats maxconn`, because haproxy counts all CLI sessions together
+(`global.cli_fe`). This limit holds until it is raised (`runtime_api.ROOM_FOR_SESSIONS`). It is enough for ours and for
+clients that wait on the user's `stats socket`. haproxy reserves as many descriptors."""
 _LONGEST_LINE = 900
-"""Below the smallest tune.bufsize with which HAProxy 3.2 starts unless another of its limits is lowered as well, 1,024:
-from 3.2 on a longer line is refused whole ("The command line is too big")."""
+"""From 3.2 on haproxy refuses a line longer than tune.bufsize ("The command line is too big"). This is below 1,024, the
+smallest tune.bufsize with which 3.2 starts unless another of its limits is lowered, too."""
 
 
 class CliChannel:
-    """Our end of one generation's line, and until it has been spawned haproxy's end as well."""
+    """Our end of one generation's connection, and until the generation is spawned haproxy's end as well."""
 
     def __init__(self, descriptor: int | None = None) -> None:
-        """Make the pair and the configuration that tells haproxy of it.
+        """Make the pair, and the configuration that tells haproxy to listen on it.
 
         Args:
-            descriptor: our end of the line to a generation that our last life has started; None for a new line.
+            descriptor: our end, for a generation that the previous program started; None for a new pair.
 
         Raises:
-            OSError: there are no descriptors left, or this one is not there.
+            OSError: no descriptors are left, or this one is not open.
 
         """
         if descriptor is not None:
@@ -51,7 +52,7 @@ class CliChannel:
             on_failure.callback(self._ours.close)
             on_failure.callback(self._theirs.close)
             self._ours.setblocking(False)
-            # On one thread: haproxy binds a listener in each thread group, and dies where a socket pair's is twice.
+            # On one thread: haproxy binds a listener in each thread group, and dies if it binds a socket pair twice.
             lines = (
                 "global",
                 f'  stats socket "sockpair@{self._theirs.fileno()}" level admin expose-fd listeners thread 1/1',
@@ -71,41 +72,41 @@ class CliChannel:
     def inherited(self) -> tuple[int, int, int]:
         """The descriptors that haproxy needs.
 
-        Our end is among them, for nothing but to be open: a haproxy that outlives us would be told of the hang-up for
-        ever, and use all of a CPU for it (seen with 2.6).
+        Our end is only there to stay open: a haproxy that outlives us would see a hang-up that never ends, and use all
+        of a CPU (seen with 2.6).
         """
         return self._theirs.fileno(), self._fragment, self._ours.fileno()
 
     @property
     def configuration(self) -> str:
-        """The file to give haproxy after the user's, so that no `stats maxconn` is after ours."""
+        """A file for haproxy to read after the user's, so that our `stats maxconn` is the last one."""
         return f"/dev/fd/{self._fragment}"
 
     def spawned(self) -> None:
-        """Let go of haproxy's end, so that its death closes the line."""
+        """Close haproxy's end, so that our end shows a hang-up when haproxy dies."""
         self._theirs.close()
         os.close(self._fragment)
 
     def session(self) -> socket.socket:
-        """Return a new connection to haproxy's CLI.
+        """Return a new connection to haproxy's CLI. If nobody listens any more, it reads as closed.
 
         Raises:
-            OSError: there are no descriptors left; that nobody listens shows as a closed connection.
+            OSError: no descriptors are left.
 
         """
         return _session(self._ours)
 
     def ask(self, commands: Iterable[str]) -> "Conversation":
-        """Begin to put commands to haproxy."""
+        """Send commands to haproxy, on connections of their own."""
         return Conversation(self._ours, commands)
 
     def close(self) -> None:
-        """Let go of our end."""
+        """Close our end."""
         self._ours.close()
 
 
 class Conversation:
-    """Some commands, and what haproxy answers: one connection to the CLI for each line of commands.
+    """Some commands, and haproxy's answers. Each line of commands has a connection of its own.
 
     A non-interactive CLI answers one line and closes the connection (HAProxy's management guide, section 9.3).
     """
@@ -117,15 +118,20 @@ class Conversation:
         self._session: socket.socket | None = None
         self._answer = bytearray()
         self.failure = ""
-        """One line; empty unless haproxy has answered more than is taken."""
+        """One line; empty unless haproxy answered more than MOST_ANSWERED."""
         self.proceed()
 
     def fileno(self) -> int:
-        """Return the descriptor to wait for; it changes with each `proceed`."""
+        """Return the descriptor to wait for. Each `proceed` changes it."""
         return self._session.fileno() if self._session else -1
 
     def proceed(self) -> bool:
-        """Send the next line; False when there is none, or when nobody listens any more."""
+        """Send the next line; False if there is none.
+
+        Raises:
+            OSError: no descriptors are left.
+
+        """
         self.close()
         line = next(self._lines, None)
         if line is None:
@@ -136,7 +142,7 @@ class Conversation:
         return True
 
     def read(self) -> bool:
-        """Take what has arrived; True when this line has been answered, or never will be."""
+        """Read what has arrived; True if this line has been answered, or never will be."""
         assert self._session
         try:
             for _ in range(_MOST_PIECES):
@@ -155,11 +161,11 @@ class Conversation:
 
     @property
     def answer(self) -> str:
-        """Everything that was answered; empty when nobody was there."""
+        """All answers together; empty if haproxy has gone."""
         return self._answer.decode(errors="replace")
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._session:
             self._session.close()
             self._session = None

@@ -1,4 +1,4 @@
-"""inotify(7): being told that something under a set of paths may have changed."""
+"""inotify(7): reports that something under a set of paths may have changed."""
 
 import errno
 import os
@@ -13,8 +13,8 @@ _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x40, 0x80, 0x100, 0x200
 _DELETE_SELF, _MOVE_SELF = 0x400, 0x800
 _IGNORED = 0x8000
 _CHANGES = _MODIFY | _ATTRIB | _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _MOVE_SELF
-"""Everything but reading. ATTRIB is there because it is all that the watch on a bind-mounted file sees when the file is
-replaced on the host; no name is ever looked at, because of a ConfigMap's update no event has a configuration's name."""
+"""Everything but reading. ATTRIB is the only event on a bind-mounted file that is replaced on the host. Names are
+ignored: no event of a ConfigMap's update carries the name of a configuration file."""
 
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _EVENT = 16  # int wd; uint32_t mask, cookie, len; char name[len]
@@ -28,11 +28,11 @@ class Inotify:
         """Open the descriptor.
 
         Raises:
-            OSError: there is none to be had: EMFILE, because `fs.inotify.max_user_instances` is 128 for all containers
-                of a uid together, or ENOSYS. The poll has to do.
+            OSError: there is none: EMFILE, because `fs.inotify.max_user_instances` is 128 for all containers of a uid
+                together, or ENOSYS. The caller must poll.
 
         """
-        # Only now: nobody pays for it who has switched watching off.
+        # Not at import: it costs CPU, and watching may be switched off.
         self._add, self._remove, init, self._errno = libc_functions(
             "inotify_add_watch", "inotify_rm_watch", "inotify_init1"
         )
@@ -40,23 +40,22 @@ class Inotify:
         self._watches: set[int] = set()
         self._missing: set[str] = set()
         self.fresh = False
-        """Whether the last `watch` began to watch something, or missed something that has just gone: what was read of
-        it before may be out of date by now, and no event will tell."""
+        """Whether the last `watch` added a watch, or missed a path that has just gone. What was read of it before may
+        be out of date, and no event will tell."""
         if self._descriptor < 0:
             code = self._errno()
             raise OSError(code, f"inotify: {os.strerror(code)}")
 
     def fileno(self) -> int:
-        """Return the descriptor, which is readable when something happened."""
+        """Return the descriptor; it is readable if there are events."""
         return self._descriptor
 
     def watch(self, paths: Iterable[str]) -> bool:
-        """Watch these paths and nothing else; ask again after each event, since who is replaced is watched no more.
+        """Watch exactly these paths. Call it again after each event: a file that was replaced is not watched any more.
 
         Returns:
-            Whether all of them are watched, or have just gone, so that they are not among the next ones. If not, for
-            `fs.inotify.max_user_watches`, for want of a permission, or because one was not there the last time either,
-            the poll has to do for the rest.
+            True if every path is watched or has just disappeared. False if a watch failed
+            (`fs.inotify.max_user_watches`, permission, missing twice in a row): the caller must poll.
 
         """
         before, self._watches, self.fresh = self._watches, set(), False
@@ -75,14 +74,13 @@ class Inotify:
             complete = False
         self.fresh = self.fresh or not self._watches <= before
         for watch in before - self._watches:
-            self._remove(self._descriptor, watch)  # an error says that it has gone by itself
+            self._remove(self._descriptor, watch)  # fails if the kernel has removed it already
         return complete
 
     def read(self) -> bool:
-        """Take all events; tell whether there was one that says that something may have changed.
+        """Read all events; tell whether one of them may mean a change.
 
-        That the kernel has lost events (IN_Q_OVERFLOW) says so, too. That a watch is gone (IN_IGNORED) does not,
-        unless it was one that is wanted.
+        Lost events (IN_Q_OVERFLOW) do. A removed watch (IN_IGNORED) does only if it was still wanted.
         """
         happened = False
         while True:

@@ -1,7 +1,7 @@
-"""The runtime folder: which instances have their control socket there, and which of those who listen are believed.
+"""The runtime directory: which instances have a control socket there, and which listeners are trusted.
 
-In a folder where others may write, such as docker's plain `--tmpfs` (mode 1777) or a Kubernetes emptyDir, a socket's
-name does not tell whose it is. So the kernel is asked for the uid of who listens (SO_PEERCRED, unix(7)).
+If others may write to the directory, as with docker's plain `--tmpfs` (mode 1777) or a Kubernetes emptyDir, the name of
+a socket does not tell its owner. So the kernel is asked for the listener's uid (SO_PEERCRED, unix(7)).
 """
 
 import os
@@ -15,19 +15,19 @@ _GONE = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
 
 
 class NoInstanceError(Exception):
-    """There is none, or none that answers us; its text is one line for the user."""
+    """Raised if no instance answers us; its text is one line for the user."""
 
 
 def path_of(folder: str, name: str) -> str:
-    """Return the path of the control socket of an instance."""
+    """Return the path of an instance's control socket."""
     return os.path.join(folder, f"{name}{_SUFFIX}")
 
 
 def names(folder: str) -> list[str]:
-    """Return the names of all control sockets in a runtime folder, alive or not.
+    """Return the names of all control sockets in a runtime directory, whether or not anybody listens.
 
     Raises:
-        NoInstanceError: it may not be read.
+        NoInstanceError: we may not read the directory.
 
     """
     try:
@@ -39,38 +39,38 @@ def names(folder: str) -> list[str]:
 
 
 def find(folder: str, name: str | None, tell: Callable[[str], None] = lambda _: None) -> str:
-    """Return the path of the control socket of the instance that is meant.
+    """Return the path of the control socket to use.
 
     Args:
-        folder: the runtime folder.
-        name: the instance's; None for the only one. Sockets that nobody listens on, or a stranger, do not count.
-        tell: is given a line for each stranger that is passed over.
+        folder: the runtime directory.
+        name: the instance's; None for the only one that is alive and trusted.
+        tell: gets a line for each listener that is not trusted.
 
     Raises:
-        NoInstanceError: there is none, or there may be several.
+        NoInstanceError: there is none, or more than one.
 
     """
     if name:
         return path_of(folder, name)
     found = names(folder)
     if len(found) > 1:
-        believed = []
+        trusted = []
         for one in found:
             alive, doubt = look(path_of(folder, one))
             if doubt:
                 tell(doubt)
             elif alive:
-                believed.append(one)
-        found = believed
+                trusted.append(one)
+        found = trusted
     if len(found) > 1:
-        raise NoInstanceError(f"several instances are in {folder}, --name says which one: {', '.join(found)}")
+        raise NoInstanceError(f"several instances are in {folder}; choose one with --name: {', '.join(found)}")
     if not found:
         raise NoInstanceError(f"{folder}: no instance answers there; is one running, with this --runtime-dir?")
     return path_of(folder, found[0])
 
 
 def look(path: str) -> tuple[bool, str]:
-    """Tell whether somebody listens, though he may not listen to us, and why he is not believed, as `doubt` does."""
+    """Return whether anybody listens at this path, even if we may not connect, and what `doubt` says."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as client:
         try:
             client.connect(path)
@@ -84,62 +84,63 @@ def look(path: str) -> tuple[bool, str]:
 
 
 def doubt(connection: socket.socket, path: str) -> str:
-    """Return why who listens is not believed, one line; empty where he is.
+    """Return one line that says why the listener is not trusted; empty if it is.
 
-    Root and our own uid are. Root believes another uid where nobody else could have put it there: PID 1 of this
-    container, and the owner of a folder in which, and above which, only he and root can write.
+    Root and our own uid are trusted. Root also trusts another uid if only that user or root can have created the
+    socket: PID 1 of this container, or the owner of a directory to which, and to whose parents, only that user and root
+    can write.
 
     Args:
-        connection: to him.
-        path: the control socket's.
+        connection: to the listener.
+        path: of the control socket.
 
     """
     pid, uid = peer(connection)
     ours = os.geteuid()
     folder = os.path.dirname(path) or "."
-    link = next((place for place in (folder, path) if _link_of_a_stranger(place, {0, ours, uid})), None)
+    link = next((place for place in (folder, path) if _is_link_of_another(place, {0, ours, uid})), None)
     if link:
-        return f"{path}: not believed: {link} is a link that somebody else has made"
+        return f"{path}: not trusted: {link} is a symbolic link that another user has made"
     if uid in {0, ours} or (not ours and (pid == 1 or _belongs_to(folder, uid))):
         return ""
     who = "root" if not ours else f"root or uid {ours}"
-    where = f"and others may write in {folder} or above: ask as that user" if not ours else "who may be anybody"
-    return f"{path}: not believed: uid {uid} listens there, not {who}, {where}"
+    where = "who may be anybody" if ours else f"and others can write to {folder} or above it: ask as that user"
+    return f"{path}: not trusted: uid {uid} listens there, not {who}, {where}"
 
 
 def peer(connection: socket.socket) -> tuple[int, int]:
-    """Return the pid (0 where it cannot be seen) and the uid of who listens, or asks, at the other end."""
+    """Return pid (0 if we cannot see it) and uid of the process at the other end."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid, uid, _ = struct.unpack("3i", credentials)
     return pid, uid
 
 
 def who_may_ask(path: str) -> str:
-    """Say who may ask, from the owner of a socket or a folder."""
+    """Return a clause that says who may use a socket or directory, judged by its owner."""
     try:
         uid = os.stat(path).st_uid
     except OSError:
-        return "it speaks to root and to the user that it runs as"
+        return "only root and the user that it runs as may use it"
     if uid == 0:
-        return "it speaks to root only"
-    import pwd  # noqa: PLC0415  # PID 1 has no use for it
+        return "only root may use it"
+    import pwd  # noqa: PLC0415  # PID 1 does not need it
 
     try:
-        return f"it speaks to root and to {pwd.getpwuid(uid).pw_name} (uid {uid}) only"
+        return f"only root and {pwd.getpwuid(uid).pw_name} (uid {uid}) may use it"
     except KeyError:
-        return f"it speaks to root and to uid {uid} only"
+        return f"only root and uid {uid} may use it"
 
 
 def _doubt_of_owner(path: str) -> str:
-    """Return why he who lets us not in is not believed: the file's owner is all that can be seen of him."""
+    """Return what `doubt` does for a listener that we may not connect to, judged by the owner of its file."""
     try:
         uid = os.lstat(path).st_uid
     except OSError:
         return ""
-    return "" if uid in {0, os.geteuid()} else f"{path}: not believed: it is uid {uid}'s, and lets nobody in"
+    return "" if uid in {0, os.geteuid()} else f"{path}: not trusted: it belongs to uid {uid} and lets nobody in"
 
 
-def _link_of_a_stranger(path: str, friends: set[int]) -> bool:
+def _is_link_of_another(path: str, friends: set[int]) -> bool:
     try:
         status = os.lstat(path)
     except OSError:
@@ -148,7 +149,7 @@ def _link_of_a_stranger(path: str, friends: set[int]) -> bool:
 
 
 def _belongs_to(folder: str, uid: int) -> bool:
-    """Tell whether a folder is this user's, and nobody but him and root can put anything into it or in its place."""
+    """Tell whether a directory is this user's, and only that user and root can replace it or anything in it."""
     try:
         if os.stat(folder).st_uid != uid:
             return False

@@ -1,7 +1,8 @@
-"""The log: one event, one line, on stderr, which PID 1 never waits for.
+"""The log: one event is one line on stderr, and PID 1 never waits for stderr.
 
-What stderr has no room for waits, within a bound, and of more a count is written as soon as there is room. For errors,
-and for the alerts of a haproxy, room is kept: they say why a start or a reload has failed.
+Lines that stderr has no room for wait in a bounded buffer. When that is full, lines are counted instead, and the count
+is written as soon as there is room. Errors and haproxy's alerts have a reserve of their own, because they say why a
+start or a reload failed.
 """
 
 import contextlib
@@ -24,34 +25,34 @@ from entrypoint.options.settings import LogFormat
 _STDERR = 2
 _NOBODY_READS = (errno.EPIPE, errno.EBADF)
 _NAMES = {Level.ERROR: "ERROR", Level.WARNING: "WARN ", Level.INFO: "INFO ", Level.DEBUG: "DEBUG"}
-_MARKS = {b"[ALERT]": Level.ERROR, b"[WARNING]": Level.WARNING, b"[DIAG]": Level.WARNING}
-"""How haproxy begins a line that matters."""
 _ALERT = b"[ALERT]"
+_MARKS = {_ALERT: Level.ERROR, b"[WARNING]": Level.WARNING, b"[DIAG]": Level.WARNING}
+"""How haproxy begins a line that has a level."""
 _WAITING = 262144
-"""Bytes of lines that may wait for room."""
+"""Bytes of ordinary lines that may wait for room."""
 _RESERVED = 65536
-"""Bytes more for those that say why something has failed."""
+"""Bytes of important lines that may wait, in addition."""
 _ALERTS = 16384
-"""Bytes of them that the alerts of one generation may take, of the first ones."""
+"""Bytes of the reserve that one generation's alerts may use; the first alerts get it."""
 _PATIENCE = 5.0
-"""Seconds that the last lines of a process wait for room."""
+"""Seconds that a process about to exit waits for room for its last lines."""
 
 
 class Stderr:
-    """Our stderr, written without waiting, and without changing it for the processes that share it."""
+    """Our stderr, written without waiting, and without changing its mode for the processes that share it."""
 
     def __init__(self, *, own: bool) -> None:
-        """Begin.
+        """Open it.
 
         Args:
-            own: take a description of its own, which is made non-blocking, where there can be one; else a line may
-                have to wait for a process that writes to the same pipe at the same time.
+            own: open a new file description if possible, and make that non-blocking. Otherwise a write may have to wait
+                while another process fills the same pipe.
 
         """
         self._descriptor = _STDERR
         self._socket: socket.socket | None = None
         self._polled = True
-        """It is asked for room before each write: one that has some takes PIPE_BUF bytes, if it is a pipe (pipe(7))."""
+        """Poll for room before each write: a pipe that polls as writable takes PIPE_BUF bytes (pipe(7))."""
         with contextlib.suppress(OSError):
             kind = os.fstat(_STDERR).st_mode
             if own and stat.S_ISSOCK(kind):
@@ -66,10 +67,10 @@ class Stderr:
         return self._descriptor
 
     def write(self, data: bytes) -> int:
-        """Return how many bytes were taken; 0 while there is no room.
+        """Return how many bytes were written; 0 if there is no room.
 
         Raises:
-            OSError: stderr is closed, or nobody reads it any more, or its disk is full.
+            OSError: stderr is closed, nobody reads it, or its disk is full.
 
         """
         try:
@@ -82,29 +83,29 @@ class Stderr:
             return 0
 
     def close(self) -> None:
-        """Let go of what it has of its own."""
+        """Close what `own` opened."""
         if self._socket:
             self._socket.close()
         if self._descriptor != _STDERR:
             os.close(self._descriptor)
 
     def wait(self, seconds: float) -> bool:
-        """Wait for room; return whether there is any, or none will ever be."""
+        """Wait at most so many seconds for room; tell whether a write would do something, be it fail."""
         poller = select.poll()
         poller.register(self._descriptor, select.POLLOUT)
         return bool(poller.poll(max(0.0, seconds) * 1000))
 
 
 class Logger:
-    """Writes lines that matter enough."""
+    """Writes the lines that the level lets through, and keeps those that have to wait."""
 
     def __init__(self, level: Level, style: LogFormat = LogFormat.TEXT, name: str | None = None) -> None:
         """Begin.
 
         Args:
-            level: the least that is written.
+            level: the least important level that is written.
             style: text, or one JSON object a line.
-            name: this instance's, in each JSON object.
+            name: the instance's name, part of each JSON object.
 
         """
         self._level = level
@@ -112,54 +113,60 @@ class Logger:
         self._name = name
         self._stderr = Stderr(own=False)
         self._rest = b""
-        """Of what stderr has taken a part of."""
+        """The unwritten end of a line that stderr took in part."""
         self._waiting: deque[tuple[int, bytes, bool]] = deque()
-        """Lines, each with the number of those that are lost before it, and whether it is one that room is kept for."""
+        """Lines, each with the number of lines lost just before it, and whether it is important."""
         self._sizes = [0, 0]
-        """Bytes that wait: of other lines, and of those."""
+        """Bytes that wait: of ordinary lines, of important lines."""
         self._lost = 0
-        """Lines after the last one that waits."""
+        """Lines lost after the last one that waits."""
         self._broken = False
-        """Writing has failed: nobody reads any more, the disk is full; the next line is tried all the same."""
-        self._speaker: object = None
-        self._spoken = 0
-        """Bytes of alerts of this generation that have waited."""
+        """Writing has failed (no reader, disk full); the next line is tried all the same."""
+        self._alerting: object = None
+        self._alerted = 0
+        """Bytes of alerts that this generation has put into the reserve."""
         self._in_alert = False
         self.lines_lost = 0
-        """So many in all."""
+        """Lines lost in all."""
 
     def open(self) -> None:
-        """Begin to write without ever waiting; takes a descriptor, so after those that must have low numbers."""
+        """Stop waiting for stderr. This opens a descriptor, so call it after the VIPs have got their low numbers."""
         self._stderr = Stderr(own=True)
 
     def fileno(self) -> int:
-        """Return the descriptor to wait for while something waits for room."""
+        """Return the descriptor to wait for while `waits` is true."""
         return self._stderr.fileno()
 
     @property
     def waits(self) -> bool:
-        """Whether something waits for room."""
+        """Whether a line waits for room."""
         return bool(self._rest or self._waiting or self._lost) and not self._broken
 
     # ---- lines -----------------------------------------------------------------------------------------------------
 
-    def write(self, line: Log, *, kept: bool = False) -> None:
-        """Write a line; room is kept for errors, and for those that are to be kept."""
+    def write(self, line: Log, *, important: bool = False) -> None:
+        """Write a line of our own.
+
+        Args:
+            line: the event.
+            important: the line may use the reserve, as errors always may.
+
+        """
         if line.level <= self._level:
             said = self.line(line) + b"\n"
-            self._put(said, said, important=kept or line.level is Level.ERROR)
+            self._put(said, said, important=important or line.level is Level.ERROR)
 
     def pass_on(self, said: bytes, generation: int) -> None:
-        """Pass on what a haproxy wrote to its stderr, whole lines: unchanged, or as one object a line."""
+        """Pass on whole lines of a haproxy's stderr: unchanged in text style, one JSON object a line in JSON style."""
         lines = self._wrapped(said, generation) if self._style is LogFormat.JSON else said
         self._put(lines, said, generation=generation)
 
     def line(self, line: Log) -> bytes:
-        """Return a line as it is written, without its end."""
+        """Return a line as it is written, without the newline."""
         if self._style is LogFormat.TEXT:
             return text_line(_NAMES[line.level], line.message).encode()
-        record = {**self._head(line.level, line.event), "msg": line.message, "instance": self._name, **line.fields}
-        return _object(record)
+        head = self._head(line.level, line.event)
+        return _object({**head, "msg": line.message, "instance": self._name, **line.fields})
 
     def _head(self, level: Level, event: str) -> dict[str, object]:
         now = time.time()
@@ -180,20 +187,12 @@ class Logger:
             )
         return b"".join(objects)
 
-    # ---- room for them ---------------------------------------------------------------------------------------------
+    # ---- lines that wait -------------------------------------------------------------------------------------------
 
     def _put(self, lines: bytes, said: bytes, *, important: bool = False, generation: object = None) -> None:
-        """Write lines, or have them wait, or count them.
-
-        Args:
-            lines: as they are to be written.
-            said: as they were said, line by line the same ones.
-            important: room is kept for them.
-            generation: who has said them; None for us.
-
-        """
+        """Write lines, or queue them, or count them as lost. `said`: the same lines as they came, to find alerts."""
         self.flush()
-        begin = 0 if self.waits else self._emit(lines)
+        begin = 0 if self.waits else self._write(lines)
         if begin == len(lines):
             return
         unwritten = lines[begin:].split(b"\n")[:-1]
@@ -201,22 +200,22 @@ class Logger:
             self._lose(len(unwritten))
             return
         for line, original in zip(unwritten, said.split(b"\n")[-1 - len(unwritten) : -1], strict=True):
-            self._keep(line + b"\n", important or self._is_alert(original, generation))
+            self._queue(line + b"\n", important or self._is_alert(original, generation))
 
     def flush(self) -> None:
-        """Write what there is room for of what waits."""
+        """Write as many of the waiting lines as there is room for."""
         self._broken = False
         self._finish()
         while self._waiting and not self._rest and not self._broken:
             lost, line, important = self._waiting[0]
             both = self._lines_lost(lost) + line
-            taken = self._emit(both)
+            taken = self._write(both)
             if taken < len(both):
                 self._waiting[0] = (0 if taken else lost, line, important)
                 break
             self._waiting.popleft()
             self._sizes[important] -= len(line)
-        if not self._waiting and self._emit(self._lines_lost(self._lost)):
+        if not self._waiting and self._write(self._lines_lost(self._lost)):
             self._lost = 0
         if self._broken:
             self._lose(len(self._waiting))
@@ -225,7 +224,7 @@ class Logger:
             self._sizes = [0, 0]
 
     def close(self) -> None:
-        """Write what waits, for which there is some time now, but not for ever."""
+        """Write what waits, for some seconds at most, and close what `open` opened."""
         end = time.monotonic() + _PATIENCE
         self.flush()
         while self.waits and time.monotonic() < end:
@@ -234,10 +233,11 @@ class Logger:
         self._stderr.close()
         self._stderr = Stderr(own=False)
 
-    def _emit(self, lines: bytes) -> int:
-        """Write as many of these lines as there is room for; return where the rest begins.
+    def _write(self, lines: bytes) -> int:
+        """Write as many of these lines as there is room for; return the offset of the first unwritten one.
 
-        Whole ones, and as many at a time as a pipe takes without another process's line between them (pipe(7)).
+        Only whole lines, at most PIPE_BUF bytes at a time: a pipe takes that much without mixing in another process's
+        lines (pipe(7)).
         """
         begin = 0
         while begin < len(lines) and not self._rest and not self._broken:
@@ -251,7 +251,6 @@ class Logger:
         return begin
 
     def _finish(self) -> None:
-        """Write the rest of what stderr has taken a part of."""
         while self._rest:
             taken = self._take(self._rest)
             if not taken:
@@ -269,7 +268,7 @@ class Logger:
             return 0
 
     def _lines_lost(self, count: int) -> bytes:
-        """Return the line that says how many are missing where it stands; nothing where none is."""
+        """Return the line that says how many lines are missing at this place; nothing if none are."""
         if not count:
             return b""
         what = f"{count} line{'' if count == 1 else 's'} lost here: stderr was full, and nobody read it"
@@ -280,17 +279,17 @@ class Logger:
         self.lines_lost += count
 
     def _is_alert(self, line: bytes, generation: object) -> bool:
-        """Tell whether room is kept for a line of haproxy's; a few of each generation say what is wrong."""
+        """Tell whether a line is a haproxy's alert, or continues one, and that generation has not used up its share."""
         if generation is None:
             return False
-        if generation != self._speaker:
-            self._speaker, self._spoken, self._in_alert = generation, 0, False
+        if generation != self._alerting:
+            self._alerting, self._alerted, self._in_alert = generation, 0, False
         self._in_alert = line.startswith(_ALERT) or (self._in_alert and line[:1] in {b" ", b"\t"})
-        self._spoken += self._in_alert and len(line)
-        return self._in_alert and self._spoken <= _ALERTS
+        self._alerted += self._in_alert and len(line)
+        return self._in_alert and self._alerted <= _ALERTS
 
-    def _keep(self, line: bytes, important: bool) -> None:
-        """Have a line wait, if there is room for it; of those that room is kept for the oldest are lost first."""
+    def _queue(self, line: bytes, important: bool) -> None:
+        """Queue a line if there is room. Important lines push out the oldest important ones."""
         if important and self._sizes[True] + len(line) > _RESERVED:
             self._drop_oldest()
         if not important and self._sizes[False] >= _WAITING:
@@ -301,7 +300,7 @@ class Logger:
         self._lost = 0
 
     def _drop_oldest(self) -> None:
-        """Lose the oldest quarter of the lines that room is kept for."""
+        """Lose the oldest quarter of the important lines."""
         waiting, self._waiting = self._waiting, deque()
         lost, end = self._lost, self._sizes[True] - _RESERVED * 3 // 4
         self._lost = 0
@@ -316,15 +315,15 @@ class Logger:
                 self._lost = 0
         self._lost += lost
 
-    # ---- another program takes our place ---------------------------------------------------------------------------
+    # ---- upgrade ---------------------------------------------------------------------------------------------------
 
     def serialize(self) -> dict[str, Any]:
-        """Return what waits, and what is lost, as plain values."""
+        """Return what waits and what was lost, as plain values for the next program."""
         unwritten = [self._rest, *(self._lines_lost(lost) + line for lost, line, _ in self._waiting)]
         return {"unwritten": b"".join(unwritten), "lost": self._lost, "lines_lost": self.lines_lost}
 
     def restore(self, left: Mapping[str, Any]) -> None:
-        """Go on with what waited in our last life."""
+        """Take over what `serialize` of the previous program returned."""
         self._rest, self._lost, self.lines_lost = left["unwritten"], left["lost"], left["lines_lost"]
 
 
@@ -333,12 +332,12 @@ def _object(record: Mapping[str, object]) -> bytes:
 
 
 def text_line(name: str, message: str) -> str:
-    """Write a line as tini does, which is what users of container inits know; one line, whatever the message."""
+    """Return a line in tini's format, which users of container inits know; one line whatever the message."""
     return f"[{name} safe_reload ({os.getpid()})] {one_line(message)}"
 
 
 def write_to_stderr(line: str | bytes) -> None:
-    """Write the last line of a process, which can wait for room, or lose it where there is none, or no stderr."""
+    """Write the last line of a process: wait some seconds for room, then give up."""
     data = (line if isinstance(line, bytes) else valid(line).encode()) + b"\n"
     stderr, end = Stderr(own=False), time.monotonic() + _PATIENCE
     with contextlib.suppress(OSError):
@@ -347,7 +346,7 @@ def write_to_stderr(line: str | bytes) -> None:
 
 
 def write(descriptor: int, text: str) -> None:
-    """Write a text for somebody who asked for it, unless nobody reads it any more, or the descriptor is closed.
+    """Write a text that was asked for. A reader that has gone, or a closed descriptor, is no error.
 
     Raises:
         OSError: it cannot be written: the disk is full.

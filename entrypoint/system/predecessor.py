@@ -1,7 +1,7 @@
-"""A haproxy that is not ours and serves the same VIPs: found by its pid file, and never confused with a stranger.
+"""A haproxy that we did not start and that serves the same VIPs: found by its pid file.
 
-A pid from a file may be anybody's by now. So it is pinned by a pidfd (pidfd_open(2)) before anything is looked at, and
-it counts only if the program is called haproxy and listens on an address and port of ours.
+The pid in a file may belong to another process by now. So it is pinned by a pidfd (pidfd_open(2)) first, and counts
+only if the program is called haproxy and listens on a VIP's address and port.
 """
 
 import os
@@ -14,27 +14,27 @@ from collections.abc import Iterable, Iterator
 from entrypoint.options.vips import ANY, Vip
 
 _ROOM = 32
-"""Bytes; more than a pid has."""
+"""Bytes; more than a pid needs."""
 _LISTENS = "0A"
 """TCP_LISTEN in /proc/net/tcp (proc(5))."""
 _ANY_OF_BOTH = bytes(16)
 _MAPPED = bytes(10) + b"\xff\xff"
-"""Before an IPv4 address that a socket of IPv6 is bound to (RFC 4291, 2.5.5.2)."""
+"""Prefix of an IPv4 address that an IPv6 socket is bound to (RFC 4291, 2.5.5.2)."""
 
 
 class Predecessor:
-    """A running process, pinned."""
+    """A running process, pinned by a pidfd."""
 
     def __init__(self, pid: int, descriptor: int) -> None:
-        """Own a pidfd."""
+        """Own the pidfd."""
         self.pid = pid
         self._descriptor = descriptor
 
     def retire(self) -> None:
-        """Tell it to leave when it has finished (haproxy's SIGUSR1).
+        """Send haproxy's SIGUSR1: finish the connections, then exit. Close the pidfd.
 
         Raises:
-            OSError: it may not be signalled.
+            OSError: we may not signal it.
 
         """
         try:
@@ -46,10 +46,10 @@ class Predecessor:
 
 
 def find(path: str, vips: Iterable[Vip]) -> Predecessor | None:
-    """Return the haproxy that a pid file names, if it listens where one of these VIPs is, in our network.
+    """Return the haproxy that a pid file names, if it listens on one of these VIPs in our network namespace.
 
     Args:
-        path: the pid file; whatever else it holds is ignored, and so is what is no file.
+        path: the pid file; anything but a regular file that begins with a pid is ignored.
         vips: ours.
 
     """
@@ -65,7 +65,7 @@ def find(path: str, vips: Iterable[Vip]) -> Predecessor | None:
 
 
 def _beginning(path: str) -> bytes:
-    """Return what a file begins with; nothing of what is no file, and a pipe is not waited for."""
+    # Non-blocking: it may be a pipe.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         return os.read(descriptor, _ROOM) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
@@ -93,7 +93,7 @@ def _serves(pid: int, vips: tuple[Vip, ...]) -> bool:
 
 
 def _meets(theirs: bytes, ours: str) -> bool:
-    """Tell whether a client of our address could get to a listener there."""
+    """Tell whether a client that connects to our address could reach a listener at theirs."""
     if ours == ANY or theirs == _ANY_OF_BOTH:
         return True
     family = socket.AF_INET6 if ":" in ours else socket.AF_INET
@@ -112,7 +112,7 @@ def _inodes(pid: int, names: Iterable[str]) -> Iterator[str]:
 
 
 def _listeners() -> Iterator[tuple[str, bytes, int]]:
-    """Yield the inode, address and port of every listening TCP socket of our network."""
+    """Yield inode, address and port of every listening TCP socket of our network namespace."""
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
             with open(table, encoding="ascii") as file:
@@ -127,6 +127,6 @@ def _listeners() -> Iterator[tuple[str, bytes, int]]:
 
 
 def _packed(text: str) -> bytes:
-    """Read an address as the kernel writes it: words of 32 bits in the machine's order (proc_pid_net(5))."""
+    """Decode an address from /proc/net/tcp: 32-bit words in the machine's byte order (proc_pid_net(5))."""
     words = (int(text[i : i + 8], 16).to_bytes(4, sys.byteorder) for i in range(0, len(text), 8))
     return b"".join(words).removeprefix(_MAPPED)

@@ -1,6 +1,6 @@
-"""Signals: what was inherited, what arrives, and what prctl(2) arranges around them.
+"""Signals: the inherited mask and dispositions, arriving signals, and what prctl(2) sets for this process.
 
-Owns the process's signal mask and dispositions, and the descriptor through which arrivals reach the loop.
+Owns the process's signal mask and dispositions, and the descriptor that tells the event loop of signals.
 """
 
 import contextlib
@@ -19,39 +19,25 @@ from entrypoint.options.inheritance import Inheritance
 try:
     import prctl
 except (ImportError, NameError) as _error:
-    # NameError: python-prctl 1.8.1 uses `warnings` without importing it when the kernel's headers know one
-    # capability more than it does. PID 1 must start all the same.
+    # NameError: python-prctl 1.8.1 uses `warnings` without importing it if the kernel's headers know a capability
+    # that it does not. PID 1 must start all the same.
     prctl = None
     _WHY_NOT = f"python-prctl cannot be imported: {_error}"
 
 CATCHABLE = frozenset(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
 SYNCHRONOUS = frozenset(
-    {
-        signal.SIGILL,
-        signal.SIGTRAP,
-        signal.SIGABRT,
-        signal.SIGBUS,
-        signal.SIGFPE,
-        signal.SIGSEGV,
-        signal.SIGSYS,
-    }
+    {signal.SIGILL, signal.SIGTRAP, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV, signal.SIGSYS}
 )
-"""What the kernel sends when we err; forwarding it would make our fault the child's (tini does the same)."""
+"""What the kernel sends for a fault of our own; if we forwarded it, our fault would hit the child (tini does the
+same)."""
 TERMINAL = frozenset({signal.SIGTTIN, signal.SIGTTOU})
 """Blocked, so that a terminal with `tostop` cannot stop us when we write to it, and dropped (tini ignores them)."""
 OWN_DOING = frozenset(
-    {
-        signal.SIGPIPE,
-        signal.SIGXFSZ,
-        signal.SIGXCPU,
-        signal.SIGVTALRM,
-        signal.SIGPROF,
-        signal.SIGIO,
-        signal.SIGURG,
-    }
+    {signal.SIGPIPE, signal.SIGXFSZ, signal.SIGXCPU, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO, signal.SIGURG}
 )
-"""What the kernel may send for something that we did: wrote, used the CPU, had descriptors. Not SIGALRM, which is from
-somebody who wants the program ended by then (`perl -e 'alarm 9; exec @ARGV'`), nor what a terminal sends to all."""
+"""Signals that the kernel may send because of what we did: wrote, used CPU, owned descriptors. Not SIGALRM: somebody
+who sends that wants the program to end (`perl -e 'alarm 9; exec @ARGV'`). Not what a terminal sends to its whole
+process group."""
 CAUGHT = CATCHABLE - SYNCHRONOUS - TERMINAL - OWN_DOING
 
 _SI_USER = 0
@@ -64,26 +50,26 @@ _NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class PrctlError(OSError):
-    """Something that was asked for cannot be arranged; its text is one line for the user."""
+    """Raised if something that was asked for cannot be set; its text is one line for the user."""
 
 
 @record(frozen=True)
 class Inherited:
-    """The signal mask and the ignored signals as our parent left them, for our children."""
+    """The signal mask and the ignored signals that our parent left us; children get the same."""
 
     blocked: frozenset[int]
     ignored: frozenset[int]
 
 
 def inherited(inheritance: Inheritance | None, mask: frozenset[int]) -> Inherited:
-    """Find out what was inherited.
+    """Return what was inherited.
+
+    CPython ignores SIGPIPE and SIGXFSZ before the first line of Python runs (Python/pylifecycle.c,
+    `signal_install_handlers`): without the launcher they count as not ignored.
 
     Args:
-        inheritance: what the launcher told, which is believed.
+        inheritance: what the launcher reports; taken as it is.
         mask: the mask as it was before Python code changed it.
-
-    CPython has ignored SIGPIPE and SIGXFSZ before the first line of Python runs (Python/pylifecycle.c,
-    `signal_install_handlers`): without the launcher they count as not ignored.
 
     """
     if inheritance:
@@ -97,24 +83,23 @@ def _signals_of(bits: int) -> frozenset[int]:
 
 
 def bits_of(signums: Iterable[int]) -> int:
-    """Return these signals as a mask of proc(5)."""
+    """Return these signals as a mask in the format of proc(5)."""
     return sum(1 << (signum - 1) for signum in signums)
 
 
 class Arrivals:
     """The signals that arrive, as a readable descriptor.
 
-    Most have a handler that does nothing: the interpreter has written their number into a pipe by then, so that a
-    second TERM counts also while the loop is busy. A pipe and not a socket pair: one byte a signal fits 65,536 times
-    into a pipe, and some 280 times into a socket. Those of OWN_DOING stay blocked and are read from a signalfd(2),
-    which alone tells who has sent them.
+    Most have a handler that does nothing: the interpreter writes their numbers into a pipe, so that a second SIGTERM
+    counts while the loop is busy. A pipe, not a socket pair: a pipe holds 65,536 bytes, one a signal, a socket some
+    280. Those of OWN_DOING stay blocked and are read from a signalfd(2), which alone tells the sender.
     """
 
     def __init__(self) -> None:
-        """Catch everything catchable, then let through what has been blocked since the start.
+        """Catch everything catchable, then unblock what has been blocked since the start.
 
         Raises:
-            OSError: there is no signalfd.
+            OSError: no signalfd can be opened.
 
         """
         self._reader, writer = os.pipe2(_NONBLOCK_CLOEXEC)
@@ -126,7 +111,6 @@ class Arrivals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, CATCHABLE - blocked)
         self._signalfd = _signalfd(blocked)
         self._pid = os.getpid()
-        # Readable when one of them is.
         self._both = select.epoll()
         for descriptor in (self._reader, self._signalfd):
             self._both.register(descriptor, select.EPOLLIN)
@@ -136,20 +120,20 @@ class Arrivals:
         return self._both.fileno()
 
     def read(self) -> Iterator[int]:
-        """Yield the signals that have arrived, in order, but for the kernel's answers to what we did."""
+        """Yield the numbers of the signals that have arrived, in order, without those that we have caused ourselves."""
         yield from _read(self._reader, 4096)
         infos = _read(self._signalfd, _MOST_AT_ONCE)
         for start in range(0, len(infos), _SIGINFO_BYTES):
             signum, _, code, pid = struct.unpack_from(_SIGINFO, infos, start)
-            # SI_KERNEL, or the number of an event of a descriptor. And for a write of ours that failed a signal comes
-            # as if we had sent it to ourselves.
+            # From the kernel (SI_KERNEL, or a descriptor's event) if code > 0. The signal for a failed write of ours
+            # looks as if we had sent it to ourselves.
             own_doing = code > 0 or (code == _SI_USER and pid == self._pid)
             if signum not in TERMINAL and not own_doing:
                 yield signum
 
 
 def _nothing(_signum: int, _frame: object) -> None:
-    """Handle a signal: the interpreter has written its number to the pipe already."""
+    """Do nothing: the interpreter has written the signal's number into the pipe already."""
 
 
 def _signalfd(signums: Iterable[int]) -> int:
@@ -170,19 +154,19 @@ def _read(descriptor: int, most: int) -> bytes:
 
 
 def block_all() -> None:
-    """Let no signal through from now on."""
+    """Block every signal from now on."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
 def let_through() -> None:
-    """Let every signal through that has a handler here."""
+    """Unblock every signal that has a handler here."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, CAUGHT | SYNCHRONOUS)
 
 
 def restore(wanted: Inherited) -> None:
-    """Give this process, a child about to exec, the dispositions and then the mask that were inherited.
+    """Set the inherited dispositions and then the mask; for a child about to exec.
 
-    Not SIG_SETMASK: the C library would take its own two signals out of the mask, which are as they were inherited.
+    Not SIG_SETMASK: the C library would remove its own two signals from the mask, which are still as inherited.
     """
     for signum in CATCHABLE:
         signal.signal(signum, signal.SIG_IGN if signum in wanted.ignored else signal.SIG_DFL)
@@ -190,11 +174,11 @@ def restore(wanted: Inherited) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, CATCHABLE - wanted.blocked)
 
 
-def owed(wanted: Inherited) -> tuple[frozenset[int], frozenset[int]] | None:
-    """Return what posix_spawn(3) has to do instead of `restore`: the mask, and what to reset; None where it cannot.
+def spawn_setup(wanted: Inherited) -> tuple[frozenset[int], frozenset[int]] | None:
+    """Return what posix_spawn(3) has to do instead of `restore`: the mask, and the signals to reset; None if it cannot.
 
-    exec(2) resets what is caught, and leaves ignored what is ignored: what Arrivals catches, or an older version has
-    caught before an upgrade, a child cannot ignore.
+    exec(2) resets caught signals and leaves ignored ones ignored. So a child cannot ignore a signal that Arrivals
+    catches, or that an older version of this program caught before an upgrade.
     """
     if any(signum in CAUGHT or signal.getsignal(signum) is not signal.SIG_IGN for signum in wanted.ignored):
         return None
@@ -205,29 +189,35 @@ def owed(wanted: Inherited) -> tuple[frozenset[int], frozenset[int]] | None:
 
 
 def become_subreaper() -> None:
-    """Have orphaned descendants re-parented to us: PR_SET_CHILD_SUBREAPER."""
+    """Make orphaned descendants our children: PR_SET_CHILD_SUBREAPER.
+
+    Raises:
+        PrctlError: there is no python-prctl.
+        OSError: the kernel refuses.
+
+    """
     _require().set_child_subreaper(True)
 
 
 def can_signal_others() -> bool:
-    """Tell whether a process of another uid can be signalled: root needs CAP_KILL for that, too (kill(2))."""
+    """Tell whether we may signal a process of another uid: even root needs CAP_KILL for that (kill(2))."""
     return prctl is None or bool(prctl.cap_effective.kill)
 
 
 def is_root() -> bool:
-    """Tell whether this is root, who may switch the user of what he starts."""
+    """Tell whether we are root and so may switch the user of a child."""
     return os.geteuid() == 0
 
 
 def why_not_signalled() -> str:
-    """Say why kill(2) has refused with EPERM, and what would be right."""
+    """Return why kill(2) has failed with EPERM, and what to do about it."""
     if can_signal_others():
         return "it may not be signalled, though we have CAP_KILL: a security module, or a seccomp filter, forbids it"
     return "it runs as another user, and without CAP_KILL we may not signal it: add KILL, or have it keep our user"
 
 
 def is_reaper() -> bool:
-    """Tell whether orphans come to us, as far as we are allowed to ask."""
+    """Tell whether orphans become our children; False if we may not ask."""
     try:
         return os.getpid() == 1 or bool(prctl and prctl.get_child_subreaper())
     except OSError:
@@ -235,17 +225,17 @@ def is_reaper() -> bool:
 
 
 def set_parent_death_signal(signum: int) -> None:
-    """Be sent this signal when our parent dies: PR_SET_PDEATHSIG."""
+    """Have the kernel send this signal to us when our parent dies: PR_SET_PDEATHSIG."""
     _require().set_pdeathsig(signum)
 
 
 def forbid_new_privileges() -> None:
-    """Make exec unable to give privileges, here and in every child, for ever: PR_SET_NO_NEW_PRIVS."""
+    """Make exec unable to grant privileges, here and in every child, for ever: PR_SET_NO_NEW_PRIVS."""
     _require().set_no_new_privs(True)
 
 
 def forbid_tracing() -> None:
-    """Let nobody but root trace this process or read its memory, nor the kernel dump it: PR_SET_DUMPABLE."""
+    """Forbid core dumps, and tracing and reading our memory to everybody but root: PR_SET_DUMPABLE."""
     _require().set_dumpable(False)
 
 
@@ -253,11 +243,11 @@ def keep_capabilities(*names: str) -> None:
     """Drop every other capability, here and in every child, for ever (capabilities(7)).
 
     Args:
-        names: as prctl(2) writes them, in small letters without CAP_.
+        names: as prctl(2) writes them, in lower case without CAP_.
 
     """
     module = _require()
-    # Without CAP_SETPCAP the bounding set may not be touched; a process without capabilities needs not.
+    # Changing the bounding set needs CAP_SETPCAP; a process without capabilities need not change it.
     if module.cap_effective.setpcap:
         module.capbset.limit(*names)
     module.cap_effective.limit(*names)
@@ -265,12 +255,11 @@ def keep_capabilities(*names: str) -> None:
 
 
 def set_name(name: str) -> None:
-    """Be found by pgrep(1): PR_SET_NAME. Does what it can.
+    """Set the name that pgrep(1) finds: PR_SET_NAME. Failures are ignored, because a seccomp filter may forbid it.
 
-    Not python-prctl's `set_proctitle` as well: it dies of SIGSEGV where the arguments are longer than some 8 kB.
+    Not python-prctl's `set_proctitle` as well: it dies of SIGSEGV if the arguments are longer than some 8 kB.
     """
     if prctl:
-        # A seccomp filter may deny it.
         with contextlib.suppress(OSError):
             prctl.set_name(name)
 

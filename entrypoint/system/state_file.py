@@ -1,8 +1,7 @@
-"""The configuration that a generation was given: its files' contents in memory, and the last known good one on disk.
+"""The configuration of a generation: in memory for its haproxy, and on disk as the last known good one.
 
-In memory it is one sealed memory file (memfd_create(2), F_ADD_SEALS in fcntl(2)), so that a process that never looks
-into it can keep it, pass it on, and give it to haproxy. On disk it is one file, private, replaced atomically, and
-checked when it is read.
+In memory it is one sealed memory file (memfd_create(2), F_ADD_SEALS in fcntl(2)): a process can keep it, pass it on and
+give it to haproxy without reading it. On disk it is one private file with a checksum, replaced atomically.
 """
 
 import contextlib
@@ -17,9 +16,9 @@ Files = tuple[tuple[str, bytes], ...]
 
 _FORMAT = b"safe_reload last known good 1\n"
 _MOST = 64 * 1024 * 1024
-"""Bytes; a file that is larger was not written by us."""
+"""Bytes; we never write a larger file."""
 _LONGEST_NAME = 200
-"""Bytes, so that what is added to an instance's name still fits into a file's name (NAME_MAX is 255)."""
+"""Bytes of an instance's name, so that the name with our additions is a valid file name (NAME_MAX is 255)."""
 _LONGEST_LINE = 100
 _LONGEST_PATH = 65536
 _PIECE = 1 << 20
@@ -27,17 +26,17 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 
 
 class DamagedError(Exception):
-    """What is there cannot be used; its text is one line for the user."""
+    """Raised for a file that cannot be used; its text is one line for the user."""
 
 
 # ---- in memory -----------------------------------------------------------------------------------------------------
 
 
 def in_memory(digest: str, files: Files) -> int:
-    """Return a sealed memory file with the digest, and the path and the content of each file.
+    """Return a sealed memory file with the digest, and each file's path and content.
 
     Raises:
-        OSError: there are no descriptors left, or no memory.
+        OSError: no descriptors or no memory are left.
 
     """
     descriptor = _memory_file()
@@ -55,7 +54,7 @@ def in_memory(digest: str, files: Files) -> int:
 
 
 def is_sealed(descriptor: int) -> bool:
-    """Tell whether this is a memory file that nobody can change any more, and no larger than ours are."""
+    """Tell whether this is a memory file that nobody can change any more, and not larger than ours are."""
     try:
         return fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS == _SEALS and os.fstat(descriptor).st_size <= _MOST
     except OSError:
@@ -63,18 +62,18 @@ def is_sealed(descriptor: int) -> bool:
 
 
 def for_haproxy(descriptor: int) -> list[int]:
-    """Return a descriptor for each file in a memory file, which haproxy can be given as /dev/fd/N.
+    """Return one descriptor for each file in a memory file; haproxy opens them as /dev/fd/N.
 
-    The contents are copied by the kernel, and never are in our memory.
+    The kernel copies the contents, so they never are in our memory.
 
     Raises:
-        OSError: there are no descriptors left, or it is damaged.
+        OSError: no descriptors are left, or the memory file is damaged.
 
     """
     found: list[int] = []
     try:
         for path, at, size in _entries(descriptor):
-            # The name is for who looks into /proc, and has at most 249 bytes.
+            # The name shows in /proc; the kernel allows 249 bytes.
             name = os.fsdecode(os.fsencode(os.path.basename(path))[:_LONGEST_NAME]) or "haproxy.cfg"
             found.append(os.memfd_create(name, os.MFD_CLOEXEC))
             _copy(descriptor, found[-1], at, size)
@@ -82,17 +81,14 @@ def for_haproxy(descriptor: int) -> list[int]:
     except (OSError, ValueError) as error:
         for one in found:
             os.close(one)
-        raise error if isinstance(error, OSError) else OSError(f"what was kept in memory is damaged: {error}") from None
+        if isinstance(error, OSError):
+            raise
+        raise OSError(f"the configuration in memory is damaged: {error}") from None
     return found
 
 
 def _entries(descriptor: int) -> Iterator[tuple[str, int, int]]:
-    """Yield of each file the path, and where in the memory file its content begins, and its length.
-
-    Raises:
-        ValueError: it was not written by `in_memory`.
-
-    """
+    """Yield each file's path, and offset and length of its content; ValueError if `in_memory` did not write them."""
     end = os.fstat(descriptor).st_size
     _, at = _line(descriptor, 0)
     if at == end:
@@ -101,7 +97,7 @@ def _entries(descriptor: int) -> Iterator[tuple[str, int, int]]:
         line, at = _line(descriptor, at)
         length, size = (int(number) for number in line.split(b" "))
         if not 0 <= length <= _LONGEST_PATH or size < 0 or at + length + size > end:
-            raise ValueError("a file that does not fit")
+            raise ValueError("a length is wrong")
         path = os.pread(descriptor, length, at)
         if b"\0" in path:
             raise ValueError("a name that no file can have")
@@ -110,7 +106,7 @@ def _entries(descriptor: int) -> Iterator[tuple[str, int, int]]:
 
 
 def _line(descriptor: int, at: int) -> tuple[bytes, int]:
-    """Return the line that begins here, and where the next one does."""
+    """Return the line at this offset, and the offset of the next one; ValueError if there is none."""
     line, newline, _ = os.pread(descriptor, _LONGEST_LINE, at).partition(b"\n")
     if not newline:
         raise ValueError("a line without an end")
@@ -135,25 +131,18 @@ def _copy(source: int, target: int, at: int, size: int) -> None:
     while size:
         sent = os.sendfile(target, source, at, size)
         if not sent:
-            raise OSError("what was kept in memory is not whole")
+            raise OSError("the configuration in memory is truncated")
         at, size = at + sent, size - sent
 
 
-def _must_be(descriptor: int, check: bytes) -> None:
-    """See that a memory file is whole.
-
-    Raises:
-        ValueError: it is not.
-
-    """
-    if _check(descriptor) != check:
-        raise ValueError("another check sum")
+def _verify(descriptor: int, check: bytes) -> None:
+    if _checksum(descriptor) != check:
+        raise ValueError("wrong checksum")
     for _ in _entries(descriptor):
         pass
 
 
-def _check(descriptor: int) -> bytes:
-    """Return what tells a memory file's content from any other."""
+def _checksum(descriptor: int) -> bytes:
     content, at = sha256(), 0
     while piece := os.pread(descriptor, _PIECE, at):
         content.update(piece)
@@ -166,22 +155,22 @@ def _check(descriptor: int) -> bytes:
 
 
 class StateFile:
-    """The file in the state directory that belongs to one instance."""
+    """One instance's file in the state directory."""
 
     def __init__(self, folder: str, name: str) -> None:
-        """Take the place; nothing is touched."""
+        """Compute the paths; nothing is touched."""
         self.folder = folder
-        """It has to be there before anything is written."""
+        """It has to exist before anything is written."""
         name = _short(name)
         self._path = os.path.join(folder, f"{name}.last-known-good")
         self._temporary = os.path.join(folder, f".{name}.{os.getpid()}")
 
     def read(self) -> int | None:
-        """Return a sealed memory file with what was written, or None when there is nothing.
+        """Return a sealed memory file with the file's content; None if there is no file.
 
         Raises:
-            DamagedError: what is there was not written by this program for this user, or is not whole.
-            OSError: there are no descriptors left, or no memory.
+            DamagedError: the file is not whole, or not written by this program for this user.
+            OSError: no descriptors or no memory are left.
 
         """
         try:
@@ -197,7 +186,7 @@ class StateFile:
         except OSError as error:
             raise DamagedError(f"{self._path}: {error.strerror}") from error
         except ValueError:
-            raise DamagedError(f"{self._path} is damaged, or of another version") from None
+            raise DamagedError(f"{self._path} is damaged, or from another version") from None
         finally:
             os.close(descriptor)
 
@@ -213,7 +202,7 @@ class StateFile:
         copy = _memory_file()
         try:
             _copy(descriptor, copy, at, status.st_size - at)
-            _must_be(copy, check)
+            _verify(copy, check)
             _seal(copy)
         except BaseException:
             os.close(copy)
@@ -221,13 +210,13 @@ class StateFile:
         return copy
 
     def write(self, descriptor: int) -> None:
-        """Replace what is kept by what is in a memory file.
+        """Replace the file by what is in a memory file.
 
-        Not synced: a crash of the host may leave half a file, which the checksum finds out, and an fsync(2) may take
-        seconds.
+        Without fsync(2), which may take seconds: a crash of the host may leave half a file, and the checksum detects
+        that.
 
         Raises:
-            OSError: it cannot be written; then what was kept still is.
+            OSError: it cannot be written; the old file is still there.
 
         """
         with contextlib.suppress(FileNotFoundError):
@@ -236,7 +225,7 @@ class StateFile:
         target = os.open(self._temporary, flags, 0o600)
         try:
             try:
-                _write(target, _FORMAT + _check(descriptor) + b"\n")
+                _write(target, _FORMAT + _checksum(descriptor) + b"\n")
                 _copy(descriptor, target, 0, os.fstat(descriptor).st_size)
             finally:
                 os.close(target)
@@ -248,7 +237,7 @@ class StateFile:
 
 
 def _short(name: str) -> str:
-    """Return a name that a file can have: of one that is too long the beginning, and what tells it from others."""
+    """Return the name if it is short enough, else its beginning and a checksum."""
     encoded = os.fsencode(name)
     if len(encoded) <= _LONGEST_NAME:
         return name
@@ -257,10 +246,5 @@ def _short(name: str) -> str:
 
 
 def digest_of(descriptor: int) -> str:
-    """Return the digest that a memory file was given.
-
-    Raises:
-        ValueError: it was not written by `in_memory`.
-
-    """
+    """Return the digest in a memory file; ValueError if `in_memory` did not write it."""
     return _line(descriptor, 0)[0].decode("ascii")

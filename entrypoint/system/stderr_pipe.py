@@ -1,8 +1,8 @@
-"""What a generation writes to its stderr: passed on whole, and remembered in part for those who asked for it.
+"""A generation's stderr: passed on in full, and partly kept for the user who asks why a reload failed.
 
-While it starts its writes wait for us, so that nothing is missing of why it cannot. Once it has answered it may have
-clients, and they never wait for us: its end is non-blocking from then on, and what finds the pipe full is lost where
-haproxy writes it (it counts the lines of `log stderr` among them as DroppedLogs in `show info`).
+While a generation starts, its writes wait for us, so that no message about a failed start is lost. After its first
+answer it may have clients, who must never wait for us. From then on its end is non-blocking, and haproxy drops what
+does not fit into the pipe (for `log stderr` it counts the lines as DroppedLogs in `show info`).
 """
 
 import contextlib
@@ -15,13 +15,13 @@ import termios
 from entrypoint.haproxy.excerpt import Excerpt
 
 _CAPACITY = 262144
-"""Bytes that a pipe may hold, where the kernel allows it. More would be taken from others: what all processes of a user
-have without CAP_SYS_RESOURCE is 64 MiB, pipe-user-pages-soft of pipe(7)."""
+"""Bytes that the pipe may hold, if the kernel allows it. More would be taken from others: without CAP_SYS_RESOURCE all
+processes of a user share 64 MiB, pipe-user-pages-soft of pipe(7)."""
 _ROOM = 65536
 _LONGEST_LINE = 262144
-"""Bytes; a longer line is passed on as several."""
+"""Bytes; a longer line is passed on in parts."""
 _FASTEST = 20 * 1024 * 1024
-"""Bytes a second that a haproxy is believed to write at most."""
+"""Bytes a second that we expect a haproxy to write at most."""
 _LONGEST_PAUSE = 0.05
 """Seconds."""
 
@@ -30,27 +30,27 @@ class StderrPipe:
     """A pipe that is a generation's stderr."""
 
     ended = False
-    """Nobody has the other end any more."""
+    """Nobody has the other end open any more."""
     overrun = False
-    """The pipe was full when it was last read, so something may have been lost."""
+    """The pipe was full at the last `read`, so haproxy may have lost something."""
 
     def __init__(self, descriptor: int | None = None, text: str = "", begun: bytes = b"") -> None:
-        """Make the pipe, or go on with that of a generation that our last life has started.
+        """Make the pipe, or take over that of a generation that the previous program started.
 
         Args:
-            descriptor: our end of it; None for a new pipe.
-            text: what is remembered of it.
-            begun: what has been read of a line that has not ended.
+            descriptor: our end; None for a new pipe.
+            text: what was kept of it.
+            begun: the part of an unfinished line that has been read.
 
         Raises:
-            OSError: there are no descriptors left, or this one is not there.
+            OSError: no descriptors are left, or this one is not open.
 
         """
         self.begun = begun
         self._excerpt = Excerpt()
         self._excerpt.add(text.encode().splitlines())
         self.has_started = descriptor is not None
-        """The generation does not wait for us."""
+        """The generation has answered, and its end is non-blocking."""
         if descriptor is None:
             self._reader, self.writer = os.pipe2(os.O_CLOEXEC)
             os.set_blocking(self._reader, False)
@@ -61,7 +61,7 @@ class StderrPipe:
             os.set_inheritable(descriptor, False)
         self._capacity = fcntl.fcntl(self._reader, fcntl.F_GETPIPE_SZ)
         self.pause = _LONGEST_PAUSE
-        """Seconds after which it is read again: an eighth of the pipe comes in it, if it goes on as it did."""
+        """Seconds until the next read: an eighth of the pipe fills meanwhile, at the current rate."""
 
     def fileno(self) -> int:
         """Return the descriptor to wait for."""
@@ -69,34 +69,26 @@ class StderrPipe:
 
     @property
     def unread(self) -> int:
-        """The bytes that are in the pipe."""
+        """Bytes in the pipe."""
         return int.from_bytes(fcntl.ioctl(self._reader, termios.FIONREAD, bytes(4)), sys.byteorder)
 
     def share(self, *, full: bool) -> int:
-        """Return how many bytes to read now.
+        """Return how many bytes to read now; as few as possible if the log has no room for them (`full`).
 
-        Args:
-            full: there is no room for them where they go. As many as do no harm wait in the pipe: a line of half a page
-                and a bit takes a page, so a pipe may be full when it is half full.
-
+        A line of a little over half a page takes up a whole page, so a pipe may be full when it is half full.
         """
         return self.unread - self._capacity * 3 // 8 if full else _ROOM
 
     def started(self) -> None:
-        """Have the generation wait for us no longer, and let go of its end, so that its death shows."""
+        """Make the generation's end non-blocking, and close our copy, so that we see when the generation dies."""
         if not self.has_started:
             self.has_started = True
-            # It is haproxy's description of the pipe, and nobody else's. haproxy itself does the same for `log stderr`.
+            # Only haproxy has this file description. haproxy itself does the same for `log stderr`.
             os.set_blocking(self.writer, False)
             os.close(self.writer)
 
     def read(self, most: int = _CAPACITY) -> bytes:
-        """Return the lines that have come, each with its end.
-
-        Args:
-            most: bytes that are read at most; the rest stays in the pipe.
-
-        """
+        """Return the whole lines that have arrived. At most `most` bytes are read; the rest stays in the pipe."""
         unread = self.unread
         self.overrun = self.has_started and 2 * unread > self._capacity and self._is_full()
         data = b""
@@ -115,7 +107,7 @@ class StderrPipe:
         return lines
 
     def _is_full(self) -> bool:
-        """Tell whether a line would be lost now; only the other end of the pipe shows it."""
+        """Tell whether a line would be lost now; only polling the writing end tells."""
         try:
             end = os.open(f"/proc/self/fd/{self._reader}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
@@ -131,14 +123,14 @@ class StderrPipe:
         return rest and rest + b"\n"
 
     def drain(self) -> bytes:
-        """Return what is left of a generation that is gone; its own children may hold the pipe open, and write."""
+        """Return what is left after the generation has died; its children may still hold the pipe open and write."""
         lines, rest = self.read(), self._rest()
         self._excerpt.add(rest.split(b"\n")[:-1])
         return lines + rest
 
     @property
     def text(self) -> str:
-        """What is remembered: how it began, every alert, and the last lines."""
+        """What is kept: the beginning, every alert, and the last lines."""
         return self._excerpt.content.decode(errors="backslashreplace")
 
     def close(self) -> None:

@@ -37,7 +37,7 @@ def test_only_root_and_the_same_user_may_ask(start: Start, image: str) -> None:
     for verb in ("reload", "status", "stop"):
         code, words = lb.run("safe_reload", verb, user="65534")
         assert code != 0
-        assert "permission denied; it speaks to root only" in words
+        assert "permission denied; only root may use it" in words
     assert lb.get() == "one"
     assert "stopping" not in lb.log
 
@@ -58,17 +58,17 @@ def test_a_stranger_in_the_runtime_directory_answers_for_nobody(start: Start, im
     """Anybody may write in a plain --tmpfs; the user of PID 1 and root still find it, and nobody else."""
     lb = start(image, user="65534", tmpfs={"/run/safe_reload": "mode=1777"}).begins("one")
     lb.container.exec_run(["python3", "-c", STRANGER], user="4242", detach=True)
-    eventually(lambda: "not believed: uid 4242" in lb.run("safe_reload", "list")[1])
+    eventually(lambda: "not trusted: uid 4242" in lb.run("safe_reload", "list")[1])
     for user in ("65534", "root"):
         code, words = lb.run("safe_reload", "status", user=user)
         assert code == 0
-        assert "evil.sock: not believed: uid 4242 listens there" in words
+        assert "evil.sock: not trusted: uid 4242 listens there" in words
         code, words = lb.run("safe_reload", "reload", user=user)
         assert code == 0
         assert "is current" in words or "serves" in words
         code, words = lb.run("safe_reload", "reload", "--name", "evil", user=user)
         assert code == 3
-        assert "not believed: uid 4242 listens there" in words
+        assert "not trusted: uid 4242 listens there" in words
     assert lb.get() == "one"
 
 

@@ -81,7 +81,7 @@ def test_an_upgrade_from_where_nothing_is_any_more_goes_on(start: Start) -> None
     _upgrade(lb)
     assert "has taken over" in lb.log
     assert (lb.pid, lb.children(), lb.get()) == (*before, "one")
-    eventually(lambda: "haproxy.cfg cannot be looked for: No such file" in lb.run("safe_reload", "status")[1])
+    eventually(lambda: "haproxy.cfg cannot be searched for: No such file" in lb.run("safe_reload", "status")[1])
 
 
 @pytest.mark.parametrize("module", ["pid1/bootstrap", "pid1/control_server"])

@@ -234,7 +234,7 @@ def test_another_user_is_told_who_may_connect() -> None:
             listener.bind(str(path))
             listener.listen()
             path.chmod(0o600)
-            for owner, told in ((0, "it speaks to root only"), (12345, "it speaks to root and to uid 12345 only")):
+            for owner, told in ((0, "only root may use it"), (12345, "only root and uid 12345 may use it")):
                 os.chown(path, owner, -1)
                 words = [sys.executable, "-c", AS_NOBODY, "status", "--runtime-dir", folder, "--name", "lb"]
                 done = subprocess.run(
@@ -273,7 +273,7 @@ def test_several_instances_are_named(run: Run, peer: Callable[..., Peer]) -> Non
         peer(("status", [ANSWER], "close"), name=name)
     done = run("status")
     assert done.returncode == 3
-    assert one_line(done).endswith("--name says which one: ha1, ha2")
+    assert one_line(done).endswith("choose one with --name: ha1, ha2")
 
 
 def test_all_of_them_are_listed(run: Run, tmp_path: Path, peer: Callable[..., Peer]) -> None:
@@ -319,16 +319,16 @@ def test_strangers_do_not_answer_for_an_instance(run: Run) -> None:
             for name in ([], ["--name", "evil"]):
                 done = run(verb, "--runtime-dir", str(folder), *name)
                 assert done.returncode == 3
-                assert f"evil.sock: not believed: uid {STRANGER} listens there, not root" in one_line(done)
+                assert f"evil.sock: not trusted: uid {STRANGER} listens there, not root" in one_line(done)
         with listening_as(0, folder / "lb.sock", ANSWER):
             done = run("status", "--runtime-dir", str(folder))
             assert done.returncode == 0
             (warning,) = done.stderr.splitlines()
             assert warning.startswith("[WARN")
-            assert f"evil.sock: not believed: uid {STRANGER}" in warning
+            assert f"evil.sock: not trusted: uid {STRANGER}" in warning
             listed = run("list", "--json", "--runtime-dir", str(folder))
     first, second = json.loads(listed.stdout)
-    assert first["status"] is None and f"not believed: uid {STRANGER}" in first["error"]
+    assert first["status"] is None and f"not trusted: uid {STRANGER}" in first["error"]
     assert second == {"name": "lb", "status": STATUS, "error": None}
 
 

@@ -1,4 +1,4 @@
-"""Contents: what is on the disk, in one piece, whatever happens to it meanwhile."""
+"""Config snapshots: what is on the disk, in one piece, whatever happens to it meanwhile."""
 
 import os
 import shutil
@@ -14,9 +14,8 @@ import pytest
 
 from entrypoint.haproxy.file_names import Named
 from entrypoint.haproxy.referenced_files import named_by
-from entrypoint.system.config_snapshot import config_files as system
-from entrypoint.system.config_snapshot.config_files import ConfigFiles
-from entrypoint.system.config_snapshot.snapshot import Contents
+from entrypoint.system import config_snapshot as system
+from entrypoint.system.config_snapshot import ConfigFiles, ConfigSnapshot
 from tests.certificates import key_pair
 from tests.system.apart import apart, in_child
 from tests.system.mounting import bind, mount, own_mounts, why_no_mounts
@@ -45,7 +44,7 @@ def disk(*paths: Path, extra: tuple[Path, ...] = (), follow: bool = True, folder
     return ConfigFiles(given, str(folder) if folder else None, [str(path) for path in extra], {}, follow=follow)
 
 
-def names(contents: Contents, folder: Path) -> list[str]:
+def names(contents: ConfigSnapshot, folder: Path) -> list[str]:
     """Return the files relative to a folder."""
     return [os.path.relpath(file, folder) for file in contents.files]
 
@@ -56,7 +55,7 @@ def names(contents: Contents, folder: Path) -> list[str]:
 def test_all_that_is_named_counts(etc: Path) -> None:
     """The configuration is kept, and what it names counts if it is there, a folder's files one by one."""
     contents = disk(etc / "haproxy.cfg").read()
-    assert contents.kept == ((str(etc / "haproxy.cfg"), (etc / "haproxy.cfg").read_bytes()),)
+    assert contents.texts == ((str(etc / "haproxy.cfg"), (etc / "haproxy.cfg").read_bytes()),)
     assert names(contents, etc) == ["haproxy.cfg", "503.http", "crts/one.pem", "crts/two.pem", "a.map"]
     assert contents.unreadable is None
     assert contents.stale == ()
@@ -125,7 +124,7 @@ def test_a_folder_of_configurations(tmp_path: Path) -> None:
         (tmp_path / name).write_text(f"# {name}\n")
     reader = disk(tmp_path)
     contents = reader.read()
-    assert contents.kept == tuple((str(tmp_path / name), f"# {name}\n".encode()) for name in ("10.cfg", "20.cfg"))
+    assert contents.texts == tuple((str(tmp_path / name), f"# {name}\n".encode()) for name in ("10.cfg", "20.cfg"))
     assert str(tmp_path) in contents.watched
     (tmp_path / "30.cfg").write_text("# 30\n")
     assert reader.read().digest != contents.digest
@@ -155,8 +154,8 @@ def test_where_we_are_may_have_been_deleted(tmp_path: Path) -> None:
     tmp_path.rmdir()
     contents = reader.read()
     assert not before
-    assert contents.unreadable == "x.cfg cannot be looked for: No such file or directory"
-    assert contents.kept == ()
+    assert contents.unreadable == "x.cfg cannot be searched for: No such file or directory"
+    assert contents.texts == ()
     assert contents.digest == ""
     assert contents.polled
 
@@ -231,7 +230,7 @@ def test_an_empty_configuration_is_one_that_looks_incomplete(etc: Path) -> None:
     empty = reader.read()
     assert empty.unreadable is None
     assert empty.digest
-    assert [content for _, content in empty.kept] == [(etc / "haproxy.cfg").read_bytes(), b""]
+    assert [content for _, content in empty.texts] == [(etc / "haproxy.cfg").read_bytes(), b""]
     assert empty.incomplete == (f"{etc}/90-local.cfg is empty",)
     assert str(etc / "503.http") in empty.files
     (etc / "90-local.cfg").write_text("global\n")
@@ -273,7 +272,7 @@ def test_our_own_output_never_counts(tmp_path: Path) -> None:
     """A log in a watched folder: each line about a change would be a change."""
     log = tmp_path / "log"
     code = (
-        "import sys; from entrypoint.system.config_snapshot.config_files import ConfigFiles\n"
+        "import sys; from entrypoint.system.config_snapshot import ConfigFiles\n"
         "disk = ConfigFiles([], None, [sys.argv[1]], {})\n"
         "before = disk.read().digest; print('a line', file=sys.stderr, flush=True); assert disk.read().digest == before"
     )
@@ -314,7 +313,7 @@ def test_it_is_too_early_for_what_may_not_be_read() -> None:
         (etc / "a.map").write_text("x\n")
         (etc / "haproxy.cfg").write_text(f"acl a path -f {etc}/a.map\n")
 
-        def as_nobody() -> Contents:
+        def as_nobody() -> ConfigSnapshot:
             os.setuid(65534)
             return disk(etc / "haproxy.cfg").read()
 
@@ -335,7 +334,7 @@ def test_pipes_and_devices_are_not_read(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / name)
     (tmp_path / "haproxy.cfg").write_text(f"acl a path -f {tmp_path}/map -f /dev/null\n")
     contents = disk(tmp_path / "haproxy.cfg", tmp_path / "cfg", Path("/dev/null")).read()
-    assert [path for path, _ in contents.kept] == [str(tmp_path / "haproxy.cfg")]
+    assert [path for path, _ in contents.texts] == [str(tmp_path / "haproxy.cfg")]
     assert contents.unreadable is None
     assert str(tmp_path / "map") not in contents.files
 
@@ -456,9 +455,9 @@ def test_two_versions_are_never_mixed(volume: Path, swapping: None) -> None:
         contents = reader.read()
         if contents.unreadable:
             continue
-        seen = {content.split(b"\n")[0] for _, content in contents.kept}
+        seen = {content.split(b"\n")[0] for _, content in contents.texts}
         assert len(seen) == 1
-        assert len(contents.kept) == 4
+        assert len(contents.texts) == 4
         (version,) = seen
         versions.add(version)
         # The map is no kept file: that it is of the same version shows in the digest.

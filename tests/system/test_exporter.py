@@ -343,7 +343,7 @@ def test_of_several_instances_one_has_to_be_named(folder: Path, peer: Peer, star
     """Without a name the answer says which there are; --name and --pid-file choose."""
     other = Peer(folder / "other.sock")
     try:
-        assert b"--name says which one: lb, other\n" in start().get("/readyz").body
+        assert b"choose one with --name: lb, other\n" in start().get("/readyz").body
         assert start("--name", "lb").get("/readyz").status == 200
         assert start("--pid-file", "/run/other.pid").get("/readyz").status == 200
         assert other.asked
@@ -365,7 +365,7 @@ def test_a_stranger_s_socket_is_not_believed(start: Start) -> None:
         exporter = start("--runtime-dir", str(open_folder))
         answer = exporter.get("/livez")
         assert answer.status == 503
-        assert b"evil.sock: not believed: uid %d listens there" % STRANGER in answer.body
+        assert b"evil.sock: not trusted: uid %d listens there" % STRANGER in answer.body
         assert exporter.samples() == {"safe_reload_up": 0}
         with listening_as(0, open_folder / "lb.sock", says):
             assert exporter.get("/readyz").status == 200

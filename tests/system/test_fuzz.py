@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from entrypoint.options.vips import VipError, parse_vips
-from entrypoint.system.listeners.listeners import Listeners
+from entrypoint.system.listeners import Listeners
 from entrypoint.system.listeners.places import ListenError
 from entrypoint.system.sd_notify import Notifier
 from entrypoint.system.state_file import DamagedError, StateFile, in_memory

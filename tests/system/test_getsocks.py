@@ -19,9 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entrypoint.haproxy.runtime_api import pid
-from entrypoint.system.getsocks.adopted import Adopted
-from entrypoint.system.getsocks.offer import SocketOffer
-from entrypoint.system.getsocks.passed import Passed
+from entrypoint.system.getsocks import Passed
+from entrypoint.system.getsocks.offer import Adopted, SocketOffer
 from entrypoint.system.getsocks.request import SocketRequest
 from entrypoint.system.haproxy_cli import CliChannel
 from tests.connections import free_port
@@ -224,7 +223,7 @@ def test_nothing_to_export_is_no_failure() -> None:
         (2**31 - 1, b"", 0, "announces 2147483647 sockets"),
         (1, RECORD, 2, "passes more than the 1 sockets that it announced"),
         (0, RECORD, 1, ""),
-        (1, RECORD + b"x", 1, "says more than it passes"),
+        (1, RECORD + b"x", 1, "describes more sockets than it passes"),
         (1, b"x" * 2000, 0, "passes more than the 1 sockets that it announced"),
         (2, RECORD, 1, "hung up after 1 of 2 sockets"),
     ],
@@ -249,7 +248,7 @@ def test_what_is_not_a_socket_is_refused() -> None:
             theirs.send(number(2))
             socket.send_fds(theirs, [RECORD * 2], [kept[0].fileno(), other.fileno()])
         assert taking.read()
-        assert (taking.sockets, taking.failure) == ((), "passes what is not a socket")
+        assert (taking.sockets, taking.failure) == ((), "passes a descriptor that is not a socket")
 
 
 def test_no_room_for_descriptors_is_a_failure() -> None:
@@ -408,7 +407,7 @@ def test_a_candidate_that_asks_for_something_else_gets_nothing(words: bytes) -> 
         offer = SocketOffer(map(Passed, kept))
         asking = Asking(offer, words)
         assert offer.proceed()
-        assert offer.failure == "the candidate asks for something else"
+        assert offer.failure == "the candidate sent another command than _getsocks"
         asking.close()
 
 

@@ -58,7 +58,7 @@ def test_a_stranger_s_symlink_is_not_followed(asks: int, what: str) -> None:
         os.chown(link, STRANGER, STRANGER, follow_symlinks=False)
         alive, doubt = as_user(asks, lambda: look(str(path)))
     assert alive
-    assert f"{link} is a link that somebody else has made" in doubt
+    assert f"{link} is a symbolic link that another user has made" in doubt
 
 
 def test_a_socket_that_denies_access_is_judged_by_its_owner() -> None:
@@ -69,7 +69,7 @@ def test_a_socket_that_denies_access_is_judged_by_its_owner() -> None:
             with listening_as(uid, path, mode=0o600):
                 alive, doubt = as_user(OURS, lambda path=path: look(str(path)))  # type: ignore[misc]
             assert alive
-            assert doubt == (f"{path}: not believed: it is uid {uid}'s, and lets nobody in" if uid else "")
+            assert doubt == (f"{path}: not trusted: it belongs to uid {uid} and lets nobody in" if uid else "")
 
 
 @pytest.mark.parametrize("kind", ["nothing", "dead socket", "file", "fifo", "folder"])
@@ -92,10 +92,10 @@ def test_the_only_one_is_found_beside_the_dead_and_strangers() -> None:
                 find(str(folder), None)
             with listening_as(0, folder / "lb.sock"):
                 assert find(str(folder), None, told.append) == str(folder / "lb.sock")
-                assert [line.partition(": not believed")[0] for line in told] == [str(folder / "evil.sock")]
+                assert [line.partition(": not trusted")[0] for line in told] == [str(folder / "evil.sock")]
                 with (
                     listening_as(0, folder / "other.sock"),
-                    pytest.raises(NoInstanceError, match="which one: lb, other"),
+                    pytest.raises(NoInstanceError, match="with --name: lb, other"),
                 ):
                     find(str(folder), None)
     assert find("/nowhere", "lb") == "/nowhere/lb.sock"

@@ -10,8 +10,8 @@ from entrypoint.core.look import Found
 from entrypoint.options.command_line import Serve
 from entrypoint.pid1.configurations import Configurations
 from entrypoint.pid1.launch import HaproxyLaunch, RefusedError, exporter_spec, variables_while_reading
-from entrypoint.system.getsocks.adopted import Adopted
-from entrypoint.system.listeners.listeners import Listeners
+from entrypoint.system.getsocks.offer import Adopted
+from entrypoint.system.listeners import Listeners
 from entrypoint.system.state_file import in_memory
 from tests.core.world import settings
 from tests.descriptors import descriptors
@@ -81,7 +81,7 @@ def test_the_exporter_is_given_no_secret() -> None:
         settings(exporter=":9101"), "lb", {**needed, **dict.fromkeys(others, "secret")}, lambda: ("safe_reload",)
     )
     assert spec.environment == needed
-    assert spec.words[:6] == ("safe_reload", "exporter", "--listen", ":9101", "--name", "lb")
+    assert spec.argv[:6] == ("safe_reload", "exporter", "--listen", ":9101", "--name", "lb")
 
 
 def test_the_last_known_good_configuration_is_given_from_memory() -> None:
@@ -91,7 +91,7 @@ def test_the_last_known_good_configuration_is_given_from_memory() -> None:
     keep(configurations, files)
     made = spec.of(2, kept=True)
     try:
-        given = [word for before, word in zip(made.spec.words, made.spec.words[1:], strict=False) if before == "-f"]
+        given = [word for before, word in zip(made.spec.argv, made.spec.argv[1:], strict=False) if before == "-f"]
         assert [Path(path).read_bytes() for path in given[:3]] == [content for _, content in files]
         assert [f"/dev/fd/{one}" for one in made.passed] == given[:3]
     finally:

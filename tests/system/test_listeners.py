@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from entrypoint.options.vips import Vip, parse_vips
-from entrypoint.system.listeners.listeners import STORED, Listeners
+from entrypoint.system.listeners import STORED, Listeners
 from entrypoint.system.listeners.places import ListenError
 from tests.connections import free_port
 from tests.system.apart import apart, bring_up, in_child, in_own_network, needs_own_network, own_network
@@ -318,7 +318,7 @@ def test_an_address_of_another_host_is_refused_with_the_remedy(listeners: Listen
     message = error_of(lambda: listeners.bind(parse_vips(f"{NOT_HERE}:80:FD_A"), freebind=False))
     assert message == (
         f"VIPS entry 1 '{NOT_HERE}:80:FD_A': cannot bind it: {os.strerror(errno.EADDRNOTAVAIL)}: "
-        "the address is not on this host; --freebind binds it before it is"
+        "the address is not on this host; --freebind binds it all the same"
     )
 
 

@@ -137,9 +137,9 @@ def test_while_nothing_happens_nothing_wakes_it(tmp_path: Path) -> None:
     """An idle PID 1 sleeps: what waits is the watch, and no alarm."""
     with life(tmp_path / "run") as one:
         Path(one.folder, "neighbour").write_text("")
-        one.until(lambda: not one.event_loop._alarms)  # noqa: SLF001  # that there is none is the promise
+        one.until(lambda: not one.event_loop._timers)  # noqa: SLF001  # that there is none is the promise
         one.event_loop.wait(time.monotonic())
-        one.until(lambda: not one.event_loop._alarms)  # noqa: SLF001
+        one.until(lambda: not one.event_loop._timers)  # noqa: SLF001
         assert one.answers()
         assert not one.lines
 

@@ -19,7 +19,7 @@ state.LOOK_WITHIN = candidate.LOOK_WITHIN = 0.5
 """Nobody waits five seconds in a test."""
 STOPS = """
 import os, signal
-from entrypoint.system.config_snapshot.config_files import ConfigFiles
+from entrypoint.system.config_snapshot import ConfigFiles
 right = ConfigFiles.read
 def stop(self):
     if os.path.exists("HANG"):
@@ -289,7 +289,7 @@ def test_a_reader_lives_without_dev_null(begin: Begin) -> None:
 
 def _hangs_in(method: str) -> str:
     """Return the code that has a reader stop in this method of the state file, as long as a file is there."""
-    code = STOPS.replace("config_snapshot.config_files import ConfigFiles", "state_file import StateFile")
+    code = STOPS.replace("config_snapshot import ConfigFiles", "state_file import StateFile")
     return code.replace("ConfigFiles.read", f"StateFile.{method}")
 
 

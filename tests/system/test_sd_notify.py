@@ -112,13 +112,14 @@ def test_a_failure_is_logged_once(tmp_path: Path) -> None:
     path = tmp_path / "notify"
     with notifier({"NOTIFY_SOCKET": str(path)}) as systemd:
         told = systemd.send(WATCHDOG=1)
-        assert told == "systemd could not be told WATCHDOG: No such file or directory; serving goes on"
+        assert told == "cannot notify systemd of WATCHDOG: No such file or directory; haproxy keeps serving"
         assert systemd.send(WATCHDOG=1) is None
         recorder = Recorder(str(path))
         assert systemd.send(READY=1) is None
         assert recorder.message() == "READY=1"
         recorder.socket.close()
-        assert systemd.send(WATCHDOG=1) == "systemd could not be told WATCHDOG: Connection refused; serving goes on"
+        told = systemd.send(WATCHDOG=1)
+        assert told == "cannot notify systemd of WATCHDOG: Connection refused; haproxy keeps serving"
         assert systemd.send(WATCHDOG=1) is None
 
 
@@ -128,15 +129,15 @@ def test_a_systemd_that_does_not_read_blocks_nobody(recorder: Recorder) -> None:
         while not systemd.busy:
             assert systemd.send(STATUS="on") is None
         said = eventually(lambda: systemd.send(STATUS="still on"))
-        assert said == "systemd could not be told STATUS: Resource temporarily unavailable; serving goes on"
+        assert said == "cannot notify systemd of STATUS: Resource temporarily unavailable; haproxy keeps serving"
         assert systemd.send(STATUS="still on") is None
         assert systemd.busy
-        assert systemd.deaf
+        assert systemd.unreachable
         while recorder.message() != "STATUS=on":
             pass
         systemd.wait(20)
         assert systemd.send(STATUS="back") is None
-        assert not systemd.deaf
+        assert not systemd.unreachable
 
 
 def test_a_full_queue_that_is_read_loses_nothing(recorder: Recorder) -> None:
@@ -150,7 +151,7 @@ def test_a_full_queue_that_is_read_loses_nothing(recorder: Recorder) -> None:
     with notifier(recorder.environment) as systemd:
         for number in range(4096):
             assert systemd.send(STATUS=number) is None
-            while systemd.deaf:
+            while systemd.unreachable:
                 systemd.wait(20)
                 assert systemd.send(STATUS=number) is None
     os.waitpid(pid, 0)
@@ -195,24 +196,24 @@ def test_without_a_store_nothing_is_stored(recorder: Recorder, store: str) -> No
 def test_what_finds_no_room_is_counted(recorder: Recorder) -> None:
     """More than the store has room for, or with names that it does not take: one line says how many."""
     with notifier({**recorder.environment, "FDSTORE": "3"}) as systemd:
-        assert systemd.fit(["x" * 256, "a:b", "\u00e9", "", "x" * 255, "b", "c"], kept=1) == (
+        assert systemd.fit(["x" * 256, "a:b", "\u00e9", "", "x" * 255, "b", "c"], stored=1) == (
             ["x" * 255, "b"],
-            "5 of 8 VIPs are not in the FD store: FileDescriptorStoreMax= has room for 3, names of 255 characters",
+            "5 of 8 VIPs are not in the FD store: FileDescriptorStoreMax= is 3, and a name has at most 255 characters",
         )
-        assert systemd.fit(["a", "b"], kept=1) == (["a", "b"], None)
+        assert systemd.fit(["a", "b"], stored=1) == (["a", "b"], None)
 
 
 def test_a_message_that_could_not_be_sent_is_reported(tmp_path: Path) -> None:
     """The caller knows what was sent and what was not, also after the one log line about it."""
     path = str(tmp_path / "notify")
     with notifier({"NOTIFY_SOCKET": path}) as systemd:
-        assert not systemd.deaf
+        assert not systemd.unreachable
         assert systemd.send(READY=1) is not None
         assert systemd.send(READY=1) is None
-        assert systemd.deaf
+        assert systemd.unreachable
         with closing(Recorder(path).socket):
             assert systemd.send(READY=1) is None
-            assert not systemd.deaf
+            assert not systemd.unreachable
 
 
 # ---- the watchdog, the clock ---------------------------------------------------------------------------------------

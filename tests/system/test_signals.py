@@ -27,8 +27,8 @@ from entrypoint.system.signals import (
     Inherited,
     bits_of,
     inherited,
-    owed,
     restore,
+    spawn_setup,
 )
 from tests.system.apart import apart, in_child
 from tests.system.lives import signals_in, status_fields
@@ -380,7 +380,7 @@ def test_posix_spawn_gives_back_the_same(wanted: Inherited) -> None:
     for number in CATCHABLE:
         as_inherited = signal.SIG_IGN if number in {*wanted.ignored, *HIDDEN} else signal.SIG_DFL
         signal.signal(number, as_inherited)
-    found = owed(wanted)
+    found = spawn_setup(wanted)
     Arrivals()
     assert found is not None
     mask, reset = found
@@ -403,7 +403,7 @@ def test_signals_that_posix_spawn_cannot_ignore_are_reported(number: int, is_ign
     """A signal that is caught here, or was by an older version, can be ignored in a child only by a fork."""
     for one in CATCHABLE:
         signal.signal(one, signal.SIG_IGN if one == number and is_ignored else signal.SIG_DFL)
-    assert owed(Inherited(frozenset(), frozenset({number}))) is None
+    assert spawn_setup(Inherited(frozenset(), frozenset({number}))) is None
 
 
 # ---- prctl(2) ------------------------------------------------------------------------------------------------------

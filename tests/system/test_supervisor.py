@@ -362,7 +362,7 @@ def test_a_pipe_in_the_place_of_a_file_of_ours_is_not_waited_for(begin: Begin, t
         eventually(paths[0].is_file)
         assert paths[0].read_text() == f"{lb.haproxy()}\n"
         eventually(paths[2].is_socket)
-        eventually(lambda: lb.log.count("systemd could not be told") == 1)
+        eventually(lambda: lb.log.count("cannot notify systemd of") == 1)
         lb.signal(signal.SIGUSR1)
         lb.serves(2)
         eventually(lambda: lb.log.count("is current") == 2)

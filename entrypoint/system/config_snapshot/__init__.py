@@ -1,1 +1,228 @@
-"""What the configuration on disk says right now: read in one piece, and reduced to a digest."""
+"""The configuration on disk at one moment: read as a whole, and reduced to a digest."""
+
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+from entrypoint.haproxy.file_names import ANYTHING, Named
+from entrypoint.haproxy.key_pairs import fits
+from entrypoint.haproxy.referenced_files import named_by, named_in
+from entrypoint.lean.hashing import sha256
+from entrypoint.lean.record import record, replace
+from entrypoint.system.config_snapshot.look import Look, Seen, counted, output
+from entrypoint.system.config_snapshot.paths import Mounts
+
+_TRIES = 5
+"""How often files that change while they are read are read again."""
+MOST_TEXT = 32 << 20
+"""Bytes of all files given with -f together. HAProxy 3.1 and later refuse a file of more than 10 MiB."""
+
+
+@record(frozen=True)
+class ConfigSnapshot:
+    """The configuration on disk at one moment."""
+
+    texts: tuple[tuple[str, bytes], ...]
+    """Each regular file that the -f arguments stand for, in haproxy's order, with its content."""
+
+    digest: str
+    """SHA-256, in hex, of the names and contents of everything: equal if nothing differs."""
+
+    watched: tuple[str, ...]
+    """Files and folders to watch. The watch on a folder reports changes of the files in it, except files that are
+    mounted on their own or written through another hard link. Those files are listed, too."""
+
+    files: tuple[str, ...]
+    """All files that are part of the digest, as named, including those of folders."""
+
+    unreadable: str | None
+    """One line: which -f argument is missing or unreadable, so that it is too early to act."""
+
+    stale: tuple[str, ...]
+    """Files that can never change again, because the file that was bind-mounted has been replaced at its source."""
+
+    polled: bool
+    """Whether some of it is on a file system of which the kernel does not report every change."""
+
+    incomplete: tuple[str, ...] = ()
+    """Signs that somebody is still writing, a line each; haproxy may accept the configuration all the same."""
+
+
+class ConfigFiles:
+    """The files that count. Remembers their digests, so that large ones are read only once."""
+
+    def __init__(
+        self,
+        configurations: Sequence[str],
+        folder: str | None,
+        extra: Sequence[str],
+        variables: Mapping[str, str],
+        *,
+        follow: bool = True,
+        ours: Collection[str] = (),
+        most_text: int = MOST_TEXT,
+    ) -> None:
+        """Take the arguments. Nothing is read yet.
+
+        Args:
+            configurations: haproxy's -f arguments, files and folders.
+            folder: haproxy's -C, for relative paths; None for the working directory.
+            extra: more files, and folders in which all files count: one level, without names that begin with a dot.
+            variables: haproxy's environment.
+            follow: whether the files that the configuration names count.
+            ours: files that we write ourselves; they never count.
+            most_text: bytes that the files given with -f may have together.
+
+        """
+        self._configurations = tuple(configurations)
+        self._folder = folder or ""
+        self._extra = tuple(extra)
+        self._variables = variables
+        self._follow = follow
+        self._ours = tuple(ours)
+        self._output = output()
+        self.most_text = most_text
+        self.watched: tuple[str, ...] = ()
+        """What the last `read` found to watch, even if it failed."""
+        self._seen: dict[str, Seen] = {}
+        self._mounts = Mounts()
+        self._names: tuple[object, Named] = (None, Named((), ()))
+        self._entries: dict[object, Named] = {}
+        self._fitting: dict[object, bool] = {}
+
+    def read(self) -> ConfigSnapshot:
+        """Return what is there now: all of it as it was between two points in time at which no link had changed.
+
+        Kubernetes publishes all files of a volume by one symbolic link, `..data`. So each link is resolved once, and
+        everything is read through the result. If a link has changed afterwards, everything is read again. This works
+        for every scheme with links. Files that are overwritten in place have no consistent moment.
+        """
+        for _ in range(_TRIES):
+            self._mounts.look()
+            look = Look(self._seen, self._mounts, self._output, self.most_text)
+            try:
+                contents = self._read_through(look)
+            except OSError as error:
+                # Not from a file: the working directory has been deleted.
+                problem = f"{', '.join(self._configurations)} cannot be searched for: {error.strerror}"
+                return ConfigSnapshot((), "", (), (), problem, (), polled=True)
+            finally:
+                self.watched = tuple(look.watched)
+            if look.still_holds():
+                self._seen = look.seen
+                return contents
+        problem = f"the links to {', '.join(self._configurations)} changed {_TRIES} times while they were followed"
+        return replace(contents, unreadable=problem)
+
+    def _read_through(self, look: Look) -> ConfigSnapshot:
+        records: list[bytes] = []
+        files: dict[str, None] = {}
+        texts: list[tuple[str, bytes]] = []
+        problems: list[str] = []
+        incomplete: list[str] = []
+        given: list[tuple[str, bytes, bytes]] = []
+        for name in self._configuration_files(look):
+            path = self._at(name)
+            files[path] = None
+            content, problem = look.content_of(path)
+            if problem:
+                problems.append(f"{path} {problem}")
+            if content is None:
+                records.append(counted(path, problem.encode()))
+                continue
+            if not content:
+                incomplete.append(f"{path} is empty")
+            digest = sha256(content).digest()
+            texts.append((path, content))
+            given.append((name, digest, content))
+            records.append(counted(path, digest))
+        if not files:
+            problems.append(f"no *.cfg file in {', '.join(self._configurations) or 'nothing'}")
+        ours = {os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path)) for path in self._ours}
+        pairs: dict[tuple[str, str], None] = {}
+        for path in self._others(look, given, pairs):
+            for file in look.files_at(path):
+                if file in files or look.leads_to(file, ours):
+                    continue
+                found = look.digest_of(file)
+                if found is not None:
+                    files[file] = None
+                    records.append(counted(file, found))
+        incomplete += self._not_fitting(look, pairs)
+        stale = tuple(file for file in files if look.is_stale(file))
+        return ConfigSnapshot(
+            tuple(texts),
+            sha256(b"".join(records)).hexdigest(),
+            tuple(look.watched),
+            tuple(files),
+            problems[0] if problems else None,
+            stale,
+            look.is_polled(),
+            tuple(incomplete),
+        )
+
+    def _at(self, name: str) -> str:
+        return os.path.join(self._folder, name)
+
+    def _configuration_files(self, look: Look) -> Iterator[str]:
+        """Yield what haproxy reads for its -f arguments: of a folder its *.cfg, in order (haproxy(1))."""
+        for name in self._configurations:
+            names = look.names_in(self._at(name))
+            if names is None:
+                yield name
+            else:
+                yield from (os.path.join(name, n) for n in names if n.endswith(".cfg") and not n.startswith("."))
+
+    def _not_fitting(self, look: Look, pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
+        """Yield a line for each certificate and key that are named as a pair and do not fit."""
+        fitting: dict[object, bool] = {}
+        for certificate, key in pairs:
+            if ANYTHING in certificate + key:
+                continue
+            known = look.digest_of(certificate), look.digest_of(key)
+            if known not in fitting:
+                fitting[known] = self._fitting.get(known) or fits(
+                    look.content_of(certificate)[0] or b"", look.content_of(key)[0] or b""
+                )
+            if not fitting[known]:
+                yield f"{key} does not fit {certificate}"
+        self._fitting = fitting
+
+    def _others(
+        self,
+        look: Look,
+        configurations: Sequence[tuple[str, bytes, bytes]],
+        pairs: dict[tuple[str, str], None],
+    ) -> Iterator[str]:
+        """Yield the paths that count besides the -f arguments; add to `pairs` each certificate that has a named key."""
+        if self._follow:
+            named = self._named_by(configurations)
+            entries: dict[object, Named] = {}
+            pairs.update(((self._at(certificate), self._at(key)), None) for certificate, key in named.pairs)
+            for name in named.files:
+                yield from self._with_companions(look, name)
+            naming = [(path, context) for name, context in named.naming for path in look.matching(self._at(name))]
+            for path, context in naming:
+                content, _ = look.content_of(path)
+                key = (sha256(content or b"").digest(), context)
+                entries[key] = self._entries.get(key) or named_in(content or b"", context)
+                pairs.update(((self._at(one), self._at(other)), None) for one, other in entries[key].pairs)
+                for entry in entries[key].files:
+                    yield from self._with_companions(look, entry)
+            self._entries = entries
+        yield from map(self._at, self._extra)
+
+    def _named_by(self, configurations: Sequence[tuple[str, bytes, bytes]]) -> Named:
+        """Return what the configurations (name, digest, content) name.
+
+        The last result is kept, because large ones take a tenth of a second. The name counts for `default-path config`.
+        """
+        key = tuple((name, digest) for name, digest, _ in configurations)
+        if self._names[0] != key:
+            named = named_by([(name, content) for name, _, content in configurations], self._variables)
+            self._names = (key, named)
+        return self._names[1]
+
+    def _with_companions(self, look: Look, name: str) -> Iterator[str]:
+        for path in look.matching(self._at(name)):
+            yield path
+            yield from look.companions_of(path)

@@ -1,26 +1,31 @@
-"""The server's side: offers listeners to one candidate."""
+"""The listeners that we keep copies of, and the server's side of `_getsocks`, which offers them to one candidate."""
 
 import os
 import socket
 from collections.abc import Collection, Iterable
 
-from entrypoint.system.getsocks.passed import INT, PARAMETERS, REQUEST, Passed, receive
+from entrypoint.system.getsocks import INT, PARAMETERS, REQUEST, Passed, identity, is_unreachable, receive
 
 _MOST_IN_A_BATCH = 252
-"""MAX_SEND_FD of HAProxy 2.6 and later: what musl can pass at once; more than that is cut off."""
+"""MAX_SEND_FD of HAProxy 2.6 and later: musl can pass no more at once, and the rest is cut off."""
 _LONGEST_BATCH = 8192
-"""Bytes in a batch that we send: fits into any socket's empty buffer, so that sending never has to wait."""
+"""Bytes in a batch that we send. They fit into the empty buffer of any socket, so sending never has to wait."""
 
 
 class SocketOffer:
-    """The server's side, for one candidate: what `-x` is to be given, and the answers to what it asks.
+    """The server's side for one candidate: the argument for `-x`, and the answers to its requests.
 
-    haproxy accepts `-x sockpair@N` from anybody, although it is meant for its own master: it makes a session and
-    sends us its end of it. So there is no path, and nobody else can ask.
+    haproxy accepts `-x sockpair@N` from any parent, although it is meant for its own master. It makes a session and
+    sends us the other end. So there is no path, and nobody else can ask.
     """
 
     def __init__(self, sockets: Iterable[Passed]) -> None:
-        """Make the line; the sockets stay the caller's, and have to stay open until the candidate has them."""
+        """Make the socket pair.
+
+        Args:
+            sockets: what to offer. They stay the caller's, and must stay open until the candidate has them.
+
+        """
         self._waiting = list(sockets)
         self._count = len(self._waiting)
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -29,11 +34,11 @@ class SocketOffer:
         self._heard = bytearray()
         self._asked = False
         self.failure = ""
-        """One line; empty when the candidate has everything, or never asked."""
+        """One line; empty if the candidate has everything, or never asked."""
 
     @property
     def argument(self) -> str:
-        """What to give haproxy after `-x`."""
+        """The argument of haproxy's `-x`."""
         return f"sockpair@{self._theirs.fileno()}"
 
     @property
@@ -42,15 +47,15 @@ class SocketOffer:
         return (self._theirs.fileno(),)
 
     def spawned(self) -> None:
-        """Let go of haproxy's end, so that its death closes the line."""
+        """Close haproxy's end, so that our end shows a hang-up when haproxy dies."""
         self._theirs.close()
 
     def fileno(self) -> int:
-        """Return the descriptor to wait for until it is readable; it changes with `proceed`, -1 is the end."""
+        """Return the descriptor to wait for until it is readable. `proceed` may change it; -1 after the end."""
         return self._session.fileno() if self._session else self._ours.fileno()
 
     def proceed(self) -> bool:
-        """Do what can be done now; True when the candidate has everything, or never will."""
+        """Do what can be done now; True if the candidate has everything, or never will."""
         try:
             if not self._session and self._ours.fileno() >= 0:
                 self._accept()
@@ -67,7 +72,7 @@ class SocketOffer:
         return self.fileno() < 0
 
     def close(self) -> None:
-        """Hang up."""
+        """Close both ends and the session."""
         self._waiting.clear()
         self._theirs.close()
         self._ours.close()
@@ -76,7 +81,7 @@ class SocketOffer:
             self._session = None
 
     def _accept(self) -> None:
-        """Take the session that haproxy sends us; without one it is gone."""
+        """Receive the session from haproxy. If nothing comes, haproxy has gone."""
         _, descriptors, cut_off = receive(self._ours, 1, 1)
         if len(descriptors) != 1 or cut_off:
             for descriptor in descriptors:
@@ -90,9 +95,9 @@ class SocketOffer:
             raise
         if session.family != socket.AF_UNIX or session.type != socket.SOCK_STREAM:
             session.close()
-            self._end("the candidate sent what is not a session")
+            self._end("the candidate sent a socket that is not a session")
             return
-        # Not made non-blocking: haproxy has made it, and may change its mode at any time.
+        # Not made non-blocking: haproxy may change the mode at any time.
         self._session = session
 
     def _hear(self, data: bytes) -> None:
@@ -107,14 +112,15 @@ class SocketOffer:
             self._send(INT.pack(self._count), ())
             self._send_batch()
         elif not REQUEST.startswith(self._heard):
-            self._end("the candidate asks for something else")
+            self._end("the candidate sent another command than _getsocks")
 
     def _send_batch(self) -> None:
-        """Send the next sockets; the end when there are none."""
+        """Send the next sockets; end the session if there are none."""
         records = bytearray()
         descriptors: list[int] = []
         for one in self._waiting[:_MOST_IN_A_BATCH]:
-            record = _record(one)
+            names = one.namespace, one.interface
+            record = b"".join(bytes((len(name),)) + name for name in names) + bytes(PARAMETERS)
             if descriptors and len(records) + len(record) > _LONGEST_BATCH:
                 break
             records += record
@@ -126,12 +132,7 @@ class SocketOffer:
             self._end("")
 
     def _send(self, data: bytes, descriptors: Collection[int]) -> None:
-        """Send all of it, into a buffer that is empty.
-
-        Raises:
-            OSError: not BlockingIOError, for waiting would not help.
-
-        """
+        """Send all of it into an empty buffer; raise OSError, but not BlockingIOError: waiting would not help."""
         assert self._session
         try:
             # Not socket.send_fds, which in Python 3.11 forgets its flags.
@@ -140,7 +141,7 @@ class SocketOffer:
                 [data], rights if descriptors else [], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
             )
         except BlockingIOError as error:
-            # Without the number, which would make a BlockingIOError of it.
+            # Without the errno, which would make it a BlockingIOError again.
             raise OSError(0, "the candidate does not read") from error
         if sent != len(data):
             raise OSError(0, "the candidate does not read")
@@ -150,6 +151,71 @@ class SocketOffer:
         self.close()
 
 
-def _record(one: Passed) -> bytes:
-    namespace, interface = one.namespace, one.interface
-    return bytes((len(namespace), *namespace, len(interface), *interface, *bytes(PARAMETERS)))
+class Adopted:
+    """The listeners that we keep: copies of those that the current generation has bound itself."""
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._sockets: dict[tuple[int, int], Passed] = {}
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses of the sockets, each once, in haproxy's order."""
+        return tuple(dict.fromkeys(one.address for one in self._sockets.values()))
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """The sockets, to connect to; they stay ours."""
+        return tuple(one.socket for one in self._sockets.values())
+
+    def serialize(self) -> list[tuple[int, bytes, bytes]]:
+        """Return every socket as plain values, for the next program."""
+        return [(one.socket.fileno(), one.namespace, one.interface) for one in self._sockets.values()]
+
+    def restore(self, left: Iterable[tuple[int, bytes, bytes]]) -> None:
+        """Take over what `serialize` of the previous program returned.
+
+        Raises:
+            OSError: a descriptor is not open.
+
+        """
+        for descriptor, namespace, interface in left:
+            one = Passed(socket.socket(fileno=descriptor), namespace, interface)
+            one.socket.set_inheritable(False)
+            self._sockets[identity(one.socket)] = one
+
+    def renew(self, passed: Iterable[Passed], others: Collection[int] = ()) -> None:
+        """Keep a generation's sockets, and close the others.
+
+        Args:
+            passed: its sockets; they are ours from now on. Duplicates are closed.
+            others: inodes of sockets that somebody else keeps, such as the VIPs' (fstat(2)).
+
+        """
+        renewed: dict[tuple[int, int], Passed] = {}
+        for one in passed:
+            same = identity(one.socket)
+            old = self._sockets.get(same)
+            if same[1] in others or same in renewed:
+                one.socket.close()
+            elif old:
+                one.socket.close()
+                renewed[same] = Passed(old.socket, one.namespace, one.interface)
+            else:
+                renewed[same] = one
+        gone = [one for same, one in self._sockets.items() if same not in renewed]
+        self._sockets = renewed
+        for one in gone:
+            one.socket.close()
+
+    def offer(self) -> SocketOffer:
+        """Offer the sockets to a candidate, even if there are none; haproxy accepts that.
+
+        Unix sockets with a path that has been removed are left out: haproxy does not check, and nobody could ever
+        connect.
+        """
+        return SocketOffer(one for one in self._sockets.values() if not is_unreachable(one.socket))
+
+    def close(self) -> None:
+        """Close all of them."""
+        self.renew(())

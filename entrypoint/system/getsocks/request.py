@@ -1,27 +1,27 @@
-"""The client's side: asks one generation for its listeners."""
+"""The client's side of `_getsocks`: asks one generation for its listeners."""
 
 import os
 import socket
 
-from entrypoint.system.getsocks.passed import INT, PARAMETERS, REQUEST, Passed, receive, send
+from entrypoint.system.getsocks import INT, PARAMETERS, REQUEST, Passed, receive, send
 
 _MOST_PASSED = 253
 """SCM_MAX_FD of the kernel (unix(7)), and MAX_SEND_FD of HAProxy 2.5: nobody can send more at once."""
 _LONGEST_RECORD = 1 + 255 + 1 + 255 + INT.size
 _MOST = 1 << 16
-"""Sockets that are taken: 4,096 addresses with 16 shards each."""
+"""Sockets that we accept: 4,096 addresses with 16 shards each."""
 _MOST_TURNS = 64
-"""What is received at most in a turn of the loop: a peer may send as fast as we read."""
+"""Reads in one turn of the event loop: a peer may send as fast as we read."""
 
 
 class SocketRequest:
-    """The client's side: asks one generation for its listeners. Owns the session, and what came until it is taken.
+    """One request to one generation. Owns the session, and the sockets until the caller takes them.
 
-    A generation that is stopped never answers: who waits for this one sets a time limit and calls `close`.
+    A generation that is stopped (SIGSTOP) never answers: the caller sets a time limit and calls `close`.
     """
 
     def __init__(self, session: socket.socket) -> None:
-        """Ask.
+        """Send the request.
 
         Args:
             session: a unix stream socket that is connected to the generation's CLI; it is ours from now on.
@@ -33,27 +33,27 @@ class SocketRequest:
         self._records = bytearray()
         self._descriptors: list[int] = []
         self._names: list[tuple[bytes, bytes]] = []
-        """Namespace and interface of the sockets whose records have come."""
+        """Namespace and interface of the sockets whose records have been parsed."""
         self._parsed = 0
-        """Bytes of the records."""
+        """Bytes of the records that have been parsed."""
         self._sockets: tuple[Passed, ...] = ()
         self._finished = False
         self.failure = ""
-        """One line; empty when everything came, or there was nothing to come."""
+        """One line; empty if everything came, or the generation had nothing to pass."""
         session.setblocking(False)
         send(session, REQUEST)
 
     def fileno(self) -> int:
-        """Return the descriptor to wait for until it is readable; -1 when there is nothing to wait for."""
+        """Return the descriptor to wait for until it is readable; -1 after the end."""
         return self._session.fileno()
 
     @property
     def sockets(self) -> tuple[Passed, ...]:
-        """Everything that was passed, when all of it has been; then it is the caller's to close."""
+        """Everything that was passed, once it is complete; the caller has to close it then."""
         return self._sockets
 
     def read(self) -> bool:
-        """Take what has arrived; True when that was all, or when it failed."""
+        """Read what has arrived; True if that was all, or if it failed."""
         for _ in range(_MOST_TURNS):
             if self._finished:
                 break
@@ -62,7 +62,7 @@ class SocketRequest:
             except BlockingIOError:
                 return False
             except ConnectionResetError:
-                # How a unix socket shows that its peer went without reading all: our request, or our last answer.
+                # The peer of a unix socket has closed it without reading all that we sent.
                 self._hung_up()
             except OSError as error:
                 self._fail(error.strerror or str(error))
@@ -76,7 +76,7 @@ class SocketRequest:
         return self._finished
 
     def close(self) -> None:
-        """Hang up; what came, but for `sockets`, is closed."""
+        """Close the session, and all descriptors that are not in `sockets`."""
         self._finished = True
         self._session.close()
         for descriptor in self._descriptors:
@@ -84,7 +84,7 @@ class SocketRequest:
         self._descriptors.clear()
 
     def _receive(self) -> bool:
-        """Receive once; False at the end."""
+        """Receive once; False at the end of the stream."""
         if self._count is None:
             data = self._session.recv(INT.size - len(self._number))
             self._number += data
@@ -105,7 +105,7 @@ class SocketRequest:
         return bool(data)
 
     def _parse(self) -> None:
-        """Finish, if every socket has its record."""
+        """Finish if every socket has its record."""
         while len(self._names) < len(self._descriptors):
             try:
                 namespace, offset = _name(self._records, self._parsed)
@@ -117,7 +117,7 @@ class SocketRequest:
         if self._parsed > len(self._records):
             return
         if self._parsed < len(self._records):
-            self._fail("says more than it passes")
+            self._fail("describes more sockets than it passes")
             return
         passed: list[Passed] = []
         try:
@@ -127,7 +127,7 @@ class SocketRequest:
             del self._descriptors[: len(passed)]
             for one in passed:
                 one.socket.close()
-            self._fail("passes what is not a socket")
+            self._fail("passes a descriptor that is not a socket")
             return
         self._descriptors.clear()
         self._sockets = tuple(passed)
@@ -145,15 +145,13 @@ class SocketRequest:
 
 
 class _MalformedError(Exception):
-    """What haproxy would not have said; its text is one line."""
+    """What haproxy would not have sent; its text is one line."""
 
 
 def _name(records: bytearray, offset: int) -> tuple[bytes, int]:
-    """Return a name that is preceded by its length, and where it ends.
+    """Return the name at this offset, which begins with its length, and the offset behind it.
 
-    Raises:
-        IndexError: it has not arrived yet.
-
+    IndexError if it has not arrived yet.
     """
     end = offset + 1 + records[offset]
     if end > len(records):

@@ -1,5 +1,6 @@
-"""Where a VIP is, and what is in the way."""
+"""Where a VIP is bound, what is in the way, and our own connections to it."""
 
+import contextlib
 import errno
 import os
 import socket
@@ -10,49 +11,53 @@ from entrypoint.lean.typing import Any
 from entrypoint.options.vips import ANY, Vip
 
 _HINTS = {
-    errno.EADDRNOTAVAIL: "the address is not on this host; --freebind binds it before it is",
+    errno.EADDRNOTAVAIL: "the address is not on this host; --freebind binds it all the same",
     errno.EADDRINUSE: "another process holds it without SO_REUSEPORT",
     errno.EACCES: "a port below net.ipv4.ip_unprivileged_port_start needs root or CAP_NET_BIND_SERVICE",
     errno.EINVAL: "a link-local address needs its interface, such as [fe80::1%eth0]",
-    errno.ENODEV: "what follows the % is no interface of this host, by name or number",
+    errno.ENODEV: "this host has no interface with the name or number after the %",
     errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
 }
+_RESET_ON_CLOSE = bytes((1, 0, 0, 0, 0, 0, 0, 0))
+_NO_PACKET = b"\0"
+"""Too short for a QUIC packet, so nobody answers it (RFC 9000, section 14)."""
 
 
 class ListenError(OSError):
-    """A VIP that cannot be had; its text is one line for the user."""
+    """Raised if a VIP cannot be bound; its text is one line for the user."""
 
 
 def connects(listener: socket.socket) -> bool:
-    """Tell whether it is of a kind that listens, and not one for datagrams."""
+    """Tell whether a socket is of a kind that listens, as opposed to datagrams."""
     return listener.type != socket.SOCK_DGRAM
 
 
 @record(frozen=True)
 class Place:
-    """Where a socket is bound; one of IPv6 takes no IPv4."""
+    """Where a socket is bound. A place of IPv6 takes no IPv4."""
 
     family: socket.AddressFamily
     host: str
     port: int
     index: int = 0
-    """Of the interface, for an address that is only an address there."""
+    """Of the interface, for a link-local address."""
 
     @property
     def address(self) -> tuple[Any, ...]:
-        """Return it as bind(2) takes it."""
+        """The address as bind(2) takes it."""
         return (self.host, self.port, 0, self.index) if self.family == socket.AF_INET6 else (self.host, self.port)
 
 
 def places(vip: Vip, *, scoped: bool = True) -> Iterator[Place]:
-    """Yield where a VIP is: `*` is a place of each family, so that haproxy sees IPv4's clients as such.
+    """Yield where a VIP is bound; `*` is a place of each address family.
 
-    One socket for both would have it log and forward ::ffff:192.0.2.1. Where this host has no IPv6 address there is
-    only IPv4's: to the other one nobody could connect, and so nobody could make an old generation let go of it.
+    One socket for both families would make haproxy log and forward IPv4 clients as ::ffff:192.0.2.1. If this host has
+    no IPv6 address there is only the IPv4 place: we could not connect to the other one, and so could not make an old
+    generation release it.
 
     Args:
         vip: the VIP.
-        scoped: look for the interface that it names.
+        scoped: look up the interface that it names.
 
     Raises:
         OSError: there is no such interface.
@@ -70,7 +75,7 @@ def places(vip: Vip, *, scoped: bool = True) -> Iterator[Place]:
 
 
 def ipv6_addresses() -> list[tuple[str, int]]:
-    """Return this host's addresses of IPv6, each with its interface's number (/proc/net/if_inet6); ::1 first."""
+    """Return this host's IPv6 addresses, each with its interface's number (/proc/net/if_inet6); ::1 first."""
     try:
         with open("/proc/net/if_inet6", encoding="ascii") as file:
             rows = [line.split() for line in file]
@@ -81,7 +86,7 @@ def ipv6_addresses() -> list[tuple[str, int]]:
 
 
 def _index(scope: str) -> int:
-    """Return the number of an interface, which is given by name or number (ipv6(7), sin6_scope_id)."""
+    """Return the number of an interface given by name or number (ipv6(7), sin6_scope_id)."""
     try:
         index = int(scope) if scope.isdecimal() else socket.if_nametoindex(scope)
         socket.if_indextoname(index)
@@ -91,7 +96,7 @@ def _index(scope: str) -> int:
 
 
 def is_at(listener: socket.socket, place: Place) -> bool:
-    """Tell whether a socket is where this place is."""
+    """Tell whether a socket is bound to this place."""
     try:
         if listener.type != socket.SOCK_STREAM or listener.family != place.family:
             return False
@@ -105,7 +110,7 @@ def is_at(listener: socket.socket, place: Place) -> bool:
 
 
 def shown(listener: socket.socket) -> str:
-    """Return where a socket listens, as a VIP is written."""
+    """Return a socket's address in the notation of VIPS."""
     address = listener.getsockname()
     if listener.family == socket.AF_UNIX:
         return os.fsdecode(address)
@@ -125,6 +130,79 @@ def _interface(index: int) -> str:
 
 
 def reason_of(error: OSError) -> str:
-    """Return why a VIP cannot be bound, and what to do."""
+    """Return why a VIP cannot be bound, and the remedy."""
     hint = _HINTS.get(error.errno or 0)
     return f"{error.strerror or error}{f': {hint}' if hint else ''}"
+
+
+# ---- connections of our own ----------------------------------------------------------------------------------------
+
+
+def poke(listener: socket.socket) -> bool:
+    """Connect to a listener from this host and close at once; tell whether that worked."""
+    family, address = _from_here(listener)
+    try:
+        with socket.socket(family, listener.type) as client:
+            client.setblocking(False)
+            if family == socket.AF_UNIX:
+                client.connect(address)
+            elif not _is_here(family, address):
+                return False
+            elif listener.type == socket.SOCK_DGRAM:
+                client.sendto(_NO_PACKET, address)
+            else:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+                with _accepting_at_once(listener), contextlib.suppress(BlockingIOError):
+                    client.connect(address)
+                # Over loopback the handshake is complete by now; if not, there is no peer (getpeername(2)).
+                client.getpeername()
+    except BlockingIOError:
+        # The queue is full (unix(7)), so it polls as readable already.
+        return True
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _accepting_at_once(listener: socket.socket) -> Iterator[None]:
+    """Make a listener accept a client that sends nothing, although its `bind` says defer-accept.
+
+    Sending data instead would not do: in `mode tcp` haproxy would pass it on to a server.
+    """
+    seconds = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT)
+    if not seconds:
+        yield
+        return
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 0)
+    try:
+        yield
+    finally:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, seconds)
+
+
+def _from_here(listener: socket.socket) -> tuple[int, Any]:
+    """Return the family and address at which this host reaches a listener."""
+    address = listener.getsockname()
+    if address[0] == "0.0.0.0":
+        return socket.AF_INET, ("127.0.0.1", address[1])
+    if address[0] == "::":
+        if not listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
+            return socket.AF_INET, ("127.0.0.1", address[1])
+        return socket.AF_INET6, next(
+            ((host, address[1], 0, index) for host, index in ipv6_addresses()), ("::1", *address[1:])
+        )
+    return listener.family, address
+
+
+def _is_here(family: int, address: tuple[Any, ...]) -> bool:
+    """Tell whether an address is on this host: then it is its own source address. Sends nothing (udp(7), connect).
+
+    Not by bind(2): net.ipv4.ip_nonlocal_bind makes that succeed for every address.
+    """
+    if address[0].startswith("127."):
+        return True
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect(address)
+        return bool(probe.getsockname()[0] == address[0])
+    return False
