@@ -21,8 +21,8 @@ from itertools import pairwise
 from posixpath import dirname, join
 
 from entrypoint.haproxy.config_text import QUOTES, SEVERAL_WORDS, as_text, split_arguments, split_words
-from entrypoint.haproxy.file_names import ANYTHING, Bases, Context, Kind, Named
-from entrypoint.haproxy.keywords import (
+from entrypoint.haproxy.file_names import (
+    ANYTHING,
     BLOCKS,
     LOG_FORMATS,
     NOT_IN_FILES,
@@ -36,6 +36,10 @@ from entrypoint.haproxy.keywords import (
     SECTIONS,
     SETTERS,
     SIGNS,
+    Bases,
+    Context,
+    Kind,
+    Named,
 )
 from entrypoint.lean.record import record, replace
 from entrypoint.lean.typing import assert_never

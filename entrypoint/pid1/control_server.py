@@ -19,9 +19,8 @@ from entrypoint.pid1.children import Children
 from entrypoint.pid1.connection_counts import ConnectionCounts
 from entrypoint.pid1.outcomes import Outcomes
 from entrypoint.pid1.runtime import Runtime
-from entrypoint.pid1.session import Session
+from entrypoint.pid1.session import Session, WorkerConnection
 from entrypoint.pid1.status import show_proc
-from entrypoint.pid1.worker_connection import WorkerConnection
 from entrypoint.system.control_socket import Client, Control
 
 _MOST_SESSIONS = 1280

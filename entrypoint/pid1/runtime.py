@@ -1,4 +1,4 @@
-"""Shared by all parts of PID 1: the event loop, the queue of events, the log, and the handling of bugs.
+"""Shared by all parts of PID 1: the event loop, the queue of events, the log, retries, and the handling of bugs.
 
 Once the first process has been started, no exception may end PID 1, because that would end the container. An unexpected
 exception is logged with its traceback, and serving goes on.
@@ -7,7 +7,7 @@ exception is logged with its traceback, and serving goes on.
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from entrypoint.core.effects import Log
 from entrypoint.core.events import Event
@@ -119,3 +119,40 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "no memory is left"
     return reason(error) if isinstance(error, OSError) else repr(error)
+
+
+_RETRY_AFTER = 1.0
+"""Seconds, doubling."""
+_MOST_TRIES = 5
+
+
+class Retries:
+    """Counts the attempts of each action."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        """Begin with none."""
+        self._runtime = runtime
+        self._tries: dict[object, int] = {}
+        self.any = False
+        """Whether a retry is pending."""
+
+    def __iter__(self) -> Iterator[object]:
+        """Yield the keys of all pending retries."""
+        return iter(self._tries)
+
+    def failed(self, what: object, action: Callable[[], None]) -> None:
+        """Retry an action later; `what` is its key."""
+        tries = self._tries.pop(what, 0) + 1
+        if tries > _MOST_TRIES:
+            line = f"has failed {tries} times, and is not tried again: {what!r}"
+            self._runtime.log(Log(Level.ERROR, "given_up", line))
+            return
+        self._tries[what] = tries
+        self.any = True
+        self._runtime.event_loop.call_later(("again", what), _RETRY_AFTER * 2 ** (tries - 1), action)
+
+    def succeeded(self, what: object) -> None:
+        """Forget it."""
+        if self._tries.pop(what, 0):
+            self._runtime.event_loop.cancel(("again", what))
+            self.any = bool(self._tries)

@@ -24,15 +24,13 @@ from entrypoint.pid1.children import Children
 from entrypoint.pid1.config_store import ConfigStore
 from entrypoint.pid1.front import Front
 from entrypoint.pid1.launch import RefusedError, exporter_spec
-from entrypoint.pid1.listener_transfer import ListenerTransfer
-from entrypoint.pid1.ordinary_listeners import OrdinaryListeners
+from entrypoint.pid1.listener_transfer import ListenerTransfer, OrdinaryListeners
 from entrypoint.pid1.outcomes import Outcomes
 from entrypoint.pid1.parts import Parts
 from entrypoint.pid1.published_pid import PublishedPid
 from entrypoint.pid1.reexec import Reexec
 from entrypoint.pid1.refusing import Refusing
-from entrypoint.pid1.retries import Retries
-from entrypoint.pid1.runtime import Runtime, is_shortage, reason_of
+from entrypoint.pid1.runtime import Retries, Runtime, is_shortage, reason_of
 from entrypoint.pid1.status import status
 from entrypoint.system.signals import Arrivals
 

@@ -57,7 +57,7 @@ def lb(begin: Begin) -> Iterator[Instance]:
 
 
 NOT_WAITED_FOR = """
-from entrypoint.pid1.worker_connection import WorkerConnection
+from entrypoint.pid1.session import WorkerConnection
 right = WorkerConnection.resume
 def wrong(self):
     WorkerConnection.resume = right

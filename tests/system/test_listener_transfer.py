@@ -7,8 +7,7 @@ from typing import cast
 import pytest
 
 from entrypoint.core.events import Adopted, Event, NotAdopted
-from entrypoint.pid1.listener_transfer import ListenerTransfer
-from entrypoint.pid1.ordinary_listeners import OrdinaryListeners
+from entrypoint.pid1.listener_transfer import ListenerTransfer, OrdinaryListeners
 from entrypoint.system.event_loop import EventLoop
 from entrypoint.system.getsocks.request import SocketRequest
 from entrypoint.system.haproxy_cli import CliChannel
