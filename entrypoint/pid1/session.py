@@ -15,7 +15,7 @@ _ROOM = 65536
 
 
 class WorkerConnection:
-    """Owns a connection to a generation's CLI for a client: sends one command, and passes on the answer until `close`."""
+    """Owns a connection to a generation's CLI for one client's command, and passes on the answer."""
 
     def __init__(
         self, event_loop: EventLoop, connection: socket.socket, heard: Callable[[bytes], None], empty_lines: int = 0
