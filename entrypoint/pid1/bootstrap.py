@@ -62,7 +62,7 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
     path = command.pid_file or settings.pid_file
     files.keep_from_children()
     raise_open_files(2 * len(vips) + SPARE_DESCRIPTORS)
-    if signals.is_root() and not signals.can_signal_others():
+    if os.geteuid() == 0 and not signals.can_signal_others():
         what = "root without CAP_KILL: cannot stop a haproxy that switches its user; add KILL"
         logger.write(Log(Level.WARNING, "no_cap_kill", what))
     listeners, adopted = Listeners(settings.backlog), Adopted()

@@ -13,19 +13,10 @@ _SHARE = 4
 
 
 def confine(name: str, keep: int, most_bytes: int) -> int:
-    """Detach this forked child from its parent: descriptors, signals, name, memory limit, OOM score.
+    """Detach this forked child from its parent, limit its memory, and return the bytes that it may use.
 
-    The child keeps one descriptor, ignores every signal that can be ignored, and is the first to be killed if memory
-    runs out.
-
-    Args:
-        name: the new process name.
-        keep: the descriptor.
-        most_bytes: memory that it may use beyond what it has; less if the control group's limit is low.
-
-    Returns:
-        The bytes it may use.
-
+    It keeps one descriptor (`keep`), gets a new `name`, ignores every signal that can be ignored, and is the first to
+    be killed if memory runs out. It may use `most_bytes` beyond what it has, less if the control group's limit is low.
     """
     _rename(name)
     # A session of its own: no signals from the terminal. Signals sent by mistake (`pkill -f`) are ignored: it ends

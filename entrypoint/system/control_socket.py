@@ -22,11 +22,11 @@ _LONGEST_PATH = 107
 class Client:
     """One connection."""
 
-    def __init__(self, connection: socket.socket, number: int) -> None:
+    def __init__(self, connection: socket.socket, number: int, unsent: bytes = b"") -> None:
         """Own a non-blocking connection. The number is unique among the clients of one `Control`."""
         self.number = number
         self._connection = connection
-        self._unsent = bytearray()
+        self._unsent = bytearray(unsent)
 
     def fileno(self) -> int:
         """Return the descriptor to wait for."""
@@ -91,7 +91,7 @@ class Control:
         self._last = 0
 
     def take_in(self, descriptor: int, unsent: bytes = b"") -> Client:
-        """Take over a client of the previous program, with what has still to be sent to it.
+        """Take over a client of the previous program. `unsent` is sent when the caller flushes.
 
         Raises:
             OSError: the descriptor is not open.
@@ -101,9 +101,7 @@ class Control:
         connection.set_inheritable(False)
         connection.setblocking(False)
         self._last += 1
-        client = Client(connection, self._last)
-        client._unsent += unsent  # noqa: SLF001  # not `send`: the caller has to wait for room first
-        return client
+        return Client(connection, self._last, unsent)
 
     def fileno(self) -> int:
         """Return the descriptor to wait for."""

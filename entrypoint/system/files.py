@@ -128,9 +128,7 @@ def read(path: str) -> bytes:
 def fill_standard_descriptors(*, inheritable: bool) -> None:
     """Open /dev/null where stdin, stdout or stderr is closed, so that no socket of ours gets the numbers 0 to 2.
 
-    Args:
-        inheritable: whether children get it too, instead of a closed descriptor.
-
+    With `inheritable` children get it too, instead of a closed descriptor.
     """
     for descriptor in range(3):
         try:

@@ -53,15 +53,15 @@ class CliChannel:
             on_failure.callback(self._theirs.close)
             self._ours.setblocking(False)
             # On one thread: haproxy binds a listener in each thread group, and dies if it binds a socket pair twice.
-            lines = (
-                "global",
-                f'  stats socket "sockpair@{self._theirs.fileno()}" level admin expose-fd listeners thread 1/1',
-                f"  stats maxconn {_SESSIONS_AT_THE_START}",
+            text = (
+                "global\n"
+                f'  stats socket "sockpair@{self._theirs.fileno()}" level admin expose-fd listeners thread 1/1\n'
+                f"  stats maxconn {_SESSIONS_AT_THE_START}\n"
             )
             self._fragment = os.memfd_create("safe_reload", os.MFD_CLOEXEC)
             on_failure.callback(os.close, self._fragment)
             with open(self._fragment, "wb", closefd=False) as file:
-                file.write("".join(f"{line}\n" for line in lines).encode())
+                file.write(text.encode())
             on_failure.pop_all()
 
     def fileno(self) -> int:

@@ -2,7 +2,7 @@
 
 import errno
 import os
-import sys
+import struct
 from collections.abc import Iterable
 
 from entrypoint.lean.libc import libc_functions
@@ -17,7 +17,7 @@ _CHANGES = _MODIFY | _ATTRIB | _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE 
 ignored: no event of a ConfigMap's update carries the name of a configuration file."""
 
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
-_EVENT = 16  # int wd; uint32_t mask, cookie, len; char name[len]
+_EVENT = struct.Struct("iIII")  # int wd; uint32_t mask, cookie, len; then char name[len]
 _ROOM = 65536
 
 
@@ -53,10 +53,8 @@ class Inotify:
     def watch(self, paths: Iterable[str]) -> bool:
         """Watch exactly these paths. Call it again after each event: a file that was replaced is not watched any more.
 
-        Returns:
-            True if every path is watched or has just disappeared. False if a watch failed
-            (`fs.inotify.max_user_watches`, permission, missing twice in a row): the caller must poll.
-
+        Return True if every path is watched or has just disappeared. False if a watch failed
+        (`fs.inotify.max_user_watches`, permission, missing twice in a row): the caller must poll.
         """
         before, self._watches, self.fresh = self._watches, set(), False
         missing, self._missing = self._missing, set()
@@ -90,8 +88,8 @@ class Inotify:
                 return happened
             at = 0
             while at < len(events):
-                watch, mask, length = _field(events, at), _field(events, at + 4), _field(events, at + 12)
-                at += _EVENT + length
+                watch, mask, _, length = _EVENT.unpack_from(events, at)
+                at += _EVENT.size + length
                 if not mask & _IGNORED:
                     happened = True
                 elif watch in self._watches:
@@ -103,7 +101,3 @@ class Inotify:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-
-def _field(events: bytes, at: int) -> int:
-    return int.from_bytes(events[at : at + 4], sys.byteorder)

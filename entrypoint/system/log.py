@@ -44,10 +44,8 @@ class Stderr:
     def __init__(self, *, own: bool) -> None:
         """Open it.
 
-        Args:
-            own: open a new file description if possible, and make that non-blocking. Otherwise a write may have to wait
-                while another process fills the same pipe.
-
+        With `own` it gets a new file description if possible, which is made non-blocking. Without, a write may have to
+        wait while another process fills the same pipe.
         """
         self._descriptor = _STDERR
         self._socket: socket.socket | None = None
@@ -90,7 +88,7 @@ class Stderr:
             os.close(self._descriptor)
 
     def wait(self, seconds: float) -> bool:
-        """Wait at most so many seconds for room; tell whether a write would do something, be it fail."""
+        """Wait at most so many seconds for room; True also if a write would fail at once."""
         poller = select.poll()
         poller.register(self._descriptor, select.POLLOUT)
         return bool(poller.poll(max(0.0, seconds) * 1000))
@@ -236,8 +234,7 @@ class Logger:
     def _write(self, lines: bytes) -> int:
         """Write as many of these lines as there is room for; return the offset of the first unwritten one.
 
-        Only whole lines, at most PIPE_BUF bytes at a time: a pipe takes that much without mixing in another process's
-        lines (pipe(7)).
+        Only whole lines, at most PIPE_BUF bytes at a time: a pipe does not mix these with other processes' (pipe(7)).
         """
         begin = 0
         while begin < len(lines) and not self._rest and not self._broken:

@@ -202,12 +202,9 @@ class Processes:
 
 
 def _detach(pid: int, signum: int) -> None:
-    """Stop tracing a process that made us its tracer: it would stop at each of its signals.
+    """Stop tracing a process that made us its tracer and has stopped: it would stop at each of its signals.
 
-    Args:
-        pid: of a tracee that has stopped.
-        signum: the signal it stopped for. It is delivered now, except the SIGTRAP that reports an exec (ptrace(2)).
-
+    It gets the signal that it stopped for, except the SIGTRAP that reports an exec (ptrace(2)).
     """
     try:
         import ctypes  # noqa: PLC0415  # a MiB, for something rare
@@ -277,10 +274,8 @@ def _candidates(name: str, environment: Mapping[str, str]) -> list[str]:
 
 def find_program(name: str, environment: Mapping[str, str]) -> str | None:
     """Return the file that execvp(3) would execute, or None."""
-    for path in _candidates(name, environment):
-        if os.path.isfile(path) and os.access(path, os.X_OK):
-            return path
-    return None
+    candidates = _candidates(name, environment)
+    return next((path for path in candidates if os.path.isfile(path) and os.access(path, os.X_OK)), None)
 
 
 def raise_open_files(needed: int) -> None:

@@ -79,16 +79,7 @@ class Notifier:
         return self._send(lines)
 
     def fit(self, descriptors: Iterable[str], stored: int = 0) -> tuple[list[str], str | None]:
-        """Choose which descriptors to store.
-
-        Args:
-            descriptors: the names of all that should be stored.
-            stored: how many others are stored already.
-
-        Returns:
-            The names that fit, and why some do not, one line for the log.
-
-        """
+        """Return the names that can be stored beside `stored` others, and why some cannot, one line for the log."""
         wanted = list(descriptors)
         names = [name for name in wanted if _is_name(name)][: max(0, self._room - stored)]
         if len(names) == len(wanted):

@@ -204,11 +204,6 @@ def can_signal_others() -> bool:
     return prctl is None or bool(prctl.cap_effective.kill)
 
 
-def is_root() -> bool:
-    """Tell whether we are root and so may switch the user of a child."""
-    return os.geteuid() == 0
-
-
 def why_not_signalled() -> str:
     """Return why kill(2) has failed with EPERM, and what to do about it."""
     if can_signal_others():
@@ -240,11 +235,9 @@ def forbid_tracing() -> None:
 
 
 def keep_capabilities(*names: str) -> None:
-    """Drop every other capability, here and in every child, for ever (capabilities(7)).
+    """Drop every capability but these, here and in every child, for ever (capabilities(7)).
 
-    Args:
-        names: as prctl(2) writes them, in lower case without CAP_.
-
+    Names are in lower case without CAP_, as in prctl(2).
     """
     module = _require()
     # Changing the bounding set needs CAP_SETPCAP; a process without capabilities need not change it.

@@ -237,7 +237,6 @@ class StateFile:
 
 
 def _short(name: str) -> str:
-    """Return the name if it is short enough, else its beginning and a checksum."""
     encoded = os.fsencode(name)
     if len(encoded) <= _LONGEST_NAME:
         return name

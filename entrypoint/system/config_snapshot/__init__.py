@@ -100,7 +100,7 @@ class ConfigFiles:
             self._mounts.look()
             look = Look(self._seen, self._mounts, self._output, self.most_text)
             try:
-                contents = self._read_through(look)
+                snapshot = self._read_through(look)
             except OSError as error:
                 # Not from a file: the working directory has been deleted.
                 problem = f"{', '.join(self._configurations)} cannot be searched for: {error.strerror}"
@@ -109,14 +109,13 @@ class ConfigFiles:
                 self.watched = tuple(look.watched)
             if look.still_holds():
                 self._seen = look.seen
-                return contents
+                return snapshot
         problem = f"the links to {', '.join(self._configurations)} changed {_TRIES} times while they were followed"
-        return replace(contents, unreadable=problem)
+        return replace(snapshot, unreadable=problem)
 
     def _read_through(self, look: Look) -> ConfigSnapshot:
         records: list[bytes] = []
         files: dict[str, None] = {}
-        texts: list[tuple[str, bytes]] = []
         problems: list[str] = []
         incomplete: list[str] = []
         given: list[tuple[str, bytes, bytes]] = []
@@ -132,7 +131,6 @@ class ConfigFiles:
             if not content:
                 incomplete.append(f"{path} is empty")
             digest = sha256(content).digest()
-            texts.append((path, content))
             given.append((name, digest, content))
             records.append(counted(path, digest))
         if not files:
@@ -148,14 +146,13 @@ class ConfigFiles:
                     files[file] = None
                     records.append(counted(file, found))
         incomplete += self._not_fitting(look, pairs)
-        stale = tuple(file for file in files if look.is_stale(file))
         return ConfigSnapshot(
-            tuple(texts),
+            tuple((self._at(name), content) for name, _, content in given),
             sha256(b"".join(records)).hexdigest(),
             tuple(look.watched),
             tuple(files),
             problems[0] if problems else None,
-            stale,
+            tuple(file for file in files if look.is_stale(file)),
             look.is_polled(),
             tuple(incomplete),
         )
@@ -188,10 +185,7 @@ class ConfigFiles:
         self._fitting = fitting
 
     def _others(
-        self,
-        look: Look,
-        configurations: Sequence[tuple[str, bytes, bytes]],
-        pairs: dict[tuple[str, str], None],
+        self, look: Look, configurations: Sequence[tuple[str, bytes, bytes]], pairs: dict[tuple[str, str], None]
     ) -> Iterator[str]:
         """Yield the paths that count besides the -f arguments; add to `pairs` each certificate that has a named key."""
         if self._follow:

@@ -188,12 +188,7 @@ class Look:
 
 
 def _open_regular(path: str) -> int | None:
-    """Open a regular file; None for anything else: haproxy could not read the same data from it again.
-
-    Raises:
-        OSError: it cannot be opened.
-
-    """
+    """Open a regular file; None for anything else: haproxy could not read the same data from it again."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         return None
     # Non-blocking: it may have become a pipe since.

@@ -20,11 +20,11 @@ class Links:
         """Begin without any."""
         self._real: dict[str, str] = {}
         self._folders: dict[str, tuple[str, ...]] = {}
-        self._said: dict[str, str | None] = {}
+        self._targets: dict[str, str | None] = {}
 
     def still_hold(self) -> bool:
         """Tell whether every path that was read still is the same link, or still no link."""
-        return all(_read_link(path) == target for path, target in self._said.items())
+        return all(_read_link(path) == target for path, target in self._targets.items())
 
     def folders_of(self, path: str) -> tuple[str, ...]:
         """Return the folders of every link on the way to a path that has been followed, and of its target."""
@@ -59,9 +59,9 @@ class Links:
             parent = os.path.dirname(folder)
             return parent, (os.path.dirname(parent),)
         path = os.path.join(folder, name)
-        if path not in self._said:
-            self._said[path] = _read_link(path)
-        target = self._said[path]
+        if path not in self._targets:
+            self._targets[path] = _read_link(path)
+        target = self._targets[path]
         if target is None or depth == _LINKS:
             return path, (folder,)
         full = os.path.join(folder, target)
@@ -70,7 +70,6 @@ class Links:
 
 
 def _read_link(path: str) -> str | None:
-    """Return what a link leads to; None of what is no link."""
     try:
         return os.readlink(path)
     except OSError:

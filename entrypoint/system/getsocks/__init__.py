@@ -66,14 +66,9 @@ class Passed:
 
 
 def receive(channel: socket.socket, length: int, most: int) -> tuple[bytes, list[int], bool]:
-    """Receive bytes and close-on-exec descriptors. Return them, and whether descriptors were lost.
+    """Receive at most `length` bytes and `most` close-on-exec descriptors; also tell whether descriptors were lost.
 
     Not `socket.recv_fds`: it imports a module, and makes room for descriptors that we would have to close.
-
-    Args:
-        channel: a unix socket.
-        length: bytes at most.
-        most: descriptors at most.
 
     Raises:
         OSError: as recvmsg(2).

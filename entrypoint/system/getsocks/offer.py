@@ -20,12 +20,7 @@ class SocketOffer:
     """
 
     def __init__(self, sockets: Iterable[Passed]) -> None:
-        """Make the socket pair.
-
-        Args:
-            sockets: what to offer. They stay the caller's, and must stay open until the candidate has them.
-
-        """
+        """Make the socket pair. The sockets stay the caller's, and must stay open until the candidate has them."""
         self._waiting = list(sockets)
         self._count = len(self._waiting)
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)

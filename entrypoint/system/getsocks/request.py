@@ -21,12 +21,7 @@ class SocketRequest:
     """
 
     def __init__(self, session: socket.socket) -> None:
-        """Send the request.
-
-        Args:
-            session: a unix stream socket that is connected to the generation's CLI; it is ours from now on.
-
-        """
+        """Send the request on a session that is connected to the generation's CLI, and own the session."""
         self._session = session
         self._count: int | None = None
         self._number = bytearray()

@@ -129,7 +129,7 @@ class Listeners:
                 raise
             self._listeners.append(Listener(vip.tag, made, ours=True, stored=returned is not None))
 
-    def _take_back(self, tag: str, place: "Place") -> socket.socket | None:
+    def _take_back(self, tag: str, place: Place) -> socket.socket | None:
         returned = next((candidate for candidate in self._returned.get(tag, ()) if is_at(candidate, place)), None)
         if returned:
             self._returned[tag].remove(returned)
