@@ -23,7 +23,6 @@ from entrypoint.system.listeners import Listeners
 from entrypoint.system.listeners.places import ListenError
 from entrypoint.system.log import Logger
 from entrypoint.system.packets import PacketSocket
-from entrypoint.system.predecessor import find
 from entrypoint.system.processes import Processes, raise_open_files
 from entrypoint.system.sd_notify import Notifier
 
@@ -82,7 +81,10 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
         listeners.adopt(environment)
         listeners.bind(vips, freebind=settings.freebind)
         _log_vips(logger, listeners)
-        predecessor = find(path, vips) if path else None
+        if path:
+            from entrypoint.system.predecessor import find  # noqa: PLC0415  # without a pid file there is none to find
+
+            predecessor = find(path, vips)
     pid_file = _pid_file(path) if path else None
     rehearses = bool(saved and environment.get(REHEARSAL_VARIABLE))
     if pid_file and state.current and state.current.pid:

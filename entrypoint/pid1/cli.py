@@ -1,12 +1,11 @@
 """The command line: arguments and environment in, an exit status out."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from entrypoint import __version__
 from entrypoint.core.effects import Log
 from entrypoint.core.upgrade_state import UpgradeStateError
-from entrypoint.haproxy.config_text import tags
 from entrypoint.lean.level import Level
 from entrypoint.options import command_line
 from entrypoint.options.inheritance import VARIABLE as INHERITED_VARIABLE
@@ -22,27 +21,21 @@ from entrypoint.options.settings import (
     instance_name,
     read_settings,
 )
-from entrypoint.pid1.bootstrap import SPARE_DESCRIPTORS, Setting, serve
-from entrypoint.pid1.init_mode import InitMode
+from entrypoint.pid1.bootstrap import Setting, serve
 from entrypoint.pid1.launch import (
-    GENERATION_VARIABLE,
     RefusedError,
-    haproxy_environment,
-    refuse_master_worker,
 )
 from entrypoint.pid1.runtime import reason_of
 from entrypoint.pid1.upgrade import is_successor, retry_start
 from entrypoint.system import files, signals
-from entrypoint.system.listeners import Listeners
 from entrypoint.system.listeners.places import ListenError
 from entrypoint.system.log import Logger, text_line, write, write_to_stderr
-from entrypoint.system.processes import Processes, SpawnSpec, find_program, raise_open_files
+from entrypoint.system.processes import Processes, SpawnSpec, find_program
 
 _STDOUT = 1
 _FAILED = 1
 """Exit status of errors before a process has been started, like tini's."""
 
-_MOST_LISTED = 10
 _TEXTS = ("help", "version")
 """Verbs of other programs that are options here."""
 TagsOf = Callable[[str, str | None], Mapping[str, int]]
@@ -229,7 +222,6 @@ def _start(
     processes = Processes(lambda: signals.restore(inherited), complain, signals.spawn_setup(inherited))
     if settings.no_new_privs:
         signals.forbid_new_privileges()
-    listeners = Listeners(settings.backlog)
     match command:
         case command_line.Serve():
             return serve(command, settings, Setting(name, environment, logger, processes, inherited))
@@ -238,12 +230,12 @@ def _start(
                 what = f"--vips does nothing: {words[0]} is not called haproxy, so it is run as any other program"
                 logger.write(Log(Level.WARNING, "configuration", what))
             spec = SpawnSpec(words, None, foreground=True)
-        case command_line.RunOnce(words=words):
-            found = _tags_of(*command_line.read_by(words[1:]))
-            running = _running(settings, found, tags_of_instance)
-            spec = _with_stand_ins(words, settings, environment, listeners, found, running)
-        case command_line.Check():
-            spec = _check_spec(command, settings, environment, logger, listeners, tags_of_instance)
+        case command_line.RunOnce() | command_line.Check():
+            from entrypoint.pid1.check import spec_of  # noqa: PLC0415  # a PID 1 that serves does not need it
+
+            spec = spec_of(command, settings, environment, logger, tags_of_instance)
+    from entrypoint.pid1.init_mode import InitMode  # noqa: PLC0415  # see above
+
     return settings.status(InitMode(spec, settings, processes, logger).run())
 
 
@@ -261,78 +253,6 @@ def _hint(command: command_line.Command, environment: Mapping[str, str]) -> str:
 
 def _is_missing(command: command_line.Command, environment: Mapping[str, str]) -> bool:
     return isinstance(command, command_line.Run) and not find_program(command.words[0], environment)
-
-
-def _check_spec(
-    command: command_line.Check,
-    settings: Settings,
-    environment: Mapping[str, str],
-    logger: Logger,
-    listeners: Listeners,
-    tags_of_instance: TagsOf,
-) -> SpawnSpec:
-    """Return how the checking haproxy is started: like the first generation, with a socket for each tag it names."""
-    found: dict[str, bool] = {}
-    for path in files.configuration_files(command.configurations, command.folder):
-        text = files.read(path)
-        refuse_master_worker(path, text)
-        found |= tags(text)
-    running = _running(settings, found, tags_of_instance)
-    unknown = [tag for tag in _missing(settings, found) if tag not in running]
-    if unknown:
-        more = f" and {len(unknown) - _MOST_LISTED} more" if len(unknown) > _MOST_LISTED else ""
-        names = f"{', '.join(unknown[:_MOST_LISTED])}{more}"
-        what = f"not in --vips: {names}; checked with a stand-in socket for each: to run it, give these VIPs"
-        if running:
-            what = (
-                f"the instance that runs here has no VIP {names}: it would refuse this; checked with a stand-in socket"
-            )
-        logger.write(Log(Level.WARNING, "stand_ins", what))
-    variables = {**environment, GENERATION_VARIABLE: "1"}
-    return _with_stand_ins(command.words, settings, variables, listeners, found, running)
-
-
-def _missing(settings: Settings, named: Iterable[str]) -> list[str]:
-    declared = {vip.tag for vip in settings.vips}
-    return [tag for tag in named if tag not in declared]
-
-
-def _running(settings: Settings, named: Iterable[str], tags_of_instance: TagsOf) -> Mapping[str, int]:
-    """Return the tags of the running instance, if --vips is empty and the configuration needs some."""
-    if settings.vips or not _missing(settings, named):
-        return {}
-    name = settings.name or (instance_name(settings.pid_file) if settings.pid_file else None)
-    return tags_of_instance(settings.runtime_dir, name)
-
-
-def _tags_of(configurations: Sequence[str], folder: str | None) -> dict[str, bool]:
-    """Return the tags in these files; haproxy itself reports files that cannot be read."""
-    found: dict[str, bool] = {}
-    for configuration in configurations:
-        with contextlib.suppress(OSError):
-            for path in files.configuration_files((configuration,), folder):
-                found |= tags(files.read(path))
-    return found
-
-
-def _with_stand_ins(
-    words: tuple[str, ...],
-    settings: Settings,
-    environment: Mapping[str, str],
-    listeners: Listeners,
-    named: Mapping[str, bool],
-    running: Mapping[str, int],
-) -> SpawnSpec:
-    """Return how a haproxy that does not serve is started: with a stand-in socket for each VIP.
-
-    A tag gets as many sockets as in the running instance, because some `bind` keywords allow only one.
-    """
-    others = [(tag, named[tag]) for tag in _missing(settings, named) for _ in range(running.get(tag, 1))]
-    raise_open_files(2 * len(settings.vips) + len(others) + SPARE_DESCRIPTORS)
-    listeners.stand_in(settings.vips, others)
-    variables = {**haproxy_environment(environment), **listeners.variables()}
-    descriptors = tuple(descriptor for _, descriptor in listeners.descriptors())
-    return SpawnSpec(words, variables, descriptors, foreground=True)
 
 
 def _become_reaper(logger: Logger, *, serves: bool, asked: bool) -> None:

@@ -37,24 +37,29 @@ class Front:
         self._server_arguments = runtime, children, outcomes, state, status
         self._control_server: ControlServer | None = None
         self._systemd: SystemdStatus | None = None
+        """None without a NOTIFY_SOCKET."""
         self._presence: Presence | None = None
+        self._is_open = False
 
     def open(self) -> None:
         """Open everything, unless it is open; the first haproxy does not wait for these imports."""
-        if self._systemd:
+        if self._is_open:
             return
-        from entrypoint.pid1.presence import Presence  # noqa: PLC0415
-        from entrypoint.pid1.systemd_status import SystemdStatus  # noqa: PLC0415  # see above
+        from entrypoint.pid1.presence import Presence  # noqa: PLC0415  # see above
 
         parts, runtime, settings = self._parts, self._runtime, self._parts.settings
         saved = parts.saved and parts.saved.control
         self._presence = Presence(settings.runtime_dir, parts.name, settings.poll, runtime.event_loop, runtime.log)
         self._presence.begin(self._opened, (saved[0], saved[1]) if saved else None, rehearses=parts.rehearses)
-        # Assigned last: until then each call tries everything again.
-        systemd = SystemdStatus(parts.notifier, runtime.event_loop, self._children.find, runtime.log)
-        listeners = parts.listeners
-        systemd.store(listeners.forgotten(), listeners.to_store(), listeners.stored())
-        self._systemd = systemd
+        if parts.notifier.active or parts.notifier.unusable or (parts.saved and parts.saved.systemd):
+            from entrypoint.pid1.systemd_status import SystemdStatus  # noqa: PLC0415  # 60 KiB
+
+            systemd = SystemdStatus(parts.notifier, runtime.event_loop, self._children.find, runtime.log)
+            listeners = parts.listeners
+            systemd.store(listeners.forgotten(), listeners.to_store(), listeners.stored())
+            self._systemd = systemd
+        # Last: until then each call tries everything again.
+        self._is_open = True
 
     def _opened(self, control: "Control") -> None:
         from entrypoint.pid1.control_server import ControlServer  # noqa: PLC0415
@@ -89,18 +94,21 @@ class Front:
 
     def serialize(self, client: int, *, others: bool) -> tuple[dict[str, Any], list[int]]:
         """Return everything as plain values, and the descriptors among it; for the arguments see `reexec.Serialize`."""
-        assert self._systemd
         server = self._control_server
         control = server.serialize(client) if server else None
         sessions, of_sessions = server.serialize_others(client) if server and others else ([], [])
         descriptors = [descriptor for descriptor in control[1:] if descriptor >= 0] if control else []
-        saved = {"control": control, "sessions": sessions, "systemd": self._systemd.serialize()}
+        saved = {
+            "control": control,
+            "sessions": sessions,
+            "systemd": self._systemd.serialize() if self._systemd else {},
+        }
         return saved, descriptors + of_sessions
 
     def restore(self, saved: UpgradeState) -> None:
         """Restore what the previous program told systemd."""
-        assert self._systemd
-        self._systemd.resume(saved.systemd)
+        if self._systemd and saved.systemd:
+            self._systemd.resume(saved.systemd)
 
     def answer_upgrade(self, saved: UpgradeState, answer: str) -> None:
         """Answer the client that asked for the upgrade, if there is one.

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
-from entrypoint.haproxy.config_text import line_of_master_worker
 from entrypoint.lean.record import record
 from entrypoint.options.command_line import Serve, with_configuration, without_configurations
 from entrypoint.options.inheritance import VARIABLE as INHERITED_VARIABLE
@@ -86,7 +85,7 @@ class HaproxyLaunch:
             return self._prepared(number, (*without_configurations(self.command.arguments), *paths), passed)
         given = self.configurations.given(number)
         if given and given.master_worker:
-            raise RefusedError(_REFUSAL.format(given.master_worker))
+            raise RefusedError(REFUSAL.format(given.master_worker))
         return self._prepared(number, self.command.arguments, ())
 
     def _prepared(self, number: int, arguments: tuple[str, ...], passed: tuple[int, ...]) -> PreparedChild:
@@ -117,19 +116,7 @@ class HaproxyLaunch:
 
 
 _NOTHING = SpawnSpec((), {})
-_REFUSAL = "{}: remove `master-worker`: " + IS_MASTER
-
-
-def refuse_master_worker(path: str, text: bytes) -> None:
-    """Refuse a configuration that would make haproxy fork.
-
-    Raises:
-        RefusedError: it would.
-
-    """
-    line = line_of_master_worker(text)
-    if line:
-        raise RefusedError(_REFUSAL.format(f"{path}:{line}"))
+REFUSAL = "{}: remove `master-worker`: " + IS_MASTER
 
 
 def haproxy_environment(environment: Mapping[str, str]) -> dict[str, str]:

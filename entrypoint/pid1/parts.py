@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from entrypoint.core.upgrade_state import UpgradeState
 from entrypoint.lean.record import record
+from entrypoint.lean.typing import TYPE_CHECKING
 from entrypoint.options.settings import Settings
 from entrypoint.pid1.configurations import Configurations
 from entrypoint.pid1.launch import HaproxyLaunch
@@ -12,10 +13,12 @@ from entrypoint.system.getsocks.offer import Adopted
 from entrypoint.system.listeners import Listeners
 from entrypoint.system.log import Logger
 from entrypoint.system.packets import PacketSocket
-from entrypoint.system.predecessor import Predecessor
 from entrypoint.system.processes import Processes
 from entrypoint.system.sd_notify import Notifier
 from entrypoint.system.signals import Inherited
+
+if TYPE_CHECKING:
+    from entrypoint.system.predecessor import Predecessor
 
 
 @record()
@@ -34,7 +37,7 @@ class Parts:
     notifier: Notifier
     read: Callable[[PacketSocket], None]
     """Runs in the reader process."""
-    predecessor: Predecessor | None
+    predecessor: "Predecessor | None"
     pid_file: PidFile | None
     inherited: Inherited
     saved: UpgradeState | None = None

@@ -2,11 +2,14 @@
 
 from entrypoint.core.effects import Log
 from entrypoint.lean.level import Level
+from entrypoint.lean.typing import TYPE_CHECKING
 from entrypoint.pid1.children import Children
 from entrypoint.pid1.runtime import Runtime
 from entrypoint.system.files import PidFile
-from entrypoint.system.predecessor import Predecessor
 from entrypoint.system.signals import why_not_signalled
+
+if TYPE_CHECKING:
+    from entrypoint.system.predecessor import Predecessor
 
 _RETRY_AFTER = 5.0
 """Seconds."""
@@ -16,7 +19,7 @@ class PublishedPid:
     """Owns the pid file, if there is one."""
 
     def __init__(
-        self, runtime: Runtime, children: Children, file: PidFile | None, predecessor: Predecessor | None
+        self, runtime: Runtime, children: Children, file: PidFile | None, predecessor: "Predecessor | None"
     ) -> None:
         """Begin; `file` is None without --pid-file, and `predecessor` is the haproxy that it named before our start."""
         self._runtime = runtime

@@ -42,9 +42,10 @@ def install(folder: Path) -> None:
 
 @pytest.fixture
 def installed(begin: Begin, tmp_path: Path) -> Installed:
-    """One that serves."""
+    """One that serves, and notifies a socket that is not there: what it has to tell is a part of the upgrade."""
     install(tmp_path)
-    lb = begin("--restart-limit", "1000", program=[sys.executable, "-I", str(tmp_path / "safe_reload")]).serves()
+    program = [sys.executable, "-I", str(tmp_path / "safe_reload")]
+    lb = begin("--restart-limit", "1000", program=program, NOTIFY_SOCKET=str(tmp_path / "notify")).serves()
     return Installed(lb.process, lb.folder, lb.port)
 
 
@@ -147,7 +148,7 @@ LATE = {
     "the listeners": (
         "entrypoint/pid1/bootstrap.py",
         "    pid_file = _pid_file(path)",
-        "    import os\n    if {late}: raise MemoryError\n    pid_file = _pid_file(path)",
+        "    if {late}: raise MemoryError\n    pid_file = _pid_file(path)",
     ),
     "the last step": (
         "entrypoint/pid1/supervisor.py",
