@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import itertools
+import gc
 import os
 import resource
 import select
@@ -116,7 +117,8 @@ def listen_on(listeners: Listeners, *vips: Vip, freebind: bool = False) -> None:
 
 
 def open_descriptors() -> set[int]:
-    """Return which descriptors are open."""
+    """Return which descriptors are open; those of garbage, such as an earlier test leaves, are closed first."""
+    gc.collect()
     return {int(name) for name in os.listdir("/proc/self/fd") if os.path.exists(f"/dev/fd/{name}")}
 
 
