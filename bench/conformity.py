@@ -41,12 +41,14 @@ INIT = Suite(
     "conformity.md",
     6,
     "The suite [tests/system/test_generic.py](../tests/system/test_generic.py) "
-    "asks from outside, with real processes and signals, whether a program does what tini promises; "
-    "for another one: `pytest tests/system/test_generic.py --init PROGRAM`.",
-    "*3 of 8*: so many of the cases of that line. *Not asked*: safe_reload deliberately differs from tini there, "
-    "as the words in brackets say, and the line is only asked of those who promise it. "
+    "tests from outside, with real processes and signals, whether a program does what tini promises; "
+    "to test another one: `pytest tests/system/test_generic.py --init PROGRAM`.",
+    "*3 of 8* is the number of cases of that line that pass. "
+    "*Not asked*: safe_reload deliberately differs from tini there, "
+    "as the text in brackets explains, and only the inits that promise it are tested. "
     "dumb-init and catatonit do not claim to be tini: a *no* is a difference, not a fault. "
-    "They are asked in their own words where these only differ in name: as a subreaper by inheritance for `-s`, "
+    "If only the name of an option differs, they are tested with their own option: "
+    "as a subreaper by inheritance for `-s`, "
     "and without `-g` for dumb-init, which always signals the group.",
 )
 MASTER = Suite(
@@ -55,12 +57,12 @@ MASTER = Suite(
     "masters.md",
     120,
     "The suite [tests/container/test_masters.py](../tests/container/test_masters.py) "
-    "holds safe_reload, and haproxy's own master (`haproxy -Ws -S`), to sd_notify(3) and to the CLI of that master, "
-    "from outside, in containers; by hand: `pytest tests/container/test_masters.py --master haproxy`.",
-    "*2 of 3*: so many of the cases of that line; safe_reload is asked with each of the versions of HAProxy. "
-    "*Not asked*: safe_reload cannot, or it cannot be seen of haproxy's master. "
-    "Some lines are more than haproxy's master claims: a *no* is a difference, not a fault. "
-    "What differs beyond these is in [control-socket.md](control-socket.md).",
+    "tests safe_reload and haproxy's own master (`haproxy -Ws -S`) against sd_notify(3) and the CLI of that master, "
+    "from outside, in containers; to run it by hand: `pytest tests/container/test_masters.py --master haproxy`.",
+    "*2 of 3* is the number of cases of that line that pass; safe_reload is tested with each version of HAProxy. "
+    "*Not asked*: safe_reload cannot do it, or it cannot be observed with haproxy's master. "
+    "Some lines go beyond what haproxy's master claims: a *no* is a difference, not a fault. "
+    "Other differences are in [control-socket.md](control-socket.md).",
 )
 
 DIFFERENCES = {"ours_is_better": "", "tini_only": "for safe_reload "}

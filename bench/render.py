@@ -13,10 +13,10 @@ OURS, OTHERS, REFERENCE = "#1b6ca8", "#9aa0a6", "#d4d7da"
 
 HOW = (
     "Made by `make bench` ([bench/](../bench)); do not edit. "
-    "All ways in one run, in turn, each time in a new network namespace, in an order drawn from a seed. "
-    "A number is a median, with the least and the most in brackets. "
-    "Read the ratios: another machine has other numbers. "
-    "The paragraphs that explain them were written in November 2026."
+    "One run measures all ways in turn, each time in a new network namespace, in a random order from a seed. "
+    "Each number is a median, with the minimum and the maximum in brackets. "
+    "Compare the ratios: another machine has other numbers. "
+    "The paragraphs that explain the numbers were written in November 2026."
 )
 
 
@@ -47,17 +47,17 @@ def markdown(results: Results, pictures: dict[str, str]) -> str:
     if run["quick"]:
         lines += [
             "",
-            "**A quick run: one repetition of a second or less each. It proves that everything works, no more.**",
+            "**A quick run: one repetition of a second or less each. It only shows that everything works.**",
         ]
     lines += [f"\n**Failed:** {' '.join(error.split())}" for error in run["errors"]]
     if run["left_out"]:
         lines += ["", f"**Left out, because the time was up: {run['left_out']} trials.**"]
     if run["skipped"]:
         ways = "; ".join(f"{results['ways'][key]} ({why})" for key, why in run["skipped"].items())
-        lines += ["", f"Not measured, because it is not here: {ways}."]
-    lines += ["", "## Goals", "", "What safe_reload wants to reach, of medians; a sum counts every run."]
+        lines += ["", f"Not measured, because it is not installed: {ways}."]
+    lines += ["", "## Goals", "", "The goals of safe_reload apply to medians; sums count every run."]
     words = (
-        "A quotient is the median of those of the repetitions, but of the reloads that of two medians, which are "
+        "Ratios are medians of the per-run ratios. For reload times they are the ratio of the two medians, which are "
         "rounded in their table. A reload may take 1.1 times as long as the parent's, and 3 ms more. "
         "Where another way is ahead, the paragraph below its table says why."
     )
@@ -87,7 +87,7 @@ def markdown(results: Results, pictures: dict[str, str]) -> str:
             f"| Debian's tini package | {mib['tini_kib']:.1f} |",
             f"| the whole image | {mib['image_kib']:.1f} |",
             "",
-            "That is what Python costs; haproxy's own master adds nothing.",
+            "This is the cost of Python; haproxy's own master adds nothing.",
         ]
     return "\n".join(lines) + "\n"
 
@@ -98,7 +98,7 @@ def images_table(results: Results) -> list[str]:
         "## What each image costs",
         "",
         (
-            "CPU from exec to the exec of the first haproxy, which is one that ends at once, beside that of a bare "
+            "CPU from exec to the exec of the first haproxy (here one that exits at once), compared with a bare "
             f"`python3 -I -S -c pass` in the same run; resident memory of PID 1 after {RELOADS} reloads."
         ),
         "",

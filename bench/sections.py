@@ -126,27 +126,27 @@ SECTIONS: tuple[Section, ...] = (
     Section(
         "failures",
         "Failed requests under reloads",
-        "400 clients, each with a new connection for each request, at saturation. "
-        "*That served*: of the reloads asked for, how many new processes have answered a request in the measured time; "
-        "where requests for a reload coalesce, or a script waits for the last one, these are fewer. "
-        "*Left over*: processes besides the current one, 2 s after the load.",
+        "400 clients at saturation, each with a new connection for each request. *That served* is how many of the "
+        "requested reloads gave a process that answered a request in the measured time; it is lower where reload "
+        "requests coalesce, or a script waits for the previous reload. *Left over* counts processes besides the "
+        "current one, 2 s after the load.",
         [storm(interval) for interval in INTERVALS],
         [share_of_all(f"a reload every {i} ms", f"{i}.failed", f"{i}.requests", 100_000, 1) for i in INTERVALS],
         "failed of 100,000 requests",
         alike=len(INTERVALS),
         remark=(
-            "Every 20 ms, which is about as often as a haproxy can start here, it shows how many each way starts, and "
-            "what else a reload costs: CPU that clients then lack. safe_reload asks the new haproxy whether it serves, "
-            "and makes the old one let go of the sockets, which the parent written by hand does not. `-W` starts the "
-            "fewest, and serves the most of those that lose nothing."
+            "At 20 ms, which is about as often as a haproxy can start on this machine, the table shows how many "
+            "each way starts, and what else a reload costs: CPU that the clients then lack. safe_reload asks the "
+            "new haproxy whether it serves and makes the old one let go of the sockets; the parent written by hand "
+            "does neither. `-W` starts the fewest, and serves the most requests of those that lose nothing."
         ),
     ),
     Section(
         "crash",
         "Failed requests when haproxy is killed",
-        f"SIGKILL for the process that serves, at {RATE:,} new connections a second. "
-        "Where nothing inside brings it back, all of it is started again 100 ms after it has ended, "
-        "as Docker's first restart does. What the killed process had accepted is lost in every way. For each kill:",
+        f"SIGKILL for the process that serves, at {RATE:,} new connections a second. If a way does not restart "
+        "haproxy itself, all of it is started again 100 ms after it has exited, like Docker's first restart. Every "
+        "way loses what the killed process had accepted. For each kill:",
         [
             plain(
                 "crash",
@@ -165,15 +165,15 @@ SECTIONS: tuple[Section, ...] = (
         ],
         "",
         remark=(
-            "The three that keep the sockets open lose what the killed process had accepted, one request in some "
-            "kills: their differences are chance, and the time without an answer is that of haproxy's own start."
+            "The three ways that keep the sockets open lose what the killed process had accepted, one request in "
+            "some kills. Their differences are chance, and the time without an answer is haproxy's own start."
         ),
     ),
     Section(
         "latency",
         "Latency during reloads",
-        f"{RATE:,} new connections a second, first without reloads, then with one every 300 ms. "
-        "A time counts from when the request was due, so that waiting clients are not forgotten. Milliseconds.",
+        f"{RATE:,} new connections a second, first without reloads, then with one every 300 ms. A time counts from "
+        "when the request was due, so that waiting clients are included. Milliseconds.",
         [
             plain("latency", *(metric(f"{TEXT[k]}, none", f"quiet.{k}", 2, 1e-3) for k in LATENCIES)),
             plain("latency", *(metric(f"{TEXT[k]}, reloads", f"reloads.{k}", 2, 1e-3) for k in LATENCIES)),
@@ -187,18 +187,18 @@ SECTIONS: tuple[Section, ...] = (
         "ms",
         alike=2,
         remark=(
-            "What no way escapes: the new haproxy takes CPU while it starts, three times a second on two cores, and a "
-            "thread of the old one that wakes up beside it may wait for the kernel's next tick (4 ms with "
-            "CONFIG_HZ=250). Starting the new one under SCHED_IDLE or nice 19 changed nothing in that, and no way "
-            "reaches 1.5. What a supervisor adds is the difference to the parent written by hand, which does nothing "
-            "but start haproxy; what is between the other ways is within their spread."
+            "No way avoids this: the new haproxy uses CPU while it starts, three times a second on two cores, and a "
+            "thread of the old one that wakes up meanwhile may wait for the kernel's next tick (4 ms with "
+            "CONFIG_HZ=250). Starting the new one under SCHED_IDLE or nice 19 did not change this, and no way "
+            "reaches 1.5. The cost of a supervisor is the difference to the parent written by hand, which only "
+            "starts haproxy. The differences between the other ways are within their spread."
         ),
     ),
     Section(
         "draining",
         "Accept rate while old generations drain",
-        "New connections a second, 100 clients, while 0, 1 and 5 older generations are each held by a connection, "
-        "and the CPU that the older ones use meanwhile (100 is one core).",
+        "New connections a second with 100 clients, while 0, 1 and 5 older generations are each kept alive by a "
+        "connection, and the CPU that the older ones use meanwhile (100 is one core).",
         [
             plain(
                 "draining",
@@ -211,32 +211,32 @@ SECTIONS: tuple[Section, ...] = (
         "connections a second",
         alike=3,
         remark=(
-            "All are alike within their spread but the parent written by hand: its old generations go on being woken "
-            "up for each connection of their successor."
+            "All are equal within their spread, except the parent written by hand: its old generations are still "
+            "woken up for each connection of the new one."
         ),
     ),
     Section(
         "reloads",
         "From the request for a reload to the first answer of the new configuration",
-        "Milliseconds, for configurations of so many backends, one server each; nothing else runs. "
-        "`haproxy -c` is what many scripts run before they ask at all; none of the ways here does.",
+        "Milliseconds, for configurations of so many backends with one server each; nothing else runs. `haproxy -c` "
+        "is what many scripts run before they request a reload; none of the ways here does.",
         [plain("reloads", *(metric(counted(count, "backend"), f"{count}.ms.", 0) for count in BACKENDS))],
         [metric(counted(count, "backend"), f"{count}.ms.", 0) for count in BACKENDS],
         "ms",
         remark=(
-            "The parent written by hand does nothing but start haproxy. Where it is ahead, it is by this: "
-            "before safe_reload starts a haproxy it reads every file that the configuration names, so that it can tell "
-            "afterwards what has been started, and whether it was half of two versions. The goals beside `haproxy -W` "
-            "assume a parent that takes 0.4 and 0.6 of `-W`'s time; nothing that starts a haproxy can be much faster "
-            "than the one in this table."
+            "The parent written by hand only starts haproxy. Where it is faster, this is the reason: before "
+            "safe_reload starts a haproxy, it reads every file that the configuration names, so that it knows "
+            "afterwards what it has started, and whether haproxy read a mixture of two versions. The goals against "
+            "`haproxy -W` assume a parent that takes 0.4 and 0.6 of `-W`'s time; nothing that starts a haproxy can "
+            "be much faster than the parent in this table."
         ),
     ),
     Section(
         "throughput",
         "Throughput without reloads",
-        "Requests a second, 100 clients: each on a connection of its own, and with connections kept. Each way takes "
-        "short turns with a bare haproxy that runs beside it; *: bare* is the quotient of two turns, and what a bare "
-        "haproxy has there, beside another one, is how exact it is.",
+        "Requests a second with 100 clients: with a new connection for each request, and with kept connections. "
+        "Each way takes short turns with a bare haproxy that runs beside it. *: bare* is the ratio of two turns; "
+        "the value of the bare haproxy against another bare one shows how exact it is.",
         [
             plain(
                 "throughput",
@@ -250,14 +250,14 @@ SECTIONS: tuple[Section, ...] = (
         ],
         [metric("new connections", "close.rate"), metric("kept connections", "keep.rate")],
         "requests a second",
-        remark=("All are alike within their spread: no supervisor is in the path of a request."),
+        remark=("All are equal within their spread: no supervisor is in the path of a request."),
     ),
     Section(
         "idle",
         "Memory and wake-ups of what supervises",
-        "After a few reloads, with nothing to do. PSS shares a page among those who use it; unique is what would be "
-        "free without it. With `-W` the supervisor is haproxy's master (under tini: both), which parses the "
-        "configuration itself; with `-D` there is none.",
+        "After a few reloads, with nothing to do. PSS divides a shared page among its users; unique is what would "
+        "be free without the process. With `-W` the supervisor is haproxy's master (under tini: both), which parses "
+        "the configuration itself; with `-D` there is none.",
         [
             plain(
                 "idle",
@@ -277,19 +277,19 @@ SECTIONS: tuple[Section, ...] = (
         "MiB",
         remark=(
             "The supervisor alone is smaller than haproxy's master, and shares half of its memory with the process "
-            "that reads files, which takes 5 MiB more. With haproxy `-D` and `-W` need less: a "
-            "haproxy that was forked after it had read its configuration maps only the pages that it has used since. "
-            "The start takes longer than that of haproxy's own ways by Python's start and this program's; that "
-            "happens once in a container's life, and most of a container's start is the engine's: see below. "
-            "tini wakes up once a second."
+            "that reads files, which takes 5 MiB more. Together with haproxy, `-D` and `-W` need less, because a "
+            "haproxy that forks after it has read its configuration maps only the pages that it has used since. "
+            "safe_reload starts more slowly than haproxy's own ways because of Python and its own code. This "
+            "happens once per container, and the engine takes most of a container's start: see below. tini wakes up "
+            "once a second."
         ),
     ),
     Section(
         "vips",
         "Cost of many VIPs",
-        "1, 100 and 4,096 listening addresses in one frontend: start to the first answer, the supervisor's CPU until "
-        "then, reload, and the supervisor's memory (PSS). tcp_migrate_req and tini change nothing in that, so these "
-        "two ways are left out.",
+        "1, 100 and 4,096 listening addresses in one frontend: from the start to the first answer, the supervisor's "
+        "CPU until then, reload, and the supervisor's memory (PSS). tcp_migrate_req and tini make no difference "
+        "here, so these two ways are left out.",
         [
             plain("vips", *(metric(f"start, {count:,}, ms", f"{count}.start_ms") for count in VIPS)),
             plain("vips", *(metric(f"CPU of the start, {count:,}, ms", f"{count}.cpu_ms") for count in VIPS)),
@@ -302,21 +302,24 @@ SECTIONS: tuple[Section, ...] = (
         ],
         "",
         remark=(
-            "Why a reload with 4,096 VIPs takes longer than the parent's: the new generation is asked on which of "
-            "them it listens, a line each, before the old one is paused, which goes on answering until then; nobody "
-            "waits. safe_reload starts as the parent does, one socket after the other and a variable for each, which "
-            "haproxy itself does faster. The memory is Python's for what it knows of each VIP, and for that answer."
+            "A reload with 4,096 VIPs takes longer than the parent's, because safe_reload first asks the new "
+            "generation on which of them it listens, with one line each. The old one keeps answering until then, so "
+            "no client waits. At the start safe_reload does the same as the parent, one socket after the other with "
+            "a variable for each; haproxy itself is faster. The memory is what Python needs for each VIP, and for "
+            "that answer."
         ),
     ),
     Section(
         "container",
         "From `docker start` to the first answer",
-        "Milliseconds, most of them the engine's own. `-D` is left out: PID 1 of a container may not leave.",
+        "Milliseconds; the engine itself takes most of them. `-D` is left out, because PID 1 of a container must "
+        "not exit.",
         [plain("container", metric("ms", "container.ms"))],
         [metric("", "container.ms")],
         "ms",
         remark=(
-            "The difference is the start of Python, which the parent written by hand pays, too, and of this program."
+            "The difference is the start of Python, which the parent written by hand also needs, and of "
+            "safe_reload's code."
         ),
     ),
 )
