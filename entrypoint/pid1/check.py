@@ -24,6 +24,7 @@ def spec_of(
     settings: Settings,
     environment: Mapping[str, str],
     logger: Logger,
+    listeners: Listeners,
     tags_of_instance: _TagsOf,
 ) -> SpawnSpec:
     """Return how a haproxy that does not serve is started.
@@ -33,6 +34,7 @@ def spec_of(
         settings: from options and environment.
         environment: for haproxy.
         logger: gets warnings.
+        listeners: own the stand-in sockets, and must live until haproxy has been started.
         tags_of_instance: returns the tags of the instance that runs, given the runtime directory and a name.
 
     Raises:
@@ -40,7 +42,6 @@ def spec_of(
         RefusedError: the configuration would make haproxy fork.
 
     """
-    listeners = Listeners(settings.backlog)
     if isinstance(command, Check):
         return _check(command, settings, environment, logger, listeners, tags_of_instance)
     found = _tags_of(*read_by(command.words[1:]))

@@ -233,7 +233,8 @@ def _start(
         case command_line.RunOnce() | command_line.Check():
             from entrypoint.pid1.check import spec_of  # noqa: PLC0415  # a PID 1 that serves does not need it
 
-            spec = spec_of(command, settings, environment, logger, tags_of_instance)
+            listeners = Listeners(settings.backlog)
+            spec = spec_of(command, settings, environment, logger, listeners, tags_of_instance)
     from entrypoint.pid1.init_mode import InitMode  # noqa: PLC0415  # see above
 
     return settings.status(InitMode(spec, settings, processes, logger).run())
