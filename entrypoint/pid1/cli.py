@@ -28,6 +28,7 @@ from entrypoint.pid1.launch import (
 from entrypoint.pid1.runtime import reason_of
 from entrypoint.pid1.upgrade import is_successor, retry_start
 from entrypoint.system import files, signals
+from entrypoint.system.listeners import Listeners
 from entrypoint.system.listeners.places import ListenError
 from entrypoint.system.log import Logger, text_line, write, write_to_stderr
 from entrypoint.system.processes import Processes, SpawnSpec, find_program
