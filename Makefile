@@ -1,9 +1,9 @@
-# Everything that one does with this project. On Debian, `apt-get install make` is all that has to be there before.
+# All commands of this project. On Debian you only need `apt-get install make` before.
 
-# Debian's, not another one in PATH: docker/packages installs what builds python-prctl for this one.
+# Debian's Python, not another one in PATH: docker/packages installs what building python-prctl for it needs.
 PYTHON ?= /usr/bin/python3
 BIN = .venv/bin
-# Two checkouts on one machine: IMAGE=another-name for one of them keeps their images, and their tests, apart.
+# With two checkouts on one machine, IMAGE=another-name for one of them separates their images and tests.
 IMAGE ?= haproxy-safe-reload
 export TEST_IMAGE = $(IMAGE)
 
@@ -19,10 +19,10 @@ run: image ## build the image and run the demo on 127.0.0.1:8080, then say what 
 stop: ## stop the demo and remove its container
 	@docker rm -f safe-reload-demo
 
-test: lint types images .venv/installed ## install what is needed and run every test that takes minutes
+test: lint types images .venv/installed ## install what is needed and run all tests but the long ones
 	$(BIN)/pytest -m "not long"
 
-lint: .venv/installed ## style, and the import laws
+lint: .venv/installed ## style and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
@@ -31,7 +31,7 @@ lint: .venv/installed ## style, and the import laws
 types: .venv/installed ## mypy, strict
 	$(BIN)/mypy
 
-test-core: .venv/installed ## only the tests of what decides, but those that visit every state: seconds
+test-core: .venv/installed ## only the tests of the core, without those that visit every state: seconds
 	$(BIN)/pytest -m "not explores and not long" tests/core
 
 test-system: .venv/installed ## only the tests with real children, sockets and signals
@@ -40,16 +40,16 @@ test-system: .venv/installed ## only the tests with real children, sockets and s
 test-container: .venv/installed images ## only the tests with real containers, on three versions of HAProxy
 	$(BIN)/pytest -m "not long" tests/container
 
-test-cluster: .venv/installed image ## only the manifests of k8s/, and their pod on a real Kubernetes, which TEST_CLUSTER names
+test-cluster: .venv/installed image ## only the manifests of k8s/, and their pod on the real Kubernetes in TEST_CLUSTER
 	$(BIN)/pytest -m "not long" tests/cluster
 
-test-long: .venv/installed images ## the tests that take longer than make test may
+test-long: .venv/installed images ## the long tests
 	$(BIN)/pytest -m long
 
-test-chaos: .venv/installed image ## 15 minutes of chaos under load; again with CHAOS_SEED=, longer with CHAOS_SECONDS=
+test-chaos: .venv/installed image ## 15 minutes of chaos under load; CHAOS_SEED= repeats a run, CHAOS_SECONDS= sets the time
 	CHAOS_SECONDS=$${CHAOS_SECONDS:-900} $(BIN)/pytest tests/container/test_chaos.py
 
-fuzz: .venv/installed ## 10 minutes of anything at all at every door; longer with FUZZ_SECONDS=
+fuzz: .venv/installed ## 10 minutes of random input to every interface; longer with FUZZ_SECONDS=
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-200} $(BIN)/pytest tests/system/test_fuzz.py
 
 image: ## haproxy-safe-reload:dev (Debian trixie, HAProxy 3.0)
@@ -60,28 +60,28 @@ images: image ## also :dev-bookworm (HAProxy 2.6) and :dev-sid (HAProxy 3.2)
 	base=$$(docker/base-image bookworm) && docker build --build-arg BASE=$$base -t $(IMAGE):dev-bookworm .
 	base=$$(docker/base-image sid) && docker build --build-arg BASE=$$base -t $(IMAGE):dev-sid .
 
-bench: image .venv/installed ## safe_reload beside the other ways to reload: about an hour, into docs/benchmarks.md
+bench: image .venv/installed ## compare safe_reload with other ways to reload: about an hour, into docs/benchmarks.md
 	$(BIN)/python -m bench $(ARGS)
 
-bench-quick: image .venv/installed ## the same in under 3 minutes, into build/bench/: proves that everything works, no more
+bench-quick: image .venv/installed ## the same in under 3 minutes, into build/bench/: only shows that everything works
 	$(BIN)/python -m bench --quick --out build/bench $(ARGS)
 
-bench-2017: image ## the figure of 2017: 15.6 million requests, a reload every 300 ms; REQUESTS=1000000 for fewer
+bench-2017: image ## the test of 2017: 15.6 million requests, a reload every 300 ms; REQUESTS=1000000 for fewer
 	docker/packages apache2-utils util-linux
 	bench/2017 $(REQUESTS)
 
-conformity: .venv/installed images ## what other inits, and haproxy's own master, do: docs/conformity.md, docs/masters.md
+conformity: .venv/installed images ## compare with other inits and haproxy's master: docs/conformity.md, docs/masters.md
 	docker/packages tini dumb-init catatonit gcc libc6-dev
 	$(BIN)/python -m bench.conformity $(ARGS)
 
-diagram: .venv/installed ## draw the diagrams and the table of options from the code into the documentation
+diagram: .venv/installed ## draw the diagrams and the table of options in the documentation from the code
 	$(BIN)/python -m tools.draw
 
-clean: ## remove what these targets made, but no image and no container
+clean: ## remove what these targets made, except images and containers
 	rm -rf .venv .demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Made again, from nothing, only when what it installs changes.
+# Rebuilt from scratch, but only when the list of what it installs changes.
 .venv/installed: pyproject.toml requirements-dev.txt docker/packages docker/promtool
 	docker/packages
 	$(PYTHON) -m venv --clear .venv

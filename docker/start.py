@@ -1,4 +1,4 @@
-"""Installed as /usr/local/lib/safe_reload: what the launcher has Python run, without site.py to find the package."""
+"""Installed as /usr/local/lib/safe_reload: started by the launcher without site.py, so it sets the path itself."""
 
 import sys
 
