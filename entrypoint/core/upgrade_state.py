@@ -73,11 +73,11 @@ def parse(plain: object) -> UpgradeState:
 
     """
     if not isinstance(plain, dict) or plain.get("format") != FORMAT:
-        raise UpgradeStateError(f"what the last life left has another format than {FORMAT}")
+        raise UpgradeStateError(f"the state that was handed over has another format than {FORMAT}")
     found, wanted = {*plain} - {"format"}, {*UpgradeState.__annotations__}
     if found != wanted:
         names = ", ".join(sorted(map(str, found ^ wanted)))
-        raise UpgradeStateError(f"what the last life left cannot be read, because of {names}")
+        raise UpgradeStateError(f"the state that was handed over cannot be read, because of {names}")
     return UpgradeState(**{name: plain[name] for name in wanted})
 
 
@@ -137,9 +137,9 @@ def restore(settings: Settings, plain: Plain) -> State:
             exporters=int(plain["exporters"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise UpgradeStateError(f"what the last life left cannot be read: {error!r}") from None
+        raise UpgradeStateError(f"the state that was handed over cannot be read: {error!r}") from None
     if not state.current:
-        raise UpgradeStateError("what the last life left has no current generation")
+        raise UpgradeStateError("the state that was handed over has no current generation")
     return replace(state, deaths=min(state.deaths, settings.restart_limit - 1))
 
 

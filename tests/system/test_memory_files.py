@@ -17,7 +17,7 @@ from tests.upgrades import left
 MADE: dict[str, Callable[[], object]] = {
     "the line to a generation": CliChannel,
     "the last known good configuration": lambda: in_memory("ab", (("a.cfg", b"x"), ("b.cfg", b"x" * 100))),
-    "what the next life is left": lambda: upgrade.write_state(left(startup_logs=("x" * 100, "", ""))),
+    "the state for an upgrade": lambda: upgrade.write_state(left(startup_logs=("x" * 100, "", ""))),
 }
 
 

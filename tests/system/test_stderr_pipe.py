@@ -107,8 +107,8 @@ def test_a_partial_line_continues_after_an_upgrade() -> None:
     words = StderrPipe()
     os.write(words.writer, b"whole\nit has be")
     assert words.read() == b"whole\n"
-    heir = StderrPipe(os.dup(words.fileno()), words.text, words.begun)
+    restored = StderrPipe(os.dup(words.fileno()), words.text, words.begun)
     os.write(words.writer, b"gun\n")
-    assert heir.read() == b"it has begun\n"
-    heir.close()
+    assert restored.read() == b"it has begun\n"
+    restored.close()
     words.close()
