@@ -4,6 +4,7 @@ import signal
 
 from entrypoint.core import retiring, stopping, transfer, watching
 from entrypoint.core.effects import (
+    FAILED,
     Effect,
     Keep,
     Log,
@@ -45,11 +46,9 @@ from entrypoint.options.settings import Restart
 
 NOT_ITS_OWN = "not its own"
 NOT_READY = "is not ready within --ready-timeout"
-"""Of the reasons for killing a candidate, the one that is not its configuration's fault."""
+"""The only reason for killing a candidate that says nothing about its configuration."""
 MOST_TRIES = 3
 """After this many candidates whose files changed while they started, the next one is used as it is."""
-FAILED = 1
-"""The exit status of safe_reload where no process has one."""
 
 
 def spawn(state: State, asked_by: tuple[Request, ...], *, tries: int = 0) -> Step:
@@ -138,11 +137,9 @@ def answered(state: State, candidate: Generation, text: str) -> Step:
     return state, (Look(Why.CANDIDATE, candidate.number),)
 
 
-def unanswered(state: State, candidate: Generation, failure: str = "") -> Step:
-    """Follow a candidate that has not answered; `failure` says what it did that no haproxy does."""
+def unanswered(state: State, candidate: Generation) -> Step:
+    """Have a candidate asked again that has not answered."""
     assert isinstance(candidate.phase, Candidate)
-    if failure:
-        return give_up(state, candidate, failure)
     # Most likely it is dying. Or safe_reload had no descriptor for the question, and it may serve already.
     return state.update(replace(candidate, phase=replace(candidate.phase, asked=False))), ()
 

@@ -1,8 +1,8 @@
 """What is to be done, a closed union. Its results come back as events (`core.events`).
 
-An effect may fail. If the core waits for an answer, the failure is one (`failure_of`). What has to become true in the
-end is done again (`lasting`). Of anything else there is only a log line. If an answer is lost in spite of this, the
-state's timers stand in for it (`core.state`).
+An effect may fail. Where the core waits for an answer, it gets the failure as the answer (`failure_of`). What has to
+become true in the end is done again (`lasting`). Of anything else there is only a log line. If an answer is lost in
+spite of this, the state's timers stand in for it (`core.state`).
 """
 
 from collections.abc import Mapping
@@ -189,8 +189,8 @@ Effect = (
 
 # ---- what follows when an effect fails ------------------------------------------------------------------------------
 
-_FAILED = 1
-"""The exit status of safe_reload when its first generation could not be started."""
+FAILED = 1
+"""The exit status of safe_reload where no process has one."""
 
 
 def failure_of(effect: Effect, why: str) -> Event | None:
@@ -203,9 +203,9 @@ def failure_of(effect: Effect, why: str) -> Event | None:
     """
     match effect:
         case Spawn(number=number):
-            return NotSpawned(number, f"was not started: {why}", _FAILED)
+            return NotSpawned(number, f"was not started: {why}", FAILED)
         case SpawnExporter():
-            return NotSpawned(EXPORTER, f"was not started: {why}", _FAILED)
+            return NotSpawned(EXPORTER, f"was not started: {why}", FAILED)
         case Look(why=reason, number=number):
             return Seen(reason, Disk(unreadable=f"it could not be looked at: {why}", unfinished=True), number)
         case Ask(number=number):

@@ -268,7 +268,7 @@ class Clock(StrEnum):
     EXPORTER = "exporter"
     """The delay before a dead exporter is started again."""
     EXPORTS = "exports"
-    """When an exporter has lived long enough for its death to be news."""
+    """An exporter that lives this long clears the count of its deaths in a row."""
     STOP_DELAY = "stop delay"
     """`--stop-delay`."""
     STOP_TIMEOUT = "stop timeout"

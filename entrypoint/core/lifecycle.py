@@ -23,6 +23,7 @@ import signal
 
 from entrypoint.core import candidate, retiring, stopping, transfer, watching
 from entrypoint.core.effects import (
+    FAILED,
     Ask,
     Effect,
     Log,
@@ -267,9 +268,8 @@ def _unanswered(state: State, number: int, failure: str = "") -> Step:
             return candidate.give_up(state, generation, failure)
         case Generation(phase=Retiring()):
             return retiring.drain_as_it_is(state, generation)
-        case Generation(phase=Candidate(given_up="", answer="") as phase):
-            # Most likely it is about to die. Or there were no descriptors for the question, and then it serves already.
-            return state.update(replace(generation, phase=replace(phase, asked=False))), ()
+        case Generation(phase=Candidate(given_up="", answer="")):
+            return candidate.unanswered(state, generation)
         case _:
             return state, ()
 
@@ -288,7 +288,7 @@ def _exited(state: State, event: Exited) -> Step:
             what = f"{why}: it was killed" if why else f"{how_it_died(status)} before it was ready"
             transient = why == candidate.NOT_READY if why else event.transient
             # safe_reload has killed it. Its status, 137, would read like the OOM killer's work.
-            said = candidate.FAILED if why else shell_status(status)
+            said = FAILED if why else shell_status(status)
             return candidate.gone(state, generation, what, said, transient=transient)
         case Current(served=served, proven=proven) if not isinstance(state.stage, Stopping):
             state = replace(state, transfer=None)

@@ -74,7 +74,7 @@ def triggers(requests: tuple[Request, ...]) -> str:
     return ", ".join(dict.fromkeys(request.trigger for request in requests))
 
 
-def _unfinished(state: State) -> tuple[Request, ...]:
+def _open_requests(state: State) -> tuple[Request, ...]:
     """Return the requests for the running reload and for the next one."""
     candidate = state.candidate
     running = candidate.phase.asked_by if candidate and isinstance(candidate.phase, Candidate) else ()
@@ -91,7 +91,7 @@ def _without_unborn(state: State) -> State:
 
 def stop_gracefully(state: State) -> Step:
     """Close the VIPs, and have every generation finish its connections."""
-    effects: list[Effect] = [CloseVips(), *refuse(_unfinished(state))]
+    effects: list[Effect] = [CloseVips(), *refuse(_open_requests(state))]
     state = _without_unborn(state)
     # This signal also ends a candidate that is not ready; it has accepted nothing yet.
     for generation in state.generations:
@@ -108,7 +108,7 @@ def stop_gracefully(state: State) -> Step:
 
 def stop_quickly(state: State, status: int, trigger: str | None) -> Step:
     """End every generation at once."""
-    effects: list[Effect] = [*refuse(_unfinished(state))]
+    effects: list[Effect] = [*refuse(_open_requests(state))]
     state = _without_unborn(state)
     if isinstance(state.stage, Stopping):
         status = state.stage.status

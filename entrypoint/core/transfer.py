@@ -13,7 +13,7 @@ from entrypoint.lean.level import Level
 from entrypoint.lean.record import replace
 
 MOST_TRIES = 5
-"""After this many failures the next try is the last one, and its answer is taken as it is."""
+"""How often it is asked again; the last answer is taken as it is."""
 
 
 def begin(state: State, number: int) -> Step:

@@ -13,7 +13,7 @@ from entrypoint.lean.typing import Any
 from entrypoint.options.settings import Settings
 
 FORMAT = 3
-"""Of this record. A program with another format refuses it, and the old program goes on."""
+"""Any change of the fields needs a new number. A program with another one refuses, and the old program goes on."""
 
 Plain = Mapping[str, Any]
 

@@ -47,7 +47,7 @@ def poll(state: State) -> Step:
 def seen(state: State, why: Why, disk: Disk) -> Step:
     """Follow what the disk holds. A look on behalf of a candidate only notes it."""
     before = state.disk
-    state = replace(state, unfinished=_unfinished(state, why, disk), polling=state.polling and why is not Why.POLLED)
+    state = replace(state, unfinished=_failed_polls(state, why, disk), polling=state.polling and why is not Why.POLLED)
     differs = (disk.digest, disk.unreadable) != (before.digest, before.unreadable)
     if why is Why.POLLED and differs and not disk.unfinished:
         # This may be half of a change: wait until it is quiet.
@@ -70,12 +70,12 @@ def seen(state: State, why: Why, disk: Disk) -> Step:
         return state, (*effects, Tell(Recovered(current.number)))
     was_patient, state = state.patient, follow_up(state)
     if state.patient and not was_patient:
-        what = f"{'; '.join(unfinished(state))}: waited for, for up to {INCOMPLETE_WITHIN:g} s"
+        what = f"{'; '.join(incomplete_files(state))}: waited for, for up to {INCOMPLETE_WITHIN:g} s"
         effects.append(Log(Level.WARNING, "incomplete", what))
     return state, tuple(effects)
 
 
-def unfinished(state: State) -> tuple[str, ...]:
+def incomplete_files(state: State) -> tuple[str, ...]:
     """Return what looks incomplete and did not when the current generation was started, a line each."""
     if not state.current or state.overdue == state.disk.digest:
         return ()
@@ -89,7 +89,7 @@ def waited(state: State) -> Step:
     return follow_up(state), (Log(Level.WARNING, "incomplete", what),)
 
 
-def _unfinished(state: State, why: Why, disk: Disk) -> int:
+def _failed_polls(state: State, why: Why, disk: Disk) -> int:
     if not disk.unfinished:
         return 0
     return min(state.unfinished + 1, MOST_POLL_DOUBLINGS) if why is Why.POLLED else state.unfinished
@@ -97,7 +97,7 @@ def _unfinished(state: State, why: Why, disk: Disk) -> int:
 
 def follow_up(state: State) -> State:
     """Ask for a reload if the disk holds something new, or wait for the rest of it."""
-    state = replace(state, patient=bool(is_news(state) and unfinished(state)))
+    state = replace(state, patient=bool(is_news(state) and incomplete_files(state)))
     if (
         is_news(state)
         and not state.patient

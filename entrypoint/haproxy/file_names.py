@@ -1,6 +1,6 @@
 """Which keywords of a configuration name files, and what a relative name is relative to.
 
-The keywords are those of HAProxy's configuration manuals (2.6 to 3.5).
+For their sources see `referenced_files`.
 """
 
 from enum import StrEnum
@@ -29,7 +29,7 @@ OPTIONS = {
 OF_A_STORE = {"crt": "crt", "key": "key", "ocsp": "crt", "issuer": "crt", "sctl": "crt"}
 """Options with a file in the load line of a crt-store, and the base that it is relative to."""
 OF_A_CERTIFICATE = {**OPTIONS, **{option: ("", base) for option, base in OF_A_STORE.items() if option != "crt"}}
-"""Options with a file in ssl-f-use and in the brackets of a crt-list. Up to 3.5 those of a store have no base here."""
+"""Options with a file in ssl-f-use and in the brackets of a crt-list. There, a crt-store's have no base (up to 3.5)."""
 PAYLOADS = frozenset({"file", "errorfile"})
 LOG_FORMATS = frozenset({"lf-file"})
 NOT_IN_FILES = ("@", "virt@")

@@ -18,7 +18,7 @@ from entrypoint.system.haproxy_cli import CliChannel, Conversation
 
 
 class OrdinaryListeners:
-    """Owns listeners that were passed while a candidate still takes the held ones; they replace those afterwards."""
+    """Replaces the held listeners by those that a generation passes, once no candidate takes the held ones any more."""
 
     def __init__(
         self,

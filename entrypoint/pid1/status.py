@@ -53,7 +53,7 @@ def status(parts: Parts, outcomes: Outcomes, state: State, connections: dict[int
             "failed_sha256": state.failed or state.retried or None,
             "retries": state.retries,
             "unreadable": disk.unreadable or None,
-            "incomplete": watching.unfinished(state),
+            "incomplete": watching.incomplete_files(state),
         },
         "last_reload": last
         and {

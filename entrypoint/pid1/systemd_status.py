@@ -1,7 +1,7 @@
 """Messages to systemd, or podman: READY, RELOADING, STOPPING, WATCHDOG, and a STATUS with the number of connections.
 
 They are derived from the state, so that a reload sends the same messages whatever triggered it, and each RELOADING is
-followed by READY (sd_notify(3)). HAProxy's own notes leave the number of connections to future work.
+followed by READY (sd_notify(3)).
 """
 
 import time

@@ -12,7 +12,7 @@ from entrypoint.system.config_snapshot.look import Look, Seen, counted, output
 from entrypoint.system.config_snapshot.paths import Mounts
 
 _TRIES = 5
-"""How often files that change while they are read are read again."""
+"""Files that change while they are read are read this often at most."""
 MOST_TEXT = 32 << 20
 """Bytes of all files given with -f together. HAProxy 3.1 and later refuse a file of more than 10 MiB."""
 
