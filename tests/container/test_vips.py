@@ -206,4 +206,6 @@ def _refuses(lb: Balancer, port: int) -> bool:
         lb.connect(port).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:
+        pass  # it stopped listening in this very moment
     return False
