@@ -48,7 +48,8 @@ def lines_of(written: bytes, style: str) -> list[str]:
 @pytest.mark.parametrize("style", ["text", "json"])
 def test_the_reason_of_a_failed_start_arrives_at_a_late_reader(haproxy: Path, style: str) -> None:
     """For the lines that are lost there is a count in their place."""
-    words = [*WORDS, "--log-format", style, "--watch", "off", str(haproxy), "-f", "/dev/null"]
+    words = [*WORDS, "--log-format", style, "--watch", "off", "--runtime-dir", str(haproxy.parent)]
+    words += [str(haproxy), "-f", "/dev/null"]
     # A file has room for all.
     with (haproxy.parent / "log").open("wb") as log:
         subprocess.run(words, stderr=log, check=False, timeout=60)
