@@ -47,7 +47,7 @@ class InitMode:
             self._log(Level.ERROR, "not_spawned", f"{self._spec.argv[0]} was not started: fork: {reason_of(error)}")
             self._status = _NOT_STARTED
         else:
-            self._log(Level.INFO, "spawned", f"Spawned child process with pid {pid}")
+            self._log(Level.INFO, "spawned", f"Spawned child process with pid {pid}", pid=pid)
         while self._status is None:
             try:
                 self._runtime.wait(math.inf)
@@ -81,7 +81,7 @@ class InitMode:
             self._denied = True
             pid = self._processes.pids().get(_ONLY)
             what = f"the program (pid {pid}) does not get the signals that are sent to us; {why_not_signalled()}"
-            self._log(Level.ERROR, "not_permitted", what)
+            self._log(Level.ERROR, "not_permitted", what, pid=pid)
 
     def _handle_death(self, death: Exited | Reaped) -> None:
         match death:
@@ -94,5 +94,5 @@ class InitMode:
                 level = Level.WARNING if self._settings.warn_reaped else Level.DEBUG
                 self._log(level, "reaped", f"Reaped zombie process with pid={pid}")
 
-    def _log(self, level: Level, event: str, message: str) -> None:
-        self._runtime.log(Log(level, event, message))
+    def _log(self, level: Level, event: str, message: str, **fields: object) -> None:
+        self._runtime.log(Log(level, event, message, fields))

@@ -1,5 +1,6 @@
 """Readers of our output may go away, the disk may be full: nothing crashes, loops or exits with another status."""
 
+import json
 import os
 import resource
 import shutil
@@ -205,3 +206,12 @@ def test_a_closed_output_does_not_become_a_connection(start: Start, tmp_path: Pa
         return three == {"/dev/null"} and any(kind.startswith("socket:") for kind in found.values())
 
     eventually(listens_and_has_three)
+
+
+def test_json_lines_about_a_program_have_its_pid() -> None:
+    """Programs that read the log match on fields, not on text."""
+    words = [sys.executable, "-m", "entrypoint", "-v", "--log-format", "json", "sh", "-c", "echo $$"]
+    run = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
+    lines = [json.loads(line) for line in run.stderr.splitlines()]
+    (spawned,) = (line for line in lines if line["event"] == "spawned")
+    assert spawned["pid"] == int(run.stdout)
