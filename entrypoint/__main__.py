@@ -38,10 +38,10 @@ def _import_command() -> "Callable[[dict[str, str]], int]":
 
     if is_question(sys.argv[1:]):
         # Probes run often: importing PID 1's code would make them a tenth slower.
-        from entrypoint.client.main import run as ask  # noqa: PLC0415
+        from entrypoint.client.main import run as ask  # noqa: PLC0415  # see above
 
         return lambda environment: ask(sys.argv[1:], environment)
-    from entrypoint.pid1.cli import run  # noqa: PLC0415
+    from entrypoint.pid1.cli import run  # noqa: PLC0415  # as above
 
     return lambda environment: run(sys.argv[1:], environment, _MASK, _tags_of_instance)
 
@@ -56,8 +56,8 @@ def _retry_upgrade() -> None:
         return
     if _signal.sigpending() & {_signal.SIGTERM, _signal.SIGINT, _signal.SIGQUIT}:
         return
-    import time  # noqa: PLC0415
-    import traceback  # noqa: PLC0415
+    import time  # noqa: PLC0415  # only after a failure
+    import traceback  # noqa: PLC0415  # likewise
 
     traceback.print_exc()
     time.sleep(1)  # noqa: TID251  # no event loop runs yet

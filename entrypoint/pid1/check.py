@@ -43,21 +43,17 @@ def spec_of(
 
     """
     if isinstance(command, Check):
-        return _check(command, settings, environment, logger, listeners, tags_of_instance)
-    found = _tags_of(*read_by(command.words[1:]))
+        found = _tags_to_check(command)
+        environment = {**environment, GENERATION_VARIABLE: "1"}
+    else:
+        found = _tags_of(*read_by(command.words[1:]))
     running = _running(settings, found, tags_of_instance)
+    if isinstance(command, Check):
+        _warn_of_unknown([tag for tag in _missing(settings, found) if tag not in running], logger, beside=bool(running))
     return _with_stand_ins(command.words, settings, environment, listeners, found, running)
 
 
-def _check(
-    command: Check,
-    settings: Settings,
-    environment: Mapping[str, str],
-    logger: Logger,
-    listeners: Listeners,
-    tags_of_instance: _TagsOf,
-) -> SpawnSpec:
-    """Start the checking haproxy like the first generation, with a socket for each tag that it names."""
+def _tags_to_check(command: Check) -> dict[str, bool]:
     found: dict[str, bool] = {}
     for path in files.configuration_files(command.configurations, command.folder):
         text = files.read(path)
@@ -65,19 +61,19 @@ def _check(
         if line:
             raise RefusedError(REFUSAL.format(f"{path}:{line}"))
         found |= tags(text)
-    running = _running(settings, found, tags_of_instance)
-    unknown = [tag for tag in _missing(settings, found) if tag not in running]
-    if unknown:
-        more = f" and {len(unknown) - _MOST_LISTED} more" if len(unknown) > _MOST_LISTED else ""
-        names = f"{', '.join(unknown[:_MOST_LISTED])}{more}"
-        what = f"not in --vips: {names}; checked with a stand-in socket for each: to run it, give these VIPs"
-        if running:
-            what = (
-                f"the instance that runs here has no VIP {names}: it would refuse this; checked with a stand-in socket"
-            )
-        logger.write(Log(Level.WARNING, "stand_ins", what))
-    variables = {**environment, GENERATION_VARIABLE: "1"}
-    return _with_stand_ins(command.words, settings, variables, listeners, found, running)
+    return found
+
+
+def _warn_of_unknown(unknown: Sequence[str], logger: Logger, *, beside: bool) -> None:
+    """Warn of tags that are no VIPs, neither of these options nor, `beside` one, of the running instance."""
+    if not unknown:
+        return
+    more = f" and {len(unknown) - _MOST_LISTED} more" if len(unknown) > _MOST_LISTED else ""
+    names = f"{', '.join(unknown[:_MOST_LISTED])}{more}"
+    what = f"not in --vips: {names}; checked with a stand-in socket for each: to run it, give these VIPs"
+    if beside:
+        what = f"the instance that runs here has no VIP {names}: it would refuse this; checked with a stand-in socket"
+    logger.write(Log(Level.WARNING, "stand_ins", what))
 
 
 def _missing(settings: Settings, named: Iterable[str]) -> list[str]:
