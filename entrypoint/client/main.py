@@ -134,8 +134,9 @@ def _run(question: Question, style: Style) -> int:
 # ---- the verbs -----------------------------------------------------------------------------------------------------
 
 
-def _reload(path: str, _: Question, deadline: Deadline) -> int:
-    success, current, others = report.read_reload(_ask(path, "reload", deadline))
+def _reload(path: str, question: Question, deadline: Deadline) -> int:
+    command = "reload forget" if "forget" in question.flags else "reload"
+    success, current, others = report.read_reload(_ask(path, command, deadline))
     if others:
         _try_print(_STDERR, "\n".join(others))
     if success is None:

@@ -51,6 +51,7 @@ def report(status: Status, now: float, style: Style) -> list[str]:
         *_last_reload(status, now, style),
         *_watch(status, style),
         *_restarts(status, style),
+        *_server_state(status),
         *(("adopted", _adopted(printable(address))) for address in several(sequence(status.get("adopted")), 5)),
         *_log(status, style),
     ]
@@ -220,6 +221,16 @@ def _restarts(status: Status, style: Style) -> Iterator[tuple[str, str]]:
     if is_number(in_a_row) and in_a_row:
         text += style(f"; {printable(in_a_row)} in a row, the limit is {printable(restarts.get('limit'))}", _RED)
     yield "restarts", text
+
+
+def _server_state(status: Status) -> Iterator[tuple[str, str]]:
+    state = mapping(status.get("server_state"))
+    kept, names = state.get("kept"), [printable(name) for name in sequence(state.get("servers"))]
+    if state.get("mode") == "forget":
+        yield "server state", "forgotten at each start (--server-state)"
+    elif is_number(kept) and kept:
+        more = f" and {printable(kept - len(names))} more" if kept > len(names) else ""
+        yield "server state", f"kept of {printable(kept)}: {', '.join(names)}{more}"
 
 
 def _log(status: Status, style: Style) -> Iterator[tuple[str, str]]:

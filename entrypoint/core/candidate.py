@@ -5,10 +5,12 @@ import signal
 from entrypoint.core import retiring, stopping, transfer, watching
 from entrypoint.core.effects import (
     FAILED,
+    AskCandidate,
     Effect,
     Keep,
     Log,
     Look,
+    NoteServers,
     Publish,
     Reply,
     Send,
@@ -53,8 +55,11 @@ MOST_TRIES = 3
 
 def spawn(state: State, asked_by: tuple[Request, ...], *, tries: int = 0) -> Step:
     """Begin a candidate: read the disk, then start its process."""
+    current = state.current
     state, candidate, starting = _begin(state, asked_by, tries)
-    return state, (starting, Look(Why.START, candidate.number))
+    # Before the look, so that the answer is there when the candidate starts.
+    note = (NoteServers(current.number),) if current else ()
+    return state, (starting, *note, Look(Why.START, candidate.number))
 
 
 def _spawn_kept(state: State) -> Step:
@@ -135,6 +140,13 @@ def answered(state: State, candidate: Generation, text: str) -> Step:
         # There is no digest to compare the files with.
         return _promote(state, candidate)
     return state, (Look(Why.CANDIDATE, candidate.number),)
+
+
+def ask(state: State, candidate: Generation) -> Step:
+    """Ask a candidate whether it is ready."""
+    phase = candidate.phase
+    assert isinstance(phase, Candidate)
+    return state.update(replace(candidate, phase=replace(phase, asked=True))), (AskCandidate(candidate.number),)
 
 
 def unanswered(state: State, candidate: Generation) -> Step:

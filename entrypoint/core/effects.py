@@ -111,6 +111,23 @@ class Ask:
 
 
 @record(frozen=True)
+class NoteServers:
+    """Note the states of this generation's servers, for the next one."""
+
+    number: int
+
+
+@record(frozen=True)
+class AskCandidate:
+    """Tell a candidate the noted states of servers, and ask it whether it is ready; drop a question that is still open.
+
+    Answered by Answered or Unanswered.
+    """
+
+    number: int
+
+
+@record(frozen=True)
 class Send:
     """Send a signal to the process of this generation."""
 
@@ -170,6 +187,8 @@ Effect = (
     Spawn
     | SpawnExporter
     | Ask
+    | NoteServers
+    | AskCandidate
     | Send
     | Poke
     | Listen
@@ -208,7 +227,7 @@ def failure_of(effect: Effect, why: str) -> Event | None:
             return NotSpawned(EXPORTER, f"was not started: {why}", FAILED)
         case Look(why=reason, number=number):
             return Seen(reason, Disk(unreadable=f"it could not be looked at: {why}", unfinished=True), number)
-        case Ask(number=number):
+        case Ask(number=number) | AskCandidate(number=number):
             return Unanswered(number)
         case Adopt(number=number):
             return NotAdopted(number)
@@ -217,7 +236,9 @@ def failure_of(effect: Effect, why: str) -> Event | None:
             return Poked(())
         case Rehearse(client=client) | Upgrade(client=client):
             return Rehearsed(client, why)
-        case Send() | Listen() | CloseVips() | Publish() | TakeOver() | Keep() | Reply() | Log() | Tell():
+        case (Send() | Listen() | CloseVips() | Publish() | TakeOver()) | (
+            NoteServers() | Keep() | Reply() | Log() | Tell()
+        ):
             return None
         case _:
             assert_never(effect)
@@ -235,7 +256,7 @@ def lasting(effect: Effect) -> object:
             return Send(number, signum)
         case Reply():
             return effect
-        case (Spawn() | SpawnExporter() | Look() | Ask() | Rehearse() | Upgrade()) | (
+        case (Spawn() | SpawnExporter() | Look() | Ask() | NoteServers() | AskCandidate() | Rehearse() | Upgrade()) | (
             Poke() | Adopt() | Publish() | TakeOver() | Keep() | Log() | Tell()
         ):
             return None

@@ -41,6 +41,8 @@ class Request:
     """Named in log lines: a signal, or what else asked."""
     client: int = 0
     """The client that waits for the answer; 0 if nobody does."""
+    forget: bool = False
+    """Do not keep the states of servers."""
 
 
 @record(frozen=True)

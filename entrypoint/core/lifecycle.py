@@ -24,7 +24,6 @@ import signal
 from entrypoint.core import candidate, retiring, stopping, transfer, watching
 from entrypoint.core.effects import (
     FAILED,
-    Ask,
     Effect,
     Log,
     Rehearse,
@@ -83,7 +82,6 @@ from entrypoint.core.state import (
     then,
     timers,
 )
-from entrypoint.haproxy import runtime_api
 from entrypoint.lean.level import Level
 from entrypoint.lean.record import replace
 from entrypoint.lean.typing import assert_never
@@ -227,7 +225,7 @@ def _spawned(state: State, event: Spawned) -> Step:
     state = replace(state.update(generation), shortages=0)
     match generation.phase:
         case Candidate(given_up=""):
-            return state, (Ask(event.number, runtime_api.OF_A_CANDIDATE),)
+            return candidate.ask(state, generation)
         case Draining():
             # It had no process when it was told to leave.
             return state, (Send(event.number, signal.SIGUSR1),)
@@ -357,9 +355,8 @@ def _elapsed(state: State, timer: Timer) -> Step:
             return candidate.keep(replace(state.update(proven), deaths=0), proven)
         case Clock.ASK_AGAIN, Generation(phase=Retiring()):
             return retiring.ask_again(state, generation)
-        case Clock.ASK_AGAIN, Generation(phase=Candidate() as phase):
-            asked = replace(generation, phase=replace(phase, asked=True))
-            return state.update(asked), (Ask(generation.number, runtime_api.OF_A_CANDIDATE),)
+        case Clock.ASK_AGAIN, Generation(phase=Candidate()):
+            return candidate.ask(state, generation)
         case Clock.RETIRE, Generation():
             return retiring.drain_as_it_is(state, generation)
         case Clock.DRAIN, Generation():

@@ -19,7 +19,7 @@ FOUND, KEPT, RESTORED, STIRRED, POLLING = b"found", b"kept", b"restored", b"stir
 _MOST_OF_A_LIST = 24 * 1024
 """Bytes of the names of one list."""
 _LONGEST_LINE = 1024
-_FIELDS = 11
+_FIELDS = 12
 
 
 @record(frozen=True)
@@ -48,11 +48,13 @@ class Found:
     """The first tags of `fd@${TAG}` that the configuration does not set itself."""
     incomplete: tuple[str, ...] = ()
     """The first of what looks half written, a line each."""
+    mentions: tuple[str, ...] = ()
+    """Which of `haproxy.server_state.MENTIONS` occur in the -f files, if only in comments or conditional blocks."""
 
 
 def to_message(found: Found) -> bytes:
     """Write it, with as many names as there is room for."""
-    lists = [_first(names) for names in (found.files, found.stale, found.tags, found.incomplete)]
+    lists = [_first(names) for names in (found.files, found.stale, found.tags, found.incomplete, found.mentions)]
     fields = [
         found.digest,
         found.unreadable[:_LONGEST_LINE],
@@ -98,7 +100,7 @@ def from_message(message: bytes) -> Found:
     if bool(digest) == bool(unreadable):
         raise ValueError("either there is a digest or a reason why not")
     rest = iter(names)
-    files, stale, tags, incomplete = (tuple(islice(rest, length)) for length in lengths)
+    files, stale, tags, incomplete, mentions = (tuple(islice(rest, length)) for length in lengths)
     return Found(
         digest,
         unreadable,
@@ -111,4 +113,5 @@ def from_message(message: bytes) -> Found:
         stale,
         tags,
         incomplete,
+        mentions,
     )

@@ -57,6 +57,11 @@ class Candidate:
     looked: bool = False
     """The look at the disk is over; until then it has no process."""
 
+    @property
+    def forgets(self) -> bool:
+        """Whether it must not learn the states of servers."""
+        return any(request.forget for request in self.asked_by)
+
 
 @record(frozen=True)
 class Current:

@@ -12,7 +12,7 @@ from entrypoint.lean.record import record, replace
 from entrypoint.lean.typing import Any
 from entrypoint.options.settings import Settings
 
-FORMAT = 3
+FORMAT = 4
 """Any change of the fields needs a new number. A program with another one refuses, and the old program goes on."""
 
 Plain = Mapping[str, Any]
@@ -53,6 +53,8 @@ class UpgradeState:
     began: float
     """When safe_reload started, on the monotonic clock."""
     startup_logs: tuple[str, str, str]
+    servers: Plain
+    """The states of servers."""
     log: Plain
     descriptors: tuple[int, ...]
     """All descriptors above."""

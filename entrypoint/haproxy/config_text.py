@@ -3,7 +3,7 @@
 Section numbers are those of HAProxy's configuration manual.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 _SPACE = b" \t\v\f\r\n"
 QUOTES = b"\"'\\"
@@ -17,6 +17,12 @@ SEVERAL_WORDS = b"[*]"
 """After a variable's name: its value is split into several words."""
 _DESCRIPTOR = b"fd@$"
 _DATAGRAMS = (b"quic+", b"dgram+", b"udp+")
+
+
+def mentioned(texts: Iterable[bytes], words: Iterable[str]) -> tuple[str, ...]:
+    """Return those of the words that occur anywhere, if only in comments or conditional blocks."""
+    bare = [text.translate(None, QUOTES) for text in texts]
+    return tuple(word for word in words if any(word.encode() in text for text in bare))
 
 
 def line_of_master_worker(text: bytes, *, in_block: bool = False) -> int | None:

@@ -13,11 +13,6 @@ DESCRIPTORS = "show fd"
 ROOM_FOR_SESSIONS = "set maxconn frontend #0 4096"
 """Overrides `stats maxconn`: our sessions count as well, and must not wait for the end of the user's sessions on a
 `stats socket`. #0 is the CLI's own frontend (haproxy's `cli_alloc_fe`)."""
-OF_A_CANDIDATE = (ROOM_FOR_SESSIONS, DESCRIPTORS, WHO)
-"""`show info` comes last, so an answer with the pid is complete even if the process was killed while answering.
-
-In a truncated answer VIPs would seem to have no `bind`, and would be closed.
-"""
 _EXPORTED = 1 << 20
 """FD_EXPORTED in haproxy's fd-t.h, the same bit from 2.6 to 3.5: haproxy has bound the socket itself."""
 _CLI = "GLOBAL"
@@ -39,6 +34,15 @@ class Bind:
     mixed: bool = False
     """The frontend has ordinary listeners as well, whose shared sockets `disable frontend` would disconnect for all, or
     unix sockets, which HAProxy 2.6 does not pause."""
+
+
+def of_a_candidate(others: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Return the commands that ask a candidate whether it is ready, and `others`.
+
+    `show info` comes last, so an answer with the pid is complete even if the process was killed while answering. In a
+    truncated answer VIPs would seem to have no `bind`, and would be closed.
+    """
+    return (ROOM_FOR_SESSIONS, DESCRIPTORS, *others, WHO)
 
 
 def pid(answer: str) -> int | None:

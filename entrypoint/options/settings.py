@@ -29,6 +29,13 @@ class Restart(StrEnum):
     NO = "no"
 
 
+class ServerStatePolicy(StrEnum):
+    """What the next haproxy learns about the servers of the one before it."""
+
+    KEEP = "keep"
+    FORGET = "forget"
+
+
 class LogFormat(StrEnum):
     """How a log line is written."""
 
@@ -55,6 +62,7 @@ class Settings:
     restart: Restart
     restart_limit: int
     state_dir: str | None
+    server_state: ServerStatePolicy
     stop_delay: float
     stop_timeout: float
     no_new_privs: bool
@@ -247,6 +255,13 @@ OPTIONS = (
     Option("restart", "restart haproxy when it dies: on-failure or no", "WHEN", Restart.ON_FAILURE, _choice(Restart)),
     Option("restart_limit", "give up after this many deaths in a row", "N", 5, _count(1)),
     Option("state_dir", "keep the last known good configuration in this folder", "DIR", None, _path),
+    Option(
+        "server_state",
+        "keep or forget which servers are down, in maintenance or weighted",
+        "WHAT",
+        ServerStatePolicy.KEEP,
+        _choice(ServerStatePolicy),
+    ),
     Option("stop_delay", "after TERM, go on accepting for this time", "SECONDS", 0.0, _seconds),
     Option("stop_timeout", "stop at once if a graceful stop takes longer; 0 means never", "SECONDS", 0.0, _seconds),
     Option("no_new_privs", "no child may gain privileges by exec"),

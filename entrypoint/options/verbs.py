@@ -46,7 +46,7 @@ VERBS = (
     Verb(
         "reload",
         "have a running instance read its configuration again, and wait for the result",
-        (_timeout(0.0),),
+        (Option("forget", "let all servers begin anew, as with --server-state forget"), _timeout(0.0)),
         (
             ("0", "the new generation serves"),
             ("1", "it failed, and haproxy's messages are on stderr; or the command line is wrong"),

@@ -3,17 +3,17 @@
 import contextlib
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 
 from entrypoint.core.effects import Log
 from entrypoint.core.events import Answered, Event, Unanswered
-from entrypoint.haproxy import runtime_api
+from entrypoint.haproxy import runtime_api, server_state
 from entrypoint.lean.level import Level
 from entrypoint.pid1.drain_monitor import DrainMonitor
 from entrypoint.system.event_loop import EventLoop
 from entrypoint.system.getsocks.offer import SocketOffer
-from entrypoint.system.haproxy_cli import CliChannel, Conversation
+from entrypoint.system.haproxy_cli import CliChannel, Conversation, FollowUp
 from entrypoint.system.log import Logger
 from entrypoint.system.stderr_pipe import StderrPipe
 
@@ -28,8 +28,19 @@ class Child:
         logger: Logger,
         submit: Callable[[Event], None],
         taken: Callable[[], None],
+        servers_changed: Callable[[int], None],
     ) -> None:
-        """Begin unconnected; `taken` is called once the offered listeners are transferred, or never will be."""
+        """Begin unconnected.
+
+        Args:
+            number: of its generation.
+            event_loop: watches its channels.
+            logger: gets its stderr.
+            submit: gets the events.
+            taken: called once the offered listeners are transferred, or never will be.
+            servers_changed: called with the number after haproxy has said that the state of a server has changed.
+
+        """
         self.number = number
         self.version = ""
         """haproxy's version, once it has answered."""
@@ -42,6 +53,7 @@ class Child:
         self._logger = logger
         self._submit = submit
         self._taken = taken
+        self._servers_changed = servers_changed
         self._conversation: Conversation | None = None
         self._stderr: StderrPipe | None = None
         self._offer: SocketOffer | None = None
@@ -88,8 +100,13 @@ class Child:
         """
         return self.channel.session() if self.channel else None
 
-    def ask(self, commands: tuple[str, ...]) -> None:
-        """Send these commands to its CLI and submit the answer; a pending question is cancelled.
+    def ask(self, commands: tuple[str, ...], first: Iterable[str] = (), follow_up: FollowUp | None = None) -> None:
+        """Send commands to its CLI and submit the answer; a pending question is cancelled.
+
+        Args:
+            commands: to be answered.
+            first: see `Conversation`.
+            follow_up: see `Conversation`.
 
         Raises:
             OSError: no descriptors are left.
@@ -97,7 +114,7 @@ class Child:
         """
         self._end_conversation()
         if self.channel:
-            self._listen_to(self.channel.ask(commands))
+            self._listen_to(self.channel.ask(commands, first, follow_up))
         else:
             self._submit(Unanswered(self.number))
 
@@ -194,7 +211,10 @@ class Child:
 
     def _pass_on(self, stderr: StderrPipe, most: int) -> None:
         overrun = stderr.overrun
-        self._logger.pass_on(stderr.read(most), self.number)
+        lines = stderr.read(most)
+        self._logger.pass_on(lines, self.number)
+        if server_state.STIRRED in lines:
+            self._servers_changed(self.number)
         if stderr.overrun and not overrun:
             what = "may have lost lines: it has written to its stderr faster than they were read"
             line = Log(Level.WARNING, "stderr_overrun", f"generation {self.number} {what}", {"generation": self.number})

@@ -34,21 +34,29 @@ class Children:
         self._to_groups = to_groups
         self._taken: Callable[[], None] = lambda: None
         self._gone: Callable[[int], None] = lambda _: None
+        self._servers_changed: Callable[[int], None] = lambda _: None
         self._children: dict[int, Child] = {}
         """By the number of their generation."""
         self._dead: dict[int, Child] = {}
         """Exited processes whose events the core has not handled yet."""
         self._helpers: dict[int, Callable[[int], None]] = {}
 
-    def tell(self, *, taken: Callable[[], None], gone: Callable[[int], None]) -> None:
+    def tell(
+        self,
+        *,
+        taken: Callable[[], None],
+        gone: Callable[[int], None],
+        servers_changed: Callable[[int], None],
+    ) -> None:
         """Set the callbacks.
 
         Args:
             taken: called once a candidate's offered listeners are transferred, or never will be.
             gone: called with the number of a generation that has exited.
+            servers_changed: called with the number of a generation in which the state of a server has changed.
 
         """
-        self._taken, self._gone = taken, gone
+        self._taken, self._gone, self._servers_changed = taken, gone, servers_changed
 
     def find(self, number: int) -> Child | None:
         """Return the process of a generation; None after its exit."""
@@ -101,7 +109,8 @@ class Children:
         self._new_child(number).connect(prepared.channel, prepared.stderr, prepared.offer)
 
     def _new_child(self, number: int) -> Child:
-        child = Child(number, self._runtime.event_loop, self._runtime.logger, self._runtime.submit, self._taken)
+        runtime = self._runtime
+        child = Child(number, runtime.event_loop, runtime.logger, runtime.submit, self._taken, self._servers_changed)
         self._children[number] = child
         return child
 

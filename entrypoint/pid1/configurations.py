@@ -24,6 +24,8 @@ class Given:
     """A memory file with the content of the -f files; None if there is none."""
     master_worker: str = ""
     """FILE:LINE of `master-worker`; empty if there is none."""
+    mentions: tuple[str, ...] | None = None
+    """See `Found.mentions`; None if they are not known."""
 
 
 class Configurations:
@@ -35,6 +37,8 @@ class Configurations:
         self._watches = watches
         self._given: dict[int, Given] = {}
         self._last_known_good: int | None = None
+        self._mentions: tuple[str, ...] | None = None
+        """Of the last known good one."""
         self._polling = ""
         self.found = Found()
 
@@ -98,11 +102,24 @@ class Configurations:
         """
         copy = None if texts is None else os.dup(texts)
         self._drop(number)
-        self._given[number] = Given(found.digest, copy, found.master_worker)
+        self._given[number] = Given(found.digest, copy, found.master_worker, found.mentions if found.digest else None)
 
     def given(self, number: int) -> Given | None:
         """Return the configuration of a generation, if it is known."""
         return self._given.get(number)
+
+    def mentions(self, number: int, *, kept: bool) -> tuple[str, ...] | None:
+        """Return `Found.mentions` of a generation's configuration; None if they are not known.
+
+        Args:
+            number: of the generation.
+            kept: it is started from the last known good one.
+
+        """
+        given = self._given.get(number)
+        if kept:
+            return self._mentions
+        return given.mentions if given else None
 
     def retain(self, numbers: Collection[int]) -> None:
         """Forget all but the configurations of these generations."""
@@ -140,6 +157,7 @@ class Configurations:
         if not given or given.texts is None:
             return None
         previous, self._last_known_good = self._last_known_good, os.dup(given.texts)
+        self._mentions = given.mentions
         if previous is not None:
             os.close(previous)
         return self.copy()

@@ -218,14 +218,14 @@ class ControlServer:
 
     def _answer(self, session: Session, command: str) -> None:
         match command.split():
-            case ["reload"]:
+            case ["reload", *how] if how in ([], ["forget"]):
                 session.ends = not session.prompt
                 if len(self._reloaders) >= _MOST_RELOADERS:
                     self._say(session, _TOO_MANY)
                     return
                 session.waits_for = "reload"
                 self._reloaders.add(session.client.number)
-                self._runtime.submit(ReloadAsked(Request(TRIGGER, session.client.number)))
+                self._runtime.submit(ReloadAsked(Request(TRIGGER, session.client.number, forget=bool(how))))
             case ["upgrade"]:
                 session.waits_for = "upgrade"
                 session.ends = not session.prompt

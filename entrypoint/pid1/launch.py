@@ -4,13 +4,14 @@ import os
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
+from entrypoint.haproxy.server_state import lua_fragment
 from entrypoint.lean.record import record
 from entrypoint.options.command_line import Serve, with_configuration, without_configurations
 from entrypoint.options.inheritance import VARIABLE as INHERITED_VARIABLE
 from entrypoint.options.settings import Settings
 from entrypoint.pid1.configurations import Configurations
 from entrypoint.system.getsocks.offer import Adopted, SocketOffer
-from entrypoint.system.haproxy_cli import CliChannel
+from entrypoint.system.haproxy_cli import CliChannel, memory_file
 from entrypoint.system.listeners import Listeners
 from entrypoint.system.processes import SpawnSpec
 from entrypoint.system.stderr_pipe import StderrPipe
@@ -67,12 +68,13 @@ class HaproxyLaunch:
     adopted: Adopted
     configurations: Configurations
 
-    def of(self, number: int, *, kept: bool) -> PreparedChild:
+    def of(self, number: int, *, kept: bool, lua: str = "") -> PreparedChild:
         """Return what to start, and our channels to it.
 
         Args:
             number: of the generation.
             kept: start it from the last known good configuration.
+            lua: a script for it to run before it serves; empty for none.
 
         Raises:
             RefusedError: the configuration has `master-worker`.
@@ -82,16 +84,25 @@ class HaproxyLaunch:
         if kept:
             passed = tuple(self.configurations.last_known_good())
             paths = [word for descriptor in passed for word in ("-f", f"/dev/fd/{descriptor}")]
-            return self._prepared(number, (*without_configurations(self.command.arguments), *paths), passed)
+            arguments = (*without_configurations(self.command.arguments), *paths)
+            return self._prepared(number, arguments, passed, lua, kept=kept)
         given = self.configurations.given(number)
         if given and given.master_worker:
             raise RefusedError(REFUSAL.format(given.master_worker))
-        return self._prepared(number, self.command.arguments, ())
+        return self._prepared(number, self.command.arguments, (), lua, kept=kept)
 
-    def _prepared(self, number: int, arguments: tuple[str, ...], passed: tuple[int, ...]) -> PreparedChild:
+    def _prepared(
+        self, number: int, arguments: tuple[str, ...], passed: tuple[int, ...], lua: str, *, kept: bool
+    ) -> PreparedChild:
         prepared = PreparedChild(_NOTHING, passed=passed)
         try:
-            prepared.channel = channel = CliChannel()
+            fragment = ""
+            if lua:
+                script = memory_file(lua)
+                prepared.passed = passed = (*passed, script)
+                mentions = self.configurations.mentions(number, kept=kept) or ()
+                fragment = lua_fragment(f"/dev/fd/{script}", mentions)
+            prepared.channel = channel = CliChannel(fragment=fragment)
             prepared.stderr = pipe = StderrPipe()
             prepared.offer = offer = self.adopted.offer() if self.adopted.sockets else None
         except BaseException:

@@ -8,7 +8,7 @@ from entrypoint.lean.typing import Any
 
 HELP = """\
 The following commands are valid here:
-  reload                  : start a new generation, wait until it serves or has failed
+  reload [forget]         : start a new generation, wait until it serves or has failed; forget server states
   status                  : everything there is to know, as one line of JSON
   show proc               : the processes, as haproxy's master shows them
   show startup-logs       : what haproxy said at the last start or reload, failed or not

@@ -14,7 +14,8 @@ import time
 from collections.abc import Collection
 
 from entrypoint.core import look
-from entrypoint.haproxy.config_text import line_of_master_worker, tags
+from entrypoint.haproxy.config_text import line_of_master_worker, mentioned, tags
+from entrypoint.haproxy.server_state import MENTIONS
 from entrypoint.lean.one_line import reason
 from entrypoint.lean.record import record
 from entrypoint.system.config_snapshot import MOST_TEXT, ConfigFiles, ConfigSnapshot
@@ -134,6 +135,7 @@ class _Reader:
             stale=contents.stale,
             tags=tuple(unknown),
             incomplete=contents.incomplete,
+            mentions=mentioned((text for _, text in contents.texts), MENTIONS),
         )
 
     def _keep(self, descriptor: int) -> None:

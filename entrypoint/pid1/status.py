@@ -12,12 +12,15 @@ from entrypoint.pid1 import master_cli
 from entrypoint.pid1.master_cli import Process
 from entrypoint.pid1.outcomes import Outcomes
 from entrypoint.pid1.parts import Parts
+from entrypoint.pid1.server_states import MOST_LISTED, ServerStates
 
 _PHASES = {Candidate: "candidate", Current: "current"}
 _STAGES = {BackingOff: "backing_off", Lingering: "lingering", Stopping: "stopping"}
 
 
-def status(parts: Parts, outcomes: Outcomes, state: State, connections: dict[int, int | None]) -> dict[str, object]:
+def status(
+    parts: Parts, outcomes: Outcomes, servers: ServerStates, state: State, connections: dict[int, int | None]
+) -> dict[str, object]:
     """Return the status as documented in docs/control-socket.md; `connections` has None for unknown numbers."""
     history, current, disk = outcomes.history, state.current, state.disk
     found = parts.configurations.found
@@ -71,6 +74,11 @@ def status(parts: Parts, outcomes: Outcomes, state: State, connections: dict[int
             "in_a_row": state.deaths,
             "limit": state.settings.restart_limit,
             "by_reason": history.restarts,
+        },
+        "server_state": {
+            "mode": str(state.settings.server_state),
+            "kept": len(servers.kept),
+            "servers": [str(one) for one in servers.kept[:MOST_LISTED]],
         },
         "log": {"lines_lost": parts.logger.lines_lost},
         "reloads": [

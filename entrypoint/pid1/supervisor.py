@@ -12,7 +12,7 @@ from collections.abc import Collection
 from entrypoint import __version__
 from entrypoint.core import effects, events, lifecycle, retiring
 from entrypoint.core.log_lines import line_of
-from entrypoint.core.notices import Notice
+from entrypoint.core.notices import Notice, Promoted
 from entrypoint.core.state import Candidate, Current, Ended, State, timers
 from entrypoint.core.upgrade_state import UpgradeState, serialize
 from entrypoint.lean.json_text import json_text
@@ -31,6 +31,7 @@ from entrypoint.pid1.published_pid import PublishedPid
 from entrypoint.pid1.reexec import Reexec
 from entrypoint.pid1.refusing import Refusing
 from entrypoint.pid1.runtime import Retries, Runtime, is_shortage, reason_of
+from entrypoint.pid1.server_states import ServerStates
 from entrypoint.pid1.status import status
 from entrypoint.system.signals import Arrivals
 
@@ -54,7 +55,8 @@ class Supervisor:
             parts.adopted, parts.listeners.inodes, runtime.log, children.may_take, self._binds_of
         )
         self._transfer = ListenerTransfer(runtime.event_loop, children.channel_of, self._ordinary, runtime.submit)
-        children.tell(taken=self._ordinary.taken, gone=self._transfer.forget)
+        self._servers = servers = ServerStates(runtime, children, parts.configurations, lambda: self.state)
+        children.tell(taken=self._ordinary.taken, gone=self._transfer.forget, servers_changed=servers.changed)
         self._store = ConfigStore(runtime, children, parts, lambda number: bool(self.state.find(number)))
         self._outcomes = Outcomes(parts, runtime.log)
         self._pid = PublishedPid(runtime, children, parts.pid_file, parts.predecessor)
@@ -108,6 +110,7 @@ class Supervisor:
         self._parts.logger.restore(saved.log)
         self._front.open()
         self._outcomes.restore(saved)
+        self._servers.restore(saved)
         self._front.restore(saved)
         what = f"safe_reload {__version__} has taken over"
         if self._parts.rehearses:
@@ -149,6 +152,7 @@ class Supervisor:
             descriptors=tuple(descriptors),
             **children,
             **self._outcomes.serialize(),
+            servers=self._servers.serialize(),
             **front,
         )
 
@@ -245,13 +249,17 @@ class Supervisor:
     def _do(self, effect: effects.Effect) -> None:
         parts = self._parts
         match effect:
-            case effects.Spawn(number=number, kept=kept):
-                self._spawn(number, kept=kept)
+            case effects.Spawn():
+                self._spawn(effect)
             case effects.SpawnExporter():
                 spec = exporter_spec(parts.settings, parts.name, parts.environment, upgrade.own_command)
                 self._children.spawn_exporter(spec)
             case effects.Ask(number=number, commands=commands):
                 self._ask(number, commands)
+            case effects.NoteServers(number=number):
+                self._servers.note(number)
+            case effects.AskCandidate(number=number):
+                self._servers.ask_candidate(number)
             case effects.Send(number=number, signum=signum, line=line):
                 self._children.send(number, signum, line, self._carry_out)
             case effects.Poke(tags=tags):
@@ -278,16 +286,19 @@ class Supervisor:
                 self._reply(effect)
             case effects.TakeOver():
                 self._pid.take_over()
-            case effects.Rehearse(client=client):
-                self._reexec.rehearse(client)
-            case effects.Upgrade(client=client):
-                self._reexec.execute(client)
+            case effects.Rehearse(client=client) | effects.Upgrade(client=client):
+                replace = self._reexec.rehearse if isinstance(effect, effects.Rehearse) else self._reexec.execute
+                replace(client)
             case _:
                 assert_never(effect)
 
-    def _spawn(self, number: int, *, kept: bool) -> None:
+    def _spawn(self, spawn: effects.Spawn) -> None:
+        number, kept = spawn.number, spawn.kept
+        if self._servers.is_asking:
+            self._servers.when_known(lambda: self._carry_out(spawn))
+            return
         try:
-            prepared = self._parts.launch.of(number, kept=kept)
+            prepared = self._parts.launch.of(number, kept=kept, lua=self._servers.script(number, kept=kept))
         except RefusedError as error:
             self._runtime.submit(events.NotSpawned(number, f"was not started: {error}", 1, refused=True))
         else:
@@ -306,6 +317,8 @@ class Supervisor:
         stderr = self._children.stderr_of(notice.number)
         message = self._outcomes.note(notice, line.message, stderr)
         self._front.note(notice, message, stderr)
+        if isinstance(notice, Promoted) and self.state.current:
+            self._servers.promoted(self.state.current)
 
     def _reply(self, reply: effects.Reply) -> None:
         """Answer the client that asked for a reload."""
@@ -331,7 +344,9 @@ class Supervisor:
         # A health check also finds lost exits.
         self._children.reap()
         self._find_lost()
-        return status(self._parts, self._outcomes, self.state, connections)
+        if self.state.current:
+            self._servers.changed(self.state.current.number)
+        return status(self._parts, self._outcomes, self._servers, self.state, connections)
 
     def _binds_of(self, number: int) -> int | None:
         generation = self.state.find(number)

@@ -13,7 +13,8 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 
 MOST_ANSWERED = 16 << 20
 """Bytes of an answer. `show fd` has 240 for each listener (measured with 2.6 to 3.5): 1 MB for 4,096 VIPs. This is
@@ -29,15 +30,20 @@ _LONGEST_LINE = 900
 """From 3.2 on haproxy refuses a line longer than tune.bufsize ("The command line is too big"). This is below 1,024, the
 smallest tune.bufsize with which 3.2 starts unless another of its limits is lowered, too."""
 
+_LONGEST_SCRIPT = 32768
+"""Bytes. The kernel takes 208 KiB of a message for a socket pair (net.core.wmem_default), and half of them count."""
+_INTERACTIVE = "prompt\n{}quit\n"
+
 
 class CliChannel:
     """Our end of one generation's connection, and until the generation is spawned haproxy's end as well."""
 
-    def __init__(self, descriptor: int | None = None) -> None:
+    def __init__(self, descriptor: int | None = None, *, fragment: str = "") -> None:
         """Make the pair, and the configuration that tells haproxy to listen on it.
 
         Args:
             descriptor: our end, for a generation that the previous program started; None for a new pair.
+            fragment: more lines for the `global` section.
 
         Raises:
             OSError: no descriptors are left, or this one is not open.
@@ -57,11 +63,9 @@ class CliChannel:
                 "global\n"
                 f'  stats socket "sockpair@{self._theirs.fileno()}" level admin expose-fd listeners thread 1/1\n'
                 f"  stats maxconn {_SESSIONS_AT_THE_START}\n"
+                f"{fragment}"
             )
-            self._fragment = os.memfd_create("safe_reload", os.MFD_CLOEXEC)
-            on_failure.callback(os.close, self._fragment)
-            with open(self._fragment, "wb", closefd=False) as file:
-                file.write(text.encode())
+            self._fragment = memory_file(text)
             on_failure.pop_all()
 
     def fileno(self) -> int:
@@ -96,13 +100,22 @@ class CliChannel:
         """
         return _session(self._ours)
 
-    def ask(self, commands: Iterable[str]) -> "Conversation":
-        """Send commands to haproxy, on connections of their own."""
-        return Conversation(self._ours, commands)
+    def ask(
+        self,
+        commands: Iterable[str],
+        first: Iterable[str] = (),
+        follow_up: "FollowUp | None" = None,
+    ) -> "Conversation":
+        """Send commands to haproxy, on connections of their own; for the arguments see `Conversation`."""
+        return Conversation(self._ours, commands, first, follow_up)
 
     def close(self) -> None:
         """Close our end."""
         self._ours.close()
+
+
+FollowUp = Callable[[str], Iterable[str]]
+"""Returns the commands that follow from an answer."""
 
 
 class Conversation:
@@ -111,15 +124,46 @@ class Conversation:
     A non-interactive CLI answers one line and closes the connection (HAProxy's management guide, section 9.3).
     """
 
-    def __init__(self, channel: socket.socket, commands: Iterable[str]) -> None:
-        """Send the first line."""
+    def __init__(
+        self,
+        channel: socket.socket,
+        commands: Iterable[str],
+        first: Iterable[str] = (),
+        follow_up: FollowUp | None = None,
+    ) -> None:
+        """Send what can be sent at once.
+
+        Args:
+            channel: our end of the pair.
+            commands: to be answered.
+            first: commands that haproxy carries out before these; their answers are dropped. A haproxy that starts
+                carries them out in the first turn of its event loop, when it accepts its first clients as well.
+            follow_up: gets the answer to `commands`; the answers to what it returns are dropped.
+
+        Raises:
+            OSError: no descriptors are left.
+
+        """
         self._channel = channel
         self._lines = _lines(commands)
+        self._follow_up = follow_up
+        self._scripts: deque[socket.socket] = deque()
+        """Connections with the `first` commands."""
         self._session: socket.socket | None = None
         self._answer = bytearray()
+        self._drops = False
+        """All `commands` are answered, and no other answer counts."""
         self.failure = ""
         """One line; empty unless haproxy answered more than MOST_ANSWERED."""
-        self.proceed()
+        try:
+            for script in _scripts(first):
+                self._scripts.append(_session(channel))
+                with contextlib.suppress(OSError):
+                    self._scripts[-1].send(script.encode(), socket.MSG_NOSIGNAL)
+            self.proceed()
+        except BaseException:
+            self.close()
+            raise
 
     def fileno(self) -> int:
         """Return the descriptor to wait for. Each `proceed` changes it."""
@@ -132,8 +176,17 @@ class Conversation:
             OSError: no descriptors are left.
 
         """
-        self.close()
+        self._end_session()
         line = next(self._lines, None)
+        if line is None:
+            self._drops = True
+            if self._scripts:
+                # What follows must not be carried out before the end of these.
+                self._session = self._scripts.popleft()
+                return True
+            if self._follow_up:
+                self._lines, self._follow_up = _lines(self._follow_up(self.answer)), None
+                line = next(self._lines, None)
         if line is None:
             return False
         self._session = _session(self._channel)
@@ -149,6 +202,8 @@ class Conversation:
                 data = self._session.recv(_PIECE)
                 if not data:
                     return True
+                if self._drops:
+                    continue
                 self._answer += data
                 if len(self._answer) > MOST_ANSWERED:
                     self.failure = f"answers with more than {MOST_ANSWERED} bytes"
@@ -164,11 +219,33 @@ class Conversation:
         """All answers together; empty if haproxy has gone."""
         return self._answer.decode(errors="replace")
 
-    def close(self) -> None:
-        """Close the connection."""
+    def _end_session(self) -> None:
         if self._session:
             self._session.close()
             self._session = None
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._end_session()
+        while self._scripts:
+            self._scripts.pop().close()
+
+
+def memory_file(text: str) -> int:
+    """Return a file in memory that haproxy reads as /dev/fd/N.
+
+    Raises:
+        OSError: no descriptors or no memory are left.
+
+    """
+    descriptor = os.memfd_create("safe_reload", os.MFD_CLOEXEC)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(text.encode())
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _session(channel: socket.socket) -> socket.socket:
@@ -180,6 +257,18 @@ def _session(channel: socket.socket) -> socket.socket:
         how = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
         channel.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], how)
     return ours
+
+
+def _scripts(commands: Iterable[str]) -> Iterator[str]:
+    """Yield the commands for interactive sessions, which take many lines. Each script fits into a socket's buffer."""
+    script = ""
+    for command in commands:
+        if len(script) + len(command) >= _LONGEST_SCRIPT:
+            yield _INTERACTIVE.format(script)
+            script = ""
+        script += f"{command}\n"
+    if script:
+        yield _INTERACTIVE.format(script)
 
 
 def _lines(commands: Iterable[str]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from entrypoint.core import retiring
 from entrypoint.core.effects import (
     Adopt,
     Ask,
+    AskCandidate,
     CloseVips,
     Effect,
     Keep,
@@ -415,7 +416,7 @@ def test_a_candidate_that_could_not_be_asked_is_asked_again() -> None:
         state = happens(state, nothing)[0]
         assert timers(state)[Timer(Clock.READY, 1)] == SMALL.ready_timeout
         state, effects = happens(state, Elapsed(Timer(Clock.ASK_AGAIN, 1)))
-        assert effects == (Ask(1, runtime_api.OF_A_CANDIDATE),)
+        assert effects == (AskCandidate(1),)
     state = happens(state, Answered(1, listening(pid_of(1))))[0]
     assert state.current
 
@@ -543,11 +544,11 @@ def test_one_that_dies_before_it_has_let_go_leaves_the_vips_to_its_successor() -
 def test_half_an_answer_closes_no_vip(version: str) -> None:
     """A candidate may be killed while it answers: what it had no time to say is not what it does not use."""
     vips = tuple((f"FD_{number}", number) for number in range(3, 10))
-    whole = "\n" + "".join(answer(version, command.replace(" ", "-")) for command in runtime_api.OF_A_CANDIDATE[1:])
+    whole = "\n" + "".join(answer(version, command.replace(" ", "-")) for command in runtime_api.of_a_candidate()[1:])
     seen = set()
     for length in range(0, len(whole), 7):
         state, effects = happens(begin(CLIENTS, vips), Seen(Why.START, Disk(), 1), Spawned(1, PIDS[version]))
-        assert Ask(1, runtime_api.OF_A_CANDIDATE) in effects
+        assert AskCandidate(1) in effects
         state, effects = happens(state, Answered(1, whole[:length]))
         seen |= {effect for effect in effects if isinstance(effect, Listen)}
         used = tuple(f"FD_{number}" for number in range(3, 9))

@@ -25,11 +25,11 @@ def test_whatever_was_found_arrives(  # it has so many parts
     count: int,
 ) -> None:
     """Names are any bytes but zero."""
-    known = {"unreadable": "no"} if unfinished else {"digest": DIGEST}
-    more = {"master_worker": "/x.cfg:1", "conditional_master_worker": "/y.cfg:2"}
     found = Found(
-        **known,
-        **more,
+        digest="" if unfinished else DIGEST,
+        unreadable="no" if unfinished else "",
+        master_worker="/x.cfg:1",
+        conditional_master_worker="/y.cfg:2",
         unfinished=unfinished,
         polled=polled,
         count=count,
@@ -37,6 +37,7 @@ def test_whatever_was_found_arrives(  # it has so many parts
         stale=stale,
         tags=tags,
         incomplete=incomplete,
+        mentions=("init-state",),
     )
     assert from_message(to_message(found)) == found
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from entrypoint.core import lifecycle
-from entrypoint.core.effects import Ask, CloseVips, Effect, Listen, Log, Look, Reply, Send, Spawn, Tell
+from entrypoint.core.effects import Ask, AskCandidate, CloseVips, Effect, Listen, Log, Look, Reply, Send, Spawn, Tell
 from entrypoint.core.events import (
     Answered,
     Began,
@@ -78,6 +78,8 @@ class Kernel(RuleBasedStateMachine):
                 self.born.setdefault(number, self.steps)
             case Ask(number=number, commands=commands):
                 self.asked[number] = commands
+            case AskCandidate(number=number):
+                self.asked[number] = runtime_api.of_a_candidate()
             case Send(number=number, signum=signal.SIGKILL):
                 self.asked.pop(number, None)
             case CloseVips():

@@ -4,7 +4,7 @@ import signal
 from collections.abc import Iterable, Iterator
 
 from entrypoint.core import lifecycle
-from entrypoint.core.effects import Adopt, Ask, Effect, Log, Look, Rehearse, Spawn, SpawnExporter, Tell
+from entrypoint.core.effects import Adopt, Ask, AskCandidate, Effect, Log, Look, Rehearse, Spawn, SpawnExporter, Tell
 from entrypoint.core.events import (
     EXPORTER,
     Adopted,
@@ -137,7 +137,9 @@ def owed(state: State) -> Iterator[Effect]:
                 yield Spawn(number)
             case Generation(number=number, phase=Candidate(given_up="", answer=answer)) if answer:
                 yield Look(Why.CANDIDATE, number)
-            case Generation(number=number, phase=Candidate(given_up="", asked=True) | Retiring(asked=True)):
+            case Generation(number=number, phase=Candidate(given_up="", asked=True)):
+                yield AskCandidate(number)
+            case Generation(number=number, phase=Retiring(asked=True)):
                 yield Ask(number, ())
             case _:
                 pass
@@ -155,7 +157,7 @@ def success_of(effect: Effect, state: State) -> Event | None:
         case Look(why=why, number=number):
             candidate = state.find(number)
             return Seen(why, Disk(candidate.digest if candidate and candidate.digest else "a"), number)
-        case Ask(number=number):
+        case Ask(number=number) | AskCandidate(number=number):
             asked = state.find(number)
             pid = asked.pid if asked and asked.pid else pid_of(number)
             return Answered(number, listening(pid, polled=False))

@@ -34,7 +34,7 @@ class Haproxy:
         self.theirs.setblocking(False)
         self.stderr = os.dup(self.words.writer)
         self.channel.spawned()
-        self.child = Child(1, self.event_loop, Logger(Level.DEBUG), self.submitted.append, lambda: None)
+        self.child = Child(1, self.event_loop, Logger(Level.DEBUG), self.submitted.append, lambda: None, lambda _: None)
         self.child.connect(self.channel, self.words)
 
     def leave(self) -> None:

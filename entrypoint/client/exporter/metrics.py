@@ -159,6 +159,11 @@ def _generations(status: Status) -> "Iterator[Metric]":
     yield _gauge(
         "restarts_in_a_row", "Deaths since a generation last lived long enough.", _number(restarts.get("in_a_row"))
     )
+    yield _gauge(
+        "server_states_kept",
+        "Servers whose state the current generation has from the one before it.",
+        _number(mapping(status.get("server_state")).get("kept")),
+    )
     vips = mappings(status.get("vips"))
     yield _by(
         "vips",

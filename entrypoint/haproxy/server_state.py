@@ -1,0 +1,320 @@
+"""What a new haproxy has to be told about its servers, so that it goes on where the one before it was.
+
+`show servers state` says what there is, `set server` repeats it (HAProxy's management guide, section 9.3). The values
+are those of `server-t.h` and `check-t.h` in HAProxy's source; they are the same from HAProxy 2.6 to 3.5.
+
+Only what differs from a server's beginning is kept: it is down, somebody has changed its administrative state or its
+weight, or has disabled its checks. All other servers begin as haproxy begins them.
+"""
+
+import operator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from entrypoint.lean.record import record, replace
+from entrypoint.lean.typing import Any
+
+TABLE = "show servers state"
+STIRRED = b"Server "
+"""In each line that haproxy writes to stderr when the state of a server changes."""
+_MOST_BACKENDS = 20
+"""For more backends than this, one question about all of them is shorter."""
+_LEGAL = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.:")
+"""The letters of names (manual, section 4.2). haproxy is not trusted: a name must not become a command."""
+
+_STOPPED, _STOPPING = "0", "3"
+_FORCED_MAINTENANCE, _CONFIGURED_MAINTENANCE, _FORCED_DRAIN = 0x01, 0x04, 0x08
+_ANY_MAINTENANCE = 0x23
+"""Forced, inherited from a tracked server, or because DNS has no address."""
+_CHECK_CONFIGURED, _CHECK_ENABLED = 0x02, 0x04
+
+_COLUMNS = (
+    *("be_name", "srv_name", "srv_op_state", "srv_admin_state", "srv_uweight", "srv_iweight"),
+    *("srv_check_state", "srv_agent_state", "srv_fqdn", "srvrecord", "srv_addr", "srv_port"),
+    *("srv_use_ssl", "srv_check_port", "srv_check_addr", "srv_agent_addr", "srv_agent_port"),
+)
+
+_INIT_STATE = "init-state"
+_LUA = "lua-load"
+_NO_SCRIPT = ("zero-warning", "tune.lua.maxmem", "tune.lua.openlibs")
+MENTIONS = (_INIT_STATE, _LUA, *_NO_SCRIPT)
+"""Words of a configuration that make a difference here."""
+
+HEALTH, STATE, WEIGHT, CHECKS, AGENT = "health", "state", "weight", "checks", "agent"
+_TOLD = {
+    HEALTH: "set server {0} health {1}",
+    STATE: "set server {0} state {1}",
+    WEIGHT: "set server {0} weight {1}",
+    CHECKS: "disable health {0}",
+    AGENT: "disable agent {0}",
+}
+_UNDONE = {
+    STATE: "set server {0} state ready",
+    WEIGHT: "set server {0} weight 100%",
+    CHECKS: "enable health {0}",
+    AGENT: "enable agent {0}",
+}
+_SHOWN = {CHECKS: "checks disabled", AGENT: "agent disabled"}
+
+
+@record(frozen=True)
+class ServerState:
+    """What is kept of one server."""
+
+    name: str
+    """BACKEND/SERVER."""
+    configured: tuple[str, ...]
+    """What the configuration says about it."""
+    weight: str
+    """Its configured weight."""
+    changes: tuple[tuple[str, str], ...]
+    """What is different now, each with its value."""
+
+    def __str__(self) -> str:
+        """Return it for people, such as `app/b DOWN`."""
+        words = (
+            _SHOWN.get(what) or (f"weight {value}" if what == WEIGHT else value.upper()) for what, value in self.changes
+        )
+        return f"{self.name} {', '.join(words)}"
+
+
+@record(frozen=True)
+class _Row:
+    """A server in an answer to `show servers state`."""
+
+    name: str
+    operational: str
+    administrative: int
+    weight: str
+    initial_weight: str
+    check: int
+    agent: int
+    configured: tuple[str, ...]
+
+    @property
+    def is_checked(self) -> bool:
+        return bool((self.check | self.agent) & _CHECK_CONFIGURED)
+
+    @property
+    def is_disabled(self) -> bool:
+        """Whether the configuration says `disabled`."""
+        return bool(self.administrative & _CONFIGURED_MAINTENANCE)
+
+
+def kept(answer: str, mentions: Collection[str] | None = ()) -> dict[str, ServerState]:
+    """Return what is to be kept, by name, from the answer to `show servers state`.
+
+    Args:
+        answer: of the haproxy whose servers these are.
+        mentions: those of MENTIONS that its configuration has; None if they are not known.
+
+    """
+    found = {}
+    begin_up = _INIT_STATE not in (mentions or ())
+    for fields in _lines(answer):
+        _, _, operational, administrative, weight, initial, check, agent, *_ = fields
+        # Nearly all servers end here, and there can be 10,000.
+        usual = operational == "2" and administrative == "0" and weight == initial
+        if usual and check in _USUAL and agent in _USUAL and begin_up:
+            continue
+        row = _row(fields)
+        changes = tuple(_changes(row, begins_up=begin_up)) if row else ()
+        if row and changes:
+            found[row.name] = ServerState(row.name, row.configured, row.initial_weight, changes)
+    return found
+
+
+_USUAL = frozenset(
+    str(state) for state in range(32) if state & (_CHECK_CONFIGURED | _CHECK_ENABLED) != _CHECK_CONFIGURED
+)
+"""States of checks that nobody has disabled."""
+
+
+def _lines(answer: str) -> Iterator[tuple[str, ...]]:
+    """Yield the fields of each server, in the order of _COLUMNS."""
+    pick: Any = None
+    width = 0
+    for line in answer.splitlines():
+        if line.startswith("# be_id "):
+            names = line[2:].split(" ")
+            width = len(names)
+            # An older HAProxy has fewer columns; the last field stands for those.
+            places = [names.index(column) if column in names else width for column in _COLUMNS]
+            pick = operator.itemgetter(*places)
+            continue
+        fields = line.split(" ")
+        if not pick or len(fields) != width:
+            continue
+        yield pick((*fields, ""))
+
+
+def _row(fields: tuple[str, ...]) -> _Row | None:
+    """Return a server; None if haproxy would not say that."""
+    backend, server, operational, administrative, weight, initial, check, agent, fqdn, srv, address, *rest = fields
+    try:
+        flags, check_flags, agent_flags = int(administrative), int(check), int(agent)
+        int(weight)
+    except ValueError:
+        return None
+    if not _LEGAL.issuperset(backend) or not _LEGAL.issuperset(server):
+        return None
+    port, *others = rest
+    # DNS finds the address of a name, and with an SRV record the name and the port as well.
+    place = (srv,) if srv != "-" else (fqdn, port) if fqdn != "-" else (address, port)
+    bits = (check_flags & _CHECK_CONFIGURED, agent_flags & _CHECK_CONFIGURED, flags & _CONFIGURED_MAINTENANCE)
+    configured = (*place, *others, *map(str, bits))
+    return _Row(f"{backend}/{server}", operational, flags, weight, initial, check_flags, agent_flags, configured)
+
+
+def _changes(row: _Row, *, begins_up: bool) -> Iterator[tuple[str, str]]:
+    if row.check & (_CHECK_CONFIGURED | _CHECK_ENABLED) == _CHECK_CONFIGURED:
+        yield CHECKS, ""
+    if row.agent & (_CHECK_CONFIGURED | _CHECK_ENABLED) == _CHECK_CONFIGURED:
+        yield AGENT, ""
+    # Without checks it would stay down for ever.
+    if row.is_checked and not row.administrative & _ANY_MAINTENANCE:
+        if row.operational == _STOPPED:
+            yield HEALTH, "down"
+        elif row.operational == _STOPPING:
+            yield HEALTH, "stopping"
+        elif not begins_up:
+            # With `init-state` a server may begin down.
+            yield HEALTH, "up"
+    state = _administrative(row)
+    if state:
+        yield STATE, state
+    if row.weight != row.initial_weight:
+        # A load balancing algorithm that takes no other weights takes these.
+        yield WEIGHT, row.weight if row.weight != "0" else "0%"
+
+
+def _administrative(row: _Row) -> str:
+    """Return what somebody has set at run time; empty if nobody has."""
+    if row.administrative & _FORCED_DRAIN:
+        return "drain"
+    if row.administrative & _FORCED_MAINTENANCE:
+        return "" if row.is_disabled else "maint"
+    return "ready" if row.is_disabled else ""
+
+
+def commands(states: Iterable[ServerState]) -> Iterator[str]:
+    """Yield the commands that tell a new haproxy all of it. One that does not apply is answered with an error."""
+    for state in states:
+        for what, value in state.changes:
+            yield _TOLD[what].format(state.name, value)
+
+
+_CALLS = {
+    (HEALTH, "up"): "check_force_up()",
+    (HEALTH, "down"): "check_force_down()",
+    (HEALTH, "stopping"): "check_force_nolb()",
+    (STATE, "maint"): "set_maint()",
+    (STATE, "drain"): "set_drain()",
+    (STATE, "ready"): "set_ready()",
+    (CHECKS, ""): "check_disable()",
+    (AGENT, ""): "agent_disable()",
+}
+_SCRIPT = """\
+core.register_init(function()
+  local function tell(backend, server, action)
+    pcall(function() action(core.backends[backend].servers[server]) end)
+  end
+{}end)
+"""
+
+
+def lua_script(states: Iterable[ServerState]) -> str:
+    """Return a Lua script that does what `commands` does, before haproxy serves; empty if there is nothing to do.
+
+    The CLI comes too late after a crash: the clients that have waited are served in the same turn of the event loop.
+    Functions that are registered with `core.register_init` run before the loop (HAProxy's Lua reference).
+    """
+    lines = []
+    for state in states:
+        backend, _, server = state.name.partition("/")
+        for change in state.changes:
+            call = _CALLS.get(change) or f'set_weight("{change[1]}")'
+            lines.append(f'  tell("{backend}", "{server}", function(s) s:{call} end)\n')
+    return _SCRIPT.format("".join(lines)) if lines else ""
+
+
+def may_run_scripts(mentions: Collection[str] | None) -> bool:
+    """Tell whether a haproxy with this configuration surely starts with a script as without one.
+
+    Args:
+        mentions: those of MENTIONS that the configuration has; None if they are not known.
+
+    """
+    return mentions is not None and not any(word in mentions for word in _NO_SCRIPT)
+
+
+def lua_fragment(path: str, mentions: Collection[str]) -> str:
+    """Return lines for the `global` section that load a script, if haproxy was built with Lua.
+
+    Args:
+        path: of the script.
+        mentions: those of MENTIONS that the configuration has.
+
+    """
+    # HAProxy 3.1 and later warn of the first script without this, and of this after the first script. It changes what
+    # a boolean sample is in scripts; ours has none.
+    tunable = (
+        "" if _LUA in mentions else (".if version_atleast(3.1)\n  tune.lua.bool-sample-conversion normal\n.endif\n")
+    )
+    return f".if feature(LUA)\n{tunable}  lua-load {path}\n.endif\n"
+
+
+def questions(states: Iterable[ServerState]) -> tuple[str, ...]:
+    """Return the commands that ask a new haproxy how these servers are configured."""
+    backends = dict.fromkeys(state.name.partition("/")[0] for state in states)
+    if len(backends) > _MOST_BACKENDS:
+        return (TABLE,)
+    return tuple(f"{TABLE} {backend}" for backend in backends)
+
+
+@record(frozen=True)
+class Corrections:
+    """What is left of the states that a new haproxy was told."""
+
+    kept: tuple[ServerState, ...]
+    """What applies there."""
+    commands: tuple[str, ...]
+    """What undoes the rest."""
+
+
+def corrections(told: Mapping[str, ServerState], now: Mapping[str, ServerState], answer: str) -> Corrections:
+    """Compare what a new haproxy was told with its own configuration.
+
+    Args:
+        told: what it was told, by the server's name.
+        now: what it would be told now; it may have changed since.
+        answer: its answer to `questions`.
+
+    """
+    remaining: list[ServerState] = []
+    undo: list[str] = []
+    for fields in _lines(answer):
+        state = told.get(f"{fields[0]}/{fields[1]}")
+        row = _row(fields) if state else None
+        if not state or not row:
+            continue
+        if row.configured != state.configured or now.get(row.name) != state:
+            undo += _undone(row, state.changes)
+            continue
+        changes = state.changes
+        if row.initial_weight != state.weight:
+            changes = tuple(change for change in changes if change[0] != WEIGHT)
+            undo += _undone(row, (change for change in state.changes if change[0] == WEIGHT))
+        if changes:
+            remaining.append(replace(state, changes=changes))
+    later = [state for name, state in now.items() if told.get(name) != state]
+    return Corrections(tuple(remaining), (*undo, *commands(later)))
+
+
+def _undone(row: _Row, changes: Iterable[tuple[str, str]]) -> Iterator[str]:
+    for what, _ in changes:
+        if what == HEALTH:
+            # A server that leaves maintenance begins as at the start of haproxy.
+            yield _TOLD[STATE].format(row.name, "maint")
+        yield _UNDONE.get(what, _UNDONE[STATE]).format(row.name)
+    if row.is_disabled:
+        yield _TOLD[STATE].format(row.name, "maint")
