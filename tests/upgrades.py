@@ -22,7 +22,7 @@ NOTHING = UpgradeState(
     history={},
     began=0.0,
     startup_logs=("", "", ""),
-    servers={"known": [], "kept": []},
+    servers={"known": "", "kept": ""},
     log={},
     descriptors=(),
 )

@@ -11,8 +11,11 @@ from entrypoint.lean.record import record
 
 MOST_BYTES = 128 * 1024
 """Of a message. If there are more names than fit, their count says so."""
-LOOK, LOOK_WITH_TEXTS, KEEP, RESTORE = b"look", b"look with texts", b"keep", b"restore"
-"""Requests. KEEP comes with the texts. Each has one answer: FOUND, KEPT or RESTORED."""
+LOOK, LOOK_WITH_TEXTS = b"look", b"look with texts"
+KEEP, RESTORE = b"keep", b"restore"
+KEEP_SERVERS, RESTORE_SERVERS = b"keep servers", b"restore servers"
+"""Requests. KEEP comes with the texts, KEEP_SERVERS with the states of servers. Each has one answer: FOUND, KEPT or
+RESTORED."""
 FOUND, KEPT, RESTORED, STIRRED, POLLING = b"found", b"kept", b"restored", b"stirred", b"polling"
 """What the reader sends: three answers, and STIRRED and POLLING by itself. A zero byte and the rest follow."""
 

@@ -23,7 +23,9 @@ _LEGAL = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01234567
 
 _STOPPED, _STOPPING = "0", "3"
 _FORCED_MAINTENANCE, _CONFIGURED_MAINTENANCE, _FORCED_DRAIN = 0x01, 0x04, 0x08
-_ANY_MAINTENANCE = 0x23
+_DNS_MAINTENANCE = 0x20
+"""DNS has no address."""
+_ANY_MAINTENANCE = 0x03 | _DNS_MAINTENANCE
 """Forced, inherited from a tracked server, or because DNS has no address."""
 _CHECK_CONFIGURED, _CHECK_ENABLED = 0x02, 0x04
 
@@ -35,8 +37,10 @@ _COLUMNS = (
 
 _INIT_STATE = "init-state"
 _LUA = "lua-load"
+_DNS = "resolvers"
+_RATE = "maxconnrate"
 _NO_SCRIPT = ("zero-warning", "tune.lua.maxmem", "tune.lua.openlibs")
-MENTIONS = (_INIT_STATE, _LUA, *_NO_SCRIPT)
+MENTIONS = (_INIT_STATE, _LUA, _DNS, _RATE, *_NO_SCRIPT)
 """Words of a configuration that make a difference here."""
 
 HEALTH, STATE, WEIGHT, CHECKS, AGENT = "health", "state", "weight", "checks", "agent"
@@ -129,6 +133,31 @@ _USUAL = frozenset(
 """States of checks that nobody has disabled."""
 
 
+def resolved(answer: str) -> tuple[dict[str, int], frozenset[str]]:
+    """Return what DNS has found, from an answer to `show servers state`.
+
+    Returns:
+        By backend the number of servers with a name and an address; and the backends that have a name without one.
+
+    """
+    numbers: dict[str, int] = {}
+    missing = set()
+    for fields in _lines(answer):
+        backend, administrative, fqdn, srv = fields[0], fields[3], fields[8], fields[9]
+        if (fqdn, srv) == ("-", "-"):
+            continue
+        if administrative.isdigit() and int(administrative) & _DNS_MAINTENANCE:
+            missing.add(backend)
+        else:
+            numbers[backend] = numbers.get(backend, 0) + 1
+    return numbers, frozenset(missing)
+
+
+def uses_dns(mentions: Collection[str] | None) -> bool:
+    """Tell whether DNS may find addresses while haproxy serves."""
+    return mentions is not None and _DNS in mentions
+
+
 def _lines(answer: str) -> Iterator[tuple[str, ...]]:
     """Yield the fields of each server, in the order of _COLUMNS."""
     pick: Any = None
@@ -137,14 +166,14 @@ def _lines(answer: str) -> Iterator[tuple[str, ...]]:
         if line.startswith("# be_id "):
             names = line[2:].split(" ")
             width = len(names)
-            # An older HAProxy has fewer columns; the last field stands for those.
+            # An older HAProxy has fewer columns; a dash stands for the others.
             places = [names.index(column) if column in names else width for column in _COLUMNS]
             pick = operator.itemgetter(*places)
             continue
         fields = line.split(" ")
         if not pick or len(fields) != width:
             continue
-        yield pick((*fields, ""))
+        yield pick((*fields, "-"))
 
 
 def _row(fields: tuple[str, ...]) -> _Row | None:
@@ -152,10 +181,9 @@ def _row(fields: tuple[str, ...]) -> _Row | None:
     backend, server, operational, administrative, weight, initial, check, agent, fqdn, srv, address, *rest = fields
     try:
         flags, check_flags, agent_flags = int(administrative), int(check), int(agent)
-        int(weight)
     except ValueError:
         return None
-    if not _LEGAL.issuperset(backend) or not _LEGAL.issuperset(server):
+    if not weight.isdigit() or not _LEGAL.issuperset(backend) or not _LEGAL.issuperset(server):
         return None
     port, *others = rest
     # DNS finds the address of a name, and with an SRV record the name and the port as well.
@@ -183,8 +211,7 @@ def _changes(row: _Row, *, begins_up: bool) -> Iterator[tuple[str, str]]:
     if state:
         yield STATE, state
     if row.weight != row.initial_weight:
-        # A load balancing algorithm that takes no other weights takes these.
-        yield WEIGHT, row.weight if row.weight != "0" else "0%"
+        yield WEIGHT, row.weight
 
 
 def _administrative(row: _Row) -> str:
@@ -247,6 +274,16 @@ def may_run_scripts(mentions: Collection[str] | None) -> bool:
     return mentions is not None and not any(word in mentions for word in _NO_SCRIPT)
 
 
+HOLD = f"  {_RATE} 1\n"
+"""For the `global` section: haproxy accepts one client, and others wait until RELEASE."""
+RELEASE = "set rate-limit connections global 0"
+
+
+def may_hold(mentions: Collection[str] | None) -> bool:
+    """Tell whether HOLD and RELEASE change nothing of the configuration."""
+    return mentions is not None and _RATE not in mentions
+
+
 def lua_fragment(path: str, mentions: Collection[str]) -> str:
     """Return lines for the `global` section that load a script, if haproxy was built with Lua.
 
@@ -265,7 +302,11 @@ def lua_fragment(path: str, mentions: Collection[str]) -> str:
 
 def questions(states: Iterable[ServerState]) -> tuple[str, ...]:
     """Return the commands that ask a new haproxy how these servers are configured."""
-    backends = dict.fromkeys(state.name.partition("/")[0] for state in states)
+    return about(dict.fromkeys(state.name.partition("/")[0] for state in states))
+
+
+def about(backends: Collection[str]) -> tuple[str, ...]:
+    """Return the commands that ask for the states of the servers of these backends."""
     if len(backends) > _MOST_BACKENDS:
         return (TABLE,)
     return tuple(f"{TABLE} {backend}" for backend in backends)
@@ -318,3 +359,33 @@ def _undone(row: _Row, changes: Iterable[tuple[str, str]]) -> Iterator[str]:
         yield _UNDONE.get(what, _UNDONE[STATE]).format(row.name)
     if row.is_disabled:
         yield _TOLD[STATE].format(row.name, "maint")
+
+
+# ---- as text ---------------------------------------------------------------------------------------------------------
+
+
+def to_text(states: Iterable[ServerState]) -> str:
+    """Write them, a line each."""
+    return "".join(
+        f"{state.name} {state.weight} {','.join('='.join(change) for change in state.changes)}"
+        f" {' '.join(state.configured)}\n"
+        for state in states
+    )
+
+
+def from_text(text: str) -> dict[str, ServerState]:
+    """Read what `to_text` wrote, by name.
+
+    Raises:
+        ValueError: it did not.
+
+    """
+    found = {}
+    for line in text.splitlines():
+        name, weight, listed, *configured = line.split(" ")
+        changes = tuple((what, value) for what, _, value in (change.partition("=") for change in listed.split(",")))
+        valid = all(change in _CALLS or (change[0] == WEIGHT and change[1].isalnum()) for change in changes)
+        if not valid or not _LEGAL.issuperset(name.replace("/", "", 1)):
+            raise ValueError(f"not the state of a server: {line[:80]!r}")
+        found[name] = ServerState(name, tuple(configured), weight, changes)
+    return found

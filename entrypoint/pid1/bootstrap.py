@@ -134,6 +134,7 @@ def _read(
     tags: frozenset[str],
 ) -> None:
     """Run in the reader process; its imports stay out of PID 1's memory."""
+    from entrypoint.core.look import KEEP, KEEP_SERVERS, RESTORE, RESTORE_SERVERS  # noqa: PLC0415
     from entrypoint.pid1.reading import Task, run  # noqa: PLC0415
     from entrypoint.system.config_snapshot import ConfigFiles  # noqa: PLC0415
     from entrypoint.system.state_file import StateFile  # noqa: PLC0415
@@ -142,8 +143,12 @@ def _read(
     watches = settings.watch != (_OFF,)
     extra = tuple(os.path.abspath(path) for path in settings.watch if path not in {_AUTO, _OFF})
     disk = ConfigFiles(command.configurations, command.folder, extra, variables, follow=watches, ours=ours)
-    state_file = StateFile(settings.state_dir, setting.name) if settings.state_dir else None
-    run(line, Task(disk, state_file, tags | setting.environment.keys(), watches))
+    state_files = {}
+    if settings.state_dir:
+        configuration = StateFile(settings.state_dir, setting.name)
+        servers = StateFile(settings.state_dir, setting.name, "server-state")
+        state_files = {KEEP: configuration, RESTORE: configuration, KEEP_SERVERS: servers, RESTORE_SERVERS: servers}
+    run(line, Task(disk, state_files, tags | setting.environment.keys(), watches))
 
 
 def _log_vips(logger: Logger, listeners: Listeners) -> None:

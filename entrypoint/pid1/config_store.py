@@ -1,8 +1,9 @@
-"""Passes the core's requests about configuration files to the reader, and the reader's answers to the core."""
+"""Passes requests about configuration files and the state directory to the reader, and its answers on."""
 
 import os
 from collections.abc import Callable
 
+from entrypoint.core import look
 from entrypoint.core.effects import Log
 from entrypoint.core.events import Disk, Restored, Seen, Stirred, Why
 from entrypoint.core.look import Found
@@ -12,6 +13,14 @@ from entrypoint.pid1.children import Children
 from entrypoint.pid1.parts import Parts
 from entrypoint.pid1.reader import Asked, Reader
 from entrypoint.pid1.runtime import Runtime
+from entrypoint.system.state_file import content_of, in_memory
+
+_WHAT = {
+    look.RESTORE: "is no last known good configuration",
+    look.RESTORE_SERVERS: "are no states of servers",
+    look.KEEP: "the last known good configuration is",
+    look.KEEP_SERVERS: "the states of servers are",
+}
 
 
 class ConfigStore:
@@ -23,12 +32,23 @@ class ConfigStore:
         children: Children,
         parts: Parts,
         is_known: Callable[[int], bool],
+        servers_restored: Callable[[str], None],
     ) -> None:
-        """Begin without a process; `is_known` tells whether the state has a generation with this number."""
+        """Begin without a process.
+
+        Args:
+            runtime: has the log and the events.
+            children: has the reader's process.
+            parts: has the configurations and the settings.
+            is_known: tells whether the state has a generation with this number.
+            servers_restored: gets the saved states of servers; raises ValueError if it cannot use them.
+
+        """
         self._runtime = runtime
         self._children = children
         self._configurations = parts.configurations
         self._is_known = is_known
+        self._servers_restored = servers_restored
         self._has_state_dir = bool(parts.settings.state_dir)
         self.reader = Reader(runtime, children, parts.read, self)
 
@@ -45,14 +65,26 @@ class ConfigStore:
         if texts is None:
             return
         if self._has_state_dir:
-            self.reader.write_state_file(texts)
+            self.reader.write_state_file(look.KEEP, texts)
         else:
             os.close(texts)
 
-    def read_state_file(self) -> None:
+    def keep_servers(self, states: str) -> None:
+        """Save the states of servers in the state directory, if there is one.
+
+        Raises:
+            OSError: no descriptors are left.
+
+        """
+        if self._has_state_dir:
+            content = in_memory("", (("server-state", states.encode()),))
+            self.reader.write_state_file(look.KEEP_SERVERS, content)
+
+    def read_state_files(self) -> None:
         """Read the state directory, if there is one."""
         if self._has_state_dir:
-            self.reader.read_state_file()
+            self.reader.read_state_file(look.RESTORE)
+            self.reader.read_state_file(look.RESTORE_SERVERS)
 
     def resume(self) -> None:
         """Repeat what the previous program may not have finished: write the state directory, or read it.
@@ -65,9 +97,9 @@ class ConfigStore:
             return
         texts = self._configurations.copy()
         if texts is None:
-            self.reader.read_state_file()
+            self.reader.read_state_file(look.RESTORE)
         else:
-            self.reader.write_state_file(texts)
+            self.reader.write_state_file(look.KEEP, texts)
 
     # ---- answers of the reader ---------------------------------------------------------------------------------------
 
@@ -88,20 +120,24 @@ class ConfigStore:
             for why, number in asked:
                 self._runtime.submit(Seen(why, disk, number))
 
-    def restored(self, problem: str, texts: int | None) -> None:
-        """Submit the last known good configuration that the state directory holds."""
+    def restored(self, kind: bytes, problem: str, content: int | None) -> None:
+        """Submit the last known good configuration that the state directory holds, or use the states of servers."""
         try:
-            if texts is not None:
-                self._runtime.submit(Restored(self._configurations.restored(texts)))
+            if content is None:
+                pass
+            elif kind == look.RESTORE:
+                self._runtime.submit(Restored(self._configurations.restored(content)))
+            else:
+                self._servers_restored(content_of(content).decode())
         except (OSError, ValueError) as error:
-            problem = reason(error)
+            problem = reason(error) if isinstance(error, OSError) else str(error)
         if problem:
-            what = f"there is no last known good configuration from --state-dir: {problem}"
+            what = f"there {_WHAT[kind]} from --state-dir: {problem}"
             self._runtime.log(Log(Level.WARNING, "state_ignored", what))
 
-    def not_kept(self, problem: str) -> None:
+    def not_kept(self, kind: bytes, problem: str) -> None:
         """Log that the state directory could not be written."""
-        what = f"the last known good configuration is kept in memory only: --state-dir cannot be written: {problem}"
+        what = f"{_WHAT[kind]} kept in memory only: --state-dir cannot be written: {problem}"
         self._runtime.log(Log(Level.WARNING, "not_kept", what))
 
     def stirred(self) -> None:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
-from entrypoint.haproxy.server_state import lua_fragment
+from entrypoint.haproxy.server_state import HOLD, lua_fragment
 from entrypoint.lean.record import record
 from entrypoint.options.command_line import Serve, with_configuration, without_configurations
 from entrypoint.options.inheritance import VARIABLE as INHERITED_VARIABLE
@@ -30,6 +30,16 @@ _EXPORTER_NEEDS_BY_PREFIX = ("LC_", "PYTHON")
 
 class RefusedError(Exception):
     """A generation must not be started; the text is one line for the user."""
+
+
+@record(frozen=True)
+class Prelude:
+    """What a generation does before it serves."""
+
+    lua: str = ""
+    """A script that it runs; empty for none."""
+    holds: bool = False
+    """It accepts clients only once it is told to (`server_state.RELEASE`)."""
 
 
 @record()
@@ -68,13 +78,13 @@ class HaproxyLaunch:
     adopted: Adopted
     configurations: Configurations
 
-    def of(self, number: int, *, kept: bool, lua: str = "") -> PreparedChild:
+    def of(self, number: int, *, kept: bool, prelude: Prelude) -> PreparedChild:
         """Return what to start, and our channels to it.
 
         Args:
             number: of the generation.
             kept: start it from the last known good configuration.
-            lua: a script for it to run before it serves; empty for none.
+            prelude: what it does before it serves.
 
         Raises:
             RefusedError: the configuration has `master-worker`.
@@ -85,23 +95,23 @@ class HaproxyLaunch:
             passed = tuple(self.configurations.last_known_good())
             paths = [word for descriptor in passed for word in ("-f", f"/dev/fd/{descriptor}")]
             arguments = (*without_configurations(self.command.arguments), *paths)
-            return self._prepared(number, arguments, passed, lua, kept=kept)
+            return self._prepared(number, arguments, passed, prelude, kept=kept)
         given = self.configurations.given(number)
         if given and given.master_worker:
             raise RefusedError(REFUSAL.format(given.master_worker))
-        return self._prepared(number, self.command.arguments, (), lua, kept=kept)
+        return self._prepared(number, self.command.arguments, (), prelude, kept=kept)
 
     def _prepared(
-        self, number: int, arguments: tuple[str, ...], passed: tuple[int, ...], lua: str, *, kept: bool
+        self, number: int, arguments: tuple[str, ...], passed: tuple[int, ...], prelude: Prelude, *, kept: bool
     ) -> PreparedChild:
         prepared = PreparedChild(_NOTHING, passed=passed)
         try:
-            fragment = ""
-            if lua:
-                script = memory_file(lua)
+            fragment = HOLD if prelude.holds else ""
+            if prelude.lua:
+                script = memory_file(prelude.lua)
                 prepared.passed = passed = (*passed, script)
                 mentions = self.configurations.mentions(number, kept=kept) or ()
-                fragment = lua_fragment(f"/dev/fd/{script}", mentions)
+                fragment += lua_fragment(f"/dev/fd/{script}", mentions)
             prepared.channel = channel = CliChannel(fragment=fragment)
             prepared.stderr = pipe = StderrPipe()
             prepared.offer = offer = self.adopted.offer() if self.adopted.sockets else None

@@ -32,7 +32,14 @@ _NO_READER = _FIRST_NUMBER - MOST_READERS
 """No process has this number; 0 is the exporter."""
 _ALARM = "reader"
 
-_ANSWERS = {look.LOOK: look.FOUND, look.LOOK_WITH_TEXTS: look.FOUND, look.KEEP: look.KEPT, look.RESTORE: look.RESTORED}
+_ANSWERS = {
+    look.LOOK: look.FOUND,
+    look.LOOK_WITH_TEXTS: look.FOUND,
+    look.KEEP: look.KEPT,
+    look.KEEP_SERVERS: look.KEPT,
+    look.RESTORE: look.RESTORED,
+    look.RESTORE_SERVERS: look.RESTORED,
+}
 
 Asked = tuple[Why, int]
 """Why to look at the disk, and for which generation."""
@@ -44,11 +51,11 @@ class Listener(Protocol):
     def found(self, found: look.Found, texts: int | None, asked: tuple[Asked, ...]) -> None:
         """A look has ended; the caller closes the descriptor `texts` afterwards."""
 
-    def restored(self, problem: str, texts: int | None) -> None:
-        """The state directory was read; the caller closes the descriptor `texts` afterwards."""
+    def restored(self, kind: bytes, problem: str, content: int | None) -> None:
+        """A file in the state directory was read; the caller closes the descriptor `content` afterwards."""
 
-    def not_kept(self, problem: str) -> None:
-        """The state directory could not be written."""
+    def not_kept(self, kind: bytes, problem: str) -> None:
+        """A file in the state directory could not be written."""
 
     def stirred(self) -> None:
         """A file may have changed."""
@@ -61,7 +68,7 @@ class Listener(Protocol):
 class _Request:
     kind: bytes
     asked: list[Asked]
-    texts: int | None = None
+    content: int | None = None
     again: bool = False
     """It was sent to a reader that has died."""
 
@@ -114,16 +121,16 @@ class Reader:
                 return
         self._ask(_Request(kind, [(why, number)]))
 
-    def write_state_file(self, texts: int) -> None:
-        """Write the state directory; takes over the descriptor."""
-        for request in [request for request in self._waiting if request.kind == look.KEEP]:
+    def write_state_file(self, kind: bytes, content: int) -> None:
+        """Write a file in the state directory; takes over the descriptor. `kind` is KEEP or KEEP_SERVERS."""
+        for request in [request for request in self._waiting if request.kind == kind]:
             self._waiting.remove(request)
-            _close(request.texts)
-        self._ask(_Request(look.KEEP, [], texts))
+            _close(request.content)
+        self._ask(_Request(kind, [], content))
 
-    def read_state_file(self) -> None:
-        """Read the state directory."""
-        self._ask(_Request(look.RESTORE, []))
+    def read_state_file(self, kind: bytes) -> None:
+        """Read a file in the state directory; `kind` is RESTORE or RESTORE_SERVERS."""
+        self._ask(_Request(kind, []))
 
     def _ask(self, request: _Request) -> None:
         self._waiting.append(request)
@@ -136,7 +143,7 @@ class Reader:
         try:
             line = self._line or self._start()
             self._sent = request = self._waiting.popleft()
-            line.send(request.kind, request.texts)
+            line.send(request.kind, request.content)
         except BrokenPipeError:
             # It has just died, and `_ended` will follow.
             pass
@@ -212,16 +219,16 @@ class Reader:
             if found:
                 self._listener.found(found, descriptor, tuple(request.asked))
             elif kind == look.RESTORED:
-                self._listener.restored(problem, descriptor)
+                self._listener.restored(request.kind, problem, descriptor)
             elif problem:
-                self._listener.not_kept(problem)
+                self._listener.not_kept(request.kind, problem)
         finally:
             self._proceed()
 
     def _done(self) -> None:
         self._runtime.event_loop.cancel(_ALARM)
         if self._sent:
-            _close(self._sent.texts)
+            _close(self._sent.content)
             self._sent = None
 
     # ---- failures ----------------------------------------------------------------------------------------------------
@@ -261,11 +268,12 @@ class Reader:
                 stack.callback(self._tell_failure, request, why)
 
     def _tell_failure(self, request: _Request, why: str) -> None:
-        _close(request.texts)
-        if request.kind == look.KEEP:
-            self._listener.not_kept(why)
-        elif request.kind == look.RESTORE:
-            self._listener.restored(why, None)
+        _close(request.content)
+        answer = _ANSWERS[request.kind]
+        if answer == look.KEPT:
+            self._listener.not_kept(request.kind, why)
+        elif answer == look.RESTORED:
+            self._listener.restored(request.kind, why, None)
         else:
             found = look.Found(unreadable=why, unfinished=True, polled=True)
             self._listener.found(found, None, tuple(request.asked))

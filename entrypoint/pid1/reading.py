@@ -11,7 +11,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from entrypoint.core import look
 from entrypoint.haproxy.config_text import line_of_master_worker, mentioned, tags
@@ -42,7 +42,8 @@ class Task:
     """What to read."""
 
     disk: ConfigFiles
-    state_file: StateFile | None
+    state_files: Mapping[bytes, StateFile]
+    """By the requests that write and read them; empty without a state directory."""
     known: Collection[str]
     """The variables that a `bind` can use, including those of VIPs."""
     watches: bool
@@ -98,10 +99,10 @@ class _Reader:
     def _answer(self, request: bytes, descriptor: int | None) -> None:
         if request in {look.LOOK, look.LOOK_WITH_TEXTS}:
             self._look(with_texts=request == look.LOOK_WITH_TEXTS)
-        elif request == look.KEEP and descriptor is not None:
-            self._keep(descriptor)
-        elif request == look.RESTORE:
-            self._restore()
+        elif request in {look.KEEP, look.KEEP_SERVERS} and descriptor is not None:
+            self._keep(self._task.state_files[request], descriptor)
+        elif request in {look.RESTORE, look.RESTORE_SERVERS}:
+            self._restore(self._task.state_files[request])
 
     def _look(self, *, with_texts: bool) -> None:
         texts = None
@@ -138,23 +139,21 @@ class _Reader:
             mentions=mentioned((text for _, text in contents.texts), MENTIONS),
         )
 
-    def _keep(self, descriptor: int) -> None:
+    def _keep(self, state_file: StateFile, descriptor: int) -> None:
         problem = ""
         try:
-            state_file = self._task.state_file
-            assert state_file
             make_folder(state_file.folder, 0o700)
             state_file.write(descriptor)
         except OSError as error:
-            problem = _unwritable(self._task.state_file.folder if self._task.state_file else "", error)
+            problem = _unwritable(state_file.folder, error)
         finally:
             os.close(descriptor)
         self._say(look.KEPT, problem.encode("utf-8", "surrogateescape")[:1024])
 
-    def _restore(self) -> None:
+    def _restore(self, state_file: StateFile) -> None:
         problem, descriptor = "", None
         try:
-            descriptor = self._task.state_file.read() if self._task.state_file else None
+            descriptor = state_file.read()
         except (DamagedError, OSError, MemoryError) as error:
             problem = str(error) or "there is not enough memory to read it"
         self._say(look.RESTORED, problem.encode("utf-8", "surrogateescape")[:1024], descriptor)

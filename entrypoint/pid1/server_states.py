@@ -6,8 +6,9 @@ the status.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Mapping
 from itertools import islice
+from types import MappingProxyType
 
 from entrypoint.core.events import Unanswered
 from entrypoint.core.log_lines import say
@@ -15,10 +16,12 @@ from entrypoint.core.state import Candidate, Generation, State
 from entrypoint.core.upgrade_state import UpgradeState
 from entrypoint.haproxy import runtime_api, server_state
 from entrypoint.haproxy.server_state import ServerState
+from entrypoint.lean.record import record
 from entrypoint.lean.typing import Any
 from entrypoint.options.settings import ServerStatePolicy
 from entrypoint.pid1.children import Children
 from entrypoint.pid1.configurations import Configurations
+from entrypoint.pid1.launch import Prelude
 from entrypoint.pid1.runtime import Runtime
 from entrypoint.system.haproxy_cli import Conversation
 
@@ -26,10 +29,32 @@ _ANSWERS_WITHIN = 1.0
 """Seconds that a candidate waits for the current generation's answer; then it learns what was known before."""
 _ASK_AGAIN_AFTER = 1.0
 """Seconds between two questions after changes: with 10,000 servers each answer costs haproxy 30 ms."""
+_RESTORED_WITHIN = 600.0
+"""Seconds: what an older container has saved is not used."""
 _MOST_TOLD = 10000
 """Servers; all others begin as haproxy begins them."""
+_ADDRESSES_WITHIN = 5.0
+_MOST_ADDRESSES_WITHIN = 1.0
+"""Seconds that a candidate waits until each backend has one of its addresses, and until it has all."""
+_ADDRESSES_AGAIN_AFTER = 0.01
 MOST_LISTED = 10
 """Servers that a log line or a status names."""
+
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@record(frozen=True)
+class _Candidate:
+    number: int
+    told: Mapping[str, ServerState] = _NOTHING
+    """What it is told, by the server's name."""
+    waits: Mapping[str, int] = _NOTHING
+    """By backend, how many servers should have an address before it serves."""
+    holds: bool = False
+    """It accepts only one client before it is released."""
+    paused: tuple[str, ...] = ()
+    """Frontends that accept nobody from its first conversation until it is released."""
 
 
 class ServerStates:
@@ -51,15 +76,20 @@ class ServerStates:
         self._children = children
         self._configurations = configurations
         self._state = state
+        self.keep: Callable[[str], None] = lambda _: None
+        """Saves a text for `restored` in the next container."""
+        self._saved = ("", 0.0)
+        """The last saved text, without its time, and when it was saved, in seconds on the monotonic clock."""
         self._keeps = state().settings.server_state is ServerStatePolicy.KEEP
         self._known: dict[str, ServerState] = {}
         """What the next candidate is told, by the server's name."""
         self.kept: tuple[ServerState, ...] = ()
         """What the current generation has from the one before it."""
-        self._told: tuple[int, dict[str, ServerState]] = (0, {})
-        """The last candidate's number, and what it was told."""
+        self._resolved: dict[str, int] = {}
+        """By backend, the number of servers of which DNS has found the address."""
+        self._candidate = _Candidate(0)
         self._applied: tuple[int, tuple[ServerState, ...]] = (0, ())
-        """The same, and what applies to it."""
+        """The number of the last candidate that has answered, and what applies to it of what it was told."""
         self._changed: set[int] = set()
         """Candidates that have said that the state of a server has changed."""
         self._question: Conversation | None = None
@@ -107,6 +137,9 @@ class ServerStates:
                 current = self._state().current
                 mentions = self._configurations.mentions(number, kept=bool(current and current.kept))
                 self._known = server_state.kept(question.answer, mentions)
+                dns = server_state.uses_dns(mentions)
+                self._resolved = server_state.resolved(question.answer)[0] if dns else {}
+                self._save_changes()
             self._go_on()
 
     def _current(self) -> int:
@@ -141,10 +174,10 @@ class ServerStates:
         for action in waiting:
             action()
 
-    def script(self, number: int, *, kept: bool) -> str:
-        """Return a Lua script that tells a new candidate the states before it serves; empty for none.
+    def prelude(self, number: int, *, kept: bool) -> Prelude:
+        """Return what a new candidate does before it serves: a Lua script tells it the states.
 
-        A candidate without it learns them in its first conversation.
+        Where it cannot have a script, or knows no addresses yet, it is held back until its first conversation is over.
 
         Args:
             number: of the generation.
@@ -152,12 +185,19 @@ class ServerStates:
 
         """
         failed, self._scripted = self._scripted, False
-        self._told = (number, self._to_tell(number))
-        if failed or not server_state.may_run_scripts(self._configurations.mentions(number, kept=kept)):
-            return ""
-        script = server_state.lua_script(self._told[1].values())
-        self._scripted = bool(script)
-        return script
+        told = self._to_tell(number)
+        mentions = self._configurations.mentions(number, kept=kept)
+        lua = ""
+        if told and not failed and server_state.may_run_scripts(mentions):
+            lua = server_state.lua_script(told.values())
+        waits = self._resolved if self._keeps and server_state.uses_dns(mentions) else {}
+        holds = bool(waits or (told and not lua)) and server_state.may_hold(mentions)
+        self._scripted = bool(lua)
+        current = self._state().current
+        binds = current.binds if current and waits else ()
+        paused = {bind.frontend: None for bind in binds if runtime_api.can_pause(bind) and not bind.mixed}
+        self._candidate = _Candidate(number, told, waits if holds else {}, holds, tuple(paused))
+        return Prelude(lua, holds)
 
     def _to_tell(self, number: int) -> dict[str, ServerState]:
         candidate = self._state().find(number)
@@ -166,27 +206,60 @@ class ServerStates:
         return dict(islice(self._known.items(), _MOST_TOLD))
 
     def ask_candidate(self, number: int) -> None:
-        """Ask a candidate whether it is ready; it learns the states of its servers first.
+        """Ask a candidate whether it is ready, once it knows the addresses of servers.
 
         Raises:
             OSError: no descriptors are left.
 
         """
-        child = self._children.find(number)
-        if not child:
-            self._runtime.submit(Unanswered(number))
+        candidate = self._candidate
+        if candidate.number == number and candidate.waits:
+            self._ask_for_addresses(candidate, time.monotonic())
+        else:
+            self._ask(candidate if candidate.number == number else _Candidate(number))
+
+    def _ask_for_addresses(self, candidate: "_Candidate", began: float) -> None:
+        channel = self._children.channel_of(candidate.number)
+        if not channel:
+            self._runtime.submit(Unanswered(candidate.number))
             return
-        told = self._told[1] if self._told[0] == number else {}
+        self._hang_up()
+        pause = (f"disable frontend {frontend}" for frontend in candidate.paused)
+        question = channel.ask((*pause, *server_state.about(candidate.waits), runtime_api.WHO))
+        self._question = question
+        self._runtime.event_loop.add_reader(question, lambda: self._hear_addresses(candidate, began, question))
+
+    def _hear_addresses(self, candidate: "_Candidate", began: float, question: Conversation) -> None:
+        if not question.read():
+            return
+        self._hang_up()
+        try:
+            if question.failure or runtime_api.pid(question.answer) is None:
+                self._runtime.submit(Unanswered(candidate.number, question.failure))
+            elif _is_patient(candidate.waits, question.answer, time.monotonic() - began):
+                again = lambda: self._ask_for_addresses(candidate, began)  # noqa: E731
+                self._runtime.event_loop.call_later("addresses", _ADDRESSES_AGAIN_AFTER, again)
+            else:
+                self._ask(candidate)
+        except (OSError, MemoryError):
+            self._runtime.submit(Unanswered(candidate.number))
+
+    def _ask(self, candidate: "_Candidate") -> None:
+        child, told = self._children.find(candidate.number), candidate.told
+        if not child:
+            self._runtime.submit(Unanswered(candidate.number))
+            return
         child.ask(
             runtime_api.of_a_candidate(server_state.questions(told.values())),
             server_state.commands(told.values()),
-            lambda answer: self._corrections(number, told, answer),
+            lambda answer: self._corrections(candidate, answer),
         )
 
-    def _corrections(self, number: int, told: dict[str, ServerState], answer: str) -> tuple[str, ...]:
-        corrections = server_state.corrections(told, self._to_tell(number), answer)
-        self._applied = (number, corrections.kept)
-        return corrections.commands
+    def _corrections(self, candidate: "_Candidate", answer: str) -> tuple[str, ...]:
+        corrections = server_state.corrections(candidate.told, self._to_tell(candidate.number), answer)
+        self._applied = (candidate.number, corrections.kept)
+        resume = (f"enable frontend {frontend}" for frontend in candidate.paused)
+        return (*corrections.commands, *resume, *((server_state.RELEASE,) if candidate.holds else ()))
 
     def promoted(self, current: Generation) -> None:
         """Note that a candidate has become current."""
@@ -200,25 +273,57 @@ class ServerStates:
             self.changed(number)
         self._changed.clear()
 
+    # ---- the state directory -----------------------------------------------------------------------------------------
+
+    def _save_changes(self) -> None:
+        text, saved_at = self._saved
+        if server_state.to_text(self._known.values()) != text or time.monotonic() - saved_at > _RESTORED_WITHIN / 2:
+            self.save()
+
+    def save(self) -> None:
+        """Save what is known.
+
+        Raises:
+            OSError: no descriptors are left.
+
+        """
+        if self._keeps:
+            text = server_state.to_text(self._known.values())
+            self._saved = (text, time.monotonic())
+            self.keep(f"{time.time():.0f}\n{text}")
+
+    def restored(self, text: str) -> None:
+        """Use what the previous container saved.
+
+        Raises:
+            ValueError: it is damaged.
+
+        """
+        saved_at, _, states = text.partition("\n")
+        if self._keeps and not self._known and 0 <= time.time() - int(saved_at) <= _RESTORED_WITHIN:
+            self._known = server_state.from_text(states)
+
     # ---- upgrade -----------------------------------------------------------------------------------------------------
 
     def serialize(self) -> dict[str, Any]:
         """Return everything as plain values."""
-        return {"known": _plain(self._known.values()), "kept": _plain(self.kept)}
+        return {"known": server_state.to_text(self._known.values()), "kept": server_state.to_text(self.kept)}
 
     def restore(self, saved: UpgradeState) -> None:
         """Restore what the previous program knew."""
-        self._known = {state.name: state for state in _states(saved.servers["known"])}
-        self.kept = tuple(_states(saved.servers["kept"]))
+        self._known = server_state.from_text(saved.servers["known"])
+        self.kept = tuple(server_state.from_text(saved.servers["kept"]).values())
 
 
-def _plain(states: Iterable[ServerState]) -> list[tuple[Any, ...]]:
-    return [(state.name, state.configured, state.weight, state.changes) for state in states]
+def _is_patient(waits: Mapping[str, int], answer: str, seconds: float) -> bool:
+    """Tell whether a candidate should still wait for addresses, after so many seconds.
 
-
-def _states(plain: Iterable[Sequence[Any]]) -> Iterator[ServerState]:
-    for name, configured, weight, changes in plain:
-        yield ServerState(name, tuple(configured), weight, tuple((what, value) for what, value in changes))
+    Some of the servers may have gone from DNS meanwhile.
+    """
+    numbers, missing = server_state.resolved(answer)
+    wanting = [number for backend, number in waits.items() if backend in missing and numbers.get(backend, 0) < number]
+    without = [backend for backend in waits if backend in missing and not numbers.get(backend)]
+    return bool((wanting and seconds < _MOST_ADDRESSES_WITHIN) or (without and seconds < _ADDRESSES_WITHIN))
 
 
 def shown(states: tuple[ServerState, ...]) -> str:

@@ -57,7 +57,10 @@ class Supervisor:
         self._transfer = ListenerTransfer(runtime.event_loop, children.channel_of, self._ordinary, runtime.submit)
         self._servers = servers = ServerStates(runtime, children, parts.configurations, lambda: self.state)
         children.tell(taken=self._ordinary.taken, gone=self._transfer.forget, servers_changed=servers.changed)
-        self._store = ConfigStore(runtime, children, parts, lambda number: bool(self.state.find(number)))
+        self._store = ConfigStore(
+            runtime, children, parts, lambda number: bool(self.state.find(number)), servers.restored
+        )
+        servers.keep = self._store.keep_servers
         self._outcomes = Outcomes(parts, runtime.log)
         self._pid = PublishedPid(runtime, children, parts.pid_file, parts.predecessor)
         self._arrivals = Arrivals()
@@ -100,7 +103,7 @@ class Supervisor:
         parts = self._parts
         if parts.saved:
             return self._resume(parts.saved)
-        self._store.read_state_file()
+        self._store.read_state_files()
         return events.Began(parts.listeners.descriptors())
 
     def _resume(self, saved: UpgradeState) -> events.Event:
@@ -276,6 +279,7 @@ class Supervisor:
                 self._tell(notice)
             case effects.CloseVips():
                 self._refusing.refuse_at(())
+                self._runtime.isolated(self._servers.save)
                 for close in (parts.listeners.close, self._ordinary.close):
                     self._runtime.isolated(close)
             case effects.Look(why=why, number=number):
@@ -298,7 +302,7 @@ class Supervisor:
             self._servers.when_known(lambda: self._carry_out(spawn))
             return
         try:
-            prepared = self._parts.launch.of(number, kept=kept, lua=self._servers.script(number, kept=kept))
+            prepared = self._parts.launch.of(number, kept=kept, prelude=self._servers.prelude(number, kept=kept))
         except RefusedError as error:
             self._runtime.submit(events.NotSpawned(number, f"was not started: {error}", 1, refused=True))
         else:

@@ -155,15 +155,22 @@ def _checksum(descriptor: int) -> bytes:
 
 
 class StateFile:
-    """One instance's file in the state directory."""
+    """A file of one instance in the state directory."""
 
-    def __init__(self, folder: str, name: str) -> None:
-        """Compute the paths; nothing is touched."""
+    def __init__(self, folder: str, name: str, what: str = "last-known-good") -> None:
+        """Compute the paths; nothing is touched.
+
+        Args:
+            folder: the state directory.
+            name: of the instance.
+            what: the file's extension.
+
+        """
         self.folder = folder
         """It has to exist before anything is written."""
         name = _short(name)
-        self._path = os.path.join(folder, f"{name}.last-known-good")
-        self._temporary = os.path.join(folder, f".{name}.{os.getpid()}")
+        self._path = os.path.join(folder, f"{name}.{what}")
+        self._temporary = os.path.join(folder, f".{name}.{what}.{os.getpid()}")
 
     def read(self) -> int | None:
         """Return a sealed memory file with the file's content; None if there is no file.
@@ -242,6 +249,12 @@ def _short(name: str) -> str:
         return name
     check: str = sha256(encoded).hexdigest()
     return os.fsdecode(encoded[: _LONGEST_NAME - 65]) + f"-{check}"
+
+
+def content_of(descriptor: int) -> bytes:
+    """Return the content of the first file in a memory file; ValueError if `in_memory` did not write it."""
+    _, at, size = next(_entries(descriptor))
+    return os.pread(descriptor, size, at)
 
 
 def digest_of(descriptor: int) -> str:

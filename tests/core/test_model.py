@@ -27,6 +27,7 @@ from entrypoint.core.events import (
 from entrypoint.core.notices import Promoted, ReloadFailed
 from entrypoint.core.state import Candidate, Draining, Ended, Lingering, State, Stopping, timers
 from entrypoint.core.watching import FILES, RETRY
+from entrypoint.haproxy import runtime_api
 from tests.core.world import VIPS, listening, pid_of, settings
 
 

@@ -9,7 +9,7 @@ import pytest
 from entrypoint.core.look import Found
 from entrypoint.options.command_line import Serve
 from entrypoint.pid1.configurations import Configurations
-from entrypoint.pid1.launch import HaproxyLaunch, RefusedError, exporter_spec, variables_while_reading
+from entrypoint.pid1.launch import HaproxyLaunch, Prelude, RefusedError, exporter_spec, variables_while_reading
 from entrypoint.system.getsocks.offer import Adopted
 from entrypoint.system.listeners import Listeners
 from entrypoint.system.state_file import in_memory
@@ -43,7 +43,7 @@ def test_nothing_is_left_of_a_generation_that_could_not_be_made(kept: bool) -> N
     """Without descriptors a storm of reloads leaves none behind."""
     spec, configurations = launch()
     keep(configurations, (("/a.cfg", b"defaults\n"), ("/b.cfg", b"global\n")))
-    made = spec.of(1, kept=kept)
+    made = spec.of(1, kept=kept, prelude=Prelude())
     made.spawned()
     made.close()
     before = descriptors(os.getpid())
@@ -53,7 +53,7 @@ def test_nothing_is_left_of_a_generation_that_could_not_be_made(kept: bool) -> N
     resource.setrlimit(resource.RLIMIT_NOFILE, (free + 3, limit[1]))
     for number in range(2, 50):
         with pytest.raises(OSError, match="Too many open files"):
-            spec.of(number, kept=kept)
+            spec.of(number, kept=kept, prelude=Prelude())
     resource.setrlimit(resource.RLIMIT_NOFILE, limit)
     assert descriptors(os.getpid()) == before
 
@@ -89,7 +89,7 @@ def test_the_last_known_good_configuration_is_given_from_memory() -> None:
     spec, configurations = launch()
     files = (("/a.cfg", b"defaults\n" * 1000), ("/b.cfg", b""), ("/c.cfg", b"global\n"))
     keep(configurations, files)
-    made = spec.of(2, kept=True)
+    made = spec.of(2, kept=True, prelude=Prelude())
     try:
         given = [word for before, word in zip(made.spec.argv, made.spec.argv[1:], strict=False) if before == "-f"]
         assert [Path(path).read_bytes() for path in given[:3]] == [content for _, content in files]
@@ -104,4 +104,4 @@ def test_what_would_fork_behind_our_back_is_refused() -> None:
     spec, configurations = launch()
     configurations.give(1, Found(DIGEST, master_worker="/x.cfg:7"), None)
     with pytest.raises(RefusedError, match=r"^/x\.cfg:7: remove `master-worker`"):
-        spec.of(1, kept=False)
+        spec.of(1, kept=False, prelude=Prelude())
