@@ -7,11 +7,9 @@ Only what differs from a server's beginning is kept: it is down, somebody has ch
 weight, or has disabled its checks. All other servers begin as haproxy begins them.
 """
 
-import operator
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from entrypoint.lean.record import record, replace
-from entrypoint.lean.typing import Any
 
 TABLE = "show servers state"
 STIRRED = b"Server "
@@ -114,12 +112,7 @@ def kept(answer: str, mentions: Collection[str] | None = ()) -> dict[str, Server
     """
     found = {}
     begin_up = _INIT_STATE not in (mentions or ())
-    for fields in _lines(answer):
-        _, _, operational, administrative, weight, initial, check, agent, *_ = fields
-        # Nearly all servers end here, and there can be 10,000.
-        usual = operational == "2" and administrative == "0" and weight == initial
-        if usual and check in _USUAL and agent in _USUAL and begin_up:
-            continue
+    for fields in _lines(answer, usual=not begin_up):
         row = _row(fields)
         changes = tuple(_changes(row, begins_up=begin_up)) if row else ()
         if row and changes:
@@ -158,22 +151,36 @@ def uses_dns(mentions: Collection[str] | None) -> bool:
     return mentions is not None and _DNS in mentions
 
 
-def _lines(answer: str) -> Iterator[tuple[str, ...]]:
-    """Yield the fields of each server, in the order of _COLUMNS."""
-    pick: Any = None
-    width = 0
+def _lines(answer: str, *, usual: bool = True) -> Iterator[tuple[str, ...]]:
+    """Yield the fields of each server, in the order of _COLUMNS; `usual` are those that have nothing to keep."""
+    places: list[int] = []
+    width = most = 0
     for line in answer.splitlines():
         if line.startswith("# be_id "):
             names = line[2:].split(" ")
             width = len(names)
             # An older HAProxy has fewer columns; a dash stands for the others.
             places = [names.index(column) if column in names else width for column in _COLUMNS]
-            pick = operator.itemgetter(*places)
+            _, _, operational, administrative, weight, initial, check, agent, *_ = places
+            most = agent + 1
             continue
-        fields = line.split(" ")
-        if not pick or len(fields) != width:
+        if not places:
             continue
-        yield pick((*fields, "-"))
+        if not usual:
+            # There can be 10,000 servers, of which nearly all end here.
+            first = line.split(" ", most)
+            if (
+                len(first) > most
+                and first[operational] == "2"
+                and first[administrative] == "0"
+                and first[weight] == first[initial]
+                and first[check] in _USUAL
+                and first[agent] in _USUAL
+            ):
+                continue
+        fields = (*line.split(" "), "-")
+        if len(fields) == width + 1:
+            yield tuple([fields[place] for place in places])
 
 
 def _row(fields: tuple[str, ...]) -> _Row | None:

@@ -11,7 +11,7 @@ from entrypoint.options.inheritance import VARIABLE as INHERITED_VARIABLE
 from entrypoint.options.settings import Settings
 from entrypoint.pid1.configurations import Configurations
 from entrypoint.system.getsocks.offer import Adopted, SocketOffer
-from entrypoint.system.haproxy_cli import CliChannel, memory_file
+from entrypoint.system.haproxy_cli import CliChannel
 from entrypoint.system.listeners import Listeners
 from entrypoint.system.processes import SpawnSpec
 from entrypoint.system.stderr_pipe import StderrPipe
@@ -36,8 +36,8 @@ class RefusedError(Exception):
 class Prelude:
     """What a generation does before it serves."""
 
-    lua: str = ""
-    """A script that it runs; empty for none."""
+    script: int | None = None
+    """A descriptor of a Lua script that it runs."""
     holds: bool = False
     """It accepts clients only once it is told to (`server_state.RELEASE`)."""
 
@@ -107,11 +107,10 @@ class HaproxyLaunch:
         prepared = PreparedChild(_NOTHING, passed=passed)
         try:
             fragment = HOLD if prelude.holds else ""
-            if prelude.lua:
-                script = memory_file(prelude.lua)
-                prepared.passed = passed = (*passed, script)
+            script = () if prelude.script is None else (prelude.script,)
+            if script:
                 mentions = self.configurations.mentions(number, kept=kept) or ()
-                fragment += lua_fragment(f"/dev/fd/{script}", mentions)
+                fragment += lua_fragment(f"/dev/fd/{prelude.script}", mentions)
             prepared.channel = channel = CliChannel(fragment=fragment)
             prepared.stderr = pipe = StderrPipe()
             prepared.offer = offer = self.adopted.offer() if self.adopted.sockets else None
@@ -126,7 +125,7 @@ class HaproxyLaunch:
         }
         taken = ("-x", offer.argument) if offer else ()
         vips = (descriptor for _, descriptor in self.listeners.descriptors())
-        descriptors = (*vips, *channel.inherited, *(offer.inherited if offer else ()), *passed)
+        descriptors = (*vips, *channel.inherited, *(offer.inherited if offer else ()), *passed, *script)
         prepared.spec = SpawnSpec(
             (self.command.program, "-db", *taken, *with_configuration(arguments, channel.configuration)),
             environment,

@@ -5,6 +5,9 @@ asked when a candidate begins, when its stderr says that the state of a server h
 the status.
 """
 
+import contextlib
+import fcntl
+import os
 import time
 from collections.abc import Callable, Mapping
 from itertools import islice
@@ -16,7 +19,7 @@ from entrypoint.core.state import Candidate, Generation, State
 from entrypoint.core.upgrade_state import UpgradeState
 from entrypoint.haproxy import runtime_api, server_state
 from entrypoint.haproxy.server_state import ServerState
-from entrypoint.lean.record import record
+from entrypoint.lean.record import record, replace
 from entrypoint.lean.typing import Any
 from entrypoint.options.settings import ServerStatePolicy
 from entrypoint.pid1.children import Children
@@ -37,6 +40,8 @@ _ADDRESSES_WITHIN = 5.0
 _MOST_ADDRESSES_WITHIN = 1.0
 """Seconds that a candidate waits until each backend has one of its addresses, and until it has all."""
 _ADDRESSES_AGAIN_AFTER = 0.01
+_MOST_SCRIPT = 1 << 20
+"""Bytes: what the kernel allows for a pipe (pipe-max-size of pipe(7)); a longer script is left to the CLI."""
 MOST_LISTED = 10
 """Servers that a log line or a status names."""
 
@@ -96,8 +101,11 @@ class ServerStates:
         self._asked_at = 0.0
         self._scripted = False
         """The last candidate was given a script, and has not become current."""
-        self._waiting: list[Callable[[], None]] = []
-        """Actions that wait for the answer."""
+        self._reader: int | None = None
+        self._script: int | None = None
+        """The ends of the pipe through which the last candidate reads its script."""
+        self._asked = 0
+        """The candidate that is asked once the current generation has answered; 0 if there is none."""
 
     # ---- from the current generation ---------------------------------------------------------------------------------
 
@@ -154,50 +162,84 @@ class ServerStates:
 
     # ---- to a candidate ----------------------------------------------------------------------------------------------
 
-    @property
-    def is_asking(self) -> bool:
-        """Whether an answer of the current generation is awaited."""
-        return self._question is not None
-
-    def when_known(self, action: Callable[[], None]) -> None:
-        """Call this once the current generation has answered, or has not in time."""
-        self._waiting.append(action)
-        self._runtime.event_loop.call_later("server states", _ANSWERS_WITHIN, self._give_up)
-
     def _give_up(self) -> None:
         self._hang_up()
         self._go_on()
 
     def _go_on(self) -> None:
-        waiting, self._waiting = self._waiting, []
+        """Tell the candidate that waits for the answer of the current generation."""
         self._runtime.event_loop.cancel("server states")
-        for action in waiting:
-            action()
+        candidate = self._candidate
+        if not candidate.told:
+            candidate = self._candidate = replace(candidate, told=self._to_tell(candidate.number))
+        self._write_script(candidate)
+        asked, self._asked = self._asked, 0
+        if asked:
+            try:
+                self.ask_candidate(asked)
+            except (OSError, MemoryError):
+                self._runtime.submit(Unanswered(asked))
 
     def prelude(self, number: int, *, kept: bool) -> Prelude:
         """Return what a new candidate does before it serves: a Lua script tells it the states.
 
-        Where it cannot have a script, or knows no addresses yet, it is held back until its first conversation is over.
+        haproxy reads our part of its configuration last, and waits there for the script until the current generation
+        has answered. A candidate that cannot have a script, or knows no addresses yet, is held back until its first
+        conversation is over.
 
         Args:
             number: of the generation.
             kept: it is started from the last known good configuration.
 
+        Raises:
+            OSError: no descriptors are left.
+
         """
+        self._close_script()
         failed, self._scripted = self._scripted, False
-        told = self._to_tell(number)
+        told = {} if self._question else self._to_tell(number)
         mentions = self._configurations.mentions(number, kept=kept)
-        lua = ""
-        if told and not failed and server_state.may_run_scripts(mentions):
-            lua = server_state.lua_script(told.values())
+        if told or self._question:
+            self._scripted = not failed and server_state.may_run_scripts(mentions)
         waits = self._resolved if self._keeps and server_state.uses_dns(mentions) else {}
-        holds = bool(waits or (told and not lua)) and server_state.may_hold(mentions)
-        self._scripted = bool(lua)
+        holds = bool(waits or ((told or self._question) and not self._scripted)) and server_state.may_hold(mentions)
         current = self._state().current
         binds = current.binds if current and waits else ()
         paused = {bind.frontend: None for bind in binds if runtime_api.can_pause(bind) and not bind.mixed}
-        self._candidate = _Candidate(number, told, waits if holds else {}, holds, tuple(paused))
-        return Prelude(lua, holds)
+        self._candidate = candidate = _Candidate(number, told, waits if holds else {}, holds, tuple(paused))
+        if self._scripted:
+            reader, self._script = os.pipe2(os.O_CLOEXEC)
+            self._reader = reader
+            os.set_blocking(self._script, False)
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, _MOST_SCRIPT)
+        if self._question:
+            self._runtime.event_loop.call_later("server states", _ANSWERS_WITHIN, self._give_up)
+        else:
+            self._write_script(candidate)
+        return Prelude(self._reader, holds)
+
+    def spawned(self) -> None:
+        """Close what belongs to the new process."""
+        if self._reader is not None:
+            os.close(self._reader)
+            self._reader = None
+
+    def _write_script(self, candidate: "_Candidate") -> None:
+        script = server_state.lua_script(candidate.told.values()).encode()
+        try:
+            if self._script is not None and len(script) <= fcntl.fcntl(self._script, fcntl.F_GETPIPE_SZ):
+                os.write(self._script, script)
+        except OSError:
+            # The candidate has exited.
+            pass
+        finally:
+            self._close_script()
+
+    def _close_script(self) -> None:
+        if self._script is not None:
+            os.close(self._script)
+            self._script = None
 
     def _to_tell(self, number: int) -> dict[str, ServerState]:
         candidate = self._state().find(number)
@@ -206,14 +248,16 @@ class ServerStates:
         return dict(islice(self._known.items(), _MOST_TOLD))
 
     def ask_candidate(self, number: int) -> None:
-        """Ask a candidate whether it is ready, once it knows the addresses of servers.
+        """Ask a candidate whether it is ready, once it knows the states and the addresses of servers.
 
         Raises:
             OSError: no descriptors are left.
 
         """
         candidate = self._candidate
-        if candidate.number == number and candidate.waits:
+        if candidate.number == number and self._question:
+            self._asked = number
+        elif candidate.number == number and candidate.waits:
             self._ask_for_addresses(candidate, time.monotonic())
         else:
             self._ask(candidate if candidate.number == number else _Candidate(number))

@@ -298,15 +298,13 @@ class Supervisor:
 
     def _spawn(self, spawn: effects.Spawn) -> None:
         number, kept = spawn.number, spawn.kept
-        if self._servers.is_asking:
-            self._servers.when_known(lambda: self._carry_out(spawn))
-            return
         try:
-            prepared = self._parts.launch.of(number, kept=kept, prelude=self._servers.prelude(number, kept=kept))
+            prelude = self._servers.prelude(number, kept=kept)
+            self._children.spawn(number, self._parts.launch.of(number, kept=kept, prelude=prelude))
         except RefusedError as error:
             self._runtime.submit(events.NotSpawned(number, f"was not started: {error}", 1, refused=True))
-        else:
-            self._children.spawn(number, prepared)
+        finally:
+            self._servers.spawned()
 
     def _ask(self, number: int, commands: tuple[str, ...]) -> None:
         child = self._children.find(number)
