@@ -12,7 +12,7 @@ from entrypoint.lean.record import record, replace
 from entrypoint.lean.typing import Any
 from entrypoint.options.settings import Settings
 
-FORMAT = 3
+FORMAT = 4
 """Any change of the fields needs a new number. A program with another one refuses, and the old program goes on."""
 
 Plain = Mapping[str, Any]
@@ -41,6 +41,8 @@ class UpgradeState:
     listeners: Sequence[tuple[str, int, bool, str, bool]]
     adopted: Sequence[tuple[int, bytes, bytes]]
     configurations: Plain
+    ticket_keys: tuple[int, float]
+    """The descriptor of the keys of TLS session tickets, and when they were made, on the monotonic clock."""
     readers: Sequence[int]
     """The numbers of the processes that read files."""
     control: Sequence[Any] | None

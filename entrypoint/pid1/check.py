@@ -9,11 +9,12 @@ from entrypoint.lean.level import Level
 from entrypoint.options.command_line import Check, RunOnce, read_by
 from entrypoint.options.settings import Settings, instance_name
 from entrypoint.pid1.bootstrap import SPARE_DESCRIPTORS
-from entrypoint.pid1.launch import GENERATION_VARIABLE, REFUSAL, RefusedError, haproxy_environment
+from entrypoint.pid1.launch import GENERATION_VARIABLE, REFUSAL, TICKET_KEYS_VARIABLE, RefusedError, haproxy_environment
 from entrypoint.system import files
 from entrypoint.system.listeners import Listeners
 from entrypoint.system.log import Logger
 from entrypoint.system.processes import SpawnSpec, raise_open_files
+from entrypoint.system.ticket_keys import TicketKeys
 
 _MOST_LISTED = 10
 _TagsOf = Callable[[str, str | None], Mapping[str, int]]
@@ -114,6 +115,11 @@ def _with_stand_ins(
     others = [(tag, named[tag]) for tag in _missing(settings, named) for _ in range(running.get(tag, 1))]
     raise_open_files(2 * len(settings.vips) + len(others) + SPARE_DESCRIPTORS)
     listeners.stand_in(settings.vips, others)
-    variables = {**haproxy_environment(environment), **listeners.variables()}
-    descriptors = tuple(descriptor for _, descriptor in listeners.descriptors())
+    ticket_keys = TicketKeys().of_a_candidate()
+    variables = {
+        **haproxy_environment(environment),
+        **listeners.variables(),
+        TICKET_KEYS_VARIABLE: f"/dev/fd/{ticket_keys}",
+    }
+    descriptors = (*(descriptor for _, descriptor in listeners.descriptors()), ticket_keys)
     return SpawnSpec(words, variables, descriptors, foreground=True)
