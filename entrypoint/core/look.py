@@ -19,7 +19,7 @@ FOUND, KEPT, RESTORED, STIRRED, POLLING = b"found", b"kept", b"restored", b"stir
 _MOST_OF_A_LIST = 24 * 1024
 """Bytes of the names of one list."""
 _LONGEST_LINE = 1024
-_FIELDS = 11
+_FIELDS = 12
 
 
 @record(frozen=True)
@@ -38,6 +38,8 @@ class Found:
     """FILE:LINE where `master-worker` stands; empty where it does not."""
     conditional_master_worker: str = ""
     """FILE:LINE where it stands in a conditional block."""
+    shared_ticket_keys: str = ""
+    """A warning: see `sharing_ticket_keys`."""
     count: int = 0
     """How many files there are."""
     files: tuple[str, ...] = ()
@@ -60,6 +62,7 @@ def to_message(found: Found) -> bytes:
         "1" if found.polled else "",
         found.master_worker,
         found.conditional_master_worker,
+        found.shared_ticket_keys[:_LONGEST_LINE],
         str(found.count),
         *(str(len(names)) for names in lists),
         *(name for names in lists for name in names),
@@ -88,8 +91,8 @@ def from_message(message: bytes) -> Found:
     fields = [field.decode("utf-8", "surrogateescape") for field in message.split(b"\0")]
     if len(fields) < _FIELDS:
         raise ValueError(f"{len(fields)} fields")
-    digest, unreadable, unfinished, polled, master_worker, conditional_master_worker = fields[:6]
-    count, *lengths = (int(field) for field in fields[6:_FIELDS])
+    digest, unreadable, unfinished, polled, master_worker, conditional_master_worker, shared_ticket_keys = fields[:7]
+    count, *lengths = (int(field) for field in fields[7:_FIELDS])
     names = fields[_FIELDS:]
     if min(count, *lengths) < 0 or sum(lengths) != len(names) or len(digest) not in {0, 64}:
         raise ValueError("fields that do not fit")
@@ -106,6 +109,7 @@ def from_message(message: bytes) -> Found:
         bool(polled),
         master_worker,
         conditional_master_worker,
+        shared_ticket_keys,
         count,
         files,
         stale,

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from entrypoint.core.effects import Log
-from entrypoint.haproxy.config_text import line_of_master_worker, tags
+from entrypoint.haproxy.config_text import line_of_master_worker, sharing_ticket_keys, tags
 from entrypoint.lean.level import Level
 from entrypoint.options.command_line import Check, RunOnce, read_by
 from entrypoint.options.settings import Settings, instance_name
@@ -44,7 +44,7 @@ def spec_of(
 
     """
     if isinstance(command, Check):
-        found = _tags_to_check(command)
+        found = _tags_to_check(command, logger)
         environment = {**environment, GENERATION_VARIABLE: "1"}
     else:
         found = _tags_of(*read_by(command.words[1:]))
@@ -54,14 +54,18 @@ def spec_of(
     return _with_stand_ins(command.words, settings, environment, listeners, found, running)
 
 
-def _tags_to_check(command: Check) -> dict[str, bool]:
+def _tags_to_check(command: Check, logger: Logger) -> dict[str, bool]:
     found: dict[str, bool] = {}
-    for path in files.configuration_files(command.configurations, command.folder):
-        text = files.read(path)
+    paths = files.configuration_files(command.configurations, command.folder)
+    texts = [(path, files.read(path)) for path in paths]
+    for path, text in texts:
         line = line_of_master_worker(text)
         if line:
             raise RefusedError(REFUSAL.format(f"{path}:{line}"))
         found |= tags(text)
+    shared = sharing_ticket_keys(texts)
+    if shared:
+        logger.write(Log(Level.WARNING, "shared_ticket_keys", shared))
     return found
 
 

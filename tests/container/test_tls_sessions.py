@@ -10,10 +10,12 @@ from entrypoint.system.ticket_keys import ROTATE_AFTER, TicketKeys
 from tests.certificates import key_pair
 from tests.container.conftest import ANSWER, DEFAULTS, HEAD, NEWEST_STABLE, Balancer, Start
 from tests.container.trouble import current, end, reload
+from tests.documented import the
+from tests.waiting import eventually
 
-KEYS = 'tls-ticket-keys "${SAFE_RELOAD_TLS_TICKET_KEYS}"'
+KEYS = the("docs/tls-sessions.md", 'bind "fd@').text.partition("lb.pem ")[2]
 ROTATIONS = range(4)
-VIP, ORDINARY, OTHER_FILE, WITHOUT, ROTATED = 8443, 8444, 8445, 8446, 9000
+VIP, ORDINARY, OTHER_FILE, WITHOUT, VERIFIES, ROTATED = 8443, 8444, 8445, 8446, 8447, 9000
 KEPT = (VIP, ORDINARY, OTHER_FILE)
 VIPS = f"127.0.0.1:8080:FD_WEB,127.0.0.1:{VIP}:FD_TLS"
 VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
@@ -32,6 +34,7 @@ def text(mark: str) -> str:
         + f'    bind "fd@${{FD_TLS}}" ssl crt /etc/lb/lb.pem {KEYS}\n'
         + f"    bind 127.0.0.1:{ORDINARY} ssl crt-list /etc/lb/list {KEYS}\n"
         + f"    bind 127.0.0.1:{WITHOUT} ssl crt /etc/lb/lb.pem\n"
+        + f"    bind 127.0.0.1:{VERIFIES} ssl crt /etc/lb/lb.pem ca-file /etc/lb/lb.crt verify required\n"
         + rotated
         + ANSWER.replace("MARK", mark)
     )
@@ -46,6 +49,8 @@ def prepare(folder: Path) -> None:
     (folder / "more.cfg").write_text(
         f"{DEFAULTS}frontend more\n    bind 127.0.0.1:{OTHER_FILE} ssl crt /etc/lb/lb.pem {KEYS}\n{ANSWER}"
     )
+    # Not one of the files that haproxy is given.
+    (folder / "shared.cfg").write_text(f"frontend x\n    bind :1 ssl crt a verify required ca-file b {KEYS}\n")
     now = [0.0]
     keys = TicketKeys(clock=lambda: now[0])
     for after in ROTATIONS:
@@ -129,9 +134,21 @@ def test_sessions_resume_whatever_becomes_of_haproxy_and_safe_reload(lb: Balance
     assert client.resumed() == EXPECTED
 
     lb.edit(text("one"))
-    assert lb.run("safe_reload", "check", "-f", "/etc/lb/haproxy.cfg", "-f", "/etc/lb/more.cfg")[0] == 0
+    given = ("-f", "/etc/lb/haproxy.cfg", "-f", "/etc/lb/more.cfg")
+    status, words = lb.run("safe_reload", "check", *given)
+    assert status == 0, words
+    assert "verify clients differently" not in words + lb.log
+    words = lb.run("safe_reload", "check", *given, "-f", "/etc/lb/shared.cfg")[1]
+    assert "/shared.cfg:2 have the same TLS ticket keys and verify clients differently" in words
+    for version in VERSIONS:
+        with pytest.raises(ssl.SSLError, match="alert"):
+            client.resumes(version, VERIFIES, VIP)
     _see_what_can_be_read(lb)
     _see_what_rotations_do(client)
+
+    lb.change(text("two").replace(f"{VERIFIES} ssl", f"{VERIFIES} ssl {KEYS}"))
+    lb.serves("two")
+    eventually(lambda: "verify clients differently" in lb.log)
 
 
 def _see_what_can_be_read(lb: Balancer) -> None:

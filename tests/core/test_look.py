@@ -26,7 +26,11 @@ def test_whatever_was_found_arrives(  # it has so many parts
 ) -> None:
     """Names are any bytes but zero."""
     known = {"unreadable": "no"} if unfinished else {"digest": DIGEST}
-    more = {"master_worker": "/x.cfg:1", "conditional_master_worker": "/y.cfg:2"}
+    more = {
+        "master_worker": "/x.cfg:1",
+        "conditional_master_worker": "/y.cfg:2",
+        "shared_ticket_keys": "/z.cfg:3 and /z.cfg:4",
+    }
     found = Found(
         **known,
         **more,
