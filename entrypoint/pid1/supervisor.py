@@ -137,15 +137,14 @@ class Supervisor:
         configurations, texts = parts.configurations.serialize()
         children = self._children.serialize()
         descriptors = [*(one[1] for one in listeners), *(one[0] for one in adopted), *of_front, *texts]
-        ticket_keys = parts.ticket_keys.serialize()
-        descriptors += [ticket_keys[0], *children["channels"].values()]
+        descriptors += [parts.ticket_keys.current[0], *children["channels"].values()]
         descriptors += [descriptor for descriptor, *_ in children["stderr_pipes"].values()]
         return UpgradeState(
             state=serialize(self.state),
             listeners=listeners,
             adopted=adopted,
             configurations=configurations,
-            ticket_keys=ticket_keys,
+            ticket_keys=parts.ticket_keys.current,
             readers=self._store.reader.serialize(),
             log=parts.logger.serialize(),
             descriptors=tuple(descriptors),

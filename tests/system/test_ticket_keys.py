@@ -111,9 +111,9 @@ def test_the_next_program_goes_on_with_the_same_keys_and_their_age(clock: Clock)
     first = lines(keys.of_a_candidate())
     clock.now += ROTATE_AFTER
     keys.of_a_candidate()
-    descriptor, made = keys.serialize()
+    descriptor, made = keys.current
     os.set_inheritable(descriptor, True)
     restored = TicketKeys((descriptor, made), clock)
     assert not os.get_inheritable(descriptor)
-    assert lines(restored.serialize()[0]) == first
+    assert lines(restored.current[0]) == first
     assert lines(restored.of_a_candidate())[:2] == first[1:]
