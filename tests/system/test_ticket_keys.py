@@ -2,6 +2,7 @@
 
 import base64
 import os
+import signal
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 from entrypoint.system.ticket_keys import ROTATE_AFTER, TicketKeys
 from tests.descriptors import descriptors
+from tests.system.instance import CONFIGURATION, Begin, Instance
+from tests.waiting import eventually
 
 
 class Clock:
@@ -117,3 +120,30 @@ def test_the_next_program_goes_on_with_the_same_keys_and_their_age(clock: Clock)
     assert not os.get_inheritable(descriptor)
     assert lines(restored.current[0]) == first
     assert lines(restored.of_a_candidate())[:2] == first[1:]
+
+
+def keys_of(lb: Instance, number: int) -> list[str]:
+    """Wait until a generation is current; return the keys that its haproxy was given."""
+    lb.becomes_current(number)
+    (pid,) = [one["pid"] for one in lb.status()["generations"] if one["number"] == number]
+    environment = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    (path,) = [word.partition("=")[2] for word in environment if word.startswith("SAFE_RELOAD_TLS_TICKET_KEYS=")]
+    return Path(path.replace("/dev/fd", f"/proc/{pid}/fd")).read_text().splitlines()
+
+
+def test_only_a_generation_that_serves_moves_the_keys_on(begin: Begin) -> None:
+    """Where keys are always too old, each reload rotates them once, however many have failed before it."""
+    lb = begin("--watch", "off", code="import entrypoint.system.ticket_keys as keys\nkeys.ROTATE_AFTER = 0.0")
+    first = keys_of(lb, 1)
+    lb.signal(signal.SIGUSR1)
+    second = keys_of(lb, 2)
+    assert second[:2] == first[1:]
+    lb.edit("nonsense\n")
+    for number in (3, 4):
+        lb.signal(signal.SIGUSR1)
+        eventually(lambda number=number: lb.log.count("has failed") == number - 2)  # type: ignore[misc]
+    lb.edit(CONFIGURATION)
+    lb.signal(signal.SIGUSR1)
+    fifth = keys_of(lb, 5)
+    assert fifth[:2] == second[1:]
+    assert fifth[2] not in second
