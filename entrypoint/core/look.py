@@ -22,7 +22,7 @@ FOUND, KEPT, RESTORED, STIRRED, POLLING = b"found", b"kept", b"restored", b"stir
 _MOST_OF_A_LIST = 24 * 1024
 """Bytes of the names of one list."""
 _LONGEST_LINE = 1024
-_FIELDS = 12
+_FIELDS = 13
 
 
 @record(frozen=True)
@@ -41,6 +41,8 @@ class Found:
     """FILE:LINE where `master-worker` stands; empty where it does not."""
     conditional_master_worker: str = ""
     """FILE:LINE where it stands in a conditional block."""
+    shared_ticket_keys: str = ""
+    """A warning: see `sharing_ticket_keys`."""
     count: int = 0
     """How many files there are."""
     files: tuple[str, ...] = ()
@@ -65,6 +67,7 @@ def to_message(found: Found) -> bytes:
         "1" if found.polled else "",
         found.master_worker,
         found.conditional_master_worker,
+        found.shared_ticket_keys[:_LONGEST_LINE],
         str(found.count),
         *(str(len(names)) for names in lists),
         *(name for names in lists for name in names),
@@ -93,8 +96,8 @@ def from_message(message: bytes) -> Found:
     fields = [field.decode("utf-8", "surrogateescape") for field in message.split(b"\0")]
     if len(fields) < _FIELDS:
         raise ValueError(f"{len(fields)} fields")
-    digest, unreadable, unfinished, polled, master_worker, conditional_master_worker = fields[:6]
-    count, *lengths = (int(field) for field in fields[6:_FIELDS])
+    digest, unreadable, unfinished, polled, master_worker, conditional_master_worker, shared_ticket_keys = fields[:7]
+    count, *lengths = (int(field) for field in fields[7:_FIELDS])
     names = fields[_FIELDS:]
     if min(count, *lengths) < 0 or sum(lengths) != len(names) or len(digest) not in {0, 64}:
         raise ValueError("fields that do not fit")
@@ -111,6 +114,7 @@ def from_message(message: bytes) -> Found:
         bool(polled),
         master_worker,
         conditional_master_worker,
+        shared_ticket_keys,
         count,
         files,
         stale,

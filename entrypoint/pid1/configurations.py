@@ -50,6 +50,8 @@ class Configurations:
             for path in found.stale:
                 if path not in self.found.stale and self._watches:
                     self._log(Log(Level.WARNING, "stale_mount", _never_changes(path), {"path": path}))
+            if found.shared_ticket_keys not in {"", self.found.shared_ticket_keys}:
+                self._log(Log(Level.WARNING, "shared_ticket_keys", found.shared_ticket_keys))
             self.found = found
         polled = found.polled or bool(self._polling)
         return events.Disk(found.digest, found.unreadable, polled, found.incomplete, found.unfinished)

@@ -15,9 +15,12 @@ from entrypoint.system.haproxy_cli import CliChannel
 from entrypoint.system.listeners import Listeners
 from entrypoint.system.processes import SpawnSpec
 from entrypoint.system.stderr_pipe import StderrPipe
+from entrypoint.system.ticket_keys import TicketKeys
 
 GENERATION_VARIABLE = "SAFE_RELOAD_GENERATION"
 """Tells each haproxy its generation's number."""
+TICKET_KEYS_VARIABLE = "SAFE_RELOAD_TLS_TICKET_KEYS"
+"""The path of the keys for its TLS session tickets."""
 
 IS_MASTER = "safe_reload is the master already"
 _OURS = ("NOTIFY_SOCKET", "FDSTORE", INHERITED_VARIABLE, "SAFE_RELOAD_HEIR", "SAFE_RELOAD_REHEARSAL")
@@ -77,6 +80,7 @@ class HaproxyLaunch:
     listeners: Listeners
     adopted: Adopted
     configurations: Configurations
+    ticket_keys: TicketKeys
 
     def of(self, number: int, *, kept: bool, prelude: Prelude) -> PreparedChild:
         """Return what to start, and our channels to it.
@@ -114,6 +118,7 @@ class HaproxyLaunch:
             prepared.channel = channel = CliChannel(fragment=fragment)
             prepared.stderr = pipe = StderrPipe()
             prepared.offer = offer = self.adopted.offer() if self.adopted.sockets else None
+            ticket_keys = self.ticket_keys.of_a_candidate()
         except BaseException:
             prepared.spawned()
             prepared.close()
@@ -122,10 +127,12 @@ class HaproxyLaunch:
             **haproxy_environment(self.environment),
             **self.listeners.variables(),
             GENERATION_VARIABLE: str(number),
+            TICKET_KEYS_VARIABLE: f"/dev/fd/{ticket_keys}",
         }
         taken = ("-x", offer.argument) if offer else ()
         vips = (descriptor for _, descriptor in self.listeners.descriptors())
-        descriptors = (*vips, *channel.inherited, *(offer.inherited if offer else ()), *passed, *script)
+        ours = (ticket_keys, *channel.inherited, *(offer.inherited if offer else ()), *script)
+        descriptors = (*vips, *ours, *passed)
         prepared.spec = SpawnSpec(
             (self.command.program, "-db", *taken, *with_configuration(arguments, channel.configuration)),
             environment,

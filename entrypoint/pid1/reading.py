@@ -14,7 +14,7 @@ import time
 from collections.abc import Collection, Mapping
 
 from entrypoint.core import look
-from entrypoint.haproxy.config_text import line_of_master_worker, mentioned, tags
+from entrypoint.haproxy.config_text import line_of_master_worker, mentioned, sharing_ticket_keys, tags
 from entrypoint.haproxy.server_state import MENTIONS
 from entrypoint.lean.one_line import reason
 from entrypoint.lean.record import record
@@ -131,6 +131,7 @@ class _Reader:
             polled=contents.polled,
             master_worker=_master_worker(contents),
             conditional_master_worker=_master_worker(contents, in_block=True),
+            shared_ticket_keys=sharing_ticket_keys(contents.texts),
             count=len(contents.files),
             files=contents.files,
             stale=contents.stale,

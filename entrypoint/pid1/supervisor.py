@@ -143,13 +143,14 @@ class Supervisor:
         configurations, texts = parts.configurations.serialize()
         children = self._children.serialize()
         descriptors = [*(one[1] for one in listeners), *(one[0] for one in adopted), *of_front, *texts]
-        descriptors += children["channels"].values()
+        descriptors += [parts.ticket_keys.current[0], *children["channels"].values()]
         descriptors += [descriptor for descriptor, *_ in children["stderr_pipes"].values()]
         return UpgradeState(
             state=serialize(self.state),
             listeners=listeners,
             adopted=adopted,
             configurations=configurations,
+            ticket_keys=parts.ticket_keys.current,
             readers=self._store.reader.serialize(),
             log=parts.logger.serialize(),
             descriptors=tuple(descriptors),
@@ -270,6 +271,7 @@ class Supervisor:
             case effects.Listen(tags=tags, doubtful=doubtful):
                 self._listen(tags, doubtful)
             case effects.Publish(pid=pid):
+                parts.ticket_keys.promoted()
                 self._pid.publish(pid)
             case effects.Adopt(number=number, last=last):
                 self._transfer.ask(number, last=last)

@@ -30,6 +30,7 @@ def test_whatever_was_found_arrives(  # it has so many parts
         unreadable="no" if unfinished else "",
         master_worker="/x.cfg:1",
         conditional_master_worker="/y.cfg:2",
+        shared_ticket_keys="/z.cfg:3 and /z.cfg:4",
         unfinished=unfinished,
         polled=polled,
         count=count,

@@ -13,6 +13,7 @@ from entrypoint.pid1.launch import HaproxyLaunch, Prelude, RefusedError, exporte
 from entrypoint.system.getsocks.offer import Adopted
 from entrypoint.system.listeners import Listeners
 from entrypoint.system.state_file import in_memory
+from entrypoint.system.ticket_keys import TicketKeys
 from tests.core.world import settings
 from tests.descriptors import descriptors
 from tests.system.apart import in_child
@@ -24,7 +25,7 @@ COMMAND = Serve("haproxy", ("-f", "haproxy.cfg"), ("haproxy.cfg",), None)
 def launch() -> tuple[HaproxyLaunch, Configurations]:
     """Return how generations are made, and what they are made from."""
     configurations = Configurations(lambda _: None, watches=True)
-    return HaproxyLaunch(COMMAND, {}, Listeners(), Adopted(), configurations), configurations
+    return HaproxyLaunch(COMMAND, {}, Listeners(), Adopted(), configurations, TicketKeys()), configurations
 
 
 def keep(configurations: Configurations, files: tuple[tuple[str, bytes], ...]) -> None:
@@ -97,6 +98,22 @@ def test_the_last_known_good_configuration_is_given_from_memory() -> None:
     finally:
         made.spawned()
         made.close()
+
+
+def test_every_generation_is_given_the_same_ticket_keys() -> None:
+    """By a path that it can open, also the one that runs the last known good configuration."""
+    spec, configurations = launch()
+    keep(configurations, (("/a.cfg", b"global\n"),))
+    read = []
+    for number, kept in ((1, False), (2, False), (3, True)):
+        made = spec.of(number, kept=kept, prelude=Prelude())
+        path = (made.spec.environment or {})["SAFE_RELOAD_TLS_TICKET_KEYS"]
+        assert int(path.removeprefix("/dev/fd/")) in made.spec.descriptors
+        made.spawned()
+        made.close()
+        read.append(Path(path).read_bytes())
+    assert read == [read[0]] * 3
+    assert read[0]
 
 
 def test_what_would_fork_behind_our_back_is_refused() -> None:
