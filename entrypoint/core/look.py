@@ -14,15 +14,16 @@ MOST_BYTES = 128 * 1024
 LOOK, LOOK_WITH_TEXTS = b"look", b"look with texts"
 KEEP, RESTORE = b"keep", b"restore"
 KEEP_SERVERS, RESTORE_SERVERS = b"keep servers", b"restore servers"
-"""Requests. KEEP comes with the texts, KEEP_SERVERS with the states of servers. Each has one answer: FOUND, KEPT or
-RESTORED."""
+"""Requests. LOOK_WITH_TEXTS may come with the texts of the current generation, and after a zero byte each with the
+backends whose health checks are compared with those. KEEP comes with the texts to keep, KEEP_SERVERS with the states of
+servers. Each has one answer: FOUND, KEPT or RESTORED."""
 FOUND, KEPT, RESTORED, STIRRED, POLLING = b"found", b"kept", b"restored", b"stirred", b"polling"
 """What the reader sends: three answers, and STIRRED and POLLING by itself. A zero byte and the rest follow."""
 
 _MOST_OF_A_LIST = 24 * 1024
 """Bytes of the names of one list."""
 _LONGEST_LINE = 1024
-_FIELDS = 13
+_FIELDS = 14
 
 
 @record(frozen=True)
@@ -56,10 +57,16 @@ class Found:
     mentions: tuple[str, ...] = ()
     """Which of `haproxy.server_state.MENTIONS` occur in the -f files, if only in comments or conditional blocks."""
 
+    changed_checks: tuple[str, ...] = ()
+    """The first of those backends, and servers as BACKEND/SERVER, that are checked differently now."""
+
 
 def to_message(found: Found) -> bytes:
     """Write it, with as many names as there is room for."""
-    lists = [_first(names) for names in (found.files, found.stale, found.tags, found.incomplete, found.mentions)]
+    lists = [
+        _first(names)
+        for names in (found.files, found.stale, found.tags, found.incomplete, found.mentions, found.changed_checks)
+    ]
     fields = [
         found.digest,
         found.unreadable[:_LONGEST_LINE],
@@ -106,7 +113,7 @@ def from_message(message: bytes) -> Found:
     if bool(digest) == bool(unreadable):
         raise ValueError("either there is a digest or a reason why not")
     rest = iter(names)
-    files, stale, tags, incomplete, mentions = (tuple(islice(rest, length)) for length in lengths)
+    files, stale, tags, incomplete, mentions, changed_checks = (tuple(islice(rest, length)) for length in lengths)
     return Found(
         digest,
         unreadable,
@@ -121,4 +128,5 @@ def from_message(message: bytes) -> Found:
         tags,
         incomplete,
         mentions,
+        changed_checks,
     )

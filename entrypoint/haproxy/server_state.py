@@ -230,6 +230,24 @@ def _administrative(row: _Row) -> str:
     return "ready" if row.is_disabled else ""
 
 
+def without_health(states: Mapping[str, ServerState], changed: Collection[str]) -> dict[str, ServerState]:
+    """Return the states without the health of servers that are checked differently now.
+
+    Args:
+        states: by the server's name.
+        changed: names of backends, and of servers as BACKEND/SERVER.
+
+    """
+    found = {}
+    for name, state in states.items():
+        changes = state.changes
+        if name in changed or name.partition("/")[0] in changed:
+            changes = tuple(change for change in changes if change[0] != HEALTH)
+        if changes:
+            found[name] = replace(state, changes=changes)
+    return found
+
+
 def commands(states: Iterable[ServerState]) -> Iterator[str]:
     """Yield the commands that tell a new haproxy all of it. One that does not apply is answered with an error."""
     for state in states:

@@ -1,20 +1,24 @@
 """Passes requests about configuration files and the state directory to the reader, and its answers on."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import islice
 
 from entrypoint.core import look
 from entrypoint.core.effects import Log
 from entrypoint.core.events import Disk, Restored, Seen, Stirred, Why
 from entrypoint.core.look import Found
+from entrypoint.core.state import Generation
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import reason
 from entrypoint.pid1.children import Children
 from entrypoint.pid1.parts import Parts
 from entrypoint.pid1.reader import Asked, Reader
 from entrypoint.pid1.runtime import Runtime
-from entrypoint.system.state_file import content_of, in_memory
+from entrypoint.system.state_file import contents_of, in_memory
 
+_MOST_BACKENDS = 200
+"""Whose health checks are compared, so that their names fit into a message."""
 _WHAT = {
     look.RESTORE: "is no last known good configuration",
     look.RESTORE_SERVERS: "are no states of servers",
@@ -53,6 +57,23 @@ class ConfigStore:
         self.reader = Reader(runtime, children, parts.read, self)
 
     # ---- requests ----------------------------------------------------------------------------------------------------
+
+    def look(self, why: Why, number: int, current: Generation | None, down: Iterable[str] = ()) -> None:
+        """Look at the disk.
+
+        Args:
+            why: what it is for.
+            number: of the generation that it is about.
+            current: the generation that serves.
+            down: backends with servers that are down there: are they checked differently now?
+
+        Raises:
+            OSError: no descriptors are left.
+
+        """
+        backends = tuple(islice(down, _MOST_BACKENDS)) if why is Why.START else ()
+        texts = self._configurations.texts(current.number) if current and backends and not current.kept else None
+        self.reader.look(why, number, backends, texts)
 
     def keep(self, number: int) -> None:
         """Make the configuration of this generation the last known good one.
@@ -128,7 +149,7 @@ class ConfigStore:
             elif kind == look.RESTORE:
                 self._runtime.submit(Restored(self._configurations.restored(content)))
             else:
-                self._servers_restored(content_of(content).decode())
+                self._servers_restored(next(contents_of(content)).decode())
         except (OSError, ValueError) as error:
             problem = reason(error) if isinstance(error, OSError) else str(error)
         if problem:

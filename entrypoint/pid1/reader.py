@@ -8,7 +8,7 @@ killed, because a disk hangs, is left alone.
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from entrypoint.core import look
 from entrypoint.core.events import Why
@@ -69,6 +69,7 @@ class _Request:
     kind: bytes
     asked: list[Asked]
     content: int | None = None
+    backends: tuple[str, ...] = ()
     again: bool = False
     """It was sent to a reader that has died."""
 
@@ -108,18 +109,28 @@ class Reader:
 
     # ---- requests ----------------------------------------------------------------------------------------------------
 
-    def look(self, why: Why, number: int) -> None:
-        """Look at the disk as it is from now on: a look that has begun does not count."""
+    def look(self, why: Why, number: int, backends: Collection[str] = (), texts: int | None = None) -> None:
+        """Look at the disk as it is from now on: a look that has begun does not count.
+
+        Args:
+            why: what it is for.
+            number: of the generation that it is about.
+            backends: whose health checks are compared with those in `texts`.
+            texts: of the current generation; the descriptor is taken over.
+
+        """
         kind = look.LOOK_WITH_TEXTS if why is Why.START else look.LOOK
         for request in self._waiting:
             if _ANSWERS[request.kind] == look.FOUND:
                 if kind == look.LOOK_WITH_TEXTS:
                     request.kind = kind
+                    _close(request.content)
+                    request.content, request.backends = texts, tuple(backends)
                 if (why, number) not in request.asked:
                     request.asked.append((why, number))
                 self._proceed()
                 return
-        self._ask(_Request(kind, [(why, number)]))
+        self._ask(_Request(kind, [(why, number)], texts, tuple(backends)))
 
     def write_state_file(self, kind: bytes, content: int) -> None:
         """Write a file in the state directory; takes over the descriptor. `kind` is KEEP or KEEP_SERVERS."""
@@ -143,7 +154,7 @@ class Reader:
         try:
             line = self._line or self._start()
             self._sent = request = self._waiting.popleft()
-            line.send(request.kind, request.content)
+            line.send(b"\0".join([request.kind, *map(str.encode, request.backends)]), request.content)
         except BrokenPipeError:
             # It has just died, and `_ended` will follow.
             pass

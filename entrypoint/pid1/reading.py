@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping
 
 from entrypoint.core import look
 from entrypoint.haproxy.config_text import line_of_master_worker, mentioned, sharing_ticket_keys, tags
+from entrypoint.haproxy.health_checks import changed
 from entrypoint.haproxy.server_state import MENTIONS
 from entrypoint.lean.one_line import reason
 from entrypoint.lean.record import record
@@ -24,7 +25,7 @@ from entrypoint.system.files import make_folder
 from entrypoint.system.inotify import Inotify
 from entrypoint.system.packets import PacketSocket
 from entrypoint.system.signals import PrctlError, set_parent_death_signal
-from entrypoint.system.state_file import DamagedError, StateFile, in_memory
+from entrypoint.system.state_file import DamagedError, StateFile, contents_of, in_memory
 
 NAME = "sr-reader"
 """The name in `ps` and `top`; not safe_reload, because `pkill safe_reload` must mean PID 1 only."""
@@ -97,18 +98,21 @@ class _Reader:
     # ---- requests ----------------------------------------------------------------------------------------------------
 
     def _answer(self, request: bytes, descriptor: int | None) -> None:
-        if request in {look.LOOK, look.LOOK_WITH_TEXTS}:
-            self._look(with_texts=request == look.LOOK_WITH_TEXTS)
+        kind, *backends = request.split(b"\0")
+        if kind == look.LOOK:
+            self._look()
+        elif kind == look.LOOK_WITH_TEXTS:
+            self._look(with_texts=True, compare=(descriptor, [name.decode() for name in backends]))
         elif request in {look.KEEP, look.KEEP_SERVERS} and descriptor is not None:
             self._keep(self._task.state_files[request], descriptor)
         elif request in {look.RESTORE, look.RESTORE_SERVERS}:
             self._restore(self._task.state_files[request])
 
-    def _look(self, *, with_texts: bool) -> None:
+    def _look(self, *, with_texts: bool = False, compare: tuple[int | None, Collection[str]] = (None, ())) -> None:
         texts = None
         try:
             contents = self._disk.read()
-            found = self._found(contents)
+            found = self._found(contents, compare)
             if with_texts and found.digest:
                 texts = in_memory(found.digest, contents.texts)
         except MemoryError:
@@ -120,9 +124,11 @@ class _Reader:
         self._say(look.FOUND, look.to_message(found), texts)
         if texts is not None:
             os.close(texts)
+        if compare[0] is not None:
+            os.close(compare[0])
         self._watch()
 
-    def _found(self, contents: ConfigSnapshot) -> look.Found:
+    def _found(self, contents: ConfigSnapshot, compare: tuple[int | None, Collection[str]]) -> look.Found:
         unreadable = contents.unreadable or ""
         unknown = {tag: None for _, text in contents.texts for tag in tags(text) if tag not in self._task.known}
         return look.Found(
@@ -137,6 +143,9 @@ class _Reader:
             stale=contents.stale,
             tags=tuple(unknown),
             incomplete=contents.incomplete,
+            changed_checks=()
+            if compare[0] is None
+            else changed(contents_of(compare[0]), (text for _, text in contents.texts), compare[1]),
             mentions=mentioned((text for _, text in contents.texts), MENTIONS),
         )
 

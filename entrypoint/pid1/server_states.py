@@ -9,7 +9,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from types import MappingProxyType
 
@@ -241,11 +241,19 @@ class ServerStates:
             os.close(self._script)
             self._script = None
 
+    def backends_down(self) -> Iterator[str]:
+        """Yield the backends with a server whose health is kept."""
+        healthy = (state.name for state in self._known.values() if dict(state.changes).get(server_state.HEALTH))
+        yield from dict.fromkeys(name.partition("/")[0] for name in healthy)
+
     def _to_tell(self, number: int) -> dict[str, ServerState]:
         candidate = self._state().find(number)
         if not self._keeps or (candidate and isinstance(candidate.phase, Candidate) and candidate.phase.forgets):
             return {}
-        return dict(islice(self._known.items(), _MOST_TOLD))
+        is_from_disk = candidate and not candidate.kept
+        changed = self._configurations.changed_checks(number) if is_from_disk else ()
+        states = server_state.without_health(self._known, changed) if changed else self._known
+        return dict(islice(states.items(), _MOST_TOLD))
 
     def ask_candidate(self, number: int) -> None:
         """Ask a candidate whether it is ready, once it knows the states and the addresses of servers.

@@ -285,7 +285,7 @@ class Supervisor:
                 for close in (parts.listeners.close, self._ordinary.close):
                     self._runtime.isolated(close)
             case effects.Look(why=why, number=number):
-                self._store.reader.look(why, number)
+                self._store.look(why, number, self.state.current, self._servers.backends_down())
             case effects.Keep(number=number):
                 self._store.keep(number)
             case effects.Reply():

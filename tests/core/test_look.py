@@ -39,6 +39,7 @@ def test_whatever_was_found_arrives(  # it has so many parts
         tags=tags,
         incomplete=incomplete,
         mentions=("init-state",),
+        changed_checks=("app", "app/b"),
     )
     assert from_message(to_message(found)) == found
 
