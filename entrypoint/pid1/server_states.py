@@ -342,7 +342,7 @@ class ServerStates:
         if self._keeps:
             text = server_state.to_text(self._known.values())
             self._saved = (text, time.monotonic())
-            self.keep(f"{time.time():.0f}\n{text}")
+            self.keep(f"{int(time.time())}\n{text}")
 
     def restored(self, text: str) -> None:
         """Use what the previous container saved.
