@@ -60,10 +60,10 @@ images: image ## also :dev-bookworm (HAProxy 2.6) and :dev-sid (HAProxy 3.2)
 	base=$$(docker/base-image bookworm) && docker build --build-arg BASE=$$base -t $(IMAGE):dev-bookworm .
 	base=$$(docker/base-image sid) && docker build --build-arg BASE=$$base -t $(IMAGE):dev-sid .
 
-bench: image .venv/installed ## compare safe_reload with other ways to reload: about an hour, into docs/benchmarks.md
+bench: image .venv/installed ## compare safe_reload with other ways to reload: about 75 minutes, into docs/benchmarks.md
 	$(BIN)/python -m bench $(ARGS)
 
-bench-quick: image .venv/installed ## the same in under 3 minutes, into build/bench/: only shows that everything works
+bench-quick: image .venv/installed ## the same in under 4 minutes, into build/bench/: only shows that everything works
 	$(BIN)/python -m bench --quick --out build/bench $(ARGS)
 
 bench-2017: image ## the test of 2017: 15.6 million requests, a reload every 300 ms; REQUESTS=1000000 for fewer

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.lives import StuckError
-from bench.measures import FULL, MEASURES, QUICK, Measure, Size, Values
+from bench.load import Values
+from bench.measures import FULL, MEASURES, QUICK, Measure, Size
 from bench.ways import WAYS, Way
 
 
@@ -123,12 +124,12 @@ def chosen(text: str, known: list[str], what: str) -> list[str]:
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Declare what chooses the trials."""
-    parser.add_argument("--quick", action="store_true", help="under 3 minutes: few repetitions, wide spread")
+    parser.add_argument("--quick", action="store_true", help="under 4 minutes: few repetitions, wide spread")
     parser.add_argument("--measures", default="", help=",".join(measure.key for measure in MEASURES))
     parser.add_argument("--ways", default="", help=",".join(way.key for way in WAYS))
     parser.add_argument("--seed", type=int, default=1, help="draws the order of the ways in each round (1)")
     parser.add_argument(
-        "--limit", type=float, default=None, help="seconds after which no trial begins (5400; quick: 160)"
+        "--limit", type=float, default=None, help="seconds after which no trial begins (5400; quick: 220)"
     )
     parser.add_argument("--repetitions", type=int, default=None, help="rounds of each measure (5; quick: 1)")
 
@@ -156,7 +157,7 @@ def main() -> None:
     )
     start = time.time()
     try:
-        run.go(arguments.limit or (160 if arguments.quick else 5400))
+        run.go(arguments.limit or (220 if arguments.quick else 5400))
     except KeyboardInterrupt:
         say("interrupted; what there is so far is written")
     results = {

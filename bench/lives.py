@@ -55,6 +55,11 @@ def wait_for(condition: Callable[[], bool], timeout: float, pause: float = 0.002
     return True
 
 
+def address(bind: str, number: int) -> str:
+    """Return where the VIP of this number is for a `bind` line."""
+    return f'"fd@${{FD_{number}}}"' if bind == "fd" else f"127.0.0.1:{PORT + number}"
+
+
 def configuration(bind: str, *, mark: str, backends: int = 0, vips: int = 1) -> str:
     """Return a configuration that answers "MARK PID" by itself, with so many VIPs and so many unused backends.
 
@@ -71,7 +76,7 @@ def configuration(bind: str, *, mark: str, backends: int = 0, vips: int = 1) -> 
         "    timeout connect 5s",
         "    option idle-close-on-response",
         "frontend web",
-        *(f'    bind "fd@${{FD_{n}}}"' if bind == "fd" else f"    bind 127.0.0.1:{PORT + n}" for n in range(vips)),
+        *(f"    bind {address(bind, n)}" for n in range(vips)),
         f'    http-request return status 200 content-type text/plain lf-string "{mark} %pid"',
     ]
     for n in range(backends):
@@ -89,7 +94,7 @@ class Life:
         self, bind: str, *, backends: int = 0, vips: int = 1, sysctls: Mapping[str, str] | None = None
     ) -> None:
         """Prepare everything but the processes."""
-        self.bind, self.backends, self.vips = bind, backends, vips
+        self.vips = vips
         self.token = f"BENCH_LIFE={os.getpid()}.{next(_numbers)}"
         self.folder = Path(tempfile.mkdtemp(prefix="bench."))
         self.file = self.folder / "haproxy.cfg"
@@ -97,6 +102,8 @@ class Life:
         self.process: subprocess.Popen[bytes] | None = None
         self.reloading: subprocess.Popen[bytes] | None = None
         self.marks = 0
+        self.text: Callable[[str], str] = lambda mark: configuration(bind, mark=mark, backends=backends, vips=vips)
+        """Makes the configuration with a mark."""
         self.log: IO[bytes] = (self.folder / "log").open("wb")
         self._network = new_network()
         for name, value in (sysctls or {}).items():
@@ -122,9 +129,8 @@ class Life:
     def edit(self) -> None:
         """Change the configuration: a new mark."""
         self.marks += 1
-        text = configuration(self.bind, mark=self.mark, backends=self.backends, vips=self.vips)
         new = self.file.with_suffix(".new")
-        new.write_text(text)
+        new.write_text(self.text(self.mark))
         new.replace(self.file)
 
     def spawn(self, words: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -156,14 +162,14 @@ class Life:
         return [pid for pid in self.pids() if name_of(pid) == "haproxy"]
 
     def get(self, timeout: float = 5) -> str:
-        """Return what the first VIP answers.
+        """Return what the first VIP answers; of a configuration with servers it is haproxy itself who answers /mark.
 
         Raises:
             OSError: it does not.
 
         """
         with socket.create_connection(("127.0.0.1", PORT), timeout=timeout) as client:
-            client.sendall(b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
+            client.sendall(b"GET /mark HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
             answer = b""
             while data := client.recv(65536):
                 answer += data

@@ -1,38 +1,29 @@
 """What is measured. Each measure takes one way once; the runner repeats them, in turn."""
 
-import json
 import os
 import socket
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 
+from bench.behind import behind
 from bench.lives import PORT, Life, StuckError, configuration, cpu, cpu_ms, memory, wait_for, wake_ups
-from bench.ways import BARE, WAYS, Way
+from bench.load import KINDS, Load, Values, named
+from bench.ways import BARE, WAYS, Outside, Way
 
-CLIENT = os.environ.get("BENCH_CLIENT", "bench-client")
-KINDS = ("refused", "reset_connecting", "reset", "cut", "torn", "timeout", "bad", "other")
-"""How a request can fail; the client's source says what each is."""
 INTERVALS = (300, 100, 20)
 """Milliseconds from one request for a reload to the next."""
-CLIENTS = 400
 RATE = 2000
 """Requests a second where the machine is not to be saturated."""
 BACKENDS = (1, 100, 10_000)
 DRAINING = (0, 1, 5)
 VIPS = (1, 100, 4096)
-RESTART_AFTER = 0.1
-"""Seconds until someone from outside starts a service that has ended: Docker's first restart delay."""
-
 TURNS = 6
 """How often a way and a bare haproxy take turns while the throughput is measured."""
 QUIET = 0.1
 """Seconds between an answer and the next reload that is timed: a master that has just executed itself is deaf."""
-
-Values = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -46,10 +37,12 @@ class Size:
     load: float
     idle: float
     reloads: int
+    inter: float
+    """From one check of a server to the next."""
 
 
-FULL = Size(repetitions=5, storm=8.0, crash=8.0, latency=6.0, load=3.0, idle=10.0, reloads=6)
-QUICK = Size(repetitions=1, storm=0.8, crash=2.0, latency=0.8, load=0.4, idle=0.7, reloads=2)
+FULL = Size(repetitions=5, storm=8.0, crash=8.0, latency=6.0, load=3.0, idle=10.0, reloads=6, inter=2.0)
+QUICK = Size(repetitions=1, storm=0.8, crash=2.0, latency=0.8, load=0.4, idle=0.7, reloads=2, inter=0.5)
 
 
 @contextmanager
@@ -60,34 +53,6 @@ def running(way: Way, *, backends: int = 0, vips: int = 1) -> Iterator[Life]:
         life.until_it_answers()
         time.sleep(way.settle)
         yield life
-
-
-class Load:
-    """The client, while it runs, in the network in which it was started."""
-
-    def __init__(self, seconds: float, *, clients: int = CLIENTS, rate: int = 0, keep: bool = False) -> None:
-        """Start it."""
-        words = [CLIENT, "-c", str(clients), "-s", str(seconds)]
-        words += ["-r", str(rate)] if rate else []
-        words += ["-k"] if keep else []
-        self.process = subprocess.Popen([*words, "127.0.0.1", str(PORT)], stdout=subprocess.PIPE)
-
-    def runs(self) -> bool:
-        """Say whether it still runs."""
-        return self.process.poll() is None
-
-    def result(self) -> Values:
-        """Wait for its counts."""
-        text = self.process.communicate(timeout=600)[0]
-        if self.process.returncode:
-            raise StuckError("the client could not run")
-        counts: Values = json.loads(text)
-        return {**counts, "rate": counts["ok"] / counts["seconds"]}
-
-
-def named(prefix: str, values: Values, keys: Sequence[str]) -> Values:
-    """Pick values and put a prefix before their names."""
-    return {f"{prefix}.{key}": values[key] for key in keys}
 
 
 def reload_while(way: Way, life: Life, load: Load, milliseconds: int) -> int:
@@ -136,7 +101,7 @@ def crash(way: Way, size: Size) -> Values:
     with running(way) as life:
         load = Load(size.crash, clients=4000, rate=RATE)
         killed = 0
-        dead_since: float | None = None
+        outside = Outside(way, life)
         due = time.monotonic() + min(1.2, size.crash * 0.6)
         end = time.monotonic() + size.crash - 0.5
         while load.runs():
@@ -145,13 +110,8 @@ def crash(way: Way, size: Size) -> Values:
                 os.kill(way.generations(life)[-1], 9)
                 killed += 1
                 due = now + 2.5
-            if killed and not way.is_alive(life):
-                dead_since = dead_since or now
-                if now - dead_since >= RESTART_AFTER:
-                    life.kill()  # what is left of it, as the end of a container does
-                    way.start(life)
-                    dead_since = None
-                    wait_for(lambda: way.is_alive(life) or not load.runs(), 1)
+            if killed:
+                outside.look()
             time.sleep(0.002)
         counts = load.result()
     values = named("crash", counts, ("requests", "failed", "longest_us", "longest_gap_us", *KINDS))
@@ -311,6 +271,7 @@ class Measure:
 MEASURES: tuple[Measure, ...] = (
     Measure("failures", failures, WAYS, lambda size: 3 * (size.storm + 0.7)),
     Measure("crash", crash, WAYS, lambda size: size.crash + 0.5),
+    Measure("behind", lambda way, size: behind(way, size.inter), WAYS, lambda size: 12.0 * size.inter + 1),
     Measure("latency", latency, WAYS, lambda size: 2 * size.latency + 0.4),
     Measure("draining", draining, WAYS, lambda size: 3 * size.load + 2),
     Measure("reloads", reloads, (CHECK, *WAYS), lambda size: 1.5 + size.reloads * 0.9),

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.measures import BACKENDS, DRAINING, INTERVALS, KINDS, RATE, VIPS
+from bench.load import KINDS
+from bench.measures import BACKENDS, DRAINING, INTERVALS, RATE, VIPS
 from bench.values import cell, named
 
 Results = dict[str, Any]

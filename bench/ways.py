@@ -3,15 +3,19 @@
 import os
 import shutil
 import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from bench.lives import Life, name_of
+from bench.lives import Life, name_of, wait_for
 
 NAIVE = str(Path(__file__).with_name("naive.py"))
 ORIGINAL = os.environ.get("BENCH_ORIGINAL", "")
 """The program of 2017, which is not in Debian: where it is, when it is to be measured."""
+RESTART_AFTER = 0.1
+"""Seconds until someone from outside starts a service that has ended: Docker's first restart delay."""
+TICKET_KEYS = "${SAFE_RELOAD_TLS_TICKET_KEYS}"
 
 
 class Way:
@@ -21,6 +25,8 @@ class Way:
     title = ""
     bind = "plain"
     """What its configuration has: "plain" addresses, or "fd" for `fd@${FD_0}`."""
+    ticket_keys = ""
+    """The file of TLS ticket keys that it hands to each haproxy."""
     needs: tuple[str, ...] = ("haproxy",)
     sysctls: ClassVar[Mapping[str, str]] = {}
     settle = 0.1
@@ -61,6 +67,27 @@ class Way:
     def is_alive(self, life: Life) -> bool:
         """Say whether it will go on by itself; if not, someone from outside has to start it again."""
         return life.process is not None and life.process.poll() is None
+
+
+class Outside:
+    """Whoever starts a way again when all of it has ended, as Docker does with a container."""
+
+    def __init__(self, way: Way, life: Life) -> None:
+        """Begin with one that lives."""
+        self._way, self._life = way, life
+        self._dead_since: float | None = None
+
+    def look(self) -> None:
+        """Start it again if it has ended RESTART_AFTER ago; to be called again and again."""
+        if self._way.is_alive(self._life):
+            return
+        now = time.monotonic()
+        self._dead_since = self._dead_since or now
+        if now - self._dead_since >= RESTART_AFTER:
+            self._life.kill()  # what is left of it, as the end of a container does
+            self._way.start(self._life)
+            self._dead_since = None
+            wait_for(lambda: self._way.is_alive(self._life), 1)
 
 
 class Bare(Way):
@@ -167,6 +194,7 @@ class SafeReload(Way):
 
     key = "f"
     title = "safe_reload, fd@"
+    ticket_keys = TICKET_KEYS
     bind = "fd"
     needs = ("haproxy", "safe_reload")
 
@@ -180,6 +208,7 @@ class SafeReloadPlain(Way):
 
     key = "g"
     title = "safe_reload, plain binds"
+    ticket_keys = TICKET_KEYS
     needs = ("haproxy", "safe_reload")
 
     def words(self, life: Life) -> list[str]:

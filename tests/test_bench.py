@@ -11,7 +11,8 @@ from threading import Thread
 import pytest
 
 from bench import conformity, goals, render, sections, summary
-from bench.measures import KINDS, MEASURES
+from bench.load import KINDS
+from bench.measures import MEASURES
 from bench.ways import WAYS
 
 BENCH = Path(__file__).parents[1] / "bench"
