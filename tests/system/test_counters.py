@@ -1,0 +1,152 @@
+"""haproxy's own counters in /metrics: the real exporter beside a real instance, through reloads, drains and deaths."""
+
+import http.client
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from tests.connections import free_port
+from tests.system.instance import Begin, Instance
+from tests.waiting import eventually
+
+SIZE = 100_000
+
+
+class Origin(ThreadingHTTPServer):
+    """A server: it answers at once, but to /slow it sends the second half of its answer when `go` is set."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        """Listen on a free port."""
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.go = threading.Event()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers with SIZE bytes."""
+
+    server: Origin
+
+    def do_GET(self) -> None:
+        """Answer."""
+        self.send_response(404 if self.path == "/missing" else 200)
+        self.send_header("Content-Length", str(SIZE))
+        self.end_headers()
+        self.wfile.write(bytes(SIZE // 2))
+        if self.path == "/slow":
+            self.server.go.wait(60)
+        self.wfile.write(bytes(SIZE // 2))
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    """A running one."""
+    made = Origin()
+    thread = threading.Thread(target=made.serve_forever)
+    thread.start()
+    yield made
+    made.go.set()
+    made.shutdown()
+    thread.join()
+    made.server_close()
+
+
+def configuration(origin: Origin, backend: str = "app") -> str:
+    """Return one with a frontend, a backend and a server."""
+    return f"""\
+defaults
+  mode http
+  timeout client 60s
+  timeout connect 9s
+  timeout server 60s
+frontend web
+  bind "fd@${{FD_WEB}}"
+  default_backend {backend}
+backend {backend}
+  server one 127.0.0.1:{origin.server_address[1]}
+"""
+
+
+class Observed:
+    """An instance with an exporter that counts, and what its clients have done."""
+
+    def __init__(self, begin: Begin, text: str) -> None:
+        """Begin."""
+        self.port = free_port()
+        self.instance: Instance = begin(
+            "--watch", "off", "--exporter", f"127.0.0.1:{self.port}", "--exporter-counters", text=text
+        ).becomes_current()
+        eventually(lambda: "exporter: listening on" in self.instance.log)
+        # From then on PID 1 lends sessions.
+        assert self.scrape()
+
+    def scrape(self) -> dict[str, float]:
+        """Return all samples of haproxy's counters."""
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)) as client:
+            client.request("GET", "/metrics")
+            lines = client.getresponse().read().decode().splitlines()
+        pairs = (line.rpartition(" ") for line in lines if line.startswith("haproxy_"))
+        return {name: float(value) for name, _, value in pairs}
+
+    def get(self, path: str = "/") -> int:
+        """Ask once over a connection of its own; return how many bytes the body had."""
+        with closing(http.client.HTTPConnection("127.0.0.1", self.instance.port, timeout=60)) as client:
+            client.request("GET", path, headers={"Connection": "close"})
+            return len(client.getresponse().read())
+
+    def reload(self, generation: int) -> None:
+        """Reload, and wait until the new one is current."""
+        assert "Success=1" in self.instance.ask(b"reload\n", half_close=False)
+        self.instance.becomes_current(generation)
+
+    def states(self) -> list[str]:
+        """Return the states of all generations."""
+        return [one["state"] for one in self.instance.status()["generations"]]
+
+
+REQUESTS = 'haproxy_backend_http_requests_total{proxy="app"}'
+ANSWERED = 'haproxy_frontend_http_responses_total{proxy="web",code="2xx"}'
+SERVED = 'haproxy_server_http_responses_total{proxy="app",server="one",code="2xx"}'
+MISSING = 'haproxy_backend_http_responses_total{proxy="app",code="4xx"}'
+BYTES = 'haproxy_frontend_bytes_out_total{proxy="web"}'
+
+
+def test_totals_are_right_to_the_request(begin: Begin, origin: Origin) -> None:
+    """Three reloads, each with clients before and after, and a download that drains: nothing is lost, nothing twice."""
+    observed = Observed(begin, configuration(origin))
+    download = threading.Thread(target=observed.get, args=("/slow",))
+    download.start()
+    requests, last = 1, 0.0
+    for generation in (2, 3, 4):
+        for _ in range(7):
+            observed.get()
+        observed.get("/missing")
+        requests += 8
+        observed.reload(generation)
+        observed.get()
+        requests += 1
+        found = observed.scrape()
+        assert last <= found[REQUESTS] <= requests
+        last = found[REQUESTS]
+    eventually(lambda: observed.states() == ["draining", "current"])
+    # haproxy counts the download at its end.
+    assert observed.scrape()[REQUESTS] == requests - 1
+    origin.go.set()
+    download.join()
+    eventually(lambda: observed.states() == ["current"])
+    found = observed.scrape()
+    assert found[REQUESTS] == requests
+    assert found[SERVED] == requests - 3
+    assert found[MISSING] == 3
+    assert found[ANSWERED] == requests - 3
+    assert found[BYTES] >= requests * SIZE
