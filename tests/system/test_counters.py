@@ -3,7 +3,6 @@
 import http.client
 import os
 import signal
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from tests.connections import free_port
+from tests.promtool import needs_promtool, promtool
 from tests.system.instance import Begin, Instance
 from tests.waiting import eventually
 
@@ -27,6 +27,8 @@ class Origin(ThreadingHTTPServer):
         """Listen on a free port."""
         super().__init__(("127.0.0.1", 0), Handler)
         self.go = threading.Event()
+        self.asked = threading.Semaphore(0)
+        """Released for each request to /slow."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -41,6 +43,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(bytes(SIZE // 2))
         if self.path == "/slow":
+            self.server.asked.release()
             self.server.go.wait(60)
         self.wfile.write(bytes(SIZE // 2))
 
@@ -90,11 +93,15 @@ class Observed:
         # From then on PID 1 lends sessions.
         assert self.scrape()
 
+    def text(self, accept: str = "text/plain") -> bytes:
+        """Return the metrics."""
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)) as client:
+            client.request("GET", "/metrics", headers={"Accept": accept})
+            return client.getresponse().read()
+
     def scrape(self) -> dict[str, float]:
         """Return all samples of haproxy's counters."""
-        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)) as client:
-            client.request("GET", "/metrics")
-            lines = client.getresponse().read().decode().splitlines()
+        lines = self.text().decode().splitlines()
         pairs = (line.rpartition(" ") for line in lines if line.startswith("haproxy_"))
         return {name: float(value) for name, _, value in pairs}
 
@@ -126,6 +133,7 @@ def test_totals_are_right_to_the_request(begin: Begin, origin: Origin) -> None:
     observed = Observed(begin, configuration(origin))
     download = threading.Thread(target=observed.get, args=("/slow",))
     download.start()
+    assert origin.asked.acquire(timeout=60)
     requests, last = 1, 0.0
     for generation in (2, 3, 4):
         for _ in range(7):
@@ -150,3 +158,79 @@ def test_totals_are_right_to_the_request(begin: Begin, origin: Origin) -> None:
     assert found[MISSING] == 3
     assert found[ANSWERED] == requests - 3
     assert found[BYTES] >= requests * SIZE
+
+
+def test_nobody_need_scrape_in_time(begin: Begin, origin: Origin) -> None:
+    """A generation that was never scraped is in the totals: it is read when its last connection has ended."""
+    observed = Observed(begin, configuration(origin))
+    for generation in (2, 3):
+        observed.get()
+        download = threading.Thread(target=observed.get, args=("/slow",))
+        download.start()
+        assert origin.asked.acquire(timeout=60)
+        observed.reload(generation)
+        observed.get()
+        origin.go.set()
+        download.join()
+        eventually(lambda: observed.states() == ["current"])
+        origin.go.clear()
+    assert observed.scrape()[REQUESTS] == 6
+
+
+def test_an_upgrade_changes_nothing(begin: Begin, origin: Origin) -> None:
+    """The exporter gets sessions from the new program, too."""
+    observed = Observed(begin, configuration(origin))
+    observed.get()
+    assert observed.instance.client("upgrade").returncode == 0
+    observed.get()
+    observed.reload(2)
+    eventually(lambda: observed.states() == ["current"])
+    observed.get()
+    assert observed.scrape()[REQUESTS] == 3
+
+
+def test_deaths_and_clearings_take_nothing_back(begin: Begin, origin: Origin) -> None:
+    """After a crash and after `clear counters all` a total goes on from where it was scraped."""
+    observed = Observed(begin, configuration(origin))
+    for _ in range(3):
+        observed.get()
+    assert observed.scrape()[REQUESTS] == 3
+    os.kill(observed.instance.status()["generations"][0]["pid"], signal.SIGKILL)
+    observed.instance.becomes_current(2)
+    observed.get()
+    assert observed.scrape()[REQUESTS] == 4
+    observed.instance.ask(b"@1 clear counters all;quit\n")
+    assert observed.scrape()[REQUESTS] == 4
+    observed.get()
+    assert observed.scrape()[REQUESTS] == 5
+
+
+def test_a_renamed_backend_ends_with_its_last_generation(begin: Begin, origin: Origin) -> None:
+    """Its series stays while its generation drains, and is gone afterwards."""
+    observed = Observed(begin, configuration(origin))
+    observed.get()
+    download = threading.Thread(target=observed.get, args=("/slow",))
+    download.start()
+    assert origin.asked.acquire(timeout=60)
+    observed.instance.edit(configuration(origin, "new"))
+    observed.reload(2)
+    observed.get()
+    found = observed.scrape()
+    assert found[REQUESTS] == 1
+    assert found[REQUESTS.replace("app", "new")] == 1
+    origin.go.set()
+    download.join()
+    eventually(lambda: observed.states() == ["current"])
+    found = observed.scrape()
+    assert REQUESTS not in found
+    assert found[REQUESTS.replace("app", "new")] == 1
+
+
+@needs_promtool
+def test_promtool_agrees(begin: Begin, origin: Origin) -> None:
+    """The whole page is valid, and OpenMetrics has its last line once."""
+    observed = Observed(begin, configuration(origin))
+    assert promtool("check", "metrics", text=observed.text()) == ""
+    openmetrics = observed.text("application/openmetrics-text")
+    assert b"# TYPE haproxy_frontend_sessions counter" in openmetrics
+    assert openmetrics.count(b"# EOF") == openmetrics.endswith(b"# EOF\n") == 1
