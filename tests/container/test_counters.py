@@ -8,39 +8,35 @@ from tests.connections import http_get, read_all, read_until
 from tests.container.cli import OURS, ask
 from tests.container.conftest import DEFAULTS, IMAGES, Balancer, Start, result
 from tests.container.trouble import haproxies, reload
+from tests.documented import the
 from tests.waiting import eventually
 
 CONFIGURATION = f"""\
+{the("docs/counters.md", "global").text}
 global
     nbthread 2
     maxconn 4000
-    localpeer lb
 {DEFAULTS}
-peers all
-    bind PEERS
-    server lb
 frontend web
     bind "fd@${{FD_WEB}}"
     http-request track-sc0 req.hdr(user) table users
     http-request return status 200 content-type text/plain string "one"
-backend users
-    stick-table type string size 1m expire 1h store http_req_cnt peers all
 frontend long
     bind "fd@${{FD_LONG}}"
     default_backend far
 backend far
     server far 127.0.0.1:9000
 """
-VIPS = "127.0.0.1:8080:FD_WEB,127.0.0.1:8081:FD_LONG,127.0.0.1:10000:FD_PEERS"
+VIPS = "127.0.0.1:8080:FD_WEB,127.0.0.1:8081:FD_LONG,127.0.0.1:10001:FD_PEERS"
 PIECE = b"x" * 65536
-PEERS = {"2.6": "127.0.0.1:10001", "3.0": '"fd@${FD_PEERS}"', "3.2": "127.0.0.1:10001"}
+PEERS = {"2.6": "127.0.0.1:10000", "3.0": '"fd@${FD_PEERS}"', "3.2": "127.0.0.1:10000"}
 EXPORTER = ("--exporter", "127.0.0.1:9101", "--exporter-counters")
 
 
 @pytest.fixture(params=PEERS)
 def lb(start: Start, request: pytest.FixtureRequest) -> Balancer:
     """A container with an exporter that counts, and a stick table with a local peer at a VIP or an ordinary bind."""
-    text = CONFIGURATION.replace("PEERS", PEERS[request.param])
+    text = CONFIGURATION.replace("127.0.0.1:10000", PEERS[request.param])
     made = start(IMAGES[request.param], options=EXPORTER, text=text, vips=VIPS).begins("one")
     eventually(lambda: "exporter: listening on" in made.log)
     return made
@@ -94,7 +90,7 @@ def users(lb: Balancer) -> str:
     return ask(lb, OURS, "@1 show table users\n")
 
 
-def test_a_stick_table_survives_reloads(lb: Balancer) -> None:
+def test_a_stick_table_survives_a_reload(lb: Balancer) -> None:
     """The old generation hands its table to the local peer, which is the new one."""
     with lb.connect() as client:
         client.sendall(b"GET / HTTP/1.0\r\nuser: jane\r\n\r\n")

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -234,3 +235,27 @@ def test_promtool_agrees(begin: Begin, origin: Origin) -> None:
     openmetrics = observed.text("application/openmetrics-text")
     assert b"# TYPE haproxy_frontend_sessions counter" in openmetrics
     assert openmetrics.count(b"# EOF") == openmetrics.endswith(b"# EOF\n") == 1
+
+
+def exporter_of(instance: Instance) -> int:
+    """Return the exporter's pid."""
+    found = [pid for pid in instance.haproxies if Path(f"/proc/{pid}/comm").read_text() == "reload_exporter\n"]
+    assert len(found) == 1
+    return found[0]
+
+
+def test_an_exporter_that_is_late_loses_nothing(begin: Begin, origin: Origin) -> None:
+    """It is halted while a generation begins to drain."""
+    observed = Observed(begin, configuration(origin))
+    observed.get()
+    download = threading.Thread(target=observed.get, args=("/slow",))
+    download.start()
+    assert origin.asked.acquire(timeout=60)
+    os.kill(exporter_of(observed.instance), signal.SIGSTOP)
+    observed.reload(2)
+    eventually(lambda: "generation 1 (pid" in observed.instance.log.partition("is current; asked")[2])
+    os.kill(exporter_of(observed.instance), signal.SIGCONT)
+    origin.go.set()
+    download.join()
+    eventually(lambda: observed.states() == ["current"])
+    assert observed.scrape()[REQUESTS] == 2

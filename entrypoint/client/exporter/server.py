@@ -236,6 +236,8 @@ class Server:
 
     def _handle_question(self) -> None:
         now = time.monotonic()
+        if self._collector and not self._collector.borrows and now >= self._asked_at + _BORROW_AFTER:
+            self._ask()
         while question := self._question:
             question.connect()
             if question.socket and self._question_fd is None:
@@ -277,8 +279,6 @@ class Server:
         counting = [client for client in self._clients.values() if client.doing is Doing.COUNTING]
         if counting and collector.is_over:
             self._tell(counting, "", self._status)
-        if not collector.borrows and time.monotonic() >= self._asked_at + _BORROW_AFTER:
-            self._ask()
 
     def _follow(self, pid: int) -> None:
         """Die with our parent if it is the instance; `run` notices a parent that died before this call."""
