@@ -12,10 +12,10 @@ from tests.documented import the
 from tests.waiting import eventually
 
 CONFIGURATION = f"""\
-{the("docs/counters.md", "global").text}
 global
     nbthread 2
     maxconn 4000
+{the("docs/counters.md", "global").text}
 {DEFAULTS}
 frontend web
     bind "fd@${{FD_WEB}}"
