@@ -2,15 +2,20 @@
 
 import http.client
 import os
+import selectors
 import signal
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from entrypoint.client.exporter.collector import Collector
+from entrypoint.pid1.session import Session
+from entrypoint.system.control_socket import Client
 from tests.connections import free_port
 from tests.promtool import needs_promtool, promtool
 from tests.system.instance import Begin, Instance
@@ -259,3 +264,110 @@ def test_an_exporter_that_is_late_loses_nothing(begin: Begin, origin: Origin) ->
     download.join()
     eventually(lambda: observed.states() == ["current"])
     assert observed.scrape()[REQUESTS] == 2
+
+
+def test_a_client_of_version_0_1_0_is_restored() -> None:
+    """That version did not know of borrowed sessions, and does not hand over whether a client borrows."""
+    near, far = socket.socketpair()
+    with near, far:
+        session = Session(Client(near, 1))
+        session.borrows = True
+        saved = session.serialize()
+        assert Session.restore(Client(near, 1), saved).borrows
+        del saved["borrows"]
+        assert not Session.restore(Client(near, 1), saved).borrows
+
+
+TABLE = "# pxname,svname,stot,type,\napp,one,{},2,\n\n"
+INFO = "CurrConns: {}\nStopping: {}\n\n> "
+GENERATION = (1, 7)
+STATUS = {"generations": [{"number": 1, "pid": 7, "state": "current"}]}
+
+
+class Desk:
+    """A collector whose PID 1 and whose haproxy are the test."""
+
+    def __init__(self, folder: Path) -> None:
+        """Listen."""
+        self.path = str(folder / "lb.sock")
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(self.path)
+        self.listener.listen()
+        self.listener.settimeout(60)
+        self.collector = Collector(selectors.DefaultSelector())
+        self.haproxy, self.lent = socket.socketpair()
+        self.haproxy.settimeout(0)
+
+    def hears(self, question: str) -> None:
+        """Wait until haproxy is asked this."""
+        heard = ""
+
+        def is_asked() -> bool:
+            nonlocal heard
+            self.turn()
+            with suppress(BlockingIOError):
+                heard += self.haproxy.recv(4096).decode()
+            return heard.endswith(question)
+
+        eventually(is_asked)
+
+    def turn(self) -> None:
+        """Do what the exporter's event loop does."""
+        for key, _ in self.collector.selector.select(0.01):
+            key.data.read()
+        self.collector.proceed()
+
+    def hangs_up(self) -> bool:
+        """Tell whether the session has been closed by now."""
+        self.turn()
+        return self.lent.fileno() < 0
+
+    def sessions(self) -> str:
+        """Return the number of sessions in the totals."""
+        return self.collector.totals.text(openmetrics=False).decode().rpartition(" ")[2].strip()
+
+    def close(self) -> None:
+        """Close everything."""
+        for one in (self.listener, self.haproxy, self.lent):
+            one.close()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    """One at a control socket."""
+    made = Desk(tmp_path)
+    yield made
+    made.close()
+
+
+def test_a_generation_without_connections_may_still_get_some(desk: Desk) -> None:
+    """Until it is told to stop it is asked again, and read a last time only then; after that the session is closed."""
+    desk.collector.drains(GENERATION, desk.lent)
+    desk.hears("show info\n")
+    desk.haproxy.send(INFO.format(0, 0).encode())
+    desk.hears("show info\n")
+    desk.haproxy.send(INFO.format(0, 1).encode())
+    desk.hears("show stat -1 7 -1\n")
+    desk.haproxy.send(f"{TABLE.format(5)}> ".encode())
+    eventually(desk.hangs_up)
+    assert desk.sessions() == "5"
+
+
+def test_an_old_answer_does_not_follow_a_new_one(desk: Desk) -> None:
+    """A generation begins to drain while it is asked through PID 1: that answer would be lower than the next one."""
+    desk.collector.begin(desk.path, STATUS, 60)
+    question, _ = desk.listener.accept()
+    question.settimeout(60)
+    with question:
+        assert question.recv(100) == b"@!7 show stat -1 7 -1;quit\n"
+        desk.collector.drains(GENERATION, desk.lent)
+        desk.hears("show info\n")
+        assert question.recv(100) == b""
+    assert not desk.collector.is_over
+    desk.haproxy.send(INFO.format(3, 1).encode())
+    # Who scrapes waits for it, although it has connections.
+    desk.hears("show stat -1 7 -1\n")
+    desk.haproxy.send(f"{TABLE.format(5)}> ".encode())
+    desk.hears("show info\n")
+    assert desk.collector.is_over
+    assert desk.sessions() == "5"
