@@ -167,5 +167,6 @@ def exporter_spec(
     variables = {
         n: v for n, v in environment.items() if n in _EXPORTER_NEEDS or n.startswith(_EXPORTER_NEEDS_BY_PREFIX)
     }
+    counters = ("--exporter-counters",) if settings.exporter_counters else ()
     log_format = ("--log-format", str(settings.log_format))
-    return SpawnSpec((*words, "--runtime-dir", settings.runtime_dir, *log_format), variables)
+    return SpawnSpec((*words, "--runtime-dir", settings.runtime_dir, *log_format, *counters), variables)
