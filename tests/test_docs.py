@@ -32,6 +32,7 @@ ELSEWHERE = {
     "gcc -D_GNU_SOURCE -O2 -o bench-client bench/client.c": (
         "tests/test_bench.py::test_the_client_counts_each_request_by_what_became_of_it"
     ),
+    "global\n    localpeer lb": "tests/container/test_counters.py::test_a_stick_table_survives_a_reload",
     "python3 -I -S -c pass": (
         "tests/container/test_image.py::test_starting_haproxy_costs_a_few_times_what_starting_python_does"
     ),

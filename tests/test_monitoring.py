@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from entrypoint.client.exporter import render
+from entrypoint.client.exporter.counters import Totals
 from tests.documented import PAGES, shown
 from tests.promtool import needs_promtool, promtool
 
@@ -46,7 +47,7 @@ def test_every_metric_is_documented() -> None:
     page = (DOCS / "monitoring.md").read_text().partition("## Metrics")[2].partition("## Alerts")[0]
     rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
     documented = {f"safe_reload_{name}" for row in rows for name in re.findall(r"`(\w+)", row)}
-    families = re.findall(r"^# TYPE (\S+)", render({}).decode(), re.MULTILINE)
+    families = re.findall(r"^# TYPE (\S+)", render({}, totals=Totals()).decode(), re.MULTILINE)
     assert documented == set(families)
 
 

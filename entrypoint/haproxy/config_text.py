@@ -16,6 +16,7 @@ _NAME_START = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_"
 _NAME = _NAME_START | frozenset(b"0123456789")
 SEVERAL_WORDS = b"[*]"
 """After a variable's name: its value is split into several words."""
+_STATE_FILE, _LOADS = b"server-state-file", b"load-server-state-from-file"
 _DESCRIPTOR = b"fd@$"
 _TICKET_KEYS = b"SAFE_RELOAD_TLS_TICKET_KEYS"
 _OF_CLIENTS = (b"verify", b"ca-file", b"ca-verify-file")
@@ -26,6 +27,31 @@ def mentioned(texts: Iterable[bytes], words: Iterable[str]) -> tuple[str, ...]:
     """Return those of the words that occur anywhere, if only in comments or conditional blocks."""
     bare = [text.translate(None, QUOTES) for text in texts]
     return tuple(word for word in words if any(word.encode() in text for text in bare))
+
+
+def server_state_file(texts: Iterable[bytes], variables: Mapping[str, str]) -> str:
+    """Return the path of the file from which haproxy loads the states of servers at its start; empty if there is none.
+
+    It loads them where a proxy says `load-server-state-from-file global` (section 4.2); the file is named in `global`.
+
+    Args:
+        texts: the configurations, in haproxy's order.
+        variables: haproxy's environment.
+
+    """
+    name = base = ""
+    loads = False
+    for text in texts:
+        for line in text.splitlines() if _STATE_FILE in text or _LOADS in text else ():
+            words = split_words(line, variables) if b"server-state-" in line else []
+            if words[:1] == ["server-state-file"] and len(words) > 1:
+                name = name or words[1]
+            elif words[:1] == ["server-state-base"] and len(words) > 1:
+                base = base or words[1]
+            loads = loads or words[:2] == ["load-server-state-from-file", "global"]
+    if not (loads and name):
+        return ""
+    return f"{base}/{name}" if base and not name.startswith("/") else name
 
 
 def line_of_master_worker(text: bytes, *, in_block: bool = False) -> int | None:

@@ -33,12 +33,12 @@ _COLUMNS = (
     *("srv_use_ssl", "srv_check_port", "srv_check_addr", "srv_agent_addr", "srv_agent_port"),
 )
 
-_INIT_STATE = "init-state"
-_LUA = "lua-load"
+INIT_STATE = "init-state"
+LUA = "lua-load"
 _DNS = "resolvers"
 _RATE = "maxconnrate"
-_NO_SCRIPT = ("zero-warning", "tune.lua.maxmem", "tune.lua.openlibs")
-MENTIONS = (_INIT_STATE, _LUA, _DNS, _RATE, *_NO_SCRIPT)
+NO_SCRIPT = ("zero-warning", "tune.lua.maxmem", "tune.lua.openlibs")
+MENTIONS = (INIT_STATE, LUA, _DNS, _RATE, *NO_SCRIPT)
 """Words of a configuration that make a difference here."""
 
 HEALTH, STATE, WEIGHT, CHECKS, AGENT = "health", "state", "weight", "checks", "agent"
@@ -55,6 +55,14 @@ _UNDONE = {
     CHECKS: "enable health {0}",
     AGENT: "enable agent {0}",
 }
+_CHANGES = frozenset(
+    {
+        *((HEALTH, value) for value in ("up", "down", "stopping")),
+        *((STATE, value) for value in ("maint", "drain", "ready")),
+        *((CHECKS, ""), (AGENT, "")),
+    }
+)
+"""Each that has no number."""
 _SHOWN = {CHECKS: "checks disabled", AGENT: "agent disabled"}
 
 
@@ -111,7 +119,7 @@ def kept(answer: str, mentions: Collection[str] | None = ()) -> dict[str, Server
 
     """
     found = {}
-    begin_up = _INIT_STATE not in (mentions or ())
+    begin_up = INIT_STATE not in (mentions or ())
     for fields in _lines(answer, usual=not begin_up):
         row = _row(fields)
         changes = tuple(_changes(row, begins_up=begin_up)) if row else ()
@@ -255,50 +263,6 @@ def commands(states: Iterable[ServerState]) -> Iterator[str]:
             yield _TOLD[what].format(state.name, value)
 
 
-_CALLS = {
-    (HEALTH, "up"): "check_force_up()",
-    (HEALTH, "down"): "check_force_down()",
-    (HEALTH, "stopping"): "check_force_nolb()",
-    (STATE, "maint"): "set_maint()",
-    (STATE, "drain"): "set_drain()",
-    (STATE, "ready"): "set_ready()",
-    (CHECKS, ""): "check_disable()",
-    (AGENT, ""): "agent_disable()",
-}
-_SCRIPT = """\
-core.register_init(function()
-  local function tell(backend, server, action)
-    pcall(function() action(core.backends[backend].servers[server]) end)
-  end
-{}end)
-"""
-
-
-def lua_script(states: Iterable[ServerState]) -> str:
-    """Return a Lua script that does what `commands` does, before haproxy serves; empty if there is nothing to do.
-
-    The CLI comes too late after a crash: the clients that have waited are served in the same turn of the event loop.
-    Functions that are registered with `core.register_init` run before the loop (HAProxy's Lua reference).
-    """
-    lines = []
-    for state in states:
-        backend, _, server = state.name.partition("/")
-        for change in state.changes:
-            call = _CALLS.get(change) or f'set_weight("{change[1]}")'
-            lines.append(f'  tell("{backend}", "{server}", function(s) s:{call} end)\n')
-    return _SCRIPT.format("".join(lines)) if lines else ""
-
-
-def may_run_scripts(mentions: Collection[str] | None) -> bool:
-    """Tell whether a haproxy with this configuration surely starts with a script as without one.
-
-    Args:
-        mentions: those of MENTIONS that the configuration has; None if they are not known.
-
-    """
-    return mentions is not None and not any(word in mentions for word in _NO_SCRIPT)
-
-
 HOLD = f"  {_RATE} 1\n"
 """For the `global` section: haproxy accepts one client, and others wait until RELEASE."""
 RELEASE = "set rate-limit connections global 0"
@@ -307,22 +271,6 @@ RELEASE = "set rate-limit connections global 0"
 def may_hold(mentions: Collection[str] | None) -> bool:
     """Tell whether HOLD and RELEASE change nothing of the configuration."""
     return mentions is not None and _RATE not in mentions
-
-
-def lua_fragment(path: str, mentions: Collection[str]) -> str:
-    """Return lines for the `global` section that load a script, if haproxy was built with Lua.
-
-    Args:
-        path: of the script.
-        mentions: those of MENTIONS that the configuration has.
-
-    """
-    # HAProxy 3.1 and later warn of the first script without this, and of this after the first script. It changes what
-    # a boolean sample is in scripts; ours has none.
-    tunable = (
-        "" if _LUA in mentions else (".if version_atleast(3.1)\n  tune.lua.bool-sample-conversion normal\n.endif\n")
-    )
-    return f".if feature(LUA)\n{tunable}  lua-load {path}\n.endif\n"
 
 
 def questions(states: Iterable[ServerState]) -> tuple[str, ...]:
@@ -409,7 +357,7 @@ def from_text(text: str) -> dict[str, ServerState]:
     for line in text.splitlines():
         name, weight, listed, *configured = line.split(" ")
         changes = tuple((what, value) for what, _, value in (change.partition("=") for change in listed.split(",")))
-        valid = all(change in _CALLS or (change[0] == WEIGHT and change[1].isalnum()) for change in changes)
+        valid = all(change in _CHANGES or (change[0] == WEIGHT and change[1].isalnum()) for change in changes)
         if not valid or not _LEGAL.issuperset(name.replace("/", "", 1)):
             raise ValueError(f"not the state of a server: {line[:80]!r}")
         found[name] = ServerState(name, tuple(configured), weight, changes)

@@ -70,6 +70,7 @@ class Settings:
     no_new_privs: bool
     drop_caps: bool
     exporter: str | None
+    exporter_counters: bool
     log_format: LogFormat
     log_level: Level | None
     verbose: int
@@ -269,6 +270,7 @@ OPTIONS = (
     Option("no_new_privs", "no child may gain privileges by exec"),
     Option("drop_caps", "drop all capabilities that binding and switching user do not need"),
     Option("exporter", "serve /metrics, /livez and /readyz at this address, such as :9101", "ADDR", None, _address),
+    Option("exporter_counters", "add haproxy's own counters to /metrics, summed over generations"),
     Option("log_format", "text or json", "FORMAT", LogFormat.TEXT, _choice(LogFormat)),
     Option("log_level", "error, warning, info or debug", "LEVEL", None, _level),
     Option("subreaper", "be a child subreaper (TINI_SUBREAPER)", short="s"),

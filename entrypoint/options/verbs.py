@@ -130,6 +130,7 @@ VERBS = (
         "serve /metrics, /livez and /readyz for a running instance",
         (
             Option("listen", "the address, such as :9101, 127.0.0.1:9101 or [::1]:9101", "ADDR", None, str),
+            _OF_PID_1["exporter_counters"],
             _OF_PID_1["log_format"],
         ),
         (
@@ -155,7 +156,7 @@ class Question:
     timeout: float | None
     """In seconds; None for no limit."""
     flags: frozenset[str]
-    """The options `json` and `now`, if given."""
+    """The options `json`, `now` and `exporter_counters`, if given."""
     listen: str | None = None
     log_format: LogFormat = LogFormat.TEXT
     text: str | None = None
@@ -194,7 +195,8 @@ def read_question(
             values["name"] = None
         values[option.field] = option.parse(text, option.shown)
     named = values["name"] or (instance_name(values["pid_file"]) if values["pid_file"] else None)
-    flags = frozenset(flag for flag in ("forget", "json", "now") if values.get(flag))
+    names = ("forget", "json", "now", "exporter_counters")
+    flags = frozenset(flag for flag in names if values.get(flag))
     timeout = values.get("timeout") or None
     listen, log_format = values.get("listen"), values.get("log_format", LogFormat.TEXT)
     return Question(verb.name, named, values["runtime_dir"], timeout, flags, listen, log_format, parsed.text)

@@ -35,6 +35,8 @@ class Children:
         self._taken: Callable[[], None] = lambda: None
         self._gone: Callable[[int], None] = lambda _: None
         self._servers_changed: Callable[[int], None] = lambda _: None
+        self.lend: Callable[[Child, int], None] = lambda *_: None
+        """Called with a process and its pid before its soft stop, which closes its CLI."""
         self._children: dict[int, Child] = {}
         """By the number of their generation."""
         self._dead: dict[int, Child] = {}
@@ -175,6 +177,8 @@ class Children:
 
         child = self._children.get(number)
         if child and signum == _SOFT_STOP:
+            # First: the soft stop is sent when haproxy has accepted a later session.
+            self._runtime.isolated(self.lend, child, self._processes.pids().get(number, 0))
             child.soft_stop(send)
         else:
             send()

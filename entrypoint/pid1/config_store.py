@@ -22,8 +22,9 @@ _MOST_BACKENDS = 200
 _WHAT = {
     look.RESTORE: "is no last known good configuration",
     look.RESTORE_SERVERS: "are no states of servers",
-    look.KEEP: "the last known good configuration is",
-    look.KEEP_SERVERS: "the states of servers are",
+    look.KEEP: "the last known good configuration is kept in memory only: --state-dir",
+    look.KEEP_SERVERS: "the states of servers are kept in memory only: --state-dir",
+    look.KEEP_TABLE: "haproxy's server-state-file",
 }
 
 
@@ -101,6 +102,16 @@ class ConfigStore:
             content = in_memory("", (("server-state", states.encode()),))
             self.reader.write_state_file(look.KEEP_SERVERS, content)
 
+    def keep_table(self, table: str) -> None:
+        """Make this the content of the file from which haproxy loads the states of servers, if there is one.
+
+        Raises:
+            OSError: no descriptors are left.
+
+        """
+        if self._configurations.found.server_state_file:
+            self.reader.write_state_file(look.KEEP_TABLE, in_memory("", (("server-state-file", table.encode()),)))
+
     def read_state_files(self) -> None:
         """Read the state directory, if there is one."""
         if self._has_state_dir:
@@ -158,7 +169,7 @@ class ConfigStore:
 
     def not_kept(self, kind: bytes, problem: str) -> None:
         """Log that the state directory could not be written."""
-        what = f"{_WHAT[kind]} kept in memory only: --state-dir cannot be written: {problem}"
+        what = f"{_WHAT[kind]} cannot be written: {problem}"
         self._runtime.log(Log(Level.WARNING, "not_kept", what))
 
     def stirred(self) -> None:

@@ -15,6 +15,7 @@ from entrypoint.core.state import Candidate, Draining, State
 from entrypoint.lean.json_text import json_text
 from entrypoint.lean.typing import Any
 from entrypoint.pid1 import master_cli
+from entrypoint.pid1.child import Child
 from entrypoint.pid1.children import Children
 from entrypoint.pid1.connection_counts import ConnectionCounts
 from entrypoint.pid1.outcomes import Outcomes
@@ -73,6 +74,7 @@ class ControlServer:
         self._reloaders: set[int] = set()
         """Numbers of the clients that wait for a reload."""
         self._counts = ConnectionCounts(runtime.event_loop, children.find)
+        children.lend = self._lend
         self._listen()
 
     # ---- connections -------------------------------------------------------------------------------------------------
@@ -237,6 +239,9 @@ class ControlServer:
             case ["status"]:
                 session.ends = not session.prompt
                 self._ask_all(session)
+            case ["borrow", "sessions"]:
+                session.borrows = True
+                self._say(session, "")
             case ["show", "proc", *_]:
                 self._say(session, show_proc(self._outcomes, self._state(), self._children.version_of))
             case ["show", "startup-logs"]:
@@ -322,6 +327,11 @@ class ControlServer:
         session = self._sessions.get(number)
         if session and session.waits_for in {"reload", "upgrade"}:
             self._finish(session, text)
+
+    def _lend(self, child: Child, pid: int) -> None:
+        for session in [one for one in self._sessions.values() if one.borrows]:
+            if not session.lend(child, pid):
+                self._drop(session)
 
     # ---- answers that take time --------------------------------------------------------------------------------------
 

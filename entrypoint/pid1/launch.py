@@ -4,7 +4,8 @@ import os
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
-from entrypoint.haproxy.server_state import HOLD, lua_fragment
+from entrypoint.haproxy import lua
+from entrypoint.haproxy.server_state import HOLD
 from entrypoint.lean.record import record
 from entrypoint.options.command_line import Serve, with_configuration, without_configurations
 from entrypoint.options.inheritance import VARIABLE as INHERITED_VARIABLE
@@ -114,7 +115,7 @@ class HaproxyLaunch:
             script = () if prelude.script is None else (prelude.script,)
             if script:
                 mentions = self.configurations.mentions(number, kept=kept) or ()
-                fragment += lua_fragment(f"/dev/fd/{prelude.script}", mentions)
+                fragment += lua.fragment(f"/dev/fd/{prelude.script}", mentions)
             prepared.channel = channel = CliChannel(fragment=fragment)
             prepared.stderr = pipe = StderrPipe()
             prepared.offer = offer = self.adopted.offer() if self.adopted.sockets else None
@@ -166,5 +167,6 @@ def exporter_spec(
     variables = {
         n: v for n, v in environment.items() if n in _EXPORTER_NEEDS or n.startswith(_EXPORTER_NEEDS_BY_PREFIX)
     }
+    counters = ("--exporter-counters",) if settings.exporter_counters else ()
     log_format = ("--log-format", str(settings.log_format))
-    return SpawnSpec((*words, "--runtime-dir", settings.runtime_dir, *log_format), variables)
+    return SpawnSpec((*words, "--runtime-dir", settings.runtime_dir, *log_format, *counters), variables)

@@ -17,6 +17,7 @@ The following commands are valid here:
   upgrade                 : replace safe_reload itself, keeping every socket and process
   @<generation> <command> : pass a command to the current generation (@1), or to an old one (@2 ...)
   @!<pid> <command>       : pass a command to the generation with this pid
+  borrow sessions         : get a session with each CLI that is about to close, as a descriptor (SCM_RIGHTS)
   set severity-output <how> : none, number or string, for the commands passed on from now on
   expert-mode [on|off]    : for the commands passed on from now on; likewise experimental-mode
   prompt [i|p|n]          : show a prompt, or stop showing it

@@ -37,6 +37,7 @@ _ANSWERS = {
     look.LOOK_WITH_TEXTS: look.FOUND,
     look.KEEP: look.KEPT,
     look.KEEP_SERVERS: look.KEPT,
+    look.KEEP_TABLE: look.KEPT,
     look.RESTORE: look.RESTORED,
     look.RESTORE_SERVERS: look.RESTORED,
 }
@@ -133,7 +134,7 @@ class Reader:
         self._ask(_Request(kind, [(why, number)], texts, tuple(backends)))
 
     def write_state_file(self, kind: bytes, content: int) -> None:
-        """Write a file in the state directory; takes over the descriptor. `kind` is KEEP or KEEP_SERVERS."""
+        """Write a file, most of them in the state directory; takes over the descriptor. `kind` begins with KEEP."""
         for request in [request for request in self._waiting if request.kind == kind]:
             self._waiting.remove(request)
             _close(request.content)

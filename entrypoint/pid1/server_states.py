@@ -17,7 +17,7 @@ from entrypoint.core.events import Unanswered
 from entrypoint.core.log_lines import say
 from entrypoint.core.state import Candidate, Generation, State
 from entrypoint.core.upgrade_state import UpgradeState
-from entrypoint.haproxy import runtime_api, server_state
+from entrypoint.haproxy import lua, runtime_api, server_state
 from entrypoint.haproxy.server_state import ServerState
 from entrypoint.lean.record import record, replace
 from entrypoint.lean.typing import Any
@@ -83,6 +83,8 @@ class ServerStates:
         self._state = state
         self.keep: Callable[[str], None] = lambda _: None
         """Saves a text for `restored` in the next container."""
+        self.keep_table: Callable[[str], None] = lambda _: None
+        """Gets each answer to `show servers state`."""
         self._saved = ("", 0.0)
         """The last saved text, without its time, and when it was saved, in seconds on the monotonic clock."""
         self._keeps = state().settings.server_state is ServerStatePolicy.KEEP
@@ -148,6 +150,7 @@ class ServerStates:
                 dns = server_state.uses_dns(mentions)
                 self._resolved = server_state.resolved(question.answer)[0] if dns else {}
                 self._save_changes()
+                self.keep_table(question.answer.partition("Name: ")[0])
             self._go_on()
 
     def _current(self) -> int:
@@ -200,7 +203,7 @@ class ServerStates:
         told = {} if self._question else self._to_tell(number)
         mentions = self._configurations.mentions(number, kept=kept)
         if told or self._question:
-            self._scripted = not failed and server_state.may_run_scripts(mentions)
+            self._scripted = not failed and lua.may_run_scripts(mentions)
         waits = self._resolved if self._keeps and server_state.uses_dns(mentions) else {}
         holds = bool(waits or ((told or self._question) and not self._scripted)) and server_state.may_hold(mentions)
         current = self._state().current
@@ -226,7 +229,7 @@ class ServerStates:
             self._reader = None
 
     def _write_script(self, candidate: "_Candidate") -> None:
-        script = server_state.lua_script(candidate.told.values()).encode()
+        script = lua.script(candidate.told.values()).encode()
         try:
             if self._script is not None and len(script) <= fcntl.fcntl(self._script, fcntl.F_GETPIPE_SZ):
                 os.write(self._script, script)
@@ -321,7 +324,7 @@ class ServerStates:
         self._known = {state.name: state for state in self.kept}
         if self.kept:
             self._runtime.log(say(current, "server_state", f"kept the state of {shown(self.kept)}"))
-        if self.kept or number in self._changed:
+        if self.kept or number in self._changed or self._configurations.found.server_state_file:
             self.changed(number)
         self._changed.clear()
 

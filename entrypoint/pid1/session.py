@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from entrypoint.lean.typing import Any
 from entrypoint.pid1 import master_cli
+from entrypoint.pid1.child import Child
 from entrypoint.system.control_socket import Client
 from entrypoint.system.event_loop import EventLoop
 
@@ -91,7 +92,7 @@ class WorkerConnection:
         self._connection.close()
 
 
-_PLAIN_FIELDS = ("target", "settings", "prompt", "spoke", "ends", "waits_for")
+_PLAIN_FIELDS = ("target", "settings", "prompt", "spoke", "ends", "waits_for", "borrows")
 """The attributes of a session that are plain values."""
 
 
@@ -112,11 +113,29 @@ class Session:
         """It is closed when everything has been answered."""
         self.waits_for = ""
         """What it waits for: reload, upgrade, status, or a generation; empty if its next command may run."""
+        self.borrows = False
+        """It gets a session with the CLI of each generation that is about to drain."""
         self.worker: WorkerConnection | None = None
         """To the generation that is answering."""
         self.reader = master_cli.CommandReader()
         self.active_at = time.monotonic()
         """When it last sent or was sent something, on the monotonic clock."""
+
+    def lend(self, child: Child, pid: int) -> bool:
+        """Send a session with a CLI that is about to close, after a line with the generation's number and its pid.
+
+        Returns:
+            False if the client cannot take it; without descriptors it gets none.
+
+        """
+        try:
+            lent = child.session()
+        except OSError:
+            return True
+        if not lent:
+            return True
+        with lent:
+            return self.client.lend(f"{child.number} {pid}\n", lent)
 
     def serialize(self) -> dict[str, Any]:
         """Return everything as plain values."""
@@ -137,7 +156,8 @@ class Session:
         session.commands.extend(saved["commands"])
         session.reader = master_cli.CommandReader.restore(saved["reader"])
         for name in _PLAIN_FIELDS:
-            setattr(session, name, saved[name])
+            # Version 0.1.0 has no `borrows`.
+            setattr(session, name, saved.get(name, getattr(session, name)))
         return session
 
     @property

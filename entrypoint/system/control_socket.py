@@ -59,6 +59,15 @@ class Client:
             return False
         return True
 
+    def lend(self, line: str, other: socket.socket) -> bool:
+        """Send a line with a descriptor (SCM_RIGHTS); False if that cannot be done at once."""
+        # Not socket.send_fds, which in Python 3.11 forgets its flags.
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", other.fileno()))]
+        try:
+            return not self._unsent and bool(self._connection.sendmsg([line.encode()], rights, socket.MSG_NOSIGNAL))
+        except OSError:
+            return False
+
     @property
     def waits(self) -> bool:
         """Whether something has still to be sent."""

@@ -834,3 +834,22 @@ def test_it_outlives_a_parent_that_is_not_the_instance(peer: Peer, folder: Path)
     finally:
         os.kill(exporter, signal.SIGTERM)
         eventually(lambda: not is_running(exporter))
+
+
+# ---- haproxy's counters: tests/system/test_counters.py has the rest ------------------------------------------------
+
+
+def test_one_that_counts_borrows_sessions_before_anybody_asks(start: Start, folder: Path) -> None:
+    """It may have started before the instance did, and nobody has scraped yet."""
+    start("--exporter-counters")
+    peer = Peer(folder / "lb.sock")
+    try:
+        eventually(lambda: b"borrow sessions\n" in peer.asked)
+    finally:
+        peer.close()
+
+
+def test_one_that_does_not_count_borrows_nothing(exporter: Exporter, peer: Peer) -> None:
+    """Without the option the exporter asks for the status only."""
+    exporter.samples()
+    assert set(peer.asked) == {b"status\n"}

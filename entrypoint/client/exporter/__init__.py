@@ -69,7 +69,8 @@ def _serve(question: Question, address: str) -> int:
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     logger.write(Log(Level.INFO, "exporter_listening", f"exporter: listening on {shown}"))
-    Server(listener, arrivals, question.runtime_dir, question.name).run()
+    counters = "exporter_counters" in question.flags
+    Server(listener, arrivals, question.runtime_dir, question.name, counters=counters).run()
     return 0
 
 

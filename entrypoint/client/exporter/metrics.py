@@ -17,6 +17,7 @@ except ImportError as _error:
 else:
     _WHY_NOT = ""
 
+from entrypoint.client.exporter.counters import MOST_OBJECTS, Totals
 from entrypoint.client.status_fields import Status, is_number, mapping, mappings, sequence
 
 if TYPE_CHECKING:
@@ -26,10 +27,13 @@ PREFIX = "safe_reload_"
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
+_END = b"# EOF\n"
+"""The last line of OpenMetrics."""
 _STATES = ("candidate", "current", "draining")
 _MODES = ("inotify", "poll", "off")
 _ACCEPTS = (("true", True), ("false", False), ("unknown", None))
 # The counters of these begin at 0 instead of with the first event: increase() does not see a first sample.
+_LEFT_OUT = f"Frontends, backends and servers beyond the {MOST_OBJECTS} whose counters are read."
 _REASONS = ("SIGKILL", "SIGSEGV", "SIGABRT", "status 1")
 _TRIGGERS = ("files", "retry", "the control socket", "SIGHUP", "SIGUSR1", "SIGUSR2")
 _RESULTS = ("success", "failure")
@@ -45,12 +49,17 @@ def require() -> None:
         raise MissingError(_WHY_NOT)
 
 
-def render(status: Status | None, openmetrics: bool = False) -> bytes:  # noqa: FBT002  # the content type
+def render(
+    status: Status | None,
+    openmetrics: bool = False,  # noqa: FBT002  # the content type
+    totals: Totals | None = None,
+) -> bytes:
     """Return the metrics of a status as text.
 
     Args:
         status: what PID 1 answered to `status`; None if it did not: then `safe_reload_up` is the only metric.
         openmetrics: OpenMetrics 1.0 instead of the Prometheus text format 0.0.4.
+        totals: haproxy's own counters, which come after those of safe_reload.
 
     Raises:
         MissingError: prometheus_client is not installed.
@@ -58,15 +67,21 @@ def render(status: Status | None, openmetrics: bool = False) -> bytes:  # noqa: 
     """
     require()
     registry = CollectorRegistry()
-    registry.register(_Status(status))
-    return (_openmetrics if openmetrics else _text)(registry)
+    registry.register(_Status(status, totals))
+    text: bytes = (_openmetrics if openmetrics else _text)(registry)
+    if not totals:
+        return text
+    # prometheus_client would take seconds and 100 MB for 10,000 servers.
+    end = _END if openmetrics else b""
+    return text.removesuffix(end) + totals.text(openmetrics=openmetrics) + end
 
 
 class _Status:
     """A custom collector (prometheus_client) for one status."""
 
-    def __init__(self, status: Status | None) -> None:
+    def __init__(self, status: Status | None, totals: Totals | None) -> None:
         self._status = status
+        self._totals = totals
 
     def collect(self) -> "Iterator[Metric]":
         """Yield every family."""
@@ -74,6 +89,8 @@ class _Status:
         if self._status is not None:
             for families in (_configuration, _reloads, _generations, _watch, _log):
                 yield from families(self._status)
+        if self._totals:
+            yield _gauge("counters_left_out", _LEFT_OUT, self._totals.left_out)
 
 
 # ---- families ------------------------------------------------------------------------------------------------------

@@ -45,6 +45,11 @@ class Question:
         """The pid of the process that listens; 0 before the connection is made."""
         return self._connection.pid
 
+    @property
+    def path(self) -> str:
+        """The path of the control socket."""
+        return self._connection.path
+
     def read(self) -> None:
         """Read what has arrived."""
         if self.socket and not self.over:

@@ -17,6 +17,8 @@ class Doing(IntEnum):
     LEAVING = 1
     TAKING = 2
     WAITING = 3
+    COUNTING = 4
+    """It waits for haproxy's counters."""
 
 
 class Client:

@@ -9,6 +9,7 @@ It implements what probes and scrapes need of RFC 9112: one request per connecti
 
 import contextlib
 import errno
+import math
 import os
 import selectors
 import signal
@@ -16,6 +17,8 @@ import socket
 import time
 from collections.abc import Iterable
 
+from entrypoint.client.exporter.collector import Collector, Source
+from entrypoint.client.exporter.counters import Totals
 from entrypoint.client.exporter.metrics import OPENMETRICS, TEXT, render
 from entrypoint.client.exporter.question import Question
 from entrypoint.client.exporter.request import (
@@ -32,6 +35,10 @@ from entrypoint.system import signals
 
 ANSWER_SECONDS = 2.0
 """How long PID 1 may take to answer; a probe's own timeout should be longer."""
+_COUNTING_SECONDS = 5.0
+"""How long the generations may take to send their counters; after that the last ones are served."""
+_BORROW_AFTER = 1.0
+"""Seconds between two attempts to reach an instance, so that it can lend sessions before anybody scrapes."""
 _SILENT = f"PID 1 does not answer within {ANSWER_SECONDS:g} s"
 _RETRY_SECONDS = 0.05
 _LINGER_SECONDS = 1.0
@@ -58,7 +65,15 @@ class Server:
     come later share the answer to the next question.
     """
 
-    def __init__(self, listener: socket.socket, arrivals: signals.Arrivals, runtime_dir: str, name: str | None) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        arrivals: signals.Arrivals,
+        runtime_dir: str,
+        name: str | None,
+        *,
+        counters: bool = False,
+    ) -> None:
         """Begin; nobody is answered before `run`.
 
         Args:
@@ -66,6 +81,7 @@ class Server:
             arrivals: the signals that may end the loop.
             runtime_dir: where the instance's control socket is.
             name: the instance's; None for the only one.
+            counters: haproxy's own are in /metrics.
 
         """
         self._listener = listener
@@ -80,6 +96,9 @@ class Server:
         self._parent = os.getppid()
         self._supervised = False
         self._selector = selectors.DefaultSelector()
+        self._collector = Collector(self._selector) if counters else None
+        self._status: Status | None = None
+        """The latest, for clients that wait for counters."""
 
     def run(self) -> None:
         """Serve until a signal of _STOPS arrives, or the PID 1 that started this process has exited."""
@@ -99,9 +118,13 @@ class Server:
                     # An earlier event of this round may have disconnected it.
                     if self._clients.get(key.fd) is key.data:
                         self._progress(key.data, mask)
+                elif isinstance(key.data, Source):
+                    key.data.read()
                 elif self._question and key.data is self._question:
                     self._question.read()
             self._handle_question()
+            if self._collector:
+                self._handle_counters(self._collector)
             self._handle_timeouts()
 
     def _time_left(self) -> float | None:
@@ -112,6 +135,11 @@ class Server:
                 deadlines.append(time.monotonic() + _RETRY_SECONDS)
         if self._paused_until:
             deadlines.append(self._paused_until)
+        if self._collector:
+            deadlines.append(self._collector.next_deadline())
+            if not self._collector.borrows and not self._question:
+                deadlines.append(self._asked_at + _BORROW_AFTER)
+        deadlines = [one for one in deadlines if one < math.inf]
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
 
     def _handle_timeouts(self) -> None:
@@ -160,7 +188,7 @@ class Server:
     def _hang_up(self, client: Client) -> None:
         descriptor = client.connection.fileno()
         if self._clients.pop(descriptor, None):
-            if client.doing is not Doing.WAITING:
+            if client.doing < Doing.WAITING:
                 self._selector.unregister(client.connection)
             client.connection.close()
 
@@ -208,6 +236,8 @@ class Server:
 
     def _handle_question(self) -> None:
         now = time.monotonic()
+        if self._collector and not self._collector.borrows and now >= self._asked_at + _BORROW_AFTER:
+            self._ask()
         while question := self._question:
             question.connect()
             if question.socket and self._question_fd is None:
@@ -225,9 +255,30 @@ class Server:
             # For a client that asked after the question, the answer may be outdated; a failure is for all of them.
             waiting = [client for client in self._clients.values() if client.doing is Doing.WAITING]
             served = [client for client in waiting if question.problem or client.asked_at <= self._asked_at]
-            self._tell(served, question.problem, question.status())
+            status = question.status()
+            if self._collector and status is not None:
+                self._begin_to_count(self._collector, question.path, status, served)
+                served = [client for client in served if client.doing is Doing.WAITING]
+            self._tell(served, question.problem, status)
             if len(served) < len(waiting):
                 self._ask()
+
+    def _begin_to_count(self, collector: Collector, path: str, status: Status, clients: Iterable[Client]) -> None:
+        """Let those that scrape wait for the counters, which may take longer than a probe can wait."""
+        self._status = status
+        collector.borrow(path)
+        for client in clients:
+            if client.path == "/metrics":
+                client.doing, client.deadline = Doing.COUNTING, math.inf
+                # Who asks during a round shares its result.
+                if collector.is_over:
+                    collector.begin(path, status, _COUNTING_SECONDS)
+
+    def _handle_counters(self, collector: Collector) -> None:
+        collector.proceed()
+        counting = [client for client in self._clients.values() if client.doing is Doing.COUNTING]
+        if counting and collector.is_over:
+            self._tell(counting, "", self._status)
 
     def _follow(self, pid: int) -> None:
         """Die with our parent if it is the instance; `run` notices a parent that died before this call."""
@@ -244,7 +295,8 @@ class Server:
             openmetrics = client.path == "/metrics" and wants_openmetrics(client.accept)
             key = (client.path, openmetrics)
             if key not in answers:
-                answers[key] = _answer_to(client.path, problem, status, openmetrics=openmetrics)
+                totals = self._collector.totals if self._collector and client.doing is Doing.COUNTING else None
+                answers[key] = _answer_to(client.path, problem, status, totals, openmetrics=openmetrics)
             kind = OPENMETRICS if openmetrics else TEXT
             self._selector.register(client.connection, selectors.EVENT_READ, client)
             try:
@@ -280,10 +332,12 @@ class Server:
             self._selector.modify(client.connection, selectors.EVENT_READ, client)
 
 
-def _answer_to(path: str, problem: str, status: Status | None, *, openmetrics: bool) -> tuple[int, bytes]:
+def _answer_to(
+    path: str, problem: str, status: Status | None, totals: Totals | None, *, openmetrics: bool
+) -> tuple[int, bytes]:
     if path == "/metrics":
         try:
-            return 200, render(status, openmetrics)
+            return 200, render(status, openmetrics, totals)
         except (ValueError, TypeError, OverflowError) as error:
             return 500, f"PID 1's status cannot be shown: {error}\n".encode(errors="replace")
     if path == "/readyz":
