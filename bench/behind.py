@@ -93,7 +93,7 @@ def configuration(way: Way, life: Life, mark: str, *, dns: bool, inter: float) -
     return "\n".join(lines) + "\n"
 
 
-class _Names(BaseRequestHandler):
+class Names(BaseRequestHandler):
     """Answers each question for an address with 127.0.0.1, and every other one with nothing (RFC 1035, 4.1)."""
 
     def handle(self) -> None:
@@ -114,7 +114,7 @@ def _servers(life: Life) -> Iterator[None]:
     file = life.folder / "servers.cfg"
     file.write_text(_SERVERS)
     with ExitStack() as stack:
-        names = stack.enter_context(ThreadingUDPServer(("127.0.0.1", PORT_OF_DNS), _Names))
+        names = stack.enter_context(ThreadingUDPServer(("127.0.0.1", PORT_OF_DNS), Names))
         Thread(target=names.serve_forever, args=(0.05,), daemon=True).start()
         stack.callback(names.shutdown)
         # Not by life.spawn(): they are no processes of the way.

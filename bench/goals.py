@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from bench.behind import EVENTS, LOADS
 from bench.host import IMAGES, RELOADS
 from bench.measures import BACKENDS, INTERVALS
 from bench.values import cell, named
@@ -87,6 +88,12 @@ GOALS: Sequence[Goal] = (
     Goal(
         "refused connections when haproxy is killed, fd@ and ordinary `bind`, all runs",
         _sum("crash", "crash.refused", "crash.reset_connecting"),
+        0,
+        digits=0,
+    ),
+    Goal(
+        "failed requests behind reloads and kills, two of three servers dead, fd@ and ordinary `bind`, all runs",
+        _sum("behind", *(f"dead.{load}.{event}.behind" for load in LOADS for event in EVENTS)),
         0,
         digits=0,
     ),

@@ -34,6 +34,18 @@ def origin(results: Results) -> str:
     )
 
 
+def apart(results: Results, measure: str) -> list[str]:
+    """Say of a section that it is from another run than the page, if it is."""
+    run = results.get("apart", {}).get(measure)
+    if not run:
+        return []
+    words = (
+        f"This section is from a run of its own: {run['at']}, {run['repetitions']} repetitions, {run['commit']}. "
+        f"Load average before it: {run['load_average_before']:.1f}."
+    )
+    return [words, ""]
+
+
 def markdown(results: Results, pictures: dict[str, str]) -> str:
     """Write the page."""
     run, sizes = results["run"], results.get("sizes")
@@ -66,7 +78,7 @@ def markdown(results: Results, pictures: dict[str, str]) -> str:
     for section in SECTIONS:
         if not results["results"].get(section.measure):
             continue
-        lines += ["", f"## {section.title}", "", section.words, ""]
+        lines += ["", f"## {section.title}", "", *apart(results, section.measure), section.words, ""]
         lines += ["\n\n".join(make(results) for make in section.tables)]
         lines += ["", section.remark] if section.remark else []
         if section.measure in pictures:

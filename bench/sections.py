@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bench.behind import BEHIND_CLIENTS, BEHIND_RATE, DNS_TAKES, EVENTS, KINDS_OF_SERVERS, LOADS
 from bench.load import KINDS
 from bench.measures import BACKENDS, DRAINING, INTERVALS, RATE, VIPS
 from bench.values import cell, named
@@ -96,6 +97,41 @@ def failures_table(results: Results, interval: int) -> str:
     return "\n".join(lines)
 
 
+def _sum(repetitions: list[dict[str, float]], keys: Sequence[str]) -> str:
+    return f"{sum(one[key] for one in repetitions for key in keys):,.0f}"
+
+
+def behind_table(results: Results, kind: str) -> str:
+    """Draw the sums of what failed behind reloads and kills."""
+    trials = [f"{kind}.{load}.{event}" for event in EVENTS for load in LOADS]
+    loads = (f"{BEHIND_RATE} requests a second", f"{BEHIND_CLIENTS} clients")
+    lines = ["| | " + " | ".join(f"{event}, {load}" for event in EVENTS for load in loads) + " |"]
+    lines.append("| --- |" + " ---: |" * len(trials))
+    for _, title, repetitions in ways_of(results, "behind"):
+        cells = [
+            f"{_sum(repetitions, [f'{trial}.behind'])} of {_sum(repetitions, [f'{trial}.requests'])}"
+            f" ({_sum(repetitions, [f'{trial}.events'])})"
+            for trial in trials
+        ]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def kept_table(results: Results) -> str:
+    """Draw how often a server was still in maintenance, and a TLS session was resumed."""
+    lines = ["| | " + " | ".join(f"{what} after {event}" for what in KEPT.values() for event in EVENTS) + " |"]
+    lines.append("| --- |" + " ---: |" * (len(KEPT) * len(EVENTS)))
+    for _, title, repetitions in ways_of(results, "behind"):
+        cells = []
+        for what in KEPT:
+            for event in EVENTS:
+                trials = [f"{kind}.{load}.{event}" for kind in KINDS_OF_SERVERS for load in LOADS]
+                kept, of = (_sum(repetitions, [f"{trial}.{key}" for trial in trials]) for key in (what, "events"))
+                cells.append(f"{kept} of {of}")
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 @dataclass(frozen=True)
 class Section:
     """A heading, what was done, its tables, and the picture: panels side by side."""
@@ -123,6 +159,7 @@ def storm(interval: int) -> Callable[[Results], str]:
 
 
 LATENCIES = tuple(TEXT)
+KEPT = {"maintained": "maintenance", "resumed": "sessions resumed"}
 SECTIONS: tuple[Section, ...] = (
     Section(
         "failures",
@@ -168,6 +205,43 @@ SECTIONS: tuple[Section, ...] = (
         remark=(
             "The three ways that keep the sockets open lose what the killed process had accepted, one request in "
             "some kills. Their differences are chance, and the time without an answer is haproxy's own start."
+        ),
+    ),
+    Section(
+        "behind",
+        "What is lost behind the listening sockets",
+        "A backend has three servers. One answers, one answers 500 to checks and requests, and the port of one is "
+        "closed: `option httpchk`, `check inter 2s fall 3 rise 2`, `retries 0`. The checks have found the two dead "
+        "before each reload or SIGKILL. *Failed* is an answer of 500 or 503; connections that were refused or cut are "
+        "in the sections above. If a way does not restart haproxy itself, all of it is started again 100 ms after it "
+        f"has exited. {BEHIND_CLIENTS} clients ask again as soon as they have an answer, or 10 ms after a failure. In "
+        "brackets: the number of reloads or kills.",
+        [
+            lambda results: f"Failed, two of three servers dead:\n\n{behind_table(results, 'dead')}",
+            lambda results: (
+                f"The same, servers named by DNS that takes {DNS_TAKES * 1000:.0f} ms (`resolvers`, `init-addr "
+                f"none`):\n\n{behind_table(results, 'dns')}"
+            ),
+            lambda results: (
+                "A server that was put into maintenance on the CLI, and is still in it; a TLS 1.3 session that was "
+                f"resumed by its ticket; in all the runs above:\n\n{kept_table(results)}"
+            ),
+        ],
+        [
+            share_of_all(f"{event}, {words}", f"{kind}.rate.{event}.behind", f"{kind}.rate.{event}.events", 1, 1)
+            for kind, words in (("dead", "addresses"), ("dns", "names"))
+            for event in EVENTS
+        ],
+        f"failed requests for each, at {BEHIND_RATE} a second",
+        alike=4,
+        remark=(
+            "A new haproxy takes every server for alive until it has checked it; with three servers and `inter 2s` "
+            "the last first check comes after 1.3 s, so a longer `inter` costs more, and a shorter one less. "
+            "safe_reload tells the new haproxy what the old one knew. With names, one request fails after each kill, "
+            "two at the most, and one after some reloads, with plain binds after most: haproxy accepts a client "
+            "before it can be held back, and answers it with 503, because it has no address yet. The sessions need "
+            "`tls-ticket-keys` in the configuration ([TLS sessions](tls-sessions.md)). A file of keys written by hand "
+            "does the same for every way, but nobody rotates it."
         ),
     ),
     Section(

@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench.behind import BEHIND_RATE
 from bench.host import IMAGES
 from bench.measures import INTERVALS
 from bench.values import cell, named
@@ -35,6 +36,11 @@ def _refused(results: Results, way: str) -> str:
     return f"{median(one['crash.refused'] / one['crash.kills'] for one in results['results']['crash'][way]):,.0f}"
 
 
+def _behind(results: Results, way: str) -> str:
+    failed, requests = (sum(_all(results, "behind", way, f"dead.rate.reloads.{key}")) for key in ("behind", "requests"))
+    return f"{failed:,.0f} of {requests:,.0f}"
+
+
 def _medians(measure: str, *keys: str, unit: str) -> Callable[[Results, str], str]:
     def cell(results: Results, way: str) -> str:
         return ", ".join(f"{median(_all(results, measure, way, key)):,.0f}" for key in keys) + f" {unit}"
@@ -56,6 +62,7 @@ def _memory(results: Results, way: str) -> str:
 ROWS: dict[str, Callable[[Results, str], str]] = {
     f"failed requests at saturation, a reload every {', '.join(map(str, INTERVALS))} ms, in all": _failed,
     "connections refused for each SIGKILL of haproxy, at 2,000 new ones a second": _refused,
+    f"failed requests behind a reload, two of three servers dead, at {BEHIND_RATE} a second": _behind,
     "from the request for a reload to the first answer, with 1, 100, 10,000 backends": _medians(
         "reloads", "1.ms.", "100.ms.", "10000.ms.", unit="ms"
     ),

@@ -2,15 +2,18 @@
 
 import json
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 from pathlib import Path
+from socketserver import ThreadingUDPServer
 from threading import Thread
 
 import pytest
 
-from bench import conformity, goals, render, sections, summary
+from bench import behind, conformity, goals, render, sections, summary
 from bench.load import KINDS
 from bench.measures import MEASURES
 from bench.ways import WAYS
@@ -49,6 +52,61 @@ def test_one_failed_request_of_many_runs_is_not_lost_in_a_median() -> None:
     trials = [{f"300.{key}": value for key, value in one.items()} for one in (run, run, bad)]
     table = sections.failures_table(results(failures={"f": trials}), 300)
     assert "| safe_reload, fd@ | 3,000 | 1 | 1 | reset before an answer 1 | 27 | 27 | 0 |" in table
+
+
+def behind_trial(**values: float) -> dict[str, float]:
+    """Make a repetition in which nothing was lost behind the sockets, but for some values."""
+    every = {"requests": 100.0, "behind": 0.0, "otherwise": 0.0, "events": 2.0, "maintained": 2.0, "resumed": 2.0}
+    trials = map(".".join, product(behind.KINDS_OF_SERVERS, behind.LOADS, behind.EVENTS))
+    found = {f"{trial}.{key}": value for trial in trials for key, value in every.items()}
+    return found | {key.replace("_", "."): value for key, value in values.items()}
+
+
+def test_one_request_that_failed_behind_the_sockets_is_on_the_page() -> None:
+    """Sums of all runs, for each load and each event, with addresses and with names, and no refused ones among them."""
+    bad = behind_trial(dead_closed_kills_behind=1.0, dns_rate_reloads_behind=3.0, dead_rate_reloads_otherwise=50.0)
+    page = render.markdown(results(behind={"f": [behind_trial(), bad]}), {})
+    addresses, _, names = page.partition("The same, servers named by DNS")
+    none = "0 of 200 (4)"
+    assert f"| safe_reload, fd@ | {none} | {none} | {none} | 1 of 200 (4) |" in addresses
+    assert f"| safe_reload, fd@ | 3 of 200 (4) | {none} | {none} | {none} |" in names
+    assert "two of three servers dead, fd@ and ordinary `bind`, all runs | 0 | 1 | **missed** |" in page
+
+
+def test_maintenance_and_sessions_are_counted_over_all_runs() -> None:
+    """What one reload has forgotten is not made up for by the others."""
+    bad = behind_trial(dead_rate_reloads_maintained=1.0, dns_closed_kills_resumed=0.0)
+    table = sections.kept_table(results(behind={"c": [behind_trial(), bad]}))
+    assert "| haproxy -W, USR2 | 15 of 16 | 16 of 16 | 16 of 16 | 14 of 16 |" in table
+
+
+def test_a_section_of_another_run_says_so() -> None:
+    """Nobody takes its numbers for those of the run at the top of the page."""
+    own = results(behind={"f": [behind_trial()]}, idle={"f": [{"start.ms": 1.0}]})
+    own["apart"] = {"behind": {"at": "later", "repetitions": 5, "commit": "abc", "load_average_before": 2.5}}
+    _, _, text = render.markdown(own, {}).partition("## What is lost behind")
+    section, _, others = text.partition("\n## ")
+    assert "This section is from a run of its own: later, 5 repetitions, abc. Load average before it: 2.5." in section
+    assert "a run of its own" not in others
+
+
+@pytest.mark.parametrize(("kind", "addresses"), [(1, [b"\x7f\0\0\1"]), (28, [])], ids=["A", "AAAA"])
+def test_the_name_server_answers_each_question_for_an_address(kind: int, addresses: list[bytes]) -> None:
+    """haproxy's query has an OPT record after its question (RFC 6891); the answer repeats the question only."""
+    question = b"\4good\4test\0" + bytes([0, kind, 0, 1])
+    query = b"\x12\x34\1\0\0\1\0\0\0\0\0\1" + question + b"\0\0\x29\x10\0\0\0\0\0\0\0"
+    with ThreadingUDPServer(("127.0.0.1", 0), behind.Names) as server, socket.socket(type=socket.SOCK_DGRAM) as client:
+        thread = Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        client.settimeout(30)
+        client.sendto(query, server.server_address)
+        answer = client.recv(4096)
+        server.shutdown()
+        thread.join()
+    head, rest = answer[:12], answer[12:]
+    assert head == b"\x12\x34\x84\0\0\1\0" + bytes([len(addresses)]) + b"\0\0\0\0"
+    assert rest.startswith(question)
+    assert [rest[-4:]] * bool(rest != question) == addresses
 
 
 def test_a_goal_is_reached_missed_or_not_measured() -> None:
@@ -103,7 +161,7 @@ def test_a_conformity_page_has_a_line_for_each_promise(suite: conformity.Suite) 
 
 
 class _Answers(BaseHTTPRequestHandler):
-    """200 with a pid for most, a hang-up without an answer for every tenth."""
+    """200 with a pid for most, a hang-up without an answer for every tenth, 503 for another tenth."""
 
     seen = 0
 
@@ -113,7 +171,7 @@ class _Answers(BaseHTTPRequestHandler):
         if _Answers.seen % 10 == 0:
             return
         body = b"mark 4711"
-        self.send_response(200)
+        self.send_response(503 if _Answers.seen % 10 == 5 else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -124,7 +182,7 @@ class _Answers(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """A server of which every tenth answer is missing."""
+    """A server of which every tenth answer is missing, and another tenth is 503."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
         thread = Thread(target=server.serve_forever)
         thread.start()
@@ -135,7 +193,7 @@ def port() -> Iterator[int]:
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="the client is C")
 def test_the_client_counts_each_request_by_what_became_of_it(tmp_path: Path, port: int) -> None:
-    """Answers, missing answers and refusals are told apart, and none is lost."""
+    """Answers, answers of 503, missing answers and refusals are told apart, and none is lost."""
     client = str(tmp_path / "client")
     flags = ["-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror"]
     subprocess.run(["gcc", *flags, "-o", client, str(BENCH / "client.c")], check=True)
@@ -148,7 +206,8 @@ def test_the_client_counts_each_request_by_what_became_of_it(tmp_path: Path, por
     answered = counts(port)
     refused = counts(1)
 
-    assert (answered["requests"], answered["ok"], answered["failed"]) == (100, 90, 10)
+    assert (answered["requests"], answered["ok"], answered["failed"]) == (100, 80, 20)
+    assert answered["bad"] == 10
     assert answered["cut"] + answered["reset"] == 10
     assert answered["processes_seen"] == 1
     assert 0 < answered["p50_us"] <= answered["p99_us"] <= answered["longest_us"]
