@@ -81,6 +81,8 @@ class ServerStates:
         self._children = children
         self._configurations = configurations
         self._state = state
+        self.ask: Callable[[int], None] = self.ask_candidate
+        """The same, but never raises."""
         self.keep: Callable[[str], None] = lambda _: None
         """Saves a text for `restored` in the next container."""
         self.keep_table: Callable[[str], None] = lambda _: None
@@ -178,10 +180,7 @@ class ServerStates:
         self._write_script(candidate)
         asked, self._asked = self._asked, 0
         if asked:
-            try:
-                self.ask_candidate(asked)
-            except (OSError, MemoryError):
-                self._runtime.submit(Unanswered(asked))
+            self.ask(asked)
 
     def prelude(self, number: int, *, kept: bool) -> Prelude:
         """Return what a new candidate does before it serves: a Lua script tells it the states.

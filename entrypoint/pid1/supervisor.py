@@ -60,6 +60,7 @@ class Supervisor:
         self._store = ConfigStore(
             runtime, children, parts, lambda number: bool(self.state.find(number)), servers.restored
         )
+        servers.ask = lambda number: self._carry_out(effects.AskCandidate(number))
         servers.keep, servers.keep_table = self._store.keep_servers, self._store.keep_table
         self._outcomes = Outcomes(parts, runtime.log)
         self._pid = PublishedPid(runtime, children, parts.pid_file, parts.predecessor)
