@@ -4,6 +4,8 @@ The first statement blocks all signals, because the kernel drops a signal to PID
 below take time. `_signal` is built into the interpreter; `signal` would import `enum`.
 """
 
+from __future__ import annotations
+
 import _signal
 
 _MASK = frozenset(map(int, _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())))
@@ -33,7 +35,7 @@ def main() -> None:
     sys.exit(run(environment))
 
 
-def _import_command() -> "Callable[[dict[str, str]], int]":
+def _import_command() -> Callable[[dict[str, str]], int]:
     from entrypoint.options.command_line import is_question  # noqa: PLC0415  # `main` handles a failing import
 
     if is_question(sys.argv[1:]):

@@ -4,6 +4,8 @@ The CLI comes too late after a crash: the clients that have waited are served in
 Functions that are registered with `core.register_init` run before the loop (HAProxy's Lua reference).
 """
 
+from __future__ import annotations
+
 from collections.abc import Collection, Iterable
 
 from entrypoint.haproxy.server_state import AGENT, CHECKS, HEALTH, LUA, NO_SCRIPT, STATE, ServerState

@@ -4,6 +4,8 @@ HAProxy's management guide, section 9.3, documents `show info`, `disable fronten
 `show fd` are from the source (`cli_io_handler_show_fd`); they are the same from HAProxy 2.6 to 3.5.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 
 from entrypoint.lean.record import record
@@ -150,7 +152,7 @@ def not_paused(answer: str, binds: Iterable[Bind]) -> tuple[Bind, ...]:
     return tuple(bind for bind in binds if bind.descriptor in ready and not bind.mixed)
 
 
-def _on_vips(listeners: tuple["_Listener", ...], vips: frozenset[int]) -> tuple["_Listener", ...]:
+def _on_vips(listeners: tuple[_Listener, ...], vips: frozenset[int]) -> tuple[_Listener, ...]:
     shared = {one.place for one in listeners if one.descriptor in vips}
     return tuple(one for one in listeners if one.descriptor in vips or (one.exported is False and one.place in shared))
 

@@ -7,6 +7,8 @@ Only what differs from a server's beginning is kept: it is down, somebody has ch
 weight, or has disabled its checks. All other servers begin as haproxy begins them.
 """
 
+from __future__ import annotations
+
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from entrypoint.lean.record import record, replace

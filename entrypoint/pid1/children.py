@@ -1,5 +1,7 @@
 """All child processes: started, signalled and reaped here."""
 
+from __future__ import annotations
+
 import signal
 from collections.abc import Callable, Collection
 

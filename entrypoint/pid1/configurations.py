@@ -3,6 +3,8 @@
 Their text is never in PID 1's memory: the reader passes memory files, and only haproxy reads them.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Collection, Mapping
 

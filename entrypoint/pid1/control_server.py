@@ -4,6 +4,8 @@ It decides nothing about generations: a request becomes an event, and the core's
 the loop: everything is non-blocking and bounded.
 """
 
+from __future__ import annotations
+
 import contextlib
 import socket
 import time

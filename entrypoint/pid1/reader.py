@@ -5,6 +5,8 @@ blocks on it: each request is answered by an event, if only by a failure. A slow
 killed, because a disk hangs, is left alone.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 from collections import deque

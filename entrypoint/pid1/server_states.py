@@ -5,6 +5,8 @@ asked when a candidate begins, when its stderr says that the state of a server h
 the status.
 """
 
+from __future__ import annotations
+
 import contextlib
 import fcntl
 import os
@@ -227,7 +229,7 @@ class ServerStates:
             os.close(self._reader)
             self._reader = None
 
-    def _write_script(self, candidate: "_Candidate") -> None:
+    def _write_script(self, candidate: _Candidate) -> None:
         script = lua.script(candidate.told.values()).encode()
         try:
             if self._script is not None and len(script) <= fcntl.fcntl(self._script, fcntl.F_GETPIPE_SZ):
@@ -272,7 +274,7 @@ class ServerStates:
         else:
             self._ask(candidate if candidate.number == number else _Candidate(number))
 
-    def _ask_for_addresses(self, candidate: "_Candidate", began: float) -> None:
+    def _ask_for_addresses(self, candidate: _Candidate, began: float) -> None:
         channel = self._children.channel_of(candidate.number)
         if not channel:
             self._runtime.submit(Unanswered(candidate.number))
@@ -283,7 +285,7 @@ class ServerStates:
         self._question = question
         self._runtime.event_loop.add_reader(question, lambda: self._hear_addresses(candidate, began, question))
 
-    def _hear_addresses(self, candidate: "_Candidate", began: float, question: Conversation) -> None:
+    def _hear_addresses(self, candidate: _Candidate, began: float, question: Conversation) -> None:
         if not question.read():
             return
         self._hang_up()
@@ -298,7 +300,7 @@ class ServerStates:
         except (OSError, MemoryError):
             self._runtime.submit(Unanswered(candidate.number))
 
-    def _ask(self, candidate: "_Candidate") -> None:
+    def _ask(self, candidate: _Candidate) -> None:
         child, told = self._children.find(candidate.number), candidate.told
         if not child:
             self._runtime.submit(Unanswered(candidate.number))
@@ -309,7 +311,7 @@ class ServerStates:
             lambda answer: self._corrections(candidate, answer),
         )
 
-    def _corrections(self, candidate: "_Candidate", answer: str) -> tuple[str, ...]:
+    def _corrections(self, candidate: _Candidate, answer: str) -> tuple[str, ...]:
         corrections = server_state.corrections(candidate.told, self._to_tell(candidate.number), answer)
         self._applied = (candidate.number, corrections.kept)
         resume = (f"enable frontend {frontend}" for frontend in candidate.paused)

@@ -4,6 +4,8 @@ It makes no decisions. Once the first process has been started, it must not rais
 an event or a log line, and an unexpected one is reported while serving goes on (`runtime`).
 """
 
+from __future__ import annotations
+
 import math
 import signal
 import time
