@@ -194,7 +194,7 @@ def read_question(
             values["name"] = None
         values[option.field] = option.parse(text, option.shown)
     named = values["name"] or (instance_name(values["pid_file"]) if values["pid_file"] else None)
-    flags = frozenset(flag for flag in ("json", "now") if values.get(flag))
+    flags = frozenset(flag for flag in ("forget", "json", "now") if values.get(flag))
     timeout = values.get("timeout") or None
     listen, log_format = values.get("listen"), values.get("log_format", LogFormat.TEXT)
     return Question(verb.name, named, values["runtime_dir"], timeout, flags, listen, log_format, parsed.text)
