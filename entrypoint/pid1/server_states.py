@@ -94,6 +94,8 @@ class ServerStates:
         """Candidates that have said that the state of a server has changed."""
         self._question: Conversation | None = None
         self._asked_at = 0.0
+        self._wants_up = False
+        """In a candidate servers may begin down, so those that are up are known as well."""
         self._scripted = False
         """The last candidate was given a script, and has not become current."""
         self._waiting: list[Callable[[], None]] = []
@@ -136,7 +138,8 @@ class ServerStates:
             if complete and number == self._current():
                 current = self._state().current
                 mentions = self._configurations.mentions(number, kept=bool(current and current.kept))
-                self._known = server_state.kept(question.answer, mentions)
+                begin_up = not (self._wants_up or server_state.may_begin_down(mentions))
+                self._known = server_state.kept(question.answer, begin_up=begin_up)
                 dns = server_state.uses_dns(mentions)
                 self._resolved = server_state.resolved(question.answer)[0] if dns else {}
                 self._save_changes()
@@ -154,9 +157,21 @@ class ServerStates:
 
     # ---- to a candidate ----------------------------------------------------------------------------------------------
 
-    @property
-    def is_asking(self) -> bool:
-        """Whether an answer of the current generation is awaited."""
+    def is_asking(self, number: int, *, kept: bool) -> bool:
+        """Tell whether an answer of the current generation is awaited before a candidate can start.
+
+        Args:
+            number: of the candidate.
+            kept: it is started from the last known good configuration.
+
+        Raises:
+            OSError: no descriptors are left.
+
+        """
+        asked, current = self._wants_up, self._current()
+        self._wants_up = server_state.may_begin_down(self._configurations.mentions(number, kept=kept))
+        if self._wants_up and not asked and current:
+            self.note(current)
         return self._question is not None
 
     def when_known(self, action: Callable[[], None]) -> None:
@@ -249,8 +264,10 @@ class ServerStates:
         if not child:
             self._runtime.submit(Unanswered(candidate.number))
             return
+        # What the current generation has said since must fit as well.
+        states = {**told, **self._to_tell(candidate.number)}.values()
         child.ask(
-            runtime_api.of_a_candidate(server_state.questions(told.values())),
+            runtime_api.of_a_candidate(server_state.questions(states)),
             server_state.commands(told.values()),
             lambda answer: self._corrections(candidate, answer),
         )

@@ -298,7 +298,7 @@ class Supervisor:
 
     def _spawn(self, spawn: effects.Spawn) -> None:
         number, kept = spawn.number, spawn.kept
-        if self._servers.is_asking:
+        if self._servers.is_asking(number, kept=kept):
             self._servers.when_known(lambda: self._carry_out(spawn))
             return
         try:
