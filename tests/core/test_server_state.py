@@ -158,7 +158,7 @@ HEAD = recorded("3.0").splitlines()[1]
 
 def row(backend: str, server: str, **columns: object) -> str:
     """Return a row of an answer, as of a server with checks that is as it began, but for these columns."""
-    usual = {name: "0" for name in HEAD[2:].split()}
+    usual = dict.fromkeys(HEAD[2:].split(), "0")
     usual |= dict.fromkeys(("srv_fqdn", "srvrecord", "srv_check_addr", "srv_agent_addr"), "-")
     usual |= {"be_name": backend, "srv_name": server, "srv_addr": "10.0.0.1", "srv_port": "80", "srv_op_state": "2"}
     usual |= {"srv_uweight": "1", "srv_iweight": "1", "srv_check_state": "6"}
@@ -193,7 +193,7 @@ def test_another_address_of_the_same_name_may_be_up() -> None:
         ({"srv_addr": "10.0.0.9"}, True),
     ],
 )
-def test_a_name_is_the_configuration_of_a_server(change: dict[str, object], applies: bool) -> None:  # noqa: FBT001
+def test_a_name_is_the_configuration_of_a_server(change: dict[str, object], applies: bool) -> None:
     """Its address is not."""
     told = kept(answer(row("b", "s", srv_fqdn="app.test", srv_admin_state=1, srv_op_state=0)))
     found = answer(row("b", "s", **{"srv_fqdn": "app.test", "srv_admin_state": 1, "srv_op_state": 0} | change))
@@ -400,12 +400,15 @@ def edited(configuration: dict[str, Configured], edits: dict[str, Configured | i
     return result
 
 
+def _fixed(configured: Configured) -> Configured:
+    return replace(configured, weight=0, begins_down=False)
+
+
 def expected(old: Server | None, configured: Configured) -> Server:
     """Return how a server must be in a new haproxy."""
     new = Server(configured)
     # `init-state` is not in the answers.
-    same = {"weight": 0, "begins_down": False}
-    if not old or replace(old.configured, **same) != replace(configured, **same):
+    if not old or _fixed(old.configured) != _fixed(configured):
         return new
     new.admin, new.checks, new.agent = old.admin, old.checks, old.agent
     if old.configured.weight == configured.weight:
@@ -426,7 +429,7 @@ def test_a_new_haproxy_is_as_the_one_before_it_where_the_configuration_is_the_sa
     history: list[str],
     edits: dict[str, Configured | int | None],
     meanwhile: list[str],
-    by_script: bool,  # noqa: FBT001
+    by_script: bool,
 ) -> None:
     """And as haproxy begins it everywhere else, also if something happens in the old one while the new one starts."""
     changed = edited(configuration, edits)
