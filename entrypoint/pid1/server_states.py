@@ -20,8 +20,8 @@ from entrypoint.lean.record import record
 from entrypoint.lean.typing import Any
 from entrypoint.options.settings import ServerStatePolicy
 from entrypoint.pid1.children import Children
-from entrypoint.pid1.configurations import Configurations
 from entrypoint.pid1.launch import Prelude
+from entrypoint.pid1.parts import Parts
 from entrypoint.pid1.runtime import Runtime
 from entrypoint.system.haproxy_cli import Conversation
 
@@ -35,8 +35,11 @@ _MOST_TOLD = 10000
 """Servers; all others begin as haproxy begins them."""
 _ADDRESSES_WITHIN = 5.0
 _MOST_ADDRESSES_WITHIN = 1.0
-"""Seconds that a candidate waits until each backend has one of its addresses, and until it has all."""
+"""Seconds that a candidate waits until each backend has one of its addresses, and until it has all; half of
+--ready-timeout if that is less."""
 _ADDRESSES_AGAIN_AFTER = 0.01
+_NO_WARNINGS = "-dW"
+"""haproxy's argument for `zero-warning`."""
 MOST_LISTED = 10
 """Servers that a log line or a status names."""
 
@@ -60,21 +63,20 @@ class _Candidate:
 class ServerStates:
     """Owns what is known of the servers of the current generation."""
 
-    def __init__(
-        self, runtime: Runtime, children: Children, configurations: Configurations, state: Callable[[], State]
-    ) -> None:
+    def __init__(self, runtime: Runtime, children: Children, parts: Parts, state: Callable[[], State]) -> None:
         """Begin without any.
 
         Args:
             runtime: has the event loop, the log and the events.
             children: the generations' processes.
-            configurations: of the generations.
+            parts: has the configurations of the generations, and haproxy's arguments.
             state: returns the core's state.
 
         """
         self._runtime = runtime
         self._children = children
-        self._configurations = configurations
+        self._configurations = parts.configurations
+        self._may_warn = not any(word.startswith(_NO_WARNINGS) for word in parts.launch.command.arguments)
         self._state = state
         self.keep: Callable[[str], None] = lambda _: None
         """Saves a text for `restored` in the next container."""
@@ -203,7 +205,7 @@ class ServerStates:
         told = self._to_tell(number)
         mentions = self._configurations.mentions(number, kept=kept)
         lua = ""
-        if told and not failed and server_state.may_run_scripts(mentions):
+        if told and not failed and self._may_warn and server_state.may_run_scripts(mentions):
             lua = server_state.lua_script(told.values())
         waits = self._resolved if self._keeps and server_state.uses_dns(mentions) else {}
         holds = bool(waits or (told and not lua)) and server_state.may_hold(mentions)
@@ -251,13 +253,25 @@ class ServerStates:
         try:
             if question.failure or runtime_api.pid(question.answer) is None:
                 self._runtime.submit(Unanswered(candidate.number, question.failure))
-            elif _is_patient(candidate.waits, question.answer, time.monotonic() - began):
+            elif self._is_patient(candidate.waits, question.answer, time.monotonic() - began):
                 again = lambda: self._ask_for_addresses(candidate, began)  # noqa: E731
                 self._runtime.event_loop.call_later("addresses", _ADDRESSES_AGAIN_AFTER, again)
             else:
                 self._ask(candidate)
         except (OSError, MemoryError):
             self._runtime.submit(Unanswered(candidate.number))
+
+    def _is_patient(self, waits: Mapping[str, int], answer: str, seconds: float) -> bool:
+        """Tell whether a candidate should still wait for addresses, after so many seconds.
+
+        Some of the servers may have gone from DNS meanwhile.
+        """
+        if seconds > self._state().settings.ready_timeout / 2:
+            return False
+        numbers, missing = server_state.resolved(answer)
+        wanting = any(backend in missing and numbers.get(backend, 0) < number for backend, number in waits.items())
+        without = any(backend in missing and not numbers.get(backend) for backend in waits)
+        return (wanting and seconds < _MOST_ADDRESSES_WITHIN) or (without and seconds < _ADDRESSES_WITHIN)
 
     def _ask(self, candidate: "_Candidate") -> None:
         child, told = self._children.find(candidate.number), candidate.told
@@ -307,7 +321,8 @@ class ServerStates:
         if self._keeps:
             text = server_state.to_text(self._known.values())
             self._saved = (text, time.monotonic())
-            self.keep(f"{time.time():.0f}\n{text}")
+            # Rounded down: a later container must not see a time that is still to come.
+            self.keep(f"{int(time.time())}\n{text}")
 
     def restored(self, text: str) -> None:
         """Use what the previous container saved.
@@ -327,20 +342,10 @@ class ServerStates:
         return {"known": server_state.to_text(self._known.values()), "kept": server_state.to_text(self.kept)}
 
     def restore(self, saved: UpgradeState) -> None:
-        """Restore what the previous program knew."""
+        """Restore what the previous program knew, and ask for what it did not."""
         self._known = server_state.from_text(saved.servers["known"])
         self.kept = tuple(server_state.from_text(saved.servers["kept"]).values())
-
-
-def _is_patient(waits: Mapping[str, int], answer: str, seconds: float) -> bool:
-    """Tell whether a candidate should still wait for addresses, after so many seconds.
-
-    Some of the servers may have gone from DNS meanwhile.
-    """
-    numbers, missing = server_state.resolved(answer)
-    wanting = [number for backend, number in waits.items() if backend in missing and numbers.get(backend, 0) < number]
-    without = [backend for backend in waits if backend in missing and not numbers.get(backend)]
-    return bool((wanting and seconds < _MOST_ADDRESSES_WITHIN) or (without and seconds < _ADDRESSES_WITHIN))
+        self.changed(self._current())
 
 
 def shown(states: tuple[ServerState, ...]) -> str:
