@@ -70,7 +70,7 @@ class ServerState:
     configured: tuple[str, ...]
     """What the configuration says about it."""
     address: str
-    """What its name was resolved to; a dash if it has no name."""
+    """It is not configured if the server has a name."""
     weight: str
     """Its configured weight."""
     changes: tuple[tuple[str, str], ...]
@@ -192,8 +192,8 @@ def _row(fields: tuple[str, ...]) -> _Row | None:
     place = (srv,) if srv != "-" else (fqdn, port) if fqdn != "-" else (address, port)
     bits = (check_flags & _CHECK_CONFIGURED, agent_flags & _CHECK_CONFIGURED, flags & _CONFIGURED_MAINTENANCE)
     configured = (*place, *others, *map(str, bits))
-    name, found = f"{backend}/{server}", "-" if fqdn == "-" else address
-    return _Row(name, operational, flags, weight, initial, check_flags, agent_flags, configured, found)
+    name = f"{backend}/{server}"
+    return _Row(name, operational, flags, weight, initial, check_flags, agent_flags, configured, address)
 
 
 def _changes(row: _Row, *, begins_up: bool) -> Iterator[tuple[str, str]]:

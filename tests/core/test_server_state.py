@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import pytest
@@ -168,6 +168,33 @@ def row(backend: str, server: str, **columns: object) -> str:
 def answer(*rows: str) -> str:
     """Return an answer with these rows."""
     return "\n".join(("1", HEAD, *rows, "", ""))
+
+
+def test_a_server_in_maintenance_has_an_address() -> None:
+    """It is not missing in DNS, whatever else is set."""
+    rows = [row("b", f"s{flags}", srv_fqdn="app.test", srv_admin_state=flags) for flags in (1, 4, 8, 13, 16)]
+    assert server_state.resolved(answer(*rows)) == ({"b": 5}, frozenset())
+
+
+def test_a_check_that_is_under_way_can_be_disabled() -> None:
+    """It is one bit of several (CHK_ST_INPROGRESS, CHK_ST_PAUSED)."""
+    for flags in (2, 3, 10, 11, 18, 19):
+        assert str(kept(answer(row("b", "s", srv_check_state=flags)))["b/s"]) == "b/s checks disabled"
+        assert str(kept(answer(row("b", "s", srv_agent_state=flags)))["b/s"]) == "b/s agent disabled"
+    for flags in (0, 1, 6, 7, 14, 15, 22):
+        assert kept(answer(row("b", "s", srv_check_state=flags, srv_agent_state=flags))) == {}
+
+
+def test_columns_that_a_version_does_not_have_are_not_needed() -> None:
+    """Those after the first that every version has."""
+    wanted = kept(answer(row("b", "s", srv_admin_state=1)))
+    for missing in ("srvrecord", "srv_use_ssl", "srv_check_port", "srv_check_addr", "srv_agent_addr", "srv_agent_port"):
+        names = HEAD.split()
+        place = names.index(missing) - 1
+        columns = row("b", "s", srv_admin_state=1).split()
+        text = f"1\n{' '.join(name for name in names if name != missing)}\n"
+        text += " ".join(columns[:place] + columns[place + 1 :]) + "\n"
+        assert str(kept(text)["b/s"]) == str(wanted["b/s"])
 
 
 def test_another_address_of_the_same_name_may_be_up() -> None:
@@ -383,11 +410,13 @@ DEEDS = st.sampled_from(
     ]
 )
 HISTORIES = st.lists(st.tuples(NAMES, DEEDS).map(lambda pair: pair[1].format(pair[0])), max_size=12)
-EDITS = st.dictionaries(NAMES, st.one_of(st.none(), CONFIGURED, st.integers(1, 3)))
-"""Of a server: it goes, it is another one, it has another weight."""
+Edit = Configured | tuple[str, Configured] | None
+FIELDS = st.sampled_from([one.name for one in fields(Configured)])
+EDITS = st.dictionaries(NAMES, st.one_of(st.none(), CONFIGURED, st.tuples(FIELDS, CONFIGURED)))
+"""Of a server: it goes, it is another one, one thing about it is another."""
 
 
-def edited(configuration: dict[str, Configured], edits: dict[str, Configured | int | None]) -> dict[str, Configured]:
+def edited(configuration: dict[str, Configured], edits: dict[str, Edit]) -> dict[str, Configured]:
     """Return a configuration after edits."""
     result = dict(configuration)
     for name, edit in edits.items():
@@ -396,7 +425,8 @@ def edited(configuration: dict[str, Configured], edits: dict[str, Configured | i
         elif isinstance(edit, Configured):
             result[name] = edit
         elif name in result:
-            result[name] = replace(result[name], weight=edit)
+            what, other = edit
+            result[name] = replace(result[name], **{what: getattr(other, what)})
     return result
 
 
@@ -427,7 +457,7 @@ def expected(old: Server | None, configured: Configured) -> Server:
 def test_a_new_haproxy_is_as_the_one_before_it_where_the_configuration_is_the_same(
     configuration: dict[str, Configured],
     history: list[str],
-    edits: dict[str, Configured | int | None],
+    edits: dict[str, Edit],
     meanwhile: list[str],
     by_script: bool,
 ) -> None:
