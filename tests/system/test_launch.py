@@ -38,12 +38,13 @@ def keep(configurations: Configurations, files: tuple[tuple[str, bytes], ...]) -
 
 
 @pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("prelude", [Prelude(), Prelude("-- a script", holds=True)])
 @in_child
-def test_nothing_is_left_of_a_generation_that_could_not_be_made(kept: bool) -> None:
+def test_nothing_is_left_of_a_generation_that_could_not_be_made(kept: bool, prelude: Prelude) -> None:
     """Without descriptors a storm of reloads leaves none behind."""
     spec, configurations = launch()
     keep(configurations, (("/a.cfg", b"defaults\n"), ("/b.cfg", b"global\n")))
-    made = spec.of(1, kept=kept, prelude=Prelude())
+    made = spec.of(1, kept=kept, prelude=prelude)
     made.spawned()
     made.close()
     before = descriptors(os.getpid())
@@ -53,7 +54,7 @@ def test_nothing_is_left_of_a_generation_that_could_not_be_made(kept: bool) -> N
     resource.setrlimit(resource.RLIMIT_NOFILE, (free + 3, limit[1]))
     for number in range(2, 50):
         with pytest.raises(OSError, match="Too many open files"):
-            spec.of(number, kept=kept, prelude=Prelude())
+            spec.of(number, kept=kept, prelude=prelude)
     resource.setrlimit(resource.RLIMIT_NOFILE, limit)
     assert descriptors(os.getpid()) == before
 
@@ -105,3 +106,47 @@ def test_what_would_fork_behind_our_back_is_refused() -> None:
     configurations.give(1, Found(DIGEST, master_worker="/x.cfg:7"), None)
     with pytest.raises(RefusedError, match=r"^/x\.cfg:7: remove `master-worker`"):
         spec.of(1, kept=False, prelude=Prelude())
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_what_a_generation_does_before_it_serves_is_in_its_configuration(kept: bool) -> None:
+    """A script in memory, if haproxy has Lua, and that it accepts nobody yet."""
+    spec, configurations = launch()
+    keep(configurations, (("/a.cfg", b"defaults\n"),))
+    for prelude in (Prelude("-- a script\n"), Prelude(holds=True), Prelude()):
+        made = spec.of(1, kept=kept, prelude=prelude)
+        try:
+            assert made.channel
+            fragment = Path(made.channel.configuration).read_text()
+            assert ("  maxconnrate 1\n" in fragment) == prelude.holds
+            assert ("lua-load" in fragment) == bool(prelude.lua)
+            assert len(made.passed) == kept + bool(prelude.lua)
+            if prelude.lua:
+                script = f"/dev/fd/{made.passed[-1]}"
+                assert ".if feature(LUA)\n" in fragment
+                assert f"  lua-load {script}\n.endif\n" in fragment
+                assert Path(script).read_text() == prelude.lua
+                assert set(made.passed) <= set(made.spec.descriptors)
+        finally:
+            made.spawned()
+            made.close()
+
+
+def test_the_tunable_is_the_configurations_if_it_mentions_scripts() -> None:
+    """Those of the configuration that is started: the last known good one, or the generation's."""
+    spec, configurations = launch()
+    texts = in_memory(DIGEST, (("/a.cfg", b"global\n"),))
+    configurations.give(1, Found(DIGEST, mentions=("lua-load",)), texts)
+    os.close(texts)
+    copy = configurations.keep(1)
+    assert copy is not None
+    os.close(copy)
+    configurations.give(2, Found(DIGEST), None)
+    for number, kept, expected in ((1, False, False), (2, False, True), (2, True, False)):
+        made = spec.of(number, kept=kept, prelude=Prelude("-- a script\n"))
+        try:
+            assert made.channel
+            assert ("bool-sample-conversion" in Path(made.channel.configuration).read_text()) == expected
+        finally:
+            made.spawned()
+            made.close()
