@@ -35,6 +35,9 @@ ELSEWHERE = {
     "python3 -I -S -c pass": (
         "tests/container/test_image.py::test_starting_haproxy_costs_a_few_times_what_starting_python_does"
     ),
+    'bind "fd@${FD_HTTPS}" ssl crt /etc/haproxy/lb.pem': (
+        "tests/container/test_tls_sessions.py::test_sessions_resume_whatever_becomes_of_haproxy_and_safe_reload"
+    ),
     "docker exec -u 65534 lb safe_reload status": (
         "tests/container/test_hardening.py::test_a_stranger_in_the_runtime_directory_answers_for_nobody"
     ),

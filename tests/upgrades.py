@@ -15,6 +15,7 @@ NOTHING = UpgradeState(
     listeners=(),
     adopted=(),
     configurations={},
+    ticket_keys=(-1, 0.0),
     readers=(),
     control=None,
     sessions=(),

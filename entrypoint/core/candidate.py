@@ -55,11 +55,8 @@ MOST_TRIES = 3
 
 def spawn(state: State, asked_by: tuple[Request, ...], *, tries: int = 0) -> Step:
     """Begin a candidate: read the disk, then start its process."""
-    current = state.current
     state, candidate, starting = _begin(state, asked_by, tries)
-    # Before the look, so that the answer is there when the candidate starts.
-    note = (NoteServers(current.number),) if current else ()
-    return state, (starting, *note, Look(Why.START, candidate.number))
+    return state, (starting, Look(Why.START, candidate.number))
 
 
 def _spawn_kept(state: State) -> Step:
@@ -80,7 +77,9 @@ def _start(state: State, candidate: Generation, disk: Disk) -> Step:
     assert isinstance(candidate.phase, Candidate)
     phase = replace(candidate.phase, looked=True)
     candidate = replace(candidate, phase=phase, digest=disk.digest, incomplete=disk.incomplete)
-    return state.update(candidate), (Spawn(candidate.number),)
+    # The current generation answers while the candidate reads its configuration.
+    note = (NoteServers(state.current.number),) if state.current else ()
+    return state.update(candidate), (*note, Spawn(candidate.number))
 
 
 def _start_kept(state: State, candidate: Generation) -> Step:

@@ -14,15 +14,17 @@ MOST_BYTES = 128 * 1024
 LOOK, LOOK_WITH_TEXTS = b"look", b"look with texts"
 KEEP, RESTORE = b"keep", b"restore"
 KEEP_SERVERS, RESTORE_SERVERS = b"keep servers", b"restore servers"
-"""Requests. KEEP comes with the texts, KEEP_SERVERS with the states of servers. Each has one answer: FOUND, KEPT or
-RESTORED."""
+KEEP_TABLE = b"keep table"
+"""Requests. LOOK_WITH_TEXTS may come with the texts of the current generation, and after a zero byte each with the
+backends whose health checks are compared with those. KEEP comes with the texts to keep, KEEP_SERVERS and
+KEEP_TABLE with the states of servers. Each has one answer: FOUND, KEPT or RESTORED."""
 FOUND, KEPT, RESTORED, STIRRED, POLLING = b"found", b"kept", b"restored", b"stirred", b"polling"
 """What the reader sends: three answers, and STIRRED and POLLING by itself. A zero byte and the rest follow."""
 
 _MOST_OF_A_LIST = 24 * 1024
 """Bytes of the names of one list."""
 _LONGEST_LINE = 1024
-_FIELDS = 12
+_FIELDS = 15
 
 
 @record(frozen=True)
@@ -41,6 +43,10 @@ class Found:
     """FILE:LINE where `master-worker` stands; empty where it does not."""
     conditional_master_worker: str = ""
     """FILE:LINE where it stands in a conditional block."""
+    shared_ticket_keys: str = ""
+    """A warning: see `sharing_ticket_keys`."""
+    server_state_file: str = ""
+    """See `haproxy.config_text.server_state_file`."""
     count: int = 0
     """How many files there are."""
     files: tuple[str, ...] = ()
@@ -54,10 +60,16 @@ class Found:
     mentions: tuple[str, ...] = ()
     """Which of `haproxy.server_state.MENTIONS` occur in the -f files, if only in comments or conditional blocks."""
 
+    changed_checks: tuple[str, ...] = ()
+    """The first of those backends, and servers as BACKEND/SERVER, that are checked differently now."""
+
 
 def to_message(found: Found) -> bytes:
     """Write it, with as many names as there is room for."""
-    lists = [_first(names) for names in (found.files, found.stale, found.tags, found.incomplete, found.mentions)]
+    lists = [
+        _first(names)
+        for names in (found.files, found.stale, found.tags, found.incomplete, found.mentions, found.changed_checks)
+    ]
     fields = [
         found.digest,
         found.unreadable[:_LONGEST_LINE],
@@ -65,6 +77,8 @@ def to_message(found: Found) -> bytes:
         "1" if found.polled else "",
         found.master_worker,
         found.conditional_master_worker,
+        found.shared_ticket_keys[:_LONGEST_LINE],
+        found.server_state_file[:_LONGEST_LINE],
         str(found.count),
         *(str(len(names)) for names in lists),
         *(name for names in lists for name in names),
@@ -93,8 +107,9 @@ def from_message(message: bytes) -> Found:
     fields = [field.decode("utf-8", "surrogateescape") for field in message.split(b"\0")]
     if len(fields) < _FIELDS:
         raise ValueError(f"{len(fields)} fields")
-    digest, unreadable, unfinished, polled, master_worker, conditional_master_worker = fields[:6]
-    count, *lengths = (int(field) for field in fields[6:_FIELDS])
+    digest, unreadable, unfinished, polled, master_worker, conditional_master_worker, *rest = fields[:8]
+    shared_ticket_keys, server_state_file = rest
+    count, *lengths = (int(field) for field in fields[8:_FIELDS])
     names = fields[_FIELDS:]
     if min(count, *lengths) < 0 or sum(lengths) != len(names) or len(digest) not in {0, 64}:
         raise ValueError("fields that do not fit")
@@ -102,8 +117,8 @@ def from_message(message: bytes) -> Found:
         raise ValueError("fields that are none")
     if bool(digest) == bool(unreadable):
         raise ValueError("either there is a digest or a reason why not")
-    rest = iter(names)
-    files, stale, tags, incomplete, mentions = (tuple(islice(rest, length)) for length in lengths)
+    left = iter(names)
+    files, stale, tags, incomplete, mentions, changed_checks = (tuple(islice(left, length)) for length in lengths)
     return Found(
         digest,
         unreadable,
@@ -111,10 +126,13 @@ def from_message(message: bytes) -> Found:
         bool(polled),
         master_worker,
         conditional_master_worker,
+        shared_ticket_keys,
+        server_state_file,
         count,
         files,
         stale,
         tags,
         incomplete,
         mentions,
+        changed_checks,
     )

@@ -41,6 +41,8 @@ class UpgradeState:
     listeners: Sequence[tuple[str, int, bool, str, bool]]
     adopted: Sequence[tuple[int, bytes, bytes]]
     configurations: Plain
+    ticket_keys: tuple[int, float]
+    """The descriptor of the keys of TLS session tickets, and when they were made, on the monotonic clock."""
     readers: Sequence[int]
     """The numbers of the processes that read files."""
     control: Sequence[Any] | None

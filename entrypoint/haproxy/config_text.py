@@ -1,9 +1,10 @@
-"""Reads the text of a configuration: splits lines into words as haproxy does, finds `master-worker` and the VIPs' tags.
+"""Reads the text of a configuration: splits lines into words as haproxy does, and finds what matters to safe_reload.
 
 Section numbers are those of HAProxy's configuration manual.
 """
 
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 
 _SPACE = b" \t\v\f\r\n"
 QUOTES = b"\"'\\"
@@ -15,7 +16,10 @@ _NAME_START = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_"
 _NAME = _NAME_START | frozenset(b"0123456789")
 SEVERAL_WORDS = b"[*]"
 """After a variable's name: its value is split into several words."""
+_STATE_FILE, _LOADS = b"server-state-file", b"load-server-state-from-file"
 _DESCRIPTOR = b"fd@$"
+_TICKET_KEYS = b"SAFE_RELOAD_TLS_TICKET_KEYS"
+_OF_CLIENTS = (b"verify", b"ca-file", b"ca-verify-file")
 _DATAGRAMS = (b"quic+", b"dgram+", b"udp+")
 
 
@@ -23,6 +27,31 @@ def mentioned(texts: Iterable[bytes], words: Iterable[str]) -> tuple[str, ...]:
     """Return those of the words that occur anywhere, if only in comments or conditional blocks."""
     bare = [text.translate(None, QUOTES) for text in texts]
     return tuple(word for word in words if any(word.encode() in text for text in bare))
+
+
+def server_state_file(texts: Iterable[bytes], variables: Mapping[str, str]) -> str:
+    """Return the path of the file from which haproxy loads the states of servers at its start; empty if there is none.
+
+    It loads them where a proxy says `load-server-state-from-file global` (section 4.2); the file is named in `global`.
+
+    Args:
+        texts: the configurations, in haproxy's order.
+        variables: haproxy's environment.
+
+    """
+    name = base = ""
+    loads = False
+    for text in texts:
+        for line in text.splitlines() if _STATE_FILE in text or _LOADS in text else ():
+            words = split_words(line, variables) if b"server-state-" in line else []
+            if words[:1] == ["server-state-file"] and len(words) > 1:
+                name = name or words[1]
+            elif words[:1] == ["server-state-base"] and len(words) > 1:
+                base = base or words[1]
+            loads = loads or words[:2] == ["load-server-state-from-file", "global"]
+    if not (loads and name):
+        return ""
+    return f"{base}/{name}" if base and not name.startswith("/") else name
 
 
 def line_of_master_worker(text: bytes, *, in_block: bool = False) -> int | None:
@@ -48,6 +77,31 @@ def line_of_master_worker(text: bytes, *, in_block: bool = False) -> int | None:
         if first == [b"master-worker"] and (depth > 0) == in_block:
             return number
     return None
+
+
+def sharing_ticket_keys(configurations: Iterable[tuple[str, bytes]]) -> str:
+    """Return which lines with our ticket keys verify clients differently, as a warning; empty if there are none.
+
+    Older versions of haproxy resume a session of one of them on the other (seen with 2.6.12 and 3.0.11, not with
+    3.2.26): there, the client needs no certificate.
+
+    Args:
+        configurations: path and content of each file.
+
+    """
+    found: dict[tuple[tuple[bytes, bytes], ...], str] = {}
+    for path, text in configurations:
+        for number, line in enumerate(text.splitlines() if _TICKET_KEYS in text else (), start=1):
+            bare = _without_comment(line).translate(None, QUOTES) if _TICKET_KEYS in line else b""
+            if _TICKET_KEYS in bare:
+                options = {word: value for word, value in pairwise(bare.split()) if word in _OF_CLIENTS}
+                how = () if options.get(b"verify", b"none") == b"none" else tuple(sorted(options.items()))
+                found.setdefault(how, f"{path}:{number}")
+    if len(found) < 2:
+        return ""
+    places = " and ".join(list(found.values())[:2])
+    what = "have the same TLS ticket keys and verify clients differently: older versions of haproxy resume a session of"
+    return f"{places} {what} one on the other, without a certificate; see docs/tls-sessions.md"
 
 
 def tags(text: bytes) -> dict[str, bool]:

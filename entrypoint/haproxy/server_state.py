@@ -7,12 +7,10 @@ Only what differs from a server's beginning is kept: it is down, somebody has ch
 weight, or has disabled its checks. All other servers begin as haproxy begins them.
 """
 
-import operator
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from entrypoint.haproxy.runtime_api import decimal
 from entrypoint.lean.record import record, replace
-from entrypoint.lean.typing import Any
 
 TABLE = "show servers state"
 STIRRED = b"Server "
@@ -36,12 +34,12 @@ _COLUMNS = (
     *("srv_use_ssl", "srv_check_port", "srv_check_addr", "srv_agent_addr", "srv_agent_port"),
 )
 
-_INIT_STATE = "init-state"
-_LUA = "lua-load"
+INIT_STATE = "init-state"
+LUA = "lua-load"
 _DNS = "resolvers"
 _RATE = "maxconnrate"
-_NO_SCRIPT = ("zero-warning", "tune.lua.maxmem", "tune.lua.openlibs")
-MENTIONS = (_INIT_STATE, _LUA, _DNS, _RATE, *_NO_SCRIPT)
+NO_SCRIPT = ("zero-warning", "tune.lua.maxmem", "tune.lua.openlibs")
+MENTIONS = (INIT_STATE, LUA, _DNS, _RATE, *NO_SCRIPT)
 """Words of a configuration that make a difference here."""
 
 HEALTH, STATE, WEIGHT, CHECKS, AGENT = "health", "state", "weight", "checks", "agent"
@@ -58,6 +56,14 @@ _UNDONE = {
     CHECKS: "enable health {0}",
     AGENT: "enable agent {0}",
 }
+_CHANGES = frozenset(
+    {
+        *((HEALTH, value) for value in ("up", "down", "stopping")),
+        *((STATE, value) for value in ("maint", "drain", "ready")),
+        *((CHECKS, ""), (AGENT, "")),
+    }
+)
+"""Each that has no number."""
 _SHOWN = {CHECKS: "checks disabled", AGENT: "agent disabled"}
 
 
@@ -113,12 +119,7 @@ def kept(answer: str, *, begin_up: bool = True) -> dict[str, ServerState]:
 
     """
     found = {}
-    for fields in _lines(answer):
-        _, _, operational, administrative, weight, initial, check, agent, *_ = fields
-        # Nearly all servers end here, and there can be 10,000.
-        usual = operational == "2" and administrative == "0" and weight == initial
-        if usual and check in _USUAL and agent in _USUAL and begin_up:
-            continue
+    for fields in _lines(answer, usual=not begin_up):
         row = _row(fields)
         changes = tuple(_changes(row, begins_up=begin_up)) if row else ()
         if row and changes:
@@ -154,7 +155,7 @@ def resolved(answer: str) -> tuple[dict[str, int], frozenset[str]]:
 
 def may_begin_down(mentions: Collection[str] | None) -> bool:
     """Tell whether servers may begin down (`init-state`)."""
-    return _INIT_STATE in (mentions or ())
+    return INIT_STATE in (mentions or ())
 
 
 def uses_dns(mentions: Collection[str] | None) -> bool:
@@ -162,21 +163,36 @@ def uses_dns(mentions: Collection[str] | None) -> bool:
     return mentions is not None and _DNS in mentions
 
 
-def _lines(answer: str) -> Iterator[tuple[str, ...]]:
-    """Yield the fields of each server, in the order of _COLUMNS."""
-    pick: Any = None
-    width = 0
+def _lines(answer: str, *, usual: bool = True) -> Iterator[tuple[str, ...]]:
+    """Yield the fields of each server, in the order of _COLUMNS; `usual` are those that have nothing to keep."""
+    places: list[int] = []
+    width = most = 0
     for line in answer.splitlines():
         if line.startswith("# be_id "):
             names = line[2:].split(" ")
             width = len(names)
             # An older HAProxy has fewer columns; a dash stands for the others.
             places = [names.index(column) if column in names else width for column in _COLUMNS]
-            pick = operator.itemgetter(*places)
+            _, _, operational, administrative, weight, initial, check, agent, *_ = places
+            most = agent + 1
             continue
-        fields = line.split(" ")
-        if pick and len(fields) == width:
-            yield pick((*fields, "-"))
+        if not places:
+            continue
+        if not usual:
+            # There can be 10,000 servers, of which nearly all end here.
+            first = line.split(" ", most)
+            if (
+                len(first) > most
+                and first[operational] == "2"
+                and first[administrative] == "0"
+                and first[weight] == first[initial]
+                and first[check] in _USUAL
+                and first[agent] in _USUAL
+            ):
+                continue
+        fields = (*line.split(" "), "-")
+        if len(fields) == width + 1:
+            yield tuple([fields[place] for place in places])
 
 
 def _row(fields: tuple[str, ...]) -> _Row | None:
@@ -225,55 +241,29 @@ def _administrative(row: _Row) -> str:
     return "ready" if row.is_disabled else ""
 
 
+def without_health(states: Mapping[str, ServerState], changed: Collection[str]) -> dict[str, ServerState]:
+    """Return the states without the health of servers that are checked differently now.
+
+    Args:
+        states: by the server's name.
+        changed: names of backends, and of servers as BACKEND/SERVER.
+
+    """
+    found = {}
+    for name, state in states.items():
+        changes = state.changes
+        if name in changed or name.partition("/")[0] in changed:
+            changes = tuple(change for change in changes if change[0] != HEALTH)
+        if changes:
+            found[name] = replace(state, changes=changes)
+    return found
+
+
 def commands(states: Iterable[ServerState]) -> Iterator[str]:
     """Yield the commands that tell a new haproxy all of it. One that does not apply is answered with an error."""
     for state in states:
         for what, value in state.changes:
             yield _TOLD[what].format(state.name, value)
-
-
-_CALLS = {
-    (HEALTH, "up"): "check_force_up()",
-    (HEALTH, "down"): "check_force_down()",
-    (HEALTH, "stopping"): "check_force_nolb()",
-    (STATE, "maint"): "set_maint()",
-    (STATE, "drain"): "set_drain()",
-    (STATE, "ready"): "set_ready()",
-    (CHECKS, ""): "check_disable()",
-    (AGENT, ""): "agent_disable()",
-}
-_SCRIPT = """\
-core.register_init(function()
-  local function tell(backend, server, action)
-    pcall(function() action(core.backends[backend].servers[server]) end)
-  end
-{}end)
-"""
-
-
-def lua_script(states: Iterable[ServerState]) -> str:
-    """Return a Lua script that does what `commands` does, before haproxy serves; empty if there is nothing to do.
-
-    The CLI comes too late after a crash: the clients that have waited are served in the same turn of the event loop.
-    Functions that are registered with `core.register_init` run before the loop (HAProxy's Lua reference).
-    """
-    lines = []
-    for state in states:
-        backend, _, server = state.name.partition("/")
-        for change in state.changes:
-            call = _CALLS.get(change) or f'set_weight("{change[1]}")'
-            lines.append(f'  tell("{backend}", "{server}", function(s) s:{call} end)\n')
-    return _SCRIPT.format("".join(lines)) if lines else ""
-
-
-def may_run_scripts(mentions: Collection[str] | None) -> bool:
-    """Tell whether a haproxy with this configuration surely starts with a script as without one.
-
-    Args:
-        mentions: those of MENTIONS that the configuration has; None if they are not known.
-
-    """
-    return mentions is not None and not any(word in mentions for word in _NO_SCRIPT)
 
 
 HOLD = f"  {_RATE} 1\n"
@@ -284,22 +274,6 @@ RELEASE = "set rate-limit connections global 0"
 def may_hold(mentions: Collection[str] | None) -> bool:
     """Tell whether HOLD and RELEASE change nothing of the configuration."""
     return mentions is not None and _RATE not in mentions
-
-
-def lua_fragment(path: str, mentions: Collection[str]) -> str:
-    """Return lines for the `global` section that load a script, if haproxy was built with Lua.
-
-    Args:
-        path: of the script.
-        mentions: those of MENTIONS that the configuration has.
-
-    """
-    # HAProxy 3.1 and later warn of the first script without this, and of this after the first script. It changes what
-    # a boolean sample is in scripts; ours has none.
-    tunable = (
-        "" if _LUA in mentions else (".if version_atleast(3.1)\n  tune.lua.bool-sample-conversion normal\n.endif\n")
-    )
-    return f".if feature(LUA)\n{tunable}  lua-load {path}\n.endif\n"
 
 
 def questions(states: Iterable[ServerState]) -> tuple[str, ...]:
@@ -393,7 +367,9 @@ def from_text(text: str) -> dict[str, ServerState]:
     for line in text.splitlines():
         name, address, weight, listed, *configured = line.split(" ")
         changes = tuple((what, value) for what, _, value in (change.partition("=") for change in listed.split(",")))
-        valid = all(change in _CALLS or (change[0] == WEIGHT and decimal(change[1]) is not None) for change in changes)
+        valid = all(
+            change in _CHANGES or (change[0] == WEIGHT and decimal(change[1]) is not None) for change in changes
+        )
         if not valid or not _LEGAL.issuperset(name.replace("/", "", 1)):
             raise ValueError(f"not the state of a server: {line[:80]!r}")
         found[name] = ServerState(name, tuple(configured), address, weight, changes)

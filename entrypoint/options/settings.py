@@ -12,10 +12,12 @@ from entrypoint.options.vips import Vip, parse_vips
 ENVIRONMENT_PREFIX = "SAFE_RELOAD_"
 _MOST_DIGITS = 9
 INTERNAL_VARIABLES = frozenset(
-    f"SAFE_RELOAD_{name}" for name in ("INHERITED", "GENERATION", "HEIR", "REHEARSAL", "LISTEN", "TIMEOUT")
+    f"SAFE_RELOAD_{name}"
+    for name in ("INHERITED", "GENERATION", "TLS_TICKET_KEYS", "HEIR", "REHEARSAL", "LISTEN", "TIMEOUT")
 )
-"""Variables with the prefix that set no option of PID 1. INHERITED is the launcher's, GENERATION is for haproxy, HEIR
-and REHEARSAL are for the version that an upgrade executes, and LISTEN and TIMEOUT are for verbs."""
+"""Variables with the prefix that set no option of PID 1. INHERITED is the launcher's, GENERATION and TLS_TICKET_KEYS
+are for haproxy, HEIR and REHEARSAL are for the version that an upgrade executes, and LISTEN and TIMEOUT are for
+verbs."""
 
 
 class OptionError(ValueError):

@@ -25,6 +25,7 @@ from entrypoint.system.log import Logger
 from entrypoint.system.packets import PacketSocket
 from entrypoint.system.processes import Processes, raise_open_files
 from entrypoint.system.sd_notify import Notifier
+from entrypoint.system.ticket_keys import TicketKeys
 
 SPARE_DESCRIPTORS = 1792
 """For everything but VIPs: a few for each generation, one for each client (see `control_server`), and our own."""
@@ -85,6 +86,7 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
             from entrypoint.system.predecessor import find  # noqa: PLC0415  # without a pid file there is none to find
 
             predecessor = find(path, vips)
+    ticket_keys = TicketKeys(saved.ticket_keys if saved else None)
     pid_file = _pid_file(path) if path else None
     rehearses = bool(saved and environment.get(REHEARSAL_VARIABLE))
     if pid_file and state.current and state.current.pid:
@@ -100,7 +102,8 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
         listeners,
         adopted,
         configurations,
-        HaproxyLaunch(command, environment, listeners, adopted, configurations),
+        ticket_keys,
+        HaproxyLaunch(command, environment, listeners, adopted, configurations, ticket_keys),
         Notifier({} if rehearses else environment),
         lambda line: _read(line, command, settings, setting, (path,) if path else (), frozenset(listeners.tags())),
         predecessor,
@@ -148,7 +151,7 @@ def _read(
         configuration = StateFile(settings.state_dir, setting.name)
         servers = StateFile(settings.state_dir, setting.name, "server-state")
         state_files = {KEEP: configuration, RESTORE: configuration, KEEP_SERVERS: servers, RESTORE_SERVERS: servers}
-    run(line, Task(disk, state_files, tags | setting.environment.keys(), watches))
+    run(line, Task(disk, state_files, tags | setting.environment.keys(), watches, variables))
 
 
 def _log_vips(logger: Logger, listeners: Listeners) -> None:

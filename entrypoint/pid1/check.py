@@ -4,16 +4,17 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from entrypoint.core.effects import Log
-from entrypoint.haproxy.config_text import line_of_master_worker, tags
+from entrypoint.haproxy.config_text import line_of_master_worker, sharing_ticket_keys, tags
 from entrypoint.lean.level import Level
 from entrypoint.options.command_line import Check, RunOnce, read_by
 from entrypoint.options.settings import Settings, instance_name
 from entrypoint.pid1.bootstrap import SPARE_DESCRIPTORS
-from entrypoint.pid1.launch import GENERATION_VARIABLE, REFUSAL, RefusedError, haproxy_environment
+from entrypoint.pid1.launch import GENERATION_VARIABLE, REFUSAL, TICKET_KEYS_VARIABLE, RefusedError, haproxy_environment
 from entrypoint.system import files
 from entrypoint.system.listeners import Listeners
 from entrypoint.system.log import Logger
 from entrypoint.system.processes import SpawnSpec, raise_open_files
+from entrypoint.system.ticket_keys import TicketKeys
 
 _MOST_LISTED = 10
 _TagsOf = Callable[[str, str | None], Mapping[str, int]]
@@ -43,7 +44,7 @@ def spec_of(
 
     """
     if isinstance(command, Check):
-        found = _tags_to_check(command)
+        found = _tags_to_check(command, logger)
         environment = {**environment, GENERATION_VARIABLE: "1"}
     else:
         found = _tags_of(*read_by(command.words[1:]))
@@ -53,14 +54,18 @@ def spec_of(
     return _with_stand_ins(command.words, settings, environment, listeners, found, running)
 
 
-def _tags_to_check(command: Check) -> dict[str, bool]:
+def _tags_to_check(command: Check, logger: Logger) -> dict[str, bool]:
     found: dict[str, bool] = {}
-    for path in files.configuration_files(command.configurations, command.folder):
-        text = files.read(path)
+    paths = files.configuration_files(command.configurations, command.folder)
+    texts = [(path, files.read(path)) for path in paths]
+    for path, text in texts:
         line = line_of_master_worker(text)
         if line:
             raise RefusedError(REFUSAL.format(f"{path}:{line}"))
         found |= tags(text)
+    shared = sharing_ticket_keys(texts)
+    if shared:
+        logger.write(Log(Level.WARNING, "shared_ticket_keys", shared))
     return found
 
 
@@ -114,6 +119,11 @@ def _with_stand_ins(
     others = [(tag, named[tag]) for tag in _missing(settings, named) for _ in range(running.get(tag, 1))]
     raise_open_files(2 * len(settings.vips) + len(others) + SPARE_DESCRIPTORS)
     listeners.stand_in(settings.vips, others)
-    variables = {**haproxy_environment(environment), **listeners.variables()}
-    descriptors = tuple(descriptor for _, descriptor in listeners.descriptors())
+    ticket_keys = TicketKeys().of_a_candidate()
+    variables = {
+        **haproxy_environment(environment),
+        **listeners.variables(),
+        TICKET_KEYS_VARIABLE: f"/dev/fd/{ticket_keys}",
+    }
+    descriptors = (*(descriptor for _, descriptor in listeners.descriptors()), ticket_keys)
     return SpawnSpec(words, variables, descriptors, foreground=True)

@@ -1,25 +1,30 @@
 """Passes requests about configuration files and the state directory to the reader, and its answers on."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import islice
 
 from entrypoint.core import look
 from entrypoint.core.effects import Log
 from entrypoint.core.events import Disk, Restored, Seen, Stirred, Why
 from entrypoint.core.look import Found
+from entrypoint.core.state import Generation
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import reason
 from entrypoint.pid1.children import Children
 from entrypoint.pid1.parts import Parts
 from entrypoint.pid1.reader import Asked, Reader
 from entrypoint.pid1.runtime import Runtime
-from entrypoint.system.state_file import content_of, in_memory
+from entrypoint.system.state_file import contents_of, in_memory
 
+_MOST_BACKENDS = 200
+"""Whose health checks are compared, so that their names fit into a message."""
 _WHAT = {
     look.RESTORE: "is no last known good configuration",
     look.RESTORE_SERVERS: "are no states of servers",
-    look.KEEP: "the last known good configuration is",
-    look.KEEP_SERVERS: "the states of servers are",
+    look.KEEP: "the last known good configuration is kept in memory only: --state-dir",
+    look.KEEP_SERVERS: "the states of servers are kept in memory only: --state-dir",
+    look.KEEP_TABLE: "haproxy's server-state-file",
 }
 
 
@@ -54,6 +59,23 @@ class ConfigStore:
 
     # ---- requests ----------------------------------------------------------------------------------------------------
 
+    def look(self, why: Why, number: int, current: Generation | None, down: Iterable[str] = ()) -> None:
+        """Look at the disk.
+
+        Args:
+            why: what it is for.
+            number: of the generation that it is about.
+            current: the generation that serves.
+            down: backends with servers that are down there: are they checked differently now?
+
+        Raises:
+            OSError: no descriptors are left.
+
+        """
+        backends = tuple(islice(down, _MOST_BACKENDS)) if why is Why.START else ()
+        texts = self._configurations.texts(current.number) if current and backends and not current.kept else None
+        self.reader.look(why, number, backends, texts)
+
     def keep(self, number: int) -> None:
         """Make the configuration of this generation the last known good one.
 
@@ -79,6 +101,16 @@ class ConfigStore:
         if self._has_state_dir:
             content = in_memory("", (("server-state", states.encode()),))
             self.reader.write_state_file(look.KEEP_SERVERS, content)
+
+    def keep_table(self, table: str) -> None:
+        """Make this the content of the file from which haproxy loads the states of servers, if there is one.
+
+        Raises:
+            OSError: no descriptors are left.
+
+        """
+        if self._configurations.found.server_state_file:
+            self.reader.write_state_file(look.KEEP_TABLE, in_memory("", (("server-state-file", table.encode()),)))
 
     def read_state_files(self) -> None:
         """Read the state directory, if there is one."""
@@ -128,7 +160,7 @@ class ConfigStore:
             elif kind == look.RESTORE:
                 self._runtime.submit(Restored(self._configurations.restored(content)))
             else:
-                self._servers_restored(content_of(content).decode())
+                self._servers_restored(next(contents_of(content)).decode())
         except (OSError, ValueError) as error:
             problem = reason(error) if isinstance(error, OSError) else str(error)
         if problem:
@@ -137,7 +169,7 @@ class ConfigStore:
 
     def not_kept(self, kind: bytes, problem: str) -> None:
         """Log that the state directory could not be written."""
-        what = f"{_WHAT[kind]} kept in memory only: --state-dir cannot be written: {problem}"
+        what = f"{_WHAT[kind]} cannot be written: {problem}"
         self._runtime.log(Log(Level.WARNING, "not_kept", what))
 
     def stirred(self) -> None:

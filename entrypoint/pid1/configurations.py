@@ -26,6 +26,8 @@ class Given:
     """FILE:LINE of `master-worker`; empty if there is none."""
     mentions: tuple[str, ...] | None = None
     """See `Found.mentions`; None if they are not known."""
+    changed_checks: frozenset[str] = frozenset()
+    """See `Found.changed_checks`."""
 
 
 class Configurations:
@@ -50,6 +52,8 @@ class Configurations:
             for path in found.stale:
                 if path not in self.found.stale and self._watches:
                     self._log(Log(Level.WARNING, "stale_mount", _never_changes(path), {"path": path}))
+            if found.shared_ticket_keys not in {"", self.found.shared_ticket_keys}:
+                self._log(Log(Level.WARNING, "shared_ticket_keys", found.shared_ticket_keys))
             self.found = found
         polled = found.polled or bool(self._polling)
         return events.Disk(found.digest, found.unreadable, polled, found.incomplete, found.unfinished)
@@ -107,11 +111,27 @@ class Configurations:
         """
         copy = None if texts is None else os.dup(texts)
         self._drop(number)
-        self._given[number] = Given(found.digest, copy, found.master_worker, found.mentions if found.digest else None)
+        mentions = found.mentions if found.digest else None
+        self._given[number] = Given(found.digest, copy, found.master_worker, mentions, frozenset(found.changed_checks))
 
     def given(self, number: int) -> Given | None:
         """Return the configuration of a generation, if it is known."""
         return self._given.get(number)
+
+    def texts(self, number: int) -> int | None:
+        """Return a new descriptor of the content of a generation's -f files, if it is known.
+
+        Raises:
+            OSError: no descriptors are left.
+
+        """
+        given = self._given.get(number)
+        return None if given is None or given.texts is None else os.dup(given.texts)
+
+    def changed_checks(self, number: int) -> frozenset[str]:
+        """Return `Found.changed_checks` of a generation's configuration; empty if they are not known."""
+        given = self._given.get(number)
+        return given.changed_checks if given else frozenset()
 
     def mentions(self, number: int, *, kept: bool) -> tuple[str, ...] | None:
         """Return `Found.mentions` of a generation's configuration; None if they are not known.

@@ -4,20 +4,24 @@ import os
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
-from entrypoint.haproxy.server_state import HOLD, lua_fragment
+from entrypoint.haproxy import lua
+from entrypoint.haproxy.server_state import HOLD
 from entrypoint.lean.record import record
 from entrypoint.options.command_line import Serve, with_configuration, without_configurations
 from entrypoint.options.inheritance import VARIABLE as INHERITED_VARIABLE
 from entrypoint.options.settings import Settings
 from entrypoint.pid1.configurations import Configurations
 from entrypoint.system.getsocks.offer import Adopted, SocketOffer
-from entrypoint.system.haproxy_cli import CliChannel, memory_file
+from entrypoint.system.haproxy_cli import CliChannel
 from entrypoint.system.listeners import Listeners
 from entrypoint.system.processes import SpawnSpec
 from entrypoint.system.stderr_pipe import StderrPipe
+from entrypoint.system.ticket_keys import TicketKeys
 
 GENERATION_VARIABLE = "SAFE_RELOAD_GENERATION"
 """Tells each haproxy its generation's number."""
+TICKET_KEYS_VARIABLE = "SAFE_RELOAD_TLS_TICKET_KEYS"
+"""The path of the keys for its TLS session tickets."""
 
 IS_MASTER = "safe_reload is the master already"
 _OURS = ("NOTIFY_SOCKET", "FDSTORE", INHERITED_VARIABLE, "SAFE_RELOAD_HEIR", "SAFE_RELOAD_REHEARSAL")
@@ -36,8 +40,8 @@ class RefusedError(Exception):
 class Prelude:
     """What a generation does before it serves."""
 
-    lua: str = ""
-    """A script that it runs; empty for none."""
+    script: int | None = None
+    """A descriptor of a Lua script that it runs."""
     holds: bool = False
     """It accepts clients only once it is told to (`server_state.RELEASE`)."""
 
@@ -77,6 +81,7 @@ class HaproxyLaunch:
     listeners: Listeners
     adopted: Adopted
     configurations: Configurations
+    ticket_keys: TicketKeys
 
     def of(self, number: int, *, kept: bool, prelude: Prelude) -> PreparedChild:
         """Return what to start, and our channels to it.
@@ -107,14 +112,14 @@ class HaproxyLaunch:
         prepared = PreparedChild(_NOTHING, passed=passed)
         try:
             fragment = HOLD if prelude.holds else ""
-            if prelude.lua:
-                script = memory_file(prelude.lua)
-                prepared.passed = passed = (*passed, script)
+            script = () if prelude.script is None else (prelude.script,)
+            if script:
                 mentions = self.configurations.mentions(number, kept=kept) or ()
-                fragment += lua_fragment(f"/dev/fd/{script}", mentions)
+                fragment += lua.fragment(f"/dev/fd/{prelude.script}", mentions)
             prepared.channel = channel = CliChannel(fragment=fragment)
             prepared.stderr = pipe = StderrPipe()
             prepared.offer = offer = self.adopted.offer() if self.adopted.sockets else None
+            ticket_keys = self.ticket_keys.of_a_candidate()
         except BaseException:
             prepared.spawned()
             prepared.close()
@@ -123,10 +128,12 @@ class HaproxyLaunch:
             **haproxy_environment(self.environment),
             **self.listeners.variables(),
             GENERATION_VARIABLE: str(number),
+            TICKET_KEYS_VARIABLE: f"/dev/fd/{ticket_keys}",
         }
         taken = ("-x", offer.argument) if offer else ()
         vips = (descriptor for _, descriptor in self.listeners.descriptors())
-        descriptors = (*vips, *channel.inherited, *(offer.inherited if offer else ()), *passed)
+        ours = (ticket_keys, *channel.inherited, *(offer.inherited if offer else ()), *script)
+        descriptors = (*vips, *ours, *passed)
         prepared.spec = SpawnSpec(
             (self.command.program, "-db", *taken, *with_configuration(arguments, channel.configuration)),
             environment,

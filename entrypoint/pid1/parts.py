@@ -16,6 +16,7 @@ from entrypoint.system.packets import PacketSocket
 from entrypoint.system.processes import Processes
 from entrypoint.system.sd_notify import Notifier
 from entrypoint.system.signals import Inherited
+from entrypoint.system.ticket_keys import TicketKeys
 
 if TYPE_CHECKING:
     from entrypoint.system.predecessor import Predecessor
@@ -33,6 +34,7 @@ class Parts:
     listeners: Listeners
     adopted: Adopted
     configurations: Configurations
+    ticket_keys: TicketKeys
     launch: HaproxyLaunch
     notifier: Notifier
     read: Callable[[PacketSocket], None]

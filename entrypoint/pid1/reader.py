@@ -7,8 +7,10 @@ killed, because a disk hangs, is left alone.
 
 import contextlib
 import os
+import select
+import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from entrypoint.core import look
 from entrypoint.core.events import Why
@@ -26,6 +28,8 @@ MOST_READERS = 4
 """At once: those that cannot be killed, and one that answers."""
 _DIES_WITHIN = 1.0
 """Seconds from EOF until the reader must have exited; then it is killed."""
+_WRITES_WITHIN = 1.0
+"""Seconds that the end waits for what is being written."""
 _FIRST_NUMBER = -2
 """Readers have this process number, and those below."""
 _NO_READER = _FIRST_NUMBER - MOST_READERS
@@ -37,6 +41,7 @@ _ANSWERS = {
     look.LOOK_WITH_TEXTS: look.FOUND,
     look.KEEP: look.KEPT,
     look.KEEP_SERVERS: look.KEPT,
+    look.KEEP_TABLE: look.KEPT,
     look.RESTORE: look.RESTORED,
     look.RESTORE_SERVERS: look.RESTORED,
 }
@@ -69,6 +74,7 @@ class _Request:
     kind: bytes
     asked: list[Asked]
     content: int | None = None
+    backends: tuple[str, ...] = ()
     again: bool = False
     """It was sent to a reader that has died."""
 
@@ -108,21 +114,31 @@ class Reader:
 
     # ---- requests ----------------------------------------------------------------------------------------------------
 
-    def look(self, why: Why, number: int) -> None:
-        """Look at the disk as it is from now on: a look that has begun does not count."""
+    def look(self, why: Why, number: int, backends: Collection[str] = (), texts: int | None = None) -> None:
+        """Look at the disk as it is from now on: a look that has begun does not count.
+
+        Args:
+            why: what it is for.
+            number: of the generation that it is about.
+            backends: whose health checks are compared with those in `texts`.
+            texts: of the current generation; the descriptor is taken over.
+
+        """
         kind = look.LOOK_WITH_TEXTS if why is Why.START else look.LOOK
         for request in self._waiting:
             if _ANSWERS[request.kind] == look.FOUND:
                 if kind == look.LOOK_WITH_TEXTS:
                     request.kind = kind
+                    _close(request.content)
+                    request.content, request.backends = texts, tuple(backends)
                 if (why, number) not in request.asked:
                     request.asked.append((why, number))
                 self._proceed()
                 return
-        self._ask(_Request(kind, [(why, number)]))
+        self._ask(_Request(kind, [(why, number)], texts, tuple(backends)))
 
     def write_state_file(self, kind: bytes, content: int) -> None:
-        """Write a file in the state directory; takes over the descriptor. `kind` is KEEP or KEEP_SERVERS."""
+        """Write a file, most of them in the state directory; takes over the descriptor. `kind` begins with KEEP."""
         for request in [request for request in self._waiting if request.kind == kind]:
             self._waiting.remove(request)
             _close(request.content)
@@ -143,7 +159,7 @@ class Reader:
         try:
             line = self._line or self._start()
             self._sent = request = self._waiting.popleft()
-            line.send(request.kind, request.content)
+            line.send(b"\0".join([request.kind, *map(str.encode, request.backends)]), request.content)
         except BrokenPipeError:
             # It has just died, and `_ended` will follow.
             pass
@@ -285,8 +301,18 @@ class Reader:
             self._line.close()
             self._line, self._number = None, _NO_READER
 
+    def _is_writing(self) -> bool:
+        requests = (*((self._sent,) if self._sent else ()), *self._waiting)
+        return any(_ANSWERS[request.kind] == look.KEPT for request in requests)
+
     def close(self) -> None:
-        """Kill the reader."""
+        """Kill the reader, once it has written what it was given, or has not in time."""
+        deadline = time.monotonic() + _WRITES_WITHIN
+        while self._line and self._is_writing() and time.monotonic() < deadline:
+            poller = select.poll()
+            poller.register(self._line, select.POLLIN)
+            if poller.poll(max(0.0, 1000 * (deadline - time.monotonic()))):
+                self._hear(self._line)
         if self._line:
             self._children.kill(self._number)
         self._let_go()

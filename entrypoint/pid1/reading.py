@@ -14,17 +14,24 @@ import time
 from collections.abc import Collection, Mapping
 
 from entrypoint.core import look
-from entrypoint.haproxy.config_text import line_of_master_worker, mentioned, tags
+from entrypoint.haproxy.config_text import (
+    line_of_master_worker,
+    mentioned,
+    server_state_file,
+    sharing_ticket_keys,
+    tags,
+)
+from entrypoint.haproxy.health_checks import changed
 from entrypoint.haproxy.server_state import MENTIONS
 from entrypoint.lean.one_line import reason
 from entrypoint.lean.record import record
 from entrypoint.system.config_snapshot import MOST_TEXT, ConfigFiles, ConfigSnapshot
 from entrypoint.system.confinement import confine
-from entrypoint.system.files import make_folder
+from entrypoint.system.files import make_folder, replace_file
 from entrypoint.system.inotify import Inotify
 from entrypoint.system.packets import PacketSocket
 from entrypoint.system.signals import PrctlError, set_parent_death_signal
-from entrypoint.system.state_file import DamagedError, StateFile, in_memory
+from entrypoint.system.state_file import DamagedError, StateFile, contents_of, in_memory
 
 NAME = "sr-reader"
 """The name in `ps` and `top`; not safe_reload, because `pkill safe_reload` must mean PID 1 only."""
@@ -48,6 +55,8 @@ class Task:
     """The variables that a `bind` can use, including those of VIPs."""
     watches: bool
     """Whether to watch for changes."""
+    variables: Mapping[str, str]
+    """haproxy's environment."""
 
 
 def run(line: PacketSocket, task: Task) -> None:
@@ -67,6 +76,7 @@ class _Reader:
         self._disk.most_text = min(MOST_TEXT, most // _SHARE_OF_TEXTS)
         self._inotify: Inotify | None = None
         self._polling = ""
+        self._server_state_file = ""
 
     def serve(self) -> None:
         """Answer requests, and report changes, until EOF."""
@@ -97,18 +107,23 @@ class _Reader:
     # ---- requests ----------------------------------------------------------------------------------------------------
 
     def _answer(self, request: bytes, descriptor: int | None) -> None:
-        if request in {look.LOOK, look.LOOK_WITH_TEXTS}:
-            self._look(with_texts=request == look.LOOK_WITH_TEXTS)
+        kind, *backends = request.split(b"\0")
+        if kind == look.LOOK:
+            self._look()
+        elif kind == look.LOOK_WITH_TEXTS:
+            self._look(with_texts=True, compare=(descriptor, [name.decode() for name in backends]))
         elif request in {look.KEEP, look.KEEP_SERVERS} and descriptor is not None:
             self._keep(self._task.state_files[request], descriptor)
+        elif request == look.KEEP_TABLE and descriptor is not None:
+            self._keep_table(descriptor)
         elif request in {look.RESTORE, look.RESTORE_SERVERS}:
             self._restore(self._task.state_files[request])
 
-    def _look(self, *, with_texts: bool) -> None:
+    def _look(self, *, with_texts: bool = False, compare: tuple[int | None, Collection[str]] = (None, ())) -> None:
         texts = None
         try:
             contents = self._disk.read()
-            found = self._found(contents)
+            found = self._found(contents, compare)
             if with_texts and found.digest:
                 texts = in_memory(found.digest, contents.texts)
         except MemoryError:
@@ -120,10 +135,14 @@ class _Reader:
         self._say(look.FOUND, look.to_message(found), texts)
         if texts is not None:
             os.close(texts)
+        if compare[0] is not None:
+            os.close(compare[0])
         self._watch()
 
-    def _found(self, contents: ConfigSnapshot) -> look.Found:
+    def _found(self, contents: ConfigSnapshot, compare: tuple[int | None, Collection[str]]) -> look.Found:
         unreadable = contents.unreadable or ""
+        texts = [text for _, text in contents.texts]
+        self._server_state_file = server_state_file(texts, self._task.variables)
         unknown = {tag: None for _, text in contents.texts for tag in tags(text) if tag not in self._task.known}
         return look.Found(
             "" if unreadable else contents.digest,
@@ -131,12 +150,17 @@ class _Reader:
             polled=contents.polled,
             master_worker=_master_worker(contents),
             conditional_master_worker=_master_worker(contents, in_block=True),
+            shared_ticket_keys=sharing_ticket_keys(contents.texts),
             count=len(contents.files),
             files=contents.files,
             stale=contents.stale,
             tags=tuple(unknown),
             incomplete=contents.incomplete,
-            mentions=mentioned((text for _, text in contents.texts), MENTIONS),
+            changed_checks=()
+            if compare[0] is None
+            else changed(contents_of(compare[0]), (text for _, text in contents.texts), compare[1]),
+            server_state_file=self._server_state_file,
+            mentions=mentioned(texts, MENTIONS),
         )
 
     def _keep(self, state_file: StateFile, descriptor: int) -> None:
@@ -146,6 +170,18 @@ class _Reader:
             state_file.write(descriptor)
         except OSError as error:
             problem = _unwritable(state_file.folder, error)
+        finally:
+            os.close(descriptor)
+        self._say(look.KEPT, problem.encode("utf-8", "surrogateescape")[:1024])
+
+    def _keep_table(self, descriptor: int) -> None:
+        """Replace the file from which haproxy loads the states of servers."""
+        problem, path = "", self._server_state_file
+        try:
+            if path:
+                replace_file(path, next(contents_of(descriptor)))
+        except OSError as error:
+            problem = f"{path}: {error.strerror or error}"
         finally:
             os.close(descriptor)
         self._say(look.KEPT, problem.encode("utf-8", "surrogateescape")[:1024])

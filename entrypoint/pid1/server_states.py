@@ -5,8 +5,11 @@ asked when a candidate begins, when its stderr says that the state of a server h
 the status.
 """
 
+import contextlib
+import fcntl
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from types import MappingProxyType
 
@@ -14,9 +17,9 @@ from entrypoint.core.events import Unanswered
 from entrypoint.core.log_lines import say
 from entrypoint.core.state import Candidate, Generation, State
 from entrypoint.core.upgrade_state import UpgradeState
-from entrypoint.haproxy import runtime_api, server_state
+from entrypoint.haproxy import lua, runtime_api, server_state
 from entrypoint.haproxy.server_state import ServerState
-from entrypoint.lean.record import record
+from entrypoint.lean.record import record, replace
 from entrypoint.lean.typing import Any
 from entrypoint.options.settings import ServerStatePolicy
 from entrypoint.pid1.children import Children
@@ -38,8 +41,8 @@ _MOST_ADDRESSES_WITHIN = 1.0
 """Seconds that a candidate waits until each backend has one of its addresses, and until it has all; half of
 --ready-timeout if that is less."""
 _ADDRESSES_AGAIN_AFTER = 0.01
-_NO_WARNINGS = "-dW"
-"""haproxy's argument for `zero-warning`."""
+_MOST_SCRIPT = 1 << 20
+"""Bytes: what the kernel allows for a pipe (pipe-max-size of pipe(7)); a longer script is left to the CLI."""
 MOST_LISTED = 10
 """Servers that a log line or a status names."""
 
@@ -76,10 +79,12 @@ class ServerStates:
         self._runtime = runtime
         self._children = children
         self._configurations = parts.configurations
-        self._may_warn = not any(word.startswith(_NO_WARNINGS) for word in parts.launch.command.arguments)
+        self._may_warn = not any(word.startswith("-dW") for word in parts.launch.command.arguments)
         self._state = state
         self.keep: Callable[[str], None] = lambda _: None
         """Saves a text for `restored` in the next container."""
+        self.keep_table: Callable[[str], None] = lambda _: None
+        """Gets each answer to `show servers state`."""
         self._saved = ("", 0.0)
         """The last saved text, without its time, and when it was saved, in seconds on the monotonic clock."""
         self._keeps = state().settings.server_state is ServerStatePolicy.KEEP
@@ -100,8 +105,11 @@ class ServerStates:
         """In a candidate servers may begin down, so those that are up are known as well."""
         self._scripted = False
         """The last candidate was given a script, and has not become current."""
-        self._waiting: list[Callable[[], None]] = []
-        """Actions that wait for the answer."""
+        self._reader: int | None = None
+        self._script: int | None = None
+        """The ends of the pipe through which the last candidate reads its script."""
+        self._asked = 0
+        """The candidate that is asked once the current generation has answered; 0 if there is none."""
 
     # ---- from the current generation ---------------------------------------------------------------------------------
 
@@ -120,6 +128,7 @@ class ServerStates:
             question = channel.ask((server_state.TABLE, runtime_api.WHO))
             self._question = question
             self._runtime.event_loop.add_reader(question, lambda: self._hear(number, question))
+            self._runtime.event_loop.call_later("server states", _ANSWERS_WITHIN, self._give_up)
 
     def changed(self, number: int) -> None:
         """Ask a generation soon: the state of one of its servers has changed, or may have."""
@@ -145,6 +154,7 @@ class ServerStates:
                 dns = server_state.uses_dns(mentions)
                 self._resolved = server_state.resolved(question.answer)[0] if dns else {}
                 self._save_changes()
+                self.keep_table(question.answer.partition("Name: ")[0])
             self._go_on()
 
     def _current(self) -> int:
@@ -159,78 +169,113 @@ class ServerStates:
 
     # ---- to a candidate ----------------------------------------------------------------------------------------------
 
-    def is_asking(self, number: int, *, kept: bool) -> bool:
-        """Tell whether an answer of the current generation is awaited before a candidate can start.
+    def _give_up(self) -> None:
+        self._hang_up()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Tell the candidate that waits for the answer of the current generation."""
+        self._runtime.event_loop.cancel("server states")
+        candidate = self._candidate
+        if not candidate.told:
+            waits = self._resolved if candidate.holds else candidate.waits
+            candidate = self._candidate = replace(candidate, told=self._to_tell(candidate.number), waits=waits)
+        self._write_script(candidate)
+        asked, self._asked = self._asked, 0
+        if asked:
+            try:
+                self.ask_candidate(asked)
+            except (OSError, MemoryError):
+                self._runtime.submit(Unanswered(asked))
+
+    def prelude(self, number: int, *, kept: bool) -> Prelude:
+        """Return what a new candidate does before it serves: a Lua script tells it the states.
+
+        haproxy reads our part of its configuration last, and waits there for the script until the current generation
+        has answered. A candidate that cannot have a script, or knows no addresses yet, is held back until its first
+        conversation is over.
 
         Args:
-            number: of the candidate.
+            number: of the generation.
             kept: it is started from the last known good configuration.
 
         Raises:
             OSError: no descriptors are left.
 
         """
-        asked, current = self._wants_up, self._current()
-        self._wants_up = server_state.may_begin_down(self._configurations.mentions(number, kept=kept))
-        if self._wants_up and not asked and current:
-            self.note(current)
-        return self._question is not None
-
-    def when_known(self, action: Callable[[], None]) -> None:
-        """Call this once the current generation has answered, or has not in time."""
-        self._waiting.append(action)
-        self._runtime.event_loop.call_later("server states", _ANSWERS_WITHIN, self._give_up)
-
-    def _give_up(self) -> None:
-        self._hang_up()
-        self._go_on()
-
-    def _go_on(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        self._runtime.event_loop.cancel("server states")
-        for action in waiting:
-            action()
-
-    def prelude(self, number: int, *, kept: bool) -> Prelude:
-        """Return what a new candidate does before it serves: a Lua script tells it the states.
-
-        Where it cannot have a script, or knows no addresses yet, it is held back until its first conversation is over.
-
-        Args:
-            number: of the generation.
-            kept: it is started from the last known good configuration.
-
-        """
+        self._close_script()
         failed, self._scripted = self._scripted, False
-        told = self._to_tell(number)
         mentions = self._configurations.mentions(number, kept=kept)
-        lua = ""
-        if told and not failed and self._may_warn and server_state.may_run_scripts(mentions):
-            lua = server_state.lua_script(told.values())
-        waits = self._resolved if self._keeps and server_state.uses_dns(mentions) else {}
-        holds = bool(waits or (told and not lua)) and server_state.may_hold(mentions)
-        self._scripted = bool(lua)
+        wanted, self._wants_up = self._wants_up, server_state.may_begin_down(mentions)
+        if self._wants_up and not wanted:
+            self.note(self._current())
+        told = {} if self._question else self._to_tell(number)
+        asking = self._question is not None
+        self._scripted = bool(told or asking) and not failed and self._may_warn and lua.may_run_scripts(mentions)
+        dns = self._keeps and server_state.uses_dns(mentions)
+        waits = self._resolved if dns else {}
+        may_wait = bool(waits) or (dns and asking)
+        holds = server_state.may_hold(mentions) and (may_wait or (bool(told or asking) and not self._scripted))
         current = self._state().current
-        binds = current.binds if current and waits else ()
+        binds = current.binds if current and may_wait else ()
         paused = {bind.frontend: None for bind in binds if runtime_api.can_pause(bind) and not bind.mixed}
-        self._candidate = _Candidate(number, told, waits if holds else {}, holds, tuple(paused))
-        return Prelude(lua, holds)
+        self._candidate = candidate = _Candidate(number, told, waits if holds else {}, holds, tuple(paused))
+        if self._scripted:
+            self._reader, self._script = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(self._script, False)
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(self._script, fcntl.F_SETPIPE_SZ, _MOST_SCRIPT)
+        if not asking:
+            self._write_script(candidate)
+        return Prelude(self._reader, holds)
+
+    def spawned(self) -> None:
+        """Close what belongs to the new process."""
+        if self._reader is not None:
+            os.close(self._reader)
+            self._reader = None
+
+    def _write_script(self, candidate: "_Candidate") -> None:
+        script = lua.script(candidate.told.values()).encode()
+        try:
+            if self._script is not None and len(script) <= fcntl.fcntl(self._script, fcntl.F_GETPIPE_SZ):
+                os.write(self._script, script)
+        except OSError:
+            # The candidate has exited.
+            pass
+        finally:
+            self._close_script()
+
+    def _close_script(self) -> None:
+        if self._script is not None:
+            os.close(self._script)
+            self._script = None
+
+    def backends_down(self) -> Iterator[str]:
+        """Yield the backends with a server whose health is kept."""
+        healthy = (state.name for state in self._known.values() if dict(state.changes).get(server_state.HEALTH))
+        yield from dict.fromkeys(name.partition("/")[0] for name in healthy)
 
     def _to_tell(self, number: int) -> dict[str, ServerState]:
         candidate = self._state().find(number)
         if not self._keeps or (candidate and isinstance(candidate.phase, Candidate) and candidate.phase.forgets):
             return {}
-        return dict(islice(self._known.items(), _MOST_TOLD))
+        is_from_disk = candidate and not candidate.kept
+        changed = self._configurations.changed_checks(number) if is_from_disk else ()
+        states = server_state.without_health(self._known, changed) if changed else self._known
+        return dict(islice(states.items(), _MOST_TOLD))
 
     def ask_candidate(self, number: int) -> None:
-        """Ask a candidate whether it is ready, once it knows the addresses of servers.
+        """Ask a candidate whether it is ready, once it knows the states and the addresses of servers.
 
         Raises:
             OSError: no descriptors are left.
 
         """
         candidate = self._candidate
-        if candidate.number == number and candidate.waits:
+        if candidate.number == number and self._question:
+            self._asked = number
+        elif candidate.number == number and candidate.waits:
             self._ask_for_addresses(candidate, time.monotonic())
         else:
             self._ask(candidate if candidate.number == number else _Candidate(number))
@@ -300,7 +345,7 @@ class ServerStates:
         self._known = {state.name: state for state in self.kept}
         if self.kept:
             self._runtime.log(say(current, "server_state", f"kept the state of {shown(self.kept)}"))
-        if self.kept or number in self._changed:
+        if self.kept or number in self._changed or self._configurations.found.server_state_file:
             self.changed(number)
         self._changed.clear()
 

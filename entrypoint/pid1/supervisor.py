@@ -60,7 +60,7 @@ class Supervisor:
         self._store = ConfigStore(
             runtime, children, parts, lambda number: bool(self.state.find(number)), servers.restored
         )
-        servers.keep = self._store.keep_servers
+        servers.keep, servers.keep_table = self._store.keep_servers, self._store.keep_table
         self._outcomes = Outcomes(parts, runtime.log)
         self._pid = PublishedPid(runtime, children, parts.pid_file, parts.predecessor)
         self._arrivals = Arrivals()
@@ -143,13 +143,14 @@ class Supervisor:
         configurations, texts = parts.configurations.serialize()
         children = self._children.serialize()
         descriptors = [*(one[1] for one in listeners), *(one[0] for one in adopted), *of_front, *texts]
-        descriptors += children["channels"].values()
+        descriptors += [parts.ticket_keys.current[0], *children["channels"].values()]
         descriptors += [descriptor for descriptor, *_ in children["stderr_pipes"].values()]
         return UpgradeState(
             state=serialize(self.state),
             listeners=listeners,
             adopted=adopted,
             configurations=configurations,
+            ticket_keys=parts.ticket_keys.current,
             readers=self._store.reader.serialize(),
             log=parts.logger.serialize(),
             descriptors=tuple(descriptors),
@@ -270,6 +271,7 @@ class Supervisor:
             case effects.Listen(tags=tags, doubtful=doubtful):
                 self._listen(tags, doubtful)
             case effects.Publish(pid=pid):
+                parts.ticket_keys.promoted()
                 self._pid.publish(pid)
             case effects.Adopt(number=number, last=last):
                 self._transfer.ask(number, last=last)
@@ -283,7 +285,7 @@ class Supervisor:
                 for close in (parts.listeners.close, self._ordinary.close):
                     self._runtime.isolated(close)
             case effects.Look(why=why, number=number):
-                self._store.reader.look(why, number)
+                self._store.look(why, number, self.state.current, self._servers.backends_down())
             case effects.Keep(number=number):
                 self._store.keep(number)
             case effects.Reply():
@@ -298,15 +300,13 @@ class Supervisor:
 
     def _spawn(self, spawn: effects.Spawn) -> None:
         number, kept = spawn.number, spawn.kept
-        if self._servers.is_asking(number, kept=kept):
-            self._servers.when_known(lambda: self._carry_out(spawn))
-            return
         try:
-            prepared = self._parts.launch.of(number, kept=kept, prelude=self._servers.prelude(number, kept=kept))
+            prelude = self._servers.prelude(number, kept=kept)
+            self._children.spawn(number, self._parts.launch.of(number, kept=kept, prelude=prelude))
         except RefusedError as error:
             self._runtime.submit(events.NotSpawned(number, f"was not started: {error}", 1, refused=True))
-        else:
-            self._children.spawn(number, prepared)
+        finally:
+            self._servers.spawned()
 
     def _ask(self, number: int, commands: tuple[str, ...]) -> None:
         child = self._children.find(number)

@@ -78,6 +78,29 @@ class PidFile:
                 os.unlink(self.path)
 
 
+def replace_file(path: str, content: bytes) -> None:
+    """Replace a file's content atomically, as a private file.
+
+    Raises:
+        OSError: it cannot be written; the old file is still there.
+
+    """
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}")
+    # Never through a symbolic link: the folder may be one in which anybody can create files.
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with open(os.open(temporary, flags, 0o600), "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
 def make_folder(path: str, mode: int = 0o755) -> None:
     """Make a folder and its parents if they are missing, never writable for others, whatever the umask.
 

@@ -65,7 +65,10 @@ class CliChannel:
                 f"  stats maxconn {_SESSIONS_AT_THE_START}\n"
                 f"{fragment}"
             )
-            self._fragment = memory_file(text)
+            self._fragment = os.memfd_create("safe_reload", os.MFD_CLOEXEC)
+            on_failure.callback(os.close, self._fragment)
+            with open(self._fragment, "wb", closefd=False) as file:
+                file.write(text.encode())
             on_failure.pop_all()
 
     def fileno(self) -> int:
@@ -229,23 +232,6 @@ class Conversation:
         self._end_session()
         while self._scripts:
             self._scripts.pop().close()
-
-
-def memory_file(text: str) -> int:
-    """Return a file in memory that haproxy reads as /dev/fd/N.
-
-    Raises:
-        OSError: no descriptors or no memory are left.
-
-    """
-    descriptor = os.memfd_create("safe_reload", os.MFD_CLOEXEC)
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(text.encode())
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def _session(channel: socket.socket) -> socket.socket:

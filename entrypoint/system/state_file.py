@@ -251,10 +251,10 @@ def _short(name: str) -> str:
     return os.fsdecode(encoded[: _LONGEST_NAME - 65]) + f"-{check}"
 
 
-def content_of(descriptor: int) -> bytes:
-    """Return the content of the first file in a memory file; ValueError if `in_memory` did not write it."""
-    _, at, size = next(_entries(descriptor))
-    return os.pread(descriptor, size, at)
+def contents_of(descriptor: int) -> Iterator[bytes]:
+    """Yield the content of each file in a memory file; ValueError if `in_memory` did not write it."""
+    for _, at, size in _entries(descriptor):
+        yield os.pread(descriptor, size, at)
 
 
 def digest_of(descriptor: int) -> str:

@@ -408,6 +408,26 @@ def test_the_reproducer_for_haproxy(tmp_path: Path) -> None:
     assert len(re.findall(r"^  -(?:W|db).* [0-9.]+ +[0-9.]+$", printed, re.MULTILINE)) == 4
 
 
+def _lost(printed: str) -> dict[str, tuple[int, int, int]]:
+    """Return what bench/open_connections prints: how many connections ended, were lost, may be sent again."""
+    rows = re.findall(r"^(HTTP/.*?) +(\d+) +(\d+) +(\d+)$", printed, re.MULTILINE)
+    return {title: (int(ended), int(lost), int(again)) for title, ended, lost, again in rows}
+
+
+def test_the_clients_that_stay_connected(tmp_path: Path) -> None:
+    """Nothing is lost where the README says so, in the image; the report shows the configuration that is measured."""
+    lost = _lost(Page("bench/README.md", ROOT).run("docker run --rm --network none", then="--rounds 1"))
+    for title in ("HTTP/1, option idle-close-on-response", "HTTP/2"):
+        assert lost[title][0] > 0
+        assert lost[title][1:] == (0, 0)
+    page = Page("docs/upstream-close-spread-time.md", tmp_path)
+    source = (ROOT / "bench/open_connections").read_text().replace("{{{{FD_WEB}}}}", "{FD_WEB}")
+    for line in page.block("global\n    close-spread-time").text.replace('"0"', '"{{mark}}"').splitlines()[2:]:
+        assert line.strip() in source
+    printed = page.run("bench/open_connections", then="--rounds 1", **{"bench/": f"{ROOT}/bench/"})
+    assert len(_lost(printed)) == 3
+
+
 def test_kubernetes_s_check_in_ci() -> None:
     """The base's configuration is one that haproxy takes, with nothing but the image."""
     assert "ALERT" not in Page("docs/kubernetes.md", ROOT).run('docker run --rm -v "$PWD/k8s')

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from entrypoint.haproxy.config_text import line_of_master_worker, tags
+from entrypoint.haproxy.config_text import line_of_master_worker, sharing_ticket_keys, tags
 
 
 @pytest.mark.parametrize(
@@ -93,3 +93,45 @@ def test_which_tags_are_for_datagrams() -> None:
     """`check` has to give haproxy a socket of the right kind."""
     text = b'bind "quic+fd@${Q}"\nbind quic+"fd@${R}"\n  dgram-bind "fd@${D}"\nbind "fd@${T}"\nlog dgram+fd@$L\n'
     assert tags(text) == {"Q": True, "R": True, "D": True, "T": False, "L": True}
+
+
+def _sharing(*options: str) -> str:
+    """Return the warning about `bind` lines with these options and our ticket keys, each in a file of its own."""
+    keys = 'tls-ticket-keys "${SAFE_RELOAD_TLS_TICKET_KEYS}"'
+    texts = [f"frontend x\n  bind :1 ssl crt a {one} {keys}\n".encode() for one in options]
+    return sharing_ticket_keys([(f"/{number}.cfg", text) for number, text in enumerate(texts)])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("",),
+        ("", "alpn h2", "verify none", "ca-file /ca verify none"),
+        ("verify required ca-file /ca", 'verify "required" alpn h2 ca-file /ca'),
+    ],
+)
+def test_ticket_keys_may_be_shared_by_what_verifies_clients_alike(options: tuple[str, ...]) -> None:
+    """Sessions may pass from one `bind` to the other."""
+    assert _sharing(*options) == ""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("", "ca-file /ca verify required"),
+        ("verify optional ca-file /ca", "alpn h2"),
+        ("ca-file /ca verify required", "ca-file /others verify required"),
+        ("verify optional ca-file /ca", "verify required ca-file /ca"),
+    ],
+)
+def test_lines_that_verify_clients_differently_are_named(options: tuple[str, str]) -> None:
+    """Where haproxy does not tell their sessions apart, a session of one opens the other without a certificate."""
+    assert _sharing(*options).startswith("/0.cfg:2 and /1.cfg:2 have the same TLS ticket keys")
+
+
+def test_keys_that_are_not_ours_are_none_of_our_business() -> None:
+    """Nor is what stands in a comment."""
+    text = b'bind :1 ssl verify required tls-ticket-keys /k # "${SAFE_RELOAD_TLS_TICKET_KEYS}"\n'
+    ours = b'bind :2 ssl tls-ticket-keys "${SAFE_RELOAD_TLS_TICKET_KEYS}"\n'
+    assert sharing_ticket_keys([("/a", text + ours)]) == ""

@@ -30,6 +30,8 @@ def test_whatever_was_found_arrives(  # it has so many parts
         unreadable="no" if unfinished else "",
         master_worker="/x.cfg:1",
         conditional_master_worker="/y.cfg:2",
+        shared_ticket_keys="/z.cfg:3 and /z.cfg:4",
+        server_state_file="/var/lib/haproxy/state",
         unfinished=unfinished,
         polled=polled,
         count=count,
@@ -38,6 +40,7 @@ def test_whatever_was_found_arrives(  # it has so many parts
         tags=tags,
         incomplete=incomplete,
         mentions=("init-state",),
+        changed_checks=("app", "app/b"),
     )
     assert from_message(to_message(found)) == found
 

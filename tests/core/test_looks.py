@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from entrypoint.core.effects import Keep, Look, NoteServers, Reply, Spawn
+from entrypoint.core.effects import Keep, Look, Reply, Spawn
 from entrypoint.core.events import (
     Answered,
     Clock,
@@ -58,7 +58,7 @@ def test_a_candidate_waits_for_a_look_and_for_nothing_else() -> None:
 def test_a_requested_reload_does_not_wait_for_a_hanging_disk() -> None:
     """The candidate becomes current at once: there is nothing to compare. What it runs is unknown, and not kept."""
     state, effects = happens(serving(), ReloadAsked(Request("a client", 7)))
-    assert effects == (effects[0], NoteServers(1), Look(Why.START, 2))
+    assert effects == (effects[0], Look(Why.START, 2))
     state, effects = happens(state, late(2))
     assert Spawn(2) in effects
     assert [one.event for one in logged(effects)] == ["look_late"]

@@ -32,6 +32,7 @@ def named_files(text: bytes, variables: Mapping[str, str]) -> tuple[str, ...]:
         ("bind :443 ssl crt /c/a ca-file /c/ca verify required crl-file /c/crl", ["/c/a", "/c/ca", "/c/crl"]),
         ("bind :443 ssl crt /c/a ca-verify-file /c/v ca-sign-file /c/s", ["/c/a", "/c/v", "/c/s"]),
         ("bind :443 ssl crt /c/a tls-ticket-keys /c/keys", ["/c/a", "/c/keys"]),
+        ('bind :443 ssl crt /c/a tls-ticket-keys "${SAFE_RELOAD_TLS_TICKET_KEYS}"', ["/c/a"]),
         ("bind :443 ssl crt /c/a ech /c/ech", ["/c/a", "/c/ech"]),
         ("bind :443 ssl crt /c/a ech\t/c/ech", ["/c/a", "/c/ech"]),
         ("ssl-f-use crt /a key /k ca-file /ca", ["/a", "/k", "/ca"]),

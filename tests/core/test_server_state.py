@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entrypoint.haproxy import server_state
-from entrypoint.haproxy.server_state import ServerState, commands, corrections, kept, lua_script, questions
+from entrypoint.haproxy import lua, server_state
+from entrypoint.haproxy.server_state import ServerState, commands, corrections, kept, questions
 
 ANSWERS = Path(__file__).parent / "answers"
 VERSIONS = ("2.6", "3.0", "3.2")
@@ -79,7 +79,7 @@ def test_the_commands_and_the_script_say_the_same() -> None:
         "set server b/enabled-down health down",
         "disable agent b/noagent",
     ]
-    calls = re.findall(r'tell\("b", "(.*)", function\(s\) s:(.*) end\)', lua_script(states))
+    calls = re.findall(r'tell\("b", "(.*)", function\(s\) s:(.*) end\)', lua.script(states))
     assert calls == [
         ("all", "check_disable()"),
         ("all", "set_drain()"),
@@ -89,7 +89,7 @@ def test_the_commands_and_the_script_say_the_same() -> None:
         ("enabled-down", "check_force_down()"),
         ("noagent", "agent_disable()"),
     ]
-    assert lua_script(()) == ""
+    assert lua.script(()) == ""
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -128,11 +128,11 @@ def _state(name: str) -> ServerState:
 
 def test_a_script_only_where_it_changes_nothing_else() -> None:
     """Not where a warning ends the start, or where scripts are limited; not where nobody knows."""
-    assert server_state.may_run_scripts(("lua-load", "init-state", "resolvers", "maxconnrate"))
+    assert lua.may_run_scripts(("lua-load", "init-state", "resolvers", "maxconnrate"))
     for word in ("zero-warning", "tune.lua.maxmem", "tune.lua.openlibs"):
-        assert not server_state.may_run_scripts((word,))
+        assert not lua.may_run_scripts((word,))
         assert word in server_state.MENTIONS
-    assert not server_state.may_run_scripts(None)
+    assert not lua.may_run_scripts(None)
     assert server_state.may_hold(())
     assert not server_state.may_hold(("maxconnrate",))
     assert not server_state.may_hold(None)
@@ -146,8 +146,8 @@ def test_a_script_only_where_it_changes_nothing_else() -> None:
 
 def test_the_tunable_is_left_to_a_configuration_with_scripts_of_its_own() -> None:
     """HAProxy 3.1 and later warn if it comes after a script."""
-    assert "bool-sample-conversion" in server_state.lua_fragment("/dev/fd/9", ())
-    alone = server_state.lua_fragment("/dev/fd/9", ("lua-load",))
+    assert "bool-sample-conversion" in lua.fragment("/dev/fd/9", ())
+    alone = lua.fragment("/dev/fd/9", ("lua-load",))
     assert alone == ".if feature(LUA)\n  lua-load /dev/fd/9\n.endif\n"
 
 
@@ -468,7 +468,7 @@ def test_a_new_haproxy_is_as_the_one_before_it_where_the_configuration_is_the_sa
     old.do(history)
     told = kept(old.answer(), begin_up=begin_up)
     if by_script:
-        new.run(lua_script(told.values()))
+        new.run(lua.script(told.values()))
     old.do(meanwhile)
     now = kept(old.answer(), begin_up=begin_up)
     new.do(commands(told.values()))
@@ -513,7 +513,7 @@ def test_no_answer_becomes_another_command(fields: list[str]) -> None:
             assert re.fullmatch(
                 rf"set server {words} (health|state|weight) [a-z0-9]+|disable (health|agent) {words}", command
             )
-        assert lua_script(states.values()).count("\n") in {0, 5 + len(list(commands(states.values())))}
+        assert lua.script(states.values()).count("\n") in {0, 5 + len(list(commands(states.values())))}
 
 
 @pytest.mark.parametrize(

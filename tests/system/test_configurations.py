@@ -45,6 +45,15 @@ def test_only_what_may_be_started_or_kept_is_remembered() -> None:
         os.close(descriptor)
 
 
+def test_keys_that_are_shared_and_should_not_be_are_said_once() -> None:
+    """However often the disk is looked at; and again after it was corrected and spoilt."""
+    said: list[str] = []
+    configurations = Configurations(lambda line: said.append(line.message), watches=False)
+    for warning in ("", "a and b", "a and b", "", "a and b", "a and c"):
+        configurations.take(Found(DIGEST, shared_ticket_keys=warning))
+    assert said == ["a and b", "a and b", "a and c"]
+
+
 def test_what_a_look_could_not_finish_is_not_what_is_there() -> None:
     """The status goes on to show what was read last."""
     configurations = Configurations(lambda _: None, watches=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from entrypoint.system.haproxy_cli import MOST_ANSWERED, CliChannel, Conversation, memory_file
+from entrypoint.system.haproxy_cli import MOST_ANSWERED, CliChannel, Conversation
 
 MANY = tuple(f"set server backend/server-{number:04} state maint" for number in range(2000))
 
@@ -214,15 +214,3 @@ def test_a_fragment_is_part_of_the_configuration() -> None:
     assert (first, last) == ("global", "  maxconnrate 1")
     channel.spawned()
     channel.close()
-
-
-def test_a_file_in_memory_is_read_by_its_path() -> None:
-    """From its beginning, by whoever has the descriptor; nobody inherits it by chance."""
-    descriptor = memory_file("some\ntext\n")
-    try:
-        assert not os.get_inheritable(descriptor)
-        for _ in range(2):
-            with open(f"/dev/fd/{descriptor}") as file:
-                assert file.read() == "some\ntext\n"
-    finally:
-        os.close(descriptor)

@@ -13,6 +13,7 @@ from entrypoint.pid1.launch import HaproxyLaunch, Prelude, RefusedError, exporte
 from entrypoint.system.getsocks.offer import Adopted
 from entrypoint.system.listeners import Listeners
 from entrypoint.system.state_file import in_memory
+from entrypoint.system.ticket_keys import TicketKeys
 from tests.core.world import settings
 from tests.descriptors import descriptors
 from tests.system.apart import in_child
@@ -24,7 +25,7 @@ COMMAND = Serve("haproxy", ("-f", "haproxy.cfg"), ("haproxy.cfg",), None)
 def launch() -> tuple[HaproxyLaunch, Configurations]:
     """Return how generations are made, and what they are made from."""
     configurations = Configurations(lambda _: None, watches=True)
-    return HaproxyLaunch(COMMAND, {}, Listeners(), Adopted(), configurations), configurations
+    return HaproxyLaunch(COMMAND, {}, Listeners(), Adopted(), configurations, TicketKeys()), configurations
 
 
 def keep(configurations: Configurations, files: tuple[tuple[str, bytes], ...]) -> None:
@@ -38,13 +39,12 @@ def keep(configurations: Configurations, files: tuple[tuple[str, bytes], ...]) -
 
 
 @pytest.mark.parametrize("kept", [False, True])
-@pytest.mark.parametrize("prelude", [Prelude(), Prelude("-- a script", holds=True)])
 @in_child
-def test_nothing_is_left_of_a_generation_that_could_not_be_made(kept: bool, prelude: Prelude) -> None:
+def test_nothing_is_left_of_a_generation_that_could_not_be_made(kept: bool) -> None:
     """Without descriptors a storm of reloads leaves none behind."""
     spec, configurations = launch()
     keep(configurations, (("/a.cfg", b"defaults\n"), ("/b.cfg", b"global\n")))
-    made = spec.of(1, kept=kept, prelude=prelude)
+    made = spec.of(1, kept=kept, prelude=Prelude())
     made.spawned()
     made.close()
     before = descriptors(os.getpid())
@@ -54,7 +54,7 @@ def test_nothing_is_left_of_a_generation_that_could_not_be_made(kept: bool, prel
     resource.setrlimit(resource.RLIMIT_NOFILE, (free + 3, limit[1]))
     for number in range(2, 50):
         with pytest.raises(OSError, match="Too many open files"):
-            spec.of(number, kept=kept, prelude=prelude)
+            spec.of(number, kept=kept, prelude=Prelude())
     resource.setrlimit(resource.RLIMIT_NOFILE, limit)
     assert descriptors(os.getpid()) == before
 
@@ -100,6 +100,22 @@ def test_the_last_known_good_configuration_is_given_from_memory() -> None:
         made.close()
 
 
+def test_every_generation_is_given_the_same_ticket_keys() -> None:
+    """By a path that it can open, also the one that runs the last known good configuration."""
+    spec, configurations = launch()
+    keep(configurations, (("/a.cfg", b"global\n"),))
+    read = []
+    for number, kept in ((1, False), (2, False), (3, True)):
+        made = spec.of(number, kept=kept, prelude=Prelude())
+        path = (made.spec.environment or {})["SAFE_RELOAD_TLS_TICKET_KEYS"]
+        assert int(path.removeprefix("/dev/fd/")) in made.spec.descriptors
+        made.spawned()
+        made.close()
+        read.append(Path(path).read_bytes())
+    assert read == [read[0]] * 3
+    assert read[0]
+
+
 def test_what_would_fork_behind_our_back_is_refused() -> None:
     """With the place where it is written."""
     spec, configurations = launch()
@@ -113,20 +129,16 @@ def test_what_a_generation_does_before_it_serves_is_in_its_configuration(kept: b
     """A script in memory, if haproxy has Lua, and that it accepts nobody yet."""
     spec, configurations = launch()
     keep(configurations, (("/a.cfg", b"defaults\n"),))
-    for prelude in (Prelude("-- a script\n"), Prelude(holds=True), Prelude()):
+    for prelude in (Prelude(9), Prelude(holds=True), Prelude()):
         made = spec.of(1, kept=kept, prelude=prelude)
         try:
             assert made.channel
             fragment = Path(made.channel.configuration).read_text()
             assert ("  maxconnrate 1\n" in fragment) == prelude.holds
-            assert ("lua-load" in fragment) == bool(prelude.lua)
-            assert len(made.passed) == kept + bool(prelude.lua)
-            if prelude.lua:
-                script = f"/dev/fd/{made.passed[-1]}"
-                assert ".if feature(LUA)\n" in fragment
-                assert f"  lua-load {script}\n.endif\n" in fragment
-                assert Path(script).read_text() == prelude.lua
-                assert set(made.passed) <= set(made.spec.descriptors)
+            assert ("  lua-load /dev/fd/9\n.endif\n" in fragment) == (prelude.script == 9)
+            assert (".if feature(LUA)\n" in fragment) == (prelude.script == 9)
+            assert (9 in made.spec.descriptors) == (prelude.script == 9)
+            assert 9 not in made.passed
         finally:
             made.spawned()
             made.close()
@@ -143,7 +155,7 @@ def test_the_tunable_is_the_configurations_if_it_mentions_scripts() -> None:
     os.close(copy)
     configurations.give(2, Found(DIGEST), None)
     for number, kept, expected in ((1, False, False), (2, False, True), (2, True, False)):
-        made = spec.of(number, kept=kept, prelude=Prelude("-- a script\n"))
+        made = spec.of(number, kept=kept, prelude=Prelude(9))
         try:
             assert made.channel
             assert ("bool-sample-conversion" in Path(made.channel.configuration).read_text()) == expected

@@ -10,6 +10,7 @@ import pytest
 from entrypoint.pid1 import upgrade
 from entrypoint.system.haproxy_cli import CliChannel
 from entrypoint.system.state_file import in_memory
+from entrypoint.system.ticket_keys import TicketKeys
 from tests.descriptors import descriptors
 from tests.system.apart import in_child
 from tests.upgrades import left
@@ -17,6 +18,7 @@ from tests.upgrades import left
 MADE: dict[str, Callable[[], object]] = {
     "the line to a generation": CliChannel,
     "the last known good configuration": lambda: in_memory("ab", (("a.cfg", b"x"), ("b.cfg", b"x" * 100))),
+    "the keys of session tickets": TicketKeys,
     "the state for an upgrade": lambda: upgrade.write_state(left(startup_logs=("x" * 100, "", ""))),
 }
 

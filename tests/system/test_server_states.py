@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from entrypoint.haproxy.server_state import TABLE, from_text, to_text
-from entrypoint.system.state_file import StateFile, content_of, in_memory
+from entrypoint.system.state_file import StateFile, contents_of, in_memory
 from tests.connections import free_port
 from tests.system.instance import CONFIGURATION, Begin, Instance
 from tests.waiting import eventually
@@ -62,7 +62,7 @@ def saved(folder: Path) -> str:
     if descriptor is None:
         return ""
     try:
-        return content_of(descriptor).decode().partition("\n")[2]
+        return next(contents_of(descriptor)).decode().partition("\n")[2]
     finally:
         os.close(descriptor)
 

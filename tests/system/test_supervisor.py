@@ -235,10 +235,10 @@ import errno
 from entrypoint.system.haproxy_cli import CliChannel
 right = CliChannel.ask
 faults = iter([False, True])
-def wrong(self, commands):
+def wrong(self, commands, *more):
     if "show fd" in commands and next(faults, False):
         raise OSError(errno.EMFILE, "for this test")
-    return right(self, commands)
+    return right(self, commands, *more)
 CliChannel.ask = wrong
 """
     lb = begin(code=shortage).serves()
