@@ -124,6 +124,17 @@ def test_whoever_asks_for_the_status_has_it_asked(begin: Begin, text: str, tmp_p
     assert columns(lb)["srv_uweight"] == "7"
 
 
+def test_a_haproxy_that_hangs_is_not_waited_for(begin: Begin, text: str, tmp_path: Path) -> None:
+    """What it has said before is told to the next one."""
+    lb = begin("--state-dir", str(tmp_path / "kept"), text=text).serves()
+    set_down(lb)
+    eventually(lambda: "b/bad" in saved(tmp_path / "kept"))
+    os.kill(lb.haproxy(), signal.SIGSTOP)
+    assert lb.client("reload").returncode == 0
+    assert state(lb) == DOWN
+    lb.serves(2)
+
+
 def test_an_upgrade_asks_again(begin: Begin, text: str, tmp_path: Path) -> None:
     """What the program before it had not noticed survives a death after it."""
     lb = begin("--state-dir", str(tmp_path / "kept"), text=f"{text}global\n  stats socket {tmp_path}/cli level admin\n")
@@ -280,6 +291,23 @@ def write(folder: Path, text: str) -> None:
         StateFile(str(folder), "haproxy", "server-state").write(content)
     finally:
         os.close(content)
+
+
+def test_what_is_being_written_at_the_end_is_written(begin: Begin, text: str, tmp_path: Path) -> None:
+    """The disk is slow, and haproxy ends at once."""
+    slow = """
+import time
+from entrypoint.system.state_file import StateFile
+right = StateFile.write
+def wrong(self, descriptor):
+    time.sleep(0.1)
+    right(self, descriptor)
+StateFile.write = wrong
+"""
+    lb = begin("--state-dir", str(tmp_path / "kept"), text=text, code=slow).serves()
+    set_down(lb)
+    end(lb)
+    assert "b/bad" in saved(tmp_path / "kept")
 
 
 def test_a_container_that_follows_at_once_goes_on(begin: Begin, text: str, kept: Path) -> None:
