@@ -161,11 +161,11 @@ def _number(answer: str, name: str) -> int | None:
     for line in answer.splitlines():
         key, _, value = line.partition(": ")
         if key == name:
-            return _decimal(value)
+            return decimal(value)
     return None
 
 
-def _decimal(text: str) -> int | None:
+def decimal(text: str) -> int | None:
     """Parse a number as haproxy writes it: int() accepts other forms, and raises for thousands of digits."""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else None
 
@@ -196,7 +196,7 @@ def _listeners(answer: str) -> Iterator[_Listener]:
     """Yield the listeners. There can be thousands of lines of 30 words, so each line is searched and not split."""
     for line in answer.splitlines():
         number, colon, rest = line.partition(" : ")
-        descriptor = _decimal(number.strip()) if colon and (" l.st=" in rest or _DATAGRAMS in rest) else None
+        descriptor = decimal(number.strip()) if colon and (" l.st=" in rest or _DATAGRAMS in rest) else None
         if descriptor is None:
             continue
         flags = _hexadecimal(rest.partition("(")[0], "st=")

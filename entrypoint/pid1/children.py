@@ -62,6 +62,10 @@ class Children:
         """
         self._taken, self._gone, self._servers_changed = taken, gone, servers_changed
 
+    def servers_may_have_changed(self, number: int) -> None:
+        """Note that a generation was told something."""
+        self._servers_changed(number)
+
     def find(self, number: int) -> Child | None:
         """Return the process of a generation; None after its exit."""
         return self._children.get(number)

@@ -57,7 +57,7 @@ class Supervisor:
             parts.adopted, parts.listeners.inodes, runtime.log, children.may_take, self._binds_of
         )
         self._transfer = ListenerTransfer(runtime.event_loop, children.channel_of, self._ordinary, runtime.submit)
-        self._servers = servers = ServerStates(runtime, children, parts.configurations, lambda: self.state)
+        self._servers = servers = ServerStates(runtime, children, parts, lambda: self.state)
         children.tell(taken=self._ordinary.taken, gone=self._transfer.forget, servers_changed=servers.changed)
         self._store = ConfigStore(
             runtime, children, parts, lambda number: bool(self.state.find(number)), servers.restored
