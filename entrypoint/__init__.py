@@ -3,6 +3,4 @@
 CONTRIBUTING.md has the map: what each folder is for, and the way of four events through it.
 """
 
-from __future__ import annotations
-
 __version__ = "0.1.0"

@@ -4,8 +4,6 @@ The first statement blocks all signals, because the kernel drops a signal to PID
 below take time. `_signal` is built into the interpreter; `signal` would import `enum`.
 """
 
-from __future__ import annotations
-
 import _signal
 
 _MASK = frozenset(map(int, _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())))
