@@ -151,6 +151,46 @@ def test_the_tunable_is_left_to_a_configuration_with_scripts_of_its_own() -> Non
     assert alone == ".if feature(LUA)\n  lua-load /dev/fd/9\n.endif\n"
 
 
+def test_what_is_over_meanwhile_is_undone() -> None:
+    """Or is another thing by then; the configuration is the same."""
+    down, drained = row("b", "s", srv_op_state=0), row("b", "s", srv_admin_state=8)
+    told = kept(answer(down))
+    assert corrections(told, {}, answer(down)) == server_state.Corrections(
+        (), ("set server b/s state maint", "set server b/s state ready")
+    )
+    now = kept(answer(drained))
+    result = corrections(told, now, answer(down))
+    assert result.kept == tuple(now.values())
+    assert result.commands[-1] == "set server b/s state drain"
+    assert corrections({}, now, answer(row("b", "s"))).commands == ("set server b/s state drain",)
+    assert corrections({}, now, answer(row("b", "s", srv_port=81))) == server_state.Corrections((), ())
+
+
+@pytest.mark.parametrize("what", ["drain", "maint", "ready"])
+def test_a_server_that_is_disabled_now_is_in_maintenance(what: str) -> None:
+    """It is never ready in between."""
+    before = {"drain": 8, "maint": 1, "ready": 4}[what]
+    told = kept(answer(row("b", "s", srv_admin_state=before)))
+    found = answer(row("b", "s", srv_admin_state=5, srv_op_state=0, srv_port=81))
+    assert corrections(told, told, found).commands == ("set server b/s state maint",)
+
+
+def test_health_is_forgotten_alone() -> None:
+    """Of servers, or of all of a backend; what else is known of them stays."""
+    rows = [row(backend, server, srv_op_state=0, srv_admin_state=8) for backend in "ab" for server in "xy"]
+    states = kept(answer(*rows, row("a", "z", srv_op_state=0)))
+    found = server_state.without_health(states, ("a/x", "b"))
+    assert {name: str(state).partition(" ")[2] for name, state in found.items()} == {
+        "a/x": "DRAIN",
+        "a/y": "DRAIN, DOWN",
+        "b/x": "DRAIN",
+        "b/y": "DRAIN",
+        "a/z": "DOWN",
+    }
+    assert "a/z" not in server_state.without_health(states, ("a/z",))
+    assert server_state.without_health(states, ()) == states
+
+
 # ---- names that DNS resolves ---------------------------------------------------------------------------------------
 
 HEAD = recorded("3.0").splitlines()[1]
@@ -387,7 +427,7 @@ class Haproxy:
         return answer(*found) if wanted else ""
 
 
-NAMES = st.sampled_from([f"{backend}/{server}" for backend in ("a", "b.c") for server in ("x", "y-1", "z:2")])
+NAMES = st.sampled_from([f"{backend}/{server}" for backend in ("a", "b.c") for server in ("x", "y-1")])
 CONFIGURED = st.builds(
     Configured,
     address=st.sampled_from(["10.0.0.1", "10.0.0.2"]),
@@ -452,7 +492,7 @@ def expected(old: Server | None, configured: Configured) -> Server:
     return new
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(CONFIGURATIONS, HISTORIES, EDITS, HISTORIES, st.booleans())
 def test_a_new_haproxy_is_as_the_one_before_it_where_the_configuration_is_the_same(
     configuration: dict[str, Configured],
@@ -550,6 +590,8 @@ def test_an_answer_without_servers_has_none(text: str) -> None:
         "b/s - 1 state=off 10.0.0.1",
         "b/s - 1 health=down;x 10.0.0.1",
         "b/s - 1 weight=x 10.0.0.1",
+        "b/s - 1 health=7 10.0.0.1",
+        "b/s - 1 checks=7 10.0.0.1",
         "b/s - 1 weight= 10.0.0.1",
         "b/s - 1  10.0.0.1",
         'b/s"x - 1 state=maint 10.0.0.1',
