@@ -33,7 +33,7 @@ def main() -> None:
     sys.exit(run(environment))
 
 
-def _import_command() -> Callable[[dict[str, str]], int]:
+def _import_command() -> "Callable[[dict[str, str]], int]":
     from entrypoint.options.command_line import is_question  # noqa: PLC0415  # `main` handles a failing import
 
     if is_question(sys.argv[1:]):

@@ -148,7 +148,8 @@ def test_the_tunable_is_left_to_a_configuration_with_scripts_of_its_own() -> Non
     """HAProxy 3.1 and later warn if it comes after a script."""
     assert "bool-sample-conversion" in lua.fragment("/dev/fd/9", ())
     alone = lua.fragment("/dev/fd/9", ("lua-load",))
-    assert alone == ".if feature(LUA)\n  lua-load /dev/fd/9\n.endif\n"
+    assert alone == ".if feature(LUA)\n  lua-load /dev/fd/9\n.else\n  maxconnrate 1\n.endif\n"
+    assert "maxconnrate" not in lua.fragment("/dev/fd/9", ("maxconnrate",))
 
 
 def test_what_is_over_meanwhile_is_undone() -> None:
