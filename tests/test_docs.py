@@ -32,6 +32,13 @@ ELSEWHERE = {
     "gcc -D_GNU_SOURCE -O2 -o bench-client bench/client.c": (
         "tests/test_bench.py::test_the_client_counts_each_request_by_what_became_of_it"
     ),
+    "global\n    server-state-file": "tests/container/test_names.py::test_the_state_file_of_the_page_has_the_addresses",
+    "safe_reload reload --forget": (
+        "tests/container/test_server_state.py::test_everything_about_servers_survives_everything"
+    ),
+    "generation 2 (pid 17) kept the state": (
+        "tests/container/test_server_state.py::test_everything_about_servers_survives_everything"
+    ),
     "global\n    localpeer lb": "tests/container/test_counters.py::test_a_stick_table_survives_a_reload",
     "python3 -I -S -c pass": (
         "tests/container/test_image.py::test_starting_haproxy_costs_a_few_times_what_starting_python_does"

@@ -1,5 +1,7 @@
 """The client side of a control socket, for the verbs and the exporter: one command, one answer, never blocking."""
 
+from __future__ import annotations
+
 import json
 import socket
 

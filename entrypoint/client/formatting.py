@@ -1,5 +1,7 @@
 """Formats the values of a status as text for people: times, digests, tables, colours."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet

@@ -4,6 +4,8 @@ This never runs in PID 1, so the import budget of PID 1 does not apply. It impor
 run it often.
 """
 
+from __future__ import annotations
+
 import contextlib
 import importlib
 import os

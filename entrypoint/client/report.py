@@ -4,6 +4,8 @@ The instance may be of another version: a field that is missing or has another t
 are escaped.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet

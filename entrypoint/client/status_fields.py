@@ -1,5 +1,7 @@
 """Reads a status. The instance may be of another version, so any field may be missing or of another type."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 

@@ -1,5 +1,7 @@
 """The life of a candidate: from the look at the disk to its promotion, or to its failure and what follows."""
 
+from __future__ import annotations
+
 import signal
 
 from entrypoint.core import retiring, stopping, transfer, watching

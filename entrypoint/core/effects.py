@@ -5,6 +5,8 @@ become true in the end is done again (`lasting`). Of anything else there is only
 spite of this, the state's timers stand in for it (`core.state`).
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -133,7 +135,7 @@ class Send:
 
     number: int
     signum: int
-    line: "Log | None" = None
+    line: Log | None = None
     """Written once the signal is sent."""
 
 

@@ -3,6 +3,8 @@
 Generations are named by their number, processes by nothing else: the shell knows which pid is whose.
 """
 
+from __future__ import annotations
+
 from enum import StrEnum
 
 from entrypoint.lean.record import record
@@ -203,7 +205,7 @@ class NotAdopted:
 class Elapsed:
     """A timer of the state ran out."""
 
-    timer: "Timer"
+    timer: Timer
 
 
 Event = (

@@ -1,5 +1,7 @@
 """What the end of a process means, from its status as `os.waitstatus_to_exitcode` gives it."""
 
+from __future__ import annotations
+
 import signal
 
 

@@ -1,5 +1,7 @@
 """Counters and times of what has happened, for status and metrics."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 
 from entrypoint.core.exit_status import cause_of_death
@@ -68,7 +70,7 @@ class History:
         }
 
     @classmethod
-    def restore(cls, left: Mapping[str, Any]) -> "History":
+    def restore(cls, left: Mapping[str, Any]) -> History:
         """Go on with the counts of the previous program."""
         history = cls(left["began"])
         history.born, history.asked_by = dict(left["born"]), dict(left["asked_by"])

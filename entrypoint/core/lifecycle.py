@@ -19,6 +19,8 @@ as unknown. If nobody serves and nobody has asked for a reload, it is started fr
 instead.
 """
 
+from __future__ import annotations
+
 import signal
 
 from entrypoint.core import candidate, retiring, stopping, transfer, watching

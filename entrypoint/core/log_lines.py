@@ -1,5 +1,7 @@
 """Log lines about generations."""
 
+from __future__ import annotations
+
 from entrypoint.core.effects import Log
 from entrypoint.core.exit_status import how_it_died, shell_status
 from entrypoint.core.notices import Died, Gone, Notice, Promoted, Recovered, ReloadFailed, StartFailed, Starting

@@ -4,6 +4,8 @@ A file name may have any byte but zero, so a message is a list of fields with ze
 each message: the reader interprets what others have written.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from itertools import islice
 

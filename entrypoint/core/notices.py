@@ -3,6 +3,8 @@
 Log lines are rendered from it, last (`core.log_lines`).
 """
 
+from __future__ import annotations
+
 from entrypoint.lean.record import record
 
 

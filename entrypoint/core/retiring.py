@@ -6,6 +6,8 @@ successor. So its frontends are paused first. Then connections, of clients or of
 `show fd` says that none polls a VIP any more. Only then it gets SIGUSR1.
 """
 
+from __future__ import annotations
+
 import signal
 
 from entrypoint.core.effects import Ask, Effect, Listen, Poke, Send

@@ -4,6 +4,8 @@ There is no time in here: a phase or a stage implies its timers. There are no cl
 history.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 
 from entrypoint.core.effects import Effect, Reply
@@ -227,12 +229,12 @@ class State:
         """Return the generation of this number, while it lives."""
         return next((generation for generation in self.generations if generation.number == number), None)
 
-    def update(self, generation: Generation) -> "State":
+    def update(self, generation: Generation) -> State:
         """Return the state with this generation in place of the one with its number."""
         others = (generation if old.number == generation.number else old for old in self.generations)
         return replace(self, generations=tuple(others))
 
-    def without(self, number: int) -> "State":
+    def without(self, number: int) -> State:
         """Return the state without the generation of this number."""
         return replace(self, generations=tuple(old for old in self.generations if old.number != number))
 

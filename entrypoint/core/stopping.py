@@ -1,5 +1,7 @@
 """How safe_reload ends: gracefully, at once, or because it gives up."""
 
+from __future__ import annotations
+
 import signal
 
 from entrypoint.core.effects import CloseVips, Effect, Log, Reply, Send

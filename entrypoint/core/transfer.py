@@ -5,6 +5,8 @@ this. After anything else it is asked again: a shortage may be over by then. Onl
 listeners of older ones are out of date.
 """
 
+from __future__ import annotations
+
 from entrypoint.core.effects import Adopt
 from entrypoint.core.events import Adopted, NotAdopted
 from entrypoint.core.log_lines import say

@@ -4,6 +4,8 @@ An upgrade is refused while a generation starts or retires. So generations are c
 client waits for a reload.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 
 from entrypoint.core.state import Current, Draining, Ending, Generation, Phase, State, Transfer

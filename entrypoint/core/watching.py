@@ -5,6 +5,8 @@ that failed for another reason is tried again, with growing pauses. Going back t
 Files that look incomplete are waited for, for a while, unless the current generation was started with them.
 """
 
+from __future__ import annotations
+
 from entrypoint.core.effects import Effect, Log, Look, Tell
 from entrypoint.core.events import Disk, Request, Why
 from entrypoint.core.notices import Recovered

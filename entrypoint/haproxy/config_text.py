@@ -3,6 +3,8 @@
 Section numbers are those of HAProxy's configuration manual.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 

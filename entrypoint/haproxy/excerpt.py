@@ -4,6 +4,8 @@ haproxy prints its warnings before the error, and a configuration can have thous
 it died comes last.
 """
 
+from __future__ import annotations
+
 from collections import deque
 from collections.abc import Iterable
 

@@ -3,6 +3,8 @@
 For their sources see `referenced_files`.
 """
 
+from __future__ import annotations
+
 from enum import StrEnum
 from posixpath import join
 

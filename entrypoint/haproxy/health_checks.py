@@ -3,6 +3,8 @@
 Section numbers are those of HAProxy's configuration manual.
 """
 
+from __future__ import annotations
+
 from collections.abc import Collection, Iterable, Mapping
 
 from entrypoint.haproxy.config_text import QUOTES

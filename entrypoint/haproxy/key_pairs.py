@@ -11,6 +11,8 @@ Sources: RFC 5280 (certificates), RFC 5958 and 8410 (keys of any kind), RFC 8017
 RFC 7468 (PEM), X.690 (DER).
 """
 
+from __future__ import annotations
+
 from binascii import a2b_base64
 
 _VERSION = 0xA0

@@ -4,9 +4,11 @@ The CLI comes too late after a crash: the clients that have waited are served in
 Functions that are registered with `core.register_init` run before the loop (HAProxy's Lua reference).
 """
 
+from __future__ import annotations
+
 from collections.abc import Collection, Iterable
 
-from entrypoint.haproxy.server_state import AGENT, CHECKS, HEALTH, LUA, NO_SCRIPT, STATE, ServerState
+from entrypoint.haproxy.server_state import AGENT, CHECKS, HEALTH, HOLD, LUA, NO_SCRIPT, STATE, ServerState, may_hold
 
 _CALLS = {
     (HEALTH, "up"): "check_force_up()",
@@ -49,7 +51,7 @@ def may_run_scripts(mentions: Collection[str] | None) -> bool:
 
 
 def fragment(path: str, mentions: Collection[str]) -> str:
-    """Return lines for the `global` section that load a script, if haproxy was built with Lua.
+    """Return lines for the `global` section that load a script, or hold haproxy back if it was built without Lua.
 
     Args:
         path: of the script.
@@ -61,4 +63,5 @@ def fragment(path: str, mentions: Collection[str]) -> str:
     tunable = (
         "" if LUA in mentions else (".if version_atleast(3.1)\n  tune.lua.bool-sample-conversion normal\n.endif\n")
     )
-    return f".if feature(LUA)\n{tunable}  lua-load {path}\n.endif\n"
+    otherwise = f".else\n{HOLD}" if may_hold(mentions) else ""
+    return f".if feature(LUA)\n{tunable}  lua-load {path}\n{otherwise}.endif\n"

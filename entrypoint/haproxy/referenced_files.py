@@ -16,6 +16,8 @@ than to miss one. For the same reason a file counts twice if haproxy's versions 
 relative to.
 """
 
+from __future__ import annotations
+
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from posixpath import dirname, join
@@ -73,9 +75,7 @@ def named_by(configurations: Sequence[tuple[str, bytes]], variables: Mapping[str
     return Named(tuple(reader.files), tuple(reader.naming), tuple(reader.pairs))
 
 
-def _initial_states(
-    texts: Collection[bytes], variables: Mapping[str, str], bases: Bases | None = None
-) -> "list[_State]":
+def _initial_states(texts: Collection[bytes], variables: Mapping[str, str], bases: Bases | None = None) -> list[_State]:
     """Return what may apply before the first line."""
     bases = bases or Bases()
     if any(_STARTUP_VERSION.encode() in text for text in texts):

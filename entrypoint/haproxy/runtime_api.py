@@ -4,6 +4,8 @@ HAProxy's management guide, section 9.3, documents `show info`, `disable fronten
 `show fd` are from the source (`cli_io_handler_show_fd`); they are the same from HAProxy 2.6 to 3.5.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 
 from entrypoint.lean.record import record
@@ -150,7 +152,7 @@ def not_paused(answer: str, binds: Iterable[Bind]) -> tuple[Bind, ...]:
     return tuple(bind for bind in binds if bind.descriptor in ready and not bind.mixed)
 
 
-def _on_vips(listeners: tuple["_Listener", ...], vips: frozenset[int]) -> tuple["_Listener", ...]:
+def _on_vips(listeners: tuple[_Listener, ...], vips: frozenset[int]) -> tuple[_Listener, ...]:
     shared = {one.place for one in listeners if one.descriptor in vips}
     return tuple(one for one in listeners if one.descriptor in vips or (one.exported is False and one.place in shared))
 
@@ -159,11 +161,11 @@ def _number(answer: str, name: str) -> int | None:
     for line in answer.splitlines():
         key, _, value = line.partition(": ")
         if key == name:
-            return _decimal(value)
+            return decimal(value)
     return None
 
 
-def _decimal(text: str) -> int | None:
+def decimal(text: str) -> int | None:
     """Parse a number as haproxy writes it: int() accepts other forms, and raises for thousands of digits."""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else None
 
@@ -194,7 +196,7 @@ def _listeners(answer: str) -> Iterator[_Listener]:
     """Yield the listeners. There can be thousands of lines of 30 words, so each line is searched and not split."""
     for line in answer.splitlines():
         number, colon, rest = line.partition(" : ")
-        descriptor = _decimal(number.strip()) if colon and (" l.st=" in rest or _DATAGRAMS in rest) else None
+        descriptor = decimal(number.strip()) if colon and (" l.st=" in rest or _DATAGRAMS in rest) else None
         if descriptor is None:
             continue
         flags = _hexadecimal(rest.partition("(")[0], "st=")

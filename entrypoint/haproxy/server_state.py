@@ -7,8 +7,11 @@ Only what differs from a server's beginning is kept: it is down, somebody has ch
 weight, or has disabled its checks. All other servers begin as haproxy begins them.
 """
 
+from __future__ import annotations
+
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
+from entrypoint.haproxy.runtime_api import decimal
 from entrypoint.lean.record import record, replace
 
 TABLE = "show servers state"
@@ -74,6 +77,8 @@ class ServerState:
     """BACKEND/SERVER."""
     configured: tuple[str, ...]
     """What the configuration says about it."""
+    address: str
+    """It is not configured if the server has a name."""
     weight: str
     """Its configured weight."""
     changes: tuple[tuple[str, str], ...]
@@ -99,10 +104,7 @@ class _Row:
     check: int
     agent: int
     configured: tuple[str, ...]
-
-    @property
-    def is_checked(self) -> bool:
-        return bool((self.check | self.agent) & _CHECK_CONFIGURED)
+    address: str
 
     @property
     def is_disabled(self) -> bool:
@@ -110,21 +112,20 @@ class _Row:
         return bool(self.administrative & _CONFIGURED_MAINTENANCE)
 
 
-def kept(answer: str, mentions: Collection[str] | None = ()) -> dict[str, ServerState]:
+def kept(answer: str, *, begin_up: bool = True) -> dict[str, ServerState]:
     """Return what is to be kept, by name, from the answer to `show servers state`.
 
     Args:
         answer: of the haproxy whose servers these are.
-        mentions: those of MENTIONS that its configuration has; None if they are not known.
+        begin_up: a server that is up need not be kept, because it begins so.
 
     """
     found = {}
-    begin_up = INIT_STATE not in (mentions or ())
     for fields in _lines(answer, usual=not begin_up):
         row = _row(fields)
         changes = tuple(_changes(row, begins_up=begin_up)) if row else ()
         if row and changes:
-            found[row.name] = ServerState(row.name, row.configured, row.initial_weight, changes)
+            found[row.name] = ServerState(row.name, row.configured, row.address, row.initial_weight, changes)
     return found
 
 
@@ -147,11 +148,16 @@ def resolved(answer: str) -> tuple[dict[str, int], frozenset[str]]:
         backend, administrative, fqdn, srv = fields[0], fields[3], fields[8], fields[9]
         if (fqdn, srv) == ("-", "-"):
             continue
-        if administrative.isdigit() and int(administrative) & _DNS_MAINTENANCE:
+        if (decimal(administrative) or 0) & _DNS_MAINTENANCE:
             missing.add(backend)
         else:
             numbers[backend] = numbers.get(backend, 0) + 1
     return numbers, frozenset(missing)
+
+
+def may_begin_down(mentions: Collection[str] | None) -> bool:
+    """Tell whether servers may begin down (`init-state`)."""
+    return INIT_STATE in (mentions or ())
 
 
 def uses_dns(mentions: Collection[str] | None) -> bool:
@@ -194,18 +200,18 @@ def _lines(answer: str, *, usual: bool = True) -> Iterator[tuple[str, ...]]:
 def _row(fields: tuple[str, ...]) -> _Row | None:
     """Return a server; None if haproxy would not say that."""
     backend, server, operational, administrative, weight, initial, check, agent, fqdn, srv, address, *rest = fields
-    try:
-        flags, check_flags, agent_flags = int(administrative), int(check), int(agent)
-    except ValueError:
+    flags, check_flags, agent_flags = decimal(administrative), decimal(check), decimal(agent)
+    if flags is None or check_flags is None or agent_flags is None or decimal(weight) is None:
         return None
-    if not weight.isdigit() or not _LEGAL.issuperset(backend) or not _LEGAL.issuperset(server):
+    if not _LEGAL.issuperset(backend + server):
         return None
     port, *others = rest
     # DNS finds the address of a name, and with an SRV record the name and the port as well.
     place = (srv,) if srv != "-" else (fqdn, port) if fqdn != "-" else (address, port)
     bits = (check_flags & _CHECK_CONFIGURED, agent_flags & _CHECK_CONFIGURED, flags & _CONFIGURED_MAINTENANCE)
     configured = (*place, *others, *map(str, bits))
-    return _Row(f"{backend}/{server}", operational, flags, weight, initial, check_flags, agent_flags, configured)
+    name = f"{backend}/{server}"
+    return _Row(name, operational, flags, weight, initial, check_flags, agent_flags, configured, address)
 
 
 def _changes(row: _Row, *, begins_up: bool) -> Iterator[tuple[str, str]]:
@@ -213,18 +219,17 @@ def _changes(row: _Row, *, begins_up: bool) -> Iterator[tuple[str, str]]:
         yield CHECKS, ""
     if row.agent & (_CHECK_CONFIGURED | _CHECK_ENABLED) == _CHECK_CONFIGURED:
         yield AGENT, ""
-    # Without checks it would stay down for ever.
-    if row.is_checked and not row.administrative & _ANY_MAINTENANCE:
+    state = _administrative(row)
+    if state:
+        yield STATE, state
+    # After the administrative state, because a server that leaves maintenance is up. Without checks it would stay down.
+    if (row.check | row.agent) & _CHECK_CONFIGURED and not row.administrative & _ANY_MAINTENANCE:
         if row.operational == _STOPPED:
             yield HEALTH, "down"
         elif row.operational == _STOPPING:
             yield HEALTH, "stopping"
         elif not begins_up:
-            # With `init-state` a server may begin down.
             yield HEALTH, "up"
-    state = _administrative(row)
-    if state:
-        yield STATE, state
     if row.weight != row.initial_weight:
         yield WEIGHT, row.weight
 
@@ -307,31 +312,38 @@ def corrections(told: Mapping[str, ServerState], now: Mapping[str, ServerState],
     remaining: list[ServerState] = []
     undo: list[str] = []
     for fields in _lines(answer):
-        state = told.get(f"{fields[0]}/{fields[1]}")
-        row = _row(fields) if state else None
-        if not state or not row:
+        name = f"{fields[0]}/{fields[1]}"
+        before, after = told.get(name), now.get(name)
+        row = _row(fields) if before or after else None
+        if not row:
             continue
-        if row.configured != state.configured or now.get(row.name) != state:
-            undo += _undone(row, state.changes)
-            continue
-        changes = state.changes
-        if row.initial_weight != state.weight:
-            changes = tuple(change for change in changes if change[0] != WEIGHT)
-            undo += _undone(row, (change for change in state.changes if change[0] == WEIGHT))
-        if changes:
-            remaining.append(replace(state, changes=changes))
-    later = [state for name, state in now.items() if told.get(name) != state]
-    return Corrections(tuple(remaining), (*undo, *commands(later)))
+        changes = _applicable(row, after) if after else ()
+        gone = [change for change in before.changes if change not in changes] if before else []
+        undo += _undone(row, gone)
+        if after and changes:
+            state = replace(after, changes=changes)
+            remaining.append(state)
+            if gone or before != after:
+                # What is undone may have undone more.
+                undo += commands((state,))
+    return Corrections(tuple(remaining), tuple(undo))
+
+
+def _applicable(row: _Row, state: ServerState) -> tuple[tuple[str, str], ...]:
+    if row.configured != state.configured:
+        return ()
+    # Another configured weight wins, and another address may belong to a server that is up.
+    wins = {WEIGHT: row.initial_weight != state.weight, HEALTH: row.address != state.address}
+    return tuple(change for change in state.changes if not wins.get(change[0]))
 
 
 def _undone(row: _Row, changes: Iterable[tuple[str, str]]) -> Iterator[str]:
     for what, _ in changes:
-        if what == HEALTH:
-            # A server that leaves maintenance begins as at the start of haproxy.
+        if what == HEALTH or (what == STATE and row.is_disabled):
+            # A server that leaves maintenance begins as at the start of haproxy; a disabled one stays there.
             yield _TOLD[STATE].format(row.name, "maint")
-        yield _UNDONE.get(what, _UNDONE[STATE]).format(row.name)
-    if row.is_disabled:
-        yield _TOLD[STATE].format(row.name, "maint")
+        if what not in {HEALTH, STATE} or not row.is_disabled:
+            yield _UNDONE.get(what, _UNDONE[STATE]).format(row.name)
 
 
 # ---- as text ---------------------------------------------------------------------------------------------------------
@@ -340,7 +352,7 @@ def _undone(row: _Row, changes: Iterable[tuple[str, str]]) -> Iterator[str]:
 def to_text(states: Iterable[ServerState]) -> str:
     """Write them, a line each."""
     return "".join(
-        f"{state.name} {state.weight} {','.join('='.join(change) for change in state.changes)}"
+        f"{state.name} {state.address} {state.weight} {','.join('='.join(change) for change in state.changes)}"
         f" {' '.join(state.configured)}\n"
         for state in states
     )
@@ -355,10 +367,12 @@ def from_text(text: str) -> dict[str, ServerState]:
     """
     found = {}
     for line in text.splitlines():
-        name, weight, listed, *configured = line.split(" ")
+        name, address, weight, listed, *configured = line.split(" ")
         changes = tuple((what, value) for what, _, value in (change.partition("=") for change in listed.split(",")))
-        valid = all(change in _CHANGES or (change[0] == WEIGHT and change[1].isalnum()) for change in changes)
+        valid = all(
+            change in _CHANGES or (change[0] == WEIGHT and decimal(change[1]) is not None) for change in changes
+        )
         if not valid or not _LEGAL.issuperset(name.replace("/", "", 1)):
             raise ValueError(f"not the state of a server: {line[:80]!r}")
-        found[name] = ServerState(name, tuple(configured), weight, changes)
+        found[name] = ServerState(name, tuple(configured), address, weight, changes)
     return found

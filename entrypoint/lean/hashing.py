@@ -1,5 +1,7 @@
 """SHA-256 from the interpreter itself: hashlib loads OpenSSL, which takes 5 MiB."""
 
+from __future__ import annotations
+
 try:
     from _sha2 import sha256  # its name since Python 3.12
 except ImportError:

@@ -1,5 +1,7 @@
 """Writes JSON for status and log lines without the `json` module, which imports `re` and takes a MiB."""
 
+from __future__ import annotations
+
 from _json import encode_basestring_ascii
 from collections.abc import Mapping
 

@@ -1,5 +1,7 @@
 """The levels of the log."""
 
+from __future__ import annotations
+
 from enum import IntEnum
 
 

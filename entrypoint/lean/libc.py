@@ -1,5 +1,7 @@
 """Calls functions of the C library. It uses `_ctypes`, because importing `ctypes` takes four times as much CPU time."""
 
+from __future__ import annotations
+
 import errno
 from collections.abc import Callable
 

@@ -4,6 +4,8 @@ Characters that Unicode does not count as printable are escaped as in Python and
 Python holds as a surrogate (PEP 383), becomes `\xff`.
 """
 
+from __future__ import annotations
+
 _BYTES = range(0xDC80, 0xDD00)
 _SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 

@@ -6,6 +6,8 @@ time the code below replaces it. It has no `__post_init__`, no inheritance and n
 arguments to the type checker.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 TYPE_CHECKING = False

@@ -3,6 +3,8 @@
 The type checker sees the standard library's names; at run time they are placeholders.
 """
 
+from __future__ import annotations
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Protocol, assert_never

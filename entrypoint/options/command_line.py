@@ -1,5 +1,7 @@
 """Reads the operands of the command line: which form they have, what to run, and which arguments haproxy gets."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 
 from entrypoint.lean.record import record, replace

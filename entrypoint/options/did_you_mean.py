@@ -1,5 +1,7 @@
 """Suggests the word that a mistyped one was meant to be. Imported only for errors, because difflib is large."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from difflib import get_close_matches
 

@@ -1,5 +1,7 @@
 """The variable in which the launcher (docker/launcher.c) records what CPython changes when it starts."""
 
+from __future__ import annotations
+
 from entrypoint.lean.record import record
 
 VARIABLE = "SAFE_RELOAD_INHERITED"

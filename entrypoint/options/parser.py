@@ -1,5 +1,7 @@
 """Splits a command line into options and operands."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 
 from entrypoint.lean.record import record

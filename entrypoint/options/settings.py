@@ -1,5 +1,7 @@
 """The options: one table with their names, variables, defaults, parsers and help texts; and the settings they make."""
 
+from __future__ import annotations
+
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum

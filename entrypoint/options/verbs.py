@@ -1,5 +1,7 @@
 """The verbs: the options, exit statuses and help text of each one."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 
 from entrypoint.lean.record import record

@@ -3,6 +3,8 @@
 VIPS is VIP *( "," VIP ), VIP is ADDRESS ":" PORT ":" TAG, ADDRESS is IPv4, IPv6 in brackets, or "*".
 """
 
+from __future__ import annotations
+
 from entrypoint.lean.record import record
 
 ANY = "*"

@@ -1,5 +1,7 @@
 """Assembles PID 1: does everything that can fail before the first process, or restores the previous program's state."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping
 

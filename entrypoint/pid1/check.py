@@ -1,5 +1,7 @@
 """How a haproxy that does not serve is started: for `safe_reload check`, or with options such as haproxy's own -c."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 

@@ -1,5 +1,7 @@
 """One haproxy process: its private CLI, its stderr, and the listeners that it is offered."""
 
+from __future__ import annotations
+
 import contextlib
 import socket
 import time

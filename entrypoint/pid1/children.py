@@ -1,5 +1,7 @@
 """All child processes: started, signalled and reaped here."""
 
+from __future__ import annotations
+
 import signal
 from collections.abc import Callable, Collection
 
@@ -59,6 +61,10 @@ class Children:
 
         """
         self._taken, self._gone, self._servers_changed = taken, gone, servers_changed
+
+    def servers_may_have_changed(self, number: int) -> None:
+        """Note that a generation was told something."""
+        self._servers_changed(number)
 
     def find(self, number: int) -> Child | None:
         """Return the process of a generation; None after its exit."""

@@ -1,5 +1,7 @@
 """The command line: arguments and environment in, an exit status out."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 

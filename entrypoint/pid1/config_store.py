@@ -1,5 +1,7 @@
 """Passes requests about configuration files and the state directory to the reader, and its answers on."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Iterable
 from itertools import islice

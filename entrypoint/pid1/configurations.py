@@ -3,6 +3,8 @@
 Their text is never in PID 1's memory: the reader passes memory files, and only haproxy reads them.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Collection, Mapping
 
@@ -79,9 +81,10 @@ class Configurations:
 
     def serialize(self) -> tuple[dict[str, Any], tuple[int, ...]]:
         """Return everything as plain values, and the descriptors among it."""
-        given = {number: [one.digest, one.texts] for number, one in self._given.items()}
+        given = {number: [one.digest, one.texts, one.mentions] for number, one in self._given.items()}
         descriptors = (self._last_known_good, *(one.texts for one in self._given.values()))
-        return {"kept": self._last_known_good, "given": given}, tuple(one for one in descriptors if one is not None)
+        plain = {"kept": self._last_known_good, "mentions": self._mentions, "given": given}
+        return plain, tuple(one for one in descriptors if one is not None)
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Restore the previous program's configurations.
@@ -91,7 +94,11 @@ class Configurations:
 
         """
         self._last_known_good = saved["kept"]
-        self._given = {number: Given(digest, texts) for number, (digest, texts) in saved["given"].items()}
+        self._mentions = saved["mentions"]
+        self._given = {
+            number: Given(digest, texts, mentions=mentions)
+            for number, (digest, texts, mentions) in saved["given"].items()
+        }
         for descriptor in self.serialize()[1]:
             os.set_inheritable(descriptor, False)
 

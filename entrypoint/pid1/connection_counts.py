@@ -3,6 +3,8 @@
 Draining generations are not asked: their count is known, and their CLI is closed (see `drain_monitor`).
 """
 
+from __future__ import annotations
+
 import contextlib
 import socket
 from collections.abc import Callable, Iterable

@@ -4,6 +4,8 @@ It decides nothing about generations: a request becomes an event, and the core's
 the loop: everything is non-blocking and bounded.
 """
 
+from __future__ import annotations
+
 import contextlib
 import socket
 import time
@@ -360,12 +362,15 @@ class ControlServer:
             return
         child = self._children.find(generation.number) if generation else None
         connection = child.session() if child else None
-        if not connection:
+        if not generation or not connection:
             self._say(session, _NOBODY.format(target))
             return
         session.waits_for = f"@{target}"
         session.worker = worker = self._connect(session, connection)
         worker.ask(session.settings.values(), command)
+        if not command.startswith("show"):
+            # haproxy tells nobody of a new weight.
+            self._children.servers_may_have_changed(generation.number)
 
     def _connect(self, session: Session, connection: socket.socket, empty_lines: int = 0) -> WorkerConnection:
         return WorkerConnection(

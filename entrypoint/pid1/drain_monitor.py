@@ -5,6 +5,8 @@ But each session is a job that keeps the process alive. So a serving generation 
 waiting for us. A draining one is asked for its connections repeatedly, and the session is closed at zero.
 """
 
+from __future__ import annotations
+
 import contextlib
 import socket
 from collections.abc import Callable

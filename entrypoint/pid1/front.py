@@ -1,5 +1,7 @@
 """The control server and systemd's status: created after the first haproxy has been started."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 from entrypoint.core.notices import Notice
@@ -61,7 +63,7 @@ class Front:
         # Last: until then each call tries everything again.
         self._is_open = True
 
-    def _opened(self, control: "Control") -> None:
+    def _opened(self, control: Control) -> None:
         from entrypoint.pid1.control_server import ControlServer  # noqa: PLC0415
 
         if self._control_server:

@@ -3,6 +3,8 @@
 tini's behaviour is documented in its README and its source (`wait_and_forward_signal`, `reap_zombies`).
 """
 
+from __future__ import annotations
+
 import math
 import signal
 

@@ -1,5 +1,7 @@
 """How new processes are started: command, environment, descriptors."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Mapping
 from itertools import pairwise

@@ -3,6 +3,8 @@
 The core decides whether it is asked again (`core.transfer`).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 from entrypoint.core import events

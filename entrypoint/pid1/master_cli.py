@@ -1,5 +1,7 @@
 """The commands of the control socket: a subset of the CLI of haproxy's master (management guide, section 9.4)."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 
 from entrypoint.core.state import Candidate, Current, Generation, State
@@ -66,7 +68,7 @@ class CommandReader:
         return [bytes(self._begun), self._length, self._escaped, self._any, payload, self._pattern]
 
     @classmethod
-    def restore(cls, saved: Sequence[Any]) -> "CommandReader":
+    def restore(cls, saved: Sequence[Any]) -> CommandReader:
         """Restore a reader with an incomplete command."""
         reader = cls()
         begun, reader._length, reader._escaped, reader._any, payload, reader._pattern = saved

@@ -1,5 +1,7 @@
 """The results of starts and reloads: counters, haproxy's stderr, and a hint where that does not say the cause."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable
 

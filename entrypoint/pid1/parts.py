@@ -1,5 +1,7 @@
 """The parts that exist before PID 1 starts its first process."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 
 from entrypoint.core.upgrade_state import UpgradeState
@@ -39,7 +41,7 @@ class Parts:
     notifier: Notifier
     read: Callable[[PacketSocket], None]
     """Runs in the reader process."""
-    predecessor: "Predecessor | None"
+    predecessor: Predecessor | None
     pid_file: PidFile | None
     inherited: Inherited
     saved: UpgradeState | None = None

@@ -4,6 +4,8 @@ It may be removed by a cleaner of temporary files, or anything else that writes 
 notices this without waking an idle PID 1; without inotify, it is checked every --poll seconds.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable
 

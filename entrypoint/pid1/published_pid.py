@@ -1,5 +1,7 @@
 """The pid file: it names the current haproxy to others, and the predecessor to us."""
 
+from __future__ import annotations
+
 from entrypoint.core.effects import Log
 from entrypoint.lean.level import Level
 from entrypoint.lean.typing import TYPE_CHECKING
@@ -19,7 +21,7 @@ class PublishedPid:
     """Owns the pid file, if there is one."""
 
     def __init__(
-        self, runtime: Runtime, children: Children, file: PidFile | None, predecessor: "Predecessor | None"
+        self, runtime: Runtime, children: Children, file: PidFile | None, predecessor: Predecessor | None
     ) -> None:
         """Begin; `file` is None without --pid-file, and `predecessor` is the haproxy that it named before our start."""
         self._runtime = runtime

@@ -5,8 +5,12 @@ blocks on it: each request is answered by an event, if only by a failure. A slow
 killed, because a disk hangs, is left alone.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
+import select
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 
@@ -26,6 +30,8 @@ MOST_READERS = 4
 """At once: those that cannot be killed, and one that answers."""
 _DIES_WITHIN = 1.0
 """Seconds from EOF until the reader must have exited; then it is killed."""
+_WRITES_WITHIN = 1.0
+"""Seconds that the end waits for what is being written."""
 _FIRST_NUMBER = -2
 """Readers have this process number, and those below."""
 _NO_READER = _FIRST_NUMBER - MOST_READERS
@@ -297,8 +303,18 @@ class Reader:
             self._line.close()
             self._line, self._number = None, _NO_READER
 
+    def _is_writing(self) -> bool:
+        requests = (*((self._sent,) if self._sent else ()), *self._waiting)
+        return any(_ANSWERS[request.kind] == look.KEPT for request in requests)
+
     def close(self) -> None:
-        """Kill the reader."""
+        """Kill the reader, once it has written what it was given, or has not in time."""
+        deadline = time.monotonic() + _WRITES_WITHIN
+        while self._line and self._is_writing() and time.monotonic() < deadline:
+            poller = select.poll()
+            poller.register(self._line, select.POLLIN)
+            if poller.poll(max(0.0, 1000 * (deadline - time.monotonic()))):
+                self._hear(self._line)
         if self._line:
             self._children.kill(self._number)
         self._let_go()

@@ -5,6 +5,8 @@ and PID 1 starts another one: its state only saves time. It answers one request 
 between them that a file may have changed, and exits when the socket is closed.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import os

@@ -1,5 +1,7 @@
 """Replaces this program by a new one: rehearses it first, then executes it with all of our state."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 from collections.abc import Callable

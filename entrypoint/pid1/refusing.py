@@ -4,6 +4,8 @@ Such a socket listens as long as systemd or podman hold it, so the kernel comple
 Here its clients are accepted and reset at once, instead of waiting for nothing.
 """
 
+from __future__ import annotations
+
 import contextlib
 import socket
 from collections.abc import Collection

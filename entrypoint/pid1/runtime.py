@@ -4,6 +4,8 @@ Once the first process has been started, no exception may end PID 1, because tha
 exception is logged with its traceback, and serving goes on.
 """
 
+from __future__ import annotations
+
 import contextlib
 import time
 from collections import deque
@@ -66,7 +68,7 @@ class Runtime:
 
     # ---- unexpected exceptions ---------------------------------------------------------------------------------------
 
-    def isolated(self, action: "Callable[_P, object]", *args: "_P.args", **kwargs: "_P.kwargs") -> None:
+    def isolated(self, action: Callable[_P, object], *args: _P.args, **kwargs: _P.kwargs) -> None:
         """Call an action; report its exceptions, and go on."""
         try:
             action(*args, **kwargs)

@@ -5,9 +5,8 @@ asked when a candidate begins, when its stderr says that the state of a server h
 the status.
 """
 
-import contextlib
-import fcntl
-import os
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
@@ -23,10 +22,11 @@ from entrypoint.lean.record import record, replace
 from entrypoint.lean.typing import Any
 from entrypoint.options.settings import ServerStatePolicy
 from entrypoint.pid1.children import Children
-from entrypoint.pid1.configurations import Configurations
 from entrypoint.pid1.launch import Prelude
+from entrypoint.pid1.parts import Parts
 from entrypoint.pid1.runtime import Runtime
 from entrypoint.system.haproxy_cli import Conversation
+from entrypoint.system.script_pipe import ScriptPipe
 
 _ANSWERS_WITHIN = 1.0
 """Seconds that a candidate waits for the current generation's answer; then it learns what was known before."""
@@ -38,10 +38,9 @@ _MOST_TOLD = 10000
 """Servers; all others begin as haproxy begins them."""
 _ADDRESSES_WITHIN = 5.0
 _MOST_ADDRESSES_WITHIN = 1.0
-"""Seconds that a candidate waits until each backend has one of its addresses, and until it has all."""
+"""Seconds that a candidate waits until each backend has one of its addresses, and until it has all; half of
+--ready-timeout if that is less."""
 _ADDRESSES_AGAIN_AFTER = 0.01
-_MOST_SCRIPT = 1 << 20
-"""Bytes: what the kernel allows for a pipe (pipe-max-size of pipe(7)); a longer script is left to the CLI."""
 MOST_LISTED = 10
 """Servers that a log line or a status names."""
 
@@ -57,7 +56,7 @@ class _Candidate:
     waits: Mapping[str, int] = _NOTHING
     """By backend, how many servers should have an address before it serves."""
     holds: bool = False
-    """It accepts only one client before it is released."""
+    """It accepts only one client before it is released; with a script only if it was built without Lua."""
     paused: tuple[str, ...] = ()
     """Frontends that accept nobody from its first conversation until it is released."""
 
@@ -65,22 +64,23 @@ class _Candidate:
 class ServerStates:
     """Owns what is known of the servers of the current generation."""
 
-    def __init__(
-        self, runtime: Runtime, children: Children, configurations: Configurations, state: Callable[[], State]
-    ) -> None:
+    def __init__(self, runtime: Runtime, children: Children, parts: Parts, state: Callable[[], State]) -> None:
         """Begin without any.
 
         Args:
             runtime: has the event loop, the log and the events.
             children: the generations' processes.
-            configurations: of the generations.
+            parts: has the configurations of the generations, and haproxy's arguments.
             state: returns the core's state.
 
         """
         self._runtime = runtime
         self._children = children
-        self._configurations = configurations
+        self._configurations = parts.configurations
+        self._may_warn = not any(word.startswith("-dW") for word in parts.launch.command.arguments)
         self._state = state
+        self.ask: Callable[[int], None] = self.ask_candidate
+        """The same, but never raises."""
         self.keep: Callable[[str], None] = lambda _: None
         """Saves a text for `restored` in the next container."""
         self.keep_table: Callable[[str], None] = lambda _: None
@@ -101,11 +101,12 @@ class ServerStates:
         """Candidates that have said that the state of a server has changed."""
         self._question: Conversation | None = None
         self._asked_at = 0.0
+        self._wants_up = False
+        """In a candidate servers may begin down, so those that are up are known as well."""
         self._scripted = False
         """The last candidate was given a script, and has not become current."""
-        self._reader: int | None = None
-        self._script: int | None = None
-        """The ends of the pipe through which the last candidate reads its script."""
+        self._script: ScriptPipe | None = None
+        """From which the last candidate reads its script."""
         self._asked = 0
         """The candidate that is asked once the current generation has answered; 0 if there is none."""
 
@@ -126,6 +127,7 @@ class ServerStates:
             question = channel.ask((server_state.TABLE, runtime_api.WHO))
             self._question = question
             self._runtime.event_loop.add_reader(question, lambda: self._hear(number, question))
+            self._runtime.event_loop.call_later("server states", _ANSWERS_WITHIN, self._give_up)
 
     def changed(self, number: int) -> None:
         """Ask a generation soon: the state of one of its servers has changed, or may have."""
@@ -146,7 +148,8 @@ class ServerStates:
             if complete and number == self._current():
                 current = self._state().current
                 mentions = self._configurations.mentions(number, kept=bool(current and current.kept))
-                self._known = server_state.kept(question.answer, mentions)
+                begin_up = not (self._wants_up or server_state.may_begin_down(mentions))
+                self._known = server_state.kept(question.answer, begin_up=begin_up)
                 dns = server_state.uses_dns(mentions)
                 self._resolved = server_state.resolved(question.answer)[0] if dns else {}
                 self._save_changes()
@@ -174,14 +177,13 @@ class ServerStates:
         self._runtime.event_loop.cancel("server states")
         candidate = self._candidate
         if not candidate.told:
-            candidate = self._candidate = replace(candidate, told=self._to_tell(candidate.number))
-        self._write_script(candidate)
+            waits = self._resolved if candidate.holds else candidate.waits
+            candidate = self._candidate = replace(candidate, told=self._to_tell(candidate.number), waits=waits)
+        if self._script:
+            self._script.write(lua.script(candidate.told.values()))
         asked, self._asked = self._asked, 0
         if asked:
-            try:
-                self.ask_candidate(asked)
-            except (OSError, MemoryError):
-                self._runtime.submit(Unanswered(asked))
+            self.ask(asked)
 
     def prelude(self, number: int, *, kept: bool) -> Prelude:
         """Return what a new candidate does before it serves: a Lua script tells it the states.
@@ -198,51 +200,38 @@ class ServerStates:
             OSError: no descriptors are left.
 
         """
-        self._close_script()
+        if self._script:
+            self._script.close()
+            self._script = None
         failed, self._scripted = self._scripted, False
-        told = {} if self._question else self._to_tell(number)
         mentions = self._configurations.mentions(number, kept=kept)
-        if told or self._question:
-            self._scripted = not failed and lua.may_run_scripts(mentions)
-        waits = self._resolved if self._keeps and server_state.uses_dns(mentions) else {}
-        holds = bool(waits or ((told or self._question) and not self._scripted)) and server_state.may_hold(mentions)
+        wanted, self._wants_up = self._wants_up, server_state.may_begin_down(mentions)
+        if self._wants_up and not wanted:
+            self.note(self._current())
+        told = {} if self._question else self._to_tell(number)
+        asking = self._question is not None
+        self._scripted = bool(told or asking) and not failed and self._may_warn and lua.may_run_scripts(mentions)
+        dns = self._keeps and server_state.uses_dns(mentions)
+        waits = self._resolved if dns else {}
+        may_wait = bool(waits) or (dns and asking)
+        may_hold = server_state.may_hold(mentions)
+        holds = may_hold and (may_wait or (bool(told or asking) and not self._scripted))
         current = self._state().current
-        binds = current.binds if current and waits else ()
+        binds = current.binds if current and may_wait else ()
         paused = {bind.frontend: None for bind in binds if runtime_api.can_pause(bind) and not bind.mixed}
-        self._candidate = candidate = _Candidate(number, told, waits if holds else {}, holds, tuple(paused))
+        self._candidate = candidate = _Candidate(
+            number, told, waits if holds else {}, holds or (self._scripted and may_hold), tuple(paused)
+        )
         if self._scripted:
-            reader, self._script = os.pipe2(os.O_CLOEXEC)
-            self._reader = reader
-            os.set_blocking(self._script, False)
-            with contextlib.suppress(OSError):
-                fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, _MOST_SCRIPT)
-        if self._question:
-            self._runtime.event_loop.call_later("server states", _ANSWERS_WITHIN, self._give_up)
-        else:
-            self._write_script(candidate)
-        return Prelude(self._reader, holds)
+            self._script = ScriptPipe()
+        if self._script and not asking:
+            self._script.write(lua.script(candidate.told.values()))
+        return Prelude(self._script.reader if self._script else None, holds)
 
     def spawned(self) -> None:
         """Close what belongs to the new process."""
-        if self._reader is not None:
-            os.close(self._reader)
-            self._reader = None
-
-    def _write_script(self, candidate: "_Candidate") -> None:
-        script = lua.script(candidate.told.values()).encode()
-        try:
-            if self._script is not None and len(script) <= fcntl.fcntl(self._script, fcntl.F_GETPIPE_SZ):
-                os.write(self._script, script)
-        except OSError:
-            # The candidate has exited.
-            pass
-        finally:
-            self._close_script()
-
-    def _close_script(self) -> None:
-        if self._script is not None:
-            os.close(self._script)
-            self._script = None
+        if self._script:
+            self._script.spawned()
 
     def backends_down(self) -> Iterator[str]:
         """Yield the backends with a server whose health is kept."""
@@ -273,7 +262,7 @@ class ServerStates:
         else:
             self._ask(candidate if candidate.number == number else _Candidate(number))
 
-    def _ask_for_addresses(self, candidate: "_Candidate", began: float) -> None:
+    def _ask_for_addresses(self, candidate: _Candidate, began: float) -> None:
         channel = self._children.channel_of(candidate.number)
         if not channel:
             self._runtime.submit(Unanswered(candidate.number))
@@ -284,14 +273,14 @@ class ServerStates:
         self._question = question
         self._runtime.event_loop.add_reader(question, lambda: self._hear_addresses(candidate, began, question))
 
-    def _hear_addresses(self, candidate: "_Candidate", began: float, question: Conversation) -> None:
+    def _hear_addresses(self, candidate: _Candidate, began: float, question: Conversation) -> None:
         if not question.read():
             return
         self._hang_up()
         try:
             if question.failure or runtime_api.pid(question.answer) is None:
                 self._runtime.submit(Unanswered(candidate.number, question.failure))
-            elif _is_patient(candidate.waits, question.answer, time.monotonic() - began):
+            elif self._is_patient(candidate.waits, question.answer, time.monotonic() - began):
                 again = lambda: self._ask_for_addresses(candidate, began)  # noqa: E731
                 self._runtime.event_loop.call_later("addresses", _ADDRESSES_AGAIN_AFTER, again)
             else:
@@ -299,18 +288,32 @@ class ServerStates:
         except (OSError, MemoryError):
             self._runtime.submit(Unanswered(candidate.number))
 
-    def _ask(self, candidate: "_Candidate") -> None:
+    def _is_patient(self, waits: Mapping[str, int], answer: str, seconds: float) -> bool:
+        """Tell whether a candidate should still wait for addresses, after so many seconds.
+
+        Some of the servers may have gone from DNS meanwhile.
+        """
+        if seconds > self._state().settings.ready_timeout / 2:
+            return False
+        numbers, missing = server_state.resolved(answer)
+        wanting = any(backend in missing and numbers.get(backend, 0) < number for backend, number in waits.items())
+        without = any(backend in missing and not numbers.get(backend) for backend in waits)
+        return (wanting and seconds < _MOST_ADDRESSES_WITHIN) or (without and seconds < _ADDRESSES_WITHIN)
+
+    def _ask(self, candidate: _Candidate) -> None:
         child, told = self._children.find(candidate.number), candidate.told
         if not child:
             self._runtime.submit(Unanswered(candidate.number))
             return
+        # What the current generation has said since must fit as well.
+        states = {**told, **self._to_tell(candidate.number)}.values()
         child.ask(
-            runtime_api.of_a_candidate(server_state.questions(told.values())),
+            runtime_api.of_a_candidate(server_state.questions(states)),
             server_state.commands(told.values()),
             lambda answer: self._corrections(candidate, answer),
         )
 
-    def _corrections(self, candidate: "_Candidate", answer: str) -> tuple[str, ...]:
+    def _corrections(self, candidate: _Candidate, answer: str) -> tuple[str, ...]:
         corrections = server_state.corrections(candidate.told, self._to_tell(candidate.number), answer)
         self._applied = (candidate.number, corrections.kept)
         resume = (f"enable frontend {frontend}" for frontend in candidate.paused)
@@ -345,6 +348,7 @@ class ServerStates:
         if self._keeps:
             text = server_state.to_text(self._known.values())
             self._saved = (text, time.monotonic())
+            # Rounded down: a later container must not see a time that is still to come.
             self.keep(f"{int(time.time())}\n{text}")
 
     def restored(self, text: str) -> None:
@@ -365,20 +369,10 @@ class ServerStates:
         return {"known": server_state.to_text(self._known.values()), "kept": server_state.to_text(self.kept)}
 
     def restore(self, saved: UpgradeState) -> None:
-        """Restore what the previous program knew."""
+        """Restore what the previous program knew, and ask for what it did not."""
         self._known = server_state.from_text(saved.servers["known"])
         self.kept = tuple(server_state.from_text(saved.servers["kept"]).values())
-
-
-def _is_patient(waits: Mapping[str, int], answer: str, seconds: float) -> bool:
-    """Tell whether a candidate should still wait for addresses, after so many seconds.
-
-    Some of the servers may have gone from DNS meanwhile.
-    """
-    numbers, missing = server_state.resolved(answer)
-    wanting = [number for backend, number in waits.items() if backend in missing and numbers.get(backend, 0) < number]
-    without = [backend for backend in waits if backend in missing and not numbers.get(backend)]
-    return bool((wanting and seconds < _MOST_ADDRESSES_WITHIN) or (without and seconds < _ADDRESSES_WITHIN))
+        self.changed(self._current())
 
 
 def shown(states: tuple[ServerState, ...]) -> str:

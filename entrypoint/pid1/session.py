@@ -1,5 +1,7 @@
 """A client of the control socket: its pending commands and settings, and its connection to a generation's CLI."""
 
+from __future__ import annotations
+
 import contextlib
 import socket
 import time
@@ -150,7 +152,7 @@ class Session:
         }
 
     @classmethod
-    def restore(cls, client: Client, saved: Mapping[str, Any]) -> "Session":
+    def restore(cls, client: Client, saved: Mapping[str, Any]) -> Session:
         """Restore a session of the previous program."""
         session = cls(client)
         session.commands.extend(saved["commands"])

@@ -1,5 +1,7 @@
 """The answers to `status` and `show proc`."""
 
+from __future__ import annotations
+
 import os
 import time
 from collections.abc import Callable

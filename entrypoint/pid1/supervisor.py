@@ -4,6 +4,8 @@ It makes no decisions. Once the first process has been started, it must not rais
 an event or a log line, and an unexpected one is reported while serving goes on (`runtime`).
 """
 
+from __future__ import annotations
+
 import math
 import signal
 import time
@@ -55,11 +57,12 @@ class Supervisor:
             parts.adopted, parts.listeners.inodes, runtime.log, children.may_take, self._binds_of
         )
         self._transfer = ListenerTransfer(runtime.event_loop, children.channel_of, self._ordinary, runtime.submit)
-        self._servers = servers = ServerStates(runtime, children, parts.configurations, lambda: self.state)
+        self._servers = servers = ServerStates(runtime, children, parts, lambda: self.state)
         children.tell(taken=self._ordinary.taken, gone=self._transfer.forget, servers_changed=servers.changed)
         self._store = ConfigStore(
             runtime, children, parts, lambda number: bool(self.state.find(number)), servers.restored
         )
+        servers.ask = lambda number: self._carry_out(effects.AskCandidate(number))
         servers.keep, servers.keep_table = self._store.keep_servers, self._store.keep_table
         self._outcomes = Outcomes(parts, runtime.log)
         self._pid = PublishedPid(runtime, children, parts.pid_file, parts.predecessor)

@@ -4,6 +4,8 @@ They are derived from the state, so that a reload sends the same messages whatev
 followed by READY (sd_notify(3)).
 """
 
+from __future__ import annotations
+
 import time
 from collections import deque
 from collections.abc import Callable, Mapping

@@ -9,6 +9,8 @@ After the exec only the new program has the sockets and the children. If it cann
 (`retry_start`); haproxy goes on meanwhile.
 """
 
+from __future__ import annotations
+
 import contextlib
 import marshal
 import os

@@ -1,5 +1,7 @@
 """Confinement: what a forked helper process does to itself before it begins its work."""
 
+from __future__ import annotations
+
 import contextlib
 import gc
 import os

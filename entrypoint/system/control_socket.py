@@ -3,6 +3,8 @@
 Owns the socket's file. A connection belongs to the caller of `accept`.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import select
@@ -141,10 +143,10 @@ class Control:
         """Whether the file at our path is still our socket."""
         return self._file is not None and _file(self.path) == self._file
 
-    def renew(self, other: "Control") -> None:
+    def renew(self, other: Control) -> None:
         """Take over another one's socket and file. Clients that the old socket has not accepted are lost."""
         self._listener.close()
-        self._listener, self._file = other._listener, other._file  # noqa: SLF001  # of our own class
+        self._listener, self._file = other._listener, other._file  # of our own class
 
     def close(self) -> None:
         """Stop listening, and remove the file if it is still ours."""

@@ -1,5 +1,7 @@
 """The event loop: descriptors and timers, each with the function to call."""
 
+from __future__ import annotations
+
 import math
 import selectors
 import time

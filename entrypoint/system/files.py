@@ -1,5 +1,7 @@
 """Files: the pid file, the configuration as it is before haproxy reads it, and the three standard descriptors."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import resource

@@ -9,6 +9,8 @@ belongs to the shared file description (fcntl(2)). So each call says MSG_DONTWAI
 is limited.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import socket
@@ -107,8 +109,8 @@ class CliChannel:
         self,
         commands: Iterable[str],
         first: Iterable[str] = (),
-        follow_up: "FollowUp | None" = None,
-    ) -> "Conversation":
+        follow_up: FollowUp | None = None,
+    ) -> Conversation:
         """Send commands to haproxy, on connections of their own; for the arguments see `Conversation`."""
         return Conversation(self._ours, commands, first, follow_up)
 

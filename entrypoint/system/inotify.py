@@ -1,5 +1,7 @@
 """inotify(7): reports that something under a set of paths may have changed."""
 
+from __future__ import annotations
+
 import errno
 import os
 import struct

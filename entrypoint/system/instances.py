@@ -4,6 +4,8 @@ If others may write to the directory, as with docker's plain `--tmpfs` (mode 177
 a socket does not tell its owner. So the kernel is asked for the listener's uid (SO_PEERCRED, unix(7)).
 """
 
+from __future__ import annotations
+
 import os
 import socket
 import stat

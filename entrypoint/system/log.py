@@ -5,6 +5,8 @@ is written as soon as there is room. Errors and haproxy's alerts have a reserve 
 start or a reload failed.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import os

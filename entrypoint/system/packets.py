@@ -1,5 +1,7 @@
 """A pair of sockets for messages that arrive whole or not at all, each with at most one descriptor (unix(7))."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import socket

@@ -4,6 +4,8 @@ The pid in a file may belong to another process by now. So it is pinned by a pid
 only if the program is called haproxy and listens on a VIP's address and port.
 """
 
+from __future__ import annotations
+
 import os
 import signal
 import socket

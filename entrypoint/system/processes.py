@@ -3,6 +3,8 @@
 PID 1 reaps every child, so nothing else may wait for one: hence no `subprocess`.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import os

@@ -4,6 +4,8 @@ Owns one datagram socket. Without NOTIFY_SOCKET nothing here does anything. Noth
 systemd is slow or gone, haproxy's clients must not notice.
 """
 
+from __future__ import annotations
+
 import os
 import select
 import socket

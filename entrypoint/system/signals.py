@@ -3,6 +3,8 @@
 Owns the process's signal mask and dispositions, and the descriptor that tells the event loop of signals.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import select

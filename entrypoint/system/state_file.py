@@ -4,6 +4,8 @@ In memory it is one sealed memory file (memfd_create(2), F_ADD_SEALS in fcntl(2)
 give it to haproxy without reading it. On disk it is one private file with a checksum, replaced atomically.
 """
 
+from __future__ import annotations
+
 import contextlib
 import fcntl
 import os

@@ -5,6 +5,8 @@ answer it may have clients, who must never wait for us. From then on its end is 
 does not fit into the pipe (for `log stderr` it counts the lines as DroppedLogs in `show info`).
 """
 
+from __future__ import annotations
+
 import contextlib
 import fcntl
 import os

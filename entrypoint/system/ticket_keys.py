@@ -8,6 +8,8 @@ haproxy opens the file as /dev/fd/N while it parses, once for all `bind` lines t
 opens a memory file anew by that name, each time with an offset of its own (open(2)).
 """
 
+from __future__ import annotations
+
 import fcntl
 import os
 import time

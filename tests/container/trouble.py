@@ -187,10 +187,16 @@ class Ends:
 class Crowd:
     """Client processes in a container's network namespace; leave the `with` block and read `ends`."""
 
-    def __init__(self, lb: Balancer, rate: float, processes: int = 2, patience: float = 100.0) -> None:
-        """Begin so many connections a second in all; each waits `patience` seconds for its answer."""
+    def __init__(
+        self, lb: Balancer, rate: float, processes: int = 2, patience: float = 100.0, most_open: int = 1500
+    ) -> None:
+        """Begin so many connections a second in all; each waits `patience` seconds for its answer.
+
+        With a rate that is never reached, `most_open` clients of each process are a closed loop.
+        """
         words = ["nsenter", "-t", str(lb.pid), "-n", sys.executable, "-S", "-E", CLIENT]
         words += ["--port", str(lb.port), "--rate", str(rate / processes), "--patience", str(patience)]
+        words += ["--most-open", str(most_open)]
         self._clients = [
             subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(processes)
         ]

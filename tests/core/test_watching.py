@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from entrypoint.core.candidate import MOST_TRIES
-from entrypoint.core.effects import Effect, Keep, Look, Reply, Send, Spawn
+from entrypoint.core.effects import Effect, Keep, Look, NoteServers, Reply, Send, Spawn
 from entrypoint.core.events import (
     Answered,
     Clock,
@@ -64,7 +64,8 @@ class Story:
         """Start the candidate that was to be spawned, from this."""
         number = self.number()
         self.happens(Seen(Why.START, Disk(digest), number))
-        assert self.effects == (Spawn(number),)
+        current = self.state.current
+        assert self.effects == (*((NoteServers(current.number),) if current else ()), Spawn(number))
         self.happens(Spawned(number, pid_of(number)))
 
     def answers(self) -> None:

@@ -61,3 +61,25 @@ def test_what_a_look_could_not_finish_is_not_what_is_there() -> None:
     disk = configurations.take(Found(unreadable="it hangs", unfinished=True))
     assert (disk.digest, disk.unreadable, disk.unfinished) == ("", "it hangs", True)
     assert configurations.found.files == ("/a.cfg",)
+
+
+def test_what_a_configuration_mentions_is_known_after_an_upgrade() -> None:
+    """Of a generation's, and of the last known good one; before the first of them nothing is known."""
+    configurations = Configurations(lambda _: None, watches=True)
+    assert configurations.mentions(1, kept=False) is configurations.mentions(1, kept=True) is None
+    texts = in_memory(DIGEST, (("/a.cfg", b"global\n"),))
+    configurations.give(1, Found(DIGEST, mentions=("init-state",)), texts)
+    os.close(texts)
+    copy = configurations.keep(1)
+    assert copy is not None
+    os.close(copy)
+    configurations.give(2, Found(DIGEST, mentions=()), None)
+    configurations.give(3, Found(unreadable="no", mentions=()), None)
+    saved, passed = configurations.serialize()
+    after = Configurations(lambda _: None, watches=True)
+    after.restore(saved)
+    for one in (configurations, after):
+        assert [one.mentions(number, kept=False) for number in (1, 2, 3)] == [("init-state",), (), None]
+        assert one.mentions(3, kept=True) == ("init-state",)
+    for descriptor in passed:
+        os.close(descriptor)

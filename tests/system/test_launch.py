@@ -122,3 +122,43 @@ def test_what_would_fork_behind_our_back_is_refused() -> None:
     configurations.give(1, Found(DIGEST, master_worker="/x.cfg:7"), None)
     with pytest.raises(RefusedError, match=r"^/x\.cfg:7: remove `master-worker`"):
         spec.of(1, kept=False, prelude=Prelude())
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_what_a_generation_does_before_it_serves_is_in_its_configuration(kept: bool) -> None:
+    """A script in memory, if haproxy has Lua, and that it accepts nobody yet."""
+    spec, configurations = launch()
+    keep(configurations, (("/a.cfg", b"defaults\n"),))
+    for prelude in (Prelude(9), Prelude(holds=True), Prelude()):
+        made = spec.of(1, kept=kept, prelude=prelude)
+        try:
+            assert made.channel
+            fragment = Path(made.channel.configuration).read_text()
+            assert ("  maxconnrate 1\n" in fragment) == prelude.holds
+            assert ("  lua-load /dev/fd/9\n.endif\n" in fragment) == (prelude.script == 9)
+            assert (".if feature(LUA)\n" in fragment) == (prelude.script == 9)
+            assert (9 in made.spec.descriptors) == (prelude.script == 9)
+            assert 9 not in made.passed
+        finally:
+            made.spawned()
+            made.close()
+
+
+def test_the_tunable_is_the_configurations_if_it_mentions_scripts() -> None:
+    """Those of the configuration that is started: the last known good one, or the generation's."""
+    spec, configurations = launch()
+    texts = in_memory(DIGEST, (("/a.cfg", b"global\n"),))
+    configurations.give(1, Found(DIGEST, mentions=("lua-load",)), texts)
+    os.close(texts)
+    copy = configurations.keep(1)
+    assert copy is not None
+    os.close(copy)
+    configurations.give(2, Found(DIGEST), None)
+    for number, kept, expected in ((1, False, False), (2, False, True), (2, True, False)):
+        made = spec.of(number, kept=kept, prelude=Prelude(9))
+        try:
+            assert made.channel
+            assert ("bool-sample-conversion" in Path(made.channel.configuration).read_text()) == expected
+        finally:
+            made.spawned()
+            made.close()

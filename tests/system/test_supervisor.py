@@ -235,17 +235,17 @@ import errno
 from entrypoint.system.haproxy_cli import CliChannel
 right = CliChannel.ask
 faults = iter([False, True])
-def wrong(self, commands):
+def wrong(self, commands, *more):
     if "show fd" in commands and next(faults, False):
         raise OSError(errno.EMFILE, "for this test")
-    return right(self, commands)
+    return right(self, commands, *more)
 CliChannel.ask = wrong
 """
     lb = begin(code=shortage).serves()
     lb.signal(signal.SIGUSR1)
 
     eventually(lambda: "generation 2 (pid" in lb.log and lb.log.count("is current") == 2)
-    assert "ask: for this test" in lb.log
+    assert "askcandidate: for this test" in lb.log
     assert "a bug in safe_reload" not in lb.log
 
 

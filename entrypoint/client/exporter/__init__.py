@@ -11,6 +11,8 @@ Other processes of its uid cannot trace it. PID 1 gives it none of its own varia
 it (PR_SET_PDEATHSIG). Started by anything else, the exporter goes on and reports that nobody answers.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import socket

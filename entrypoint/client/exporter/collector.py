@@ -5,6 +5,8 @@ CLI: PID 1 lends a session with it just before its soft stop (`borrow sessions`)
 a last time when the generation has no connections left. Then it is closed: an open session keeps haproxy alive.
 """
 
+from __future__ import annotations
+
 import contextlib
 import selectors
 import socket
@@ -76,7 +78,7 @@ class Source:
 class _Borrower(Source):
     """The connection on which PID 1 lends sessions."""
 
-    def __init__(self, collector: "Collector", connection: socket.socket) -> None:
+    def __init__(self, collector: Collector, connection: socket.socket) -> None:
         super().__init__(collector.selector, connection)
         self._collector = collector
         self.send("borrow sessions")
@@ -101,7 +103,7 @@ class _Borrower(Source):
 class _Reading(Source):
     """A question to a serving generation, through PID 1."""
 
-    def __init__(self, collector: "Collector", generation: Generation, connection: socket.socket) -> None:
+    def __init__(self, collector: Collector, generation: Generation, connection: socket.socket) -> None:
         super().__init__(collector.selector, connection)
         self._collector = collector
         self._generation = generation
@@ -120,7 +122,7 @@ class _Reading(Source):
 class _Drain(Source):
     """A session with a generation that drains."""
 
-    def __init__(self, collector: "Collector", generation: Generation, session: socket.socket) -> None:
+    def __init__(self, collector: Collector, generation: Generation, session: socket.socket) -> None:
         super().__init__(collector.selector, session)
         self._collector = collector
         self._generation = generation

@@ -4,6 +4,8 @@ Each haproxy process counts from zero. A total is what the living generations ha
 when they were last read, so it never goes down while the object exists.
 """
 
+from __future__ import annotations
+
 import csv
 from array import array
 from collections.abc import Collection, Sequence
@@ -167,7 +169,7 @@ class Totals:
             for key in rows.keys() - table.rows.keys():
                 self._add(key, rows.pop(key))
 
-    def _continued(self, key: Key, row: "array[int]", last: "array[int]") -> "array[int]":
+    def _continued(self, key: Key, row: array[int], last: array[int]) -> array[int]:
         """Return a row of which a counter is lower than it was."""
         # haproxy does not show the counters of checks while they are disabled.
         whole = array("q", (new if new >= 0 else old for new, old in zip(row, last, strict=True)))
@@ -176,7 +178,7 @@ class Totals:
             return row
         return whole
 
-    def _add(self, key: Key, row: "array[int]") -> None:
+    def _add(self, key: Key, row: array[int]) -> None:
         before = self._before.get(key)
         self._before[key] = _sum(before, row) if before else row
 
@@ -220,7 +222,7 @@ class Totals:
         return bytes(text)
 
 
-def _sum(one: "array[int]", other: "array[int]") -> "array[int]":
+def _sum(one: array[int], other: array[int]) -> array[int]:
     return array(
         "q",
         (min(a + b, _LARGEST) if a >= 0 <= b else max(a, b) for a, b in zip(one, other, strict=True)),

@@ -1,5 +1,7 @@
 """Turns a status into Prometheus metrics. Nothing is remembered, so a series that has ended disappears."""
 
+from __future__ import annotations
+
 import platform
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -83,7 +85,7 @@ class _Status:
         self._status = status
         self._totals = totals
 
-    def collect(self) -> "Iterator[Metric]":
+    def collect(self) -> Iterator[Metric]:
         """Yield every family."""
         yield _gauge("up", "Whether PID 1 answers on its control socket.", self._status is not None)
         if self._status is not None:
@@ -96,7 +98,7 @@ class _Status:
 # ---- families ------------------------------------------------------------------------------------------------------
 
 
-def _configuration(status: Status) -> "Iterator[Metric]":
+def _configuration(status: Status) -> Iterator[Metric]:
     about = mapping(status.get("configuration"))
     build = {"version": _word(status.get("version")), "python_version": platform.python_version()}
     yield InfoMetricFamily(f"{PREFIX}build", "The version of safe_reload and of its Python.", build)
@@ -120,7 +122,7 @@ def _configuration(status: Status) -> "Iterator[Metric]":
     )
 
 
-def _reloads(status: Status) -> "Iterator[Metric]":
+def _reloads(status: Status) -> Iterator[Metric]:
     yield _gauge(
         "config_last_reload_successful",
         "Whether the last reload succeeded; 1 before the first one.",
@@ -148,7 +150,7 @@ def _reloads(status: Status) -> "Iterator[Metric]":
     )
 
 
-def _generations(status: Status) -> "Iterator[Metric]":
+def _generations(status: Status) -> Iterator[Metric]:
     generations = mappings(status.get("generations"))
     yield _by(
         "generations",
@@ -190,7 +192,7 @@ def _generations(status: Status) -> "Iterator[Metric]":
     )
 
 
-def _watch(status: Status) -> "Iterator[Metric]":
+def _watch(status: Status) -> Iterator[Metric]:
     watch = mapping(status.get("watch"))
     mode = _word(watch.get("mode"))
     yield _by(
@@ -207,7 +209,7 @@ def _watch(status: Status) -> "Iterator[Metric]":
     )
 
 
-def _log(status: Status) -> "Iterator[Metric]":
+def _log(status: Status) -> Iterator[Metric]:
     lost = _number(mapping(status.get("log")).get("lines_lost"))
     yield _counter("log_lines_lost", "Lines that stderr had no room for, haproxy's included.", (), {(): lost})
 
@@ -215,18 +217,18 @@ def _log(status: Status) -> "Iterator[Metric]":
 # ---- samples -------------------------------------------------------------------------------------------------------
 
 
-def _gauge(name: str, text: str, value: object) -> "Metric":
+def _gauge(name: str, text: str, value: object) -> Metric:
     return GaugeMetricFamily(PREFIX + name, text, value=_number(value))
 
 
-def _by(name: str, text: str, label: str, values: Mapping[str, float]) -> "Metric":
+def _by(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
     family = GaugeMetricFamily(PREFIX + name, text, labels=(label,))
     for key, value in values.items():
         family.add_metric((key,), value)
     return family
 
 
-def _counter(name: str, text: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], float]) -> "Metric":
+def _counter(name: str, text: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], float]) -> Metric:
     family = CounterMetricFamily(PREFIX + name, text, labels=labels)
     for keys, value in values.items():
         family.add_metric(keys, value)

@@ -1,5 +1,7 @@
 """Asks an instance for its status without blocking: a PID 1 that does not answer must not delay other clients."""
 
+from __future__ import annotations
+
 import contextlib
 import socket
 from collections.abc import Iterator

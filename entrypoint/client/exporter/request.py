@@ -1,5 +1,7 @@
 """Reads the HTTP requests of the exporter's clients: the request line, the path and the Accept header."""
 
+from __future__ import annotations
+
 import socket
 from enum import IntEnum
 

@@ -7,6 +7,8 @@ when there are too many, so clients that send their request at once always get a
 It implements what probes and scrapes need of RFC 9112: one request per connection, GET and HEAD, no body.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import math

@@ -1,5 +1,7 @@
 """The configuration on disk at one moment: read as a whole, and reduced to a digest."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 

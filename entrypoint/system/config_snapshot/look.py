@@ -1,5 +1,7 @@
 """One look at the disk. Contents are read in pieces, up to a limit."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import stat

@@ -1,5 +1,7 @@
 """Where paths lead: symbolic links, each read once, and the mounts on the way."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 

@@ -26,6 +26,8 @@ Nothing here blocks: haproxy waits for us, but we never wait for haproxy. A cand
 session it sends us and can change its mode (fcntl(2)), so each call says MSG_DONTWAIT.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import socket

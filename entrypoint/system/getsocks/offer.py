@@ -1,5 +1,7 @@
 """The listeners that we keep copies of, and the server's side of `_getsocks`, which offers them to one candidate."""
 
+from __future__ import annotations
+
 import os
 import socket
 from collections.abc import Collection, Iterable

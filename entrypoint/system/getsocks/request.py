@@ -1,5 +1,7 @@
 """The client's side of `_getsocks`: asks one generation for its listeners."""
 
+from __future__ import annotations
+
 import os
 import socket
 

@@ -5,6 +5,8 @@ no `bind` uses refuses its clients instead of keeping them waiting. systemd may 
 file descriptor store): adopt() receives them, and bind() makes them VIPs again.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import socket

@@ -1,5 +1,7 @@
 """Where a VIP is bound, what is in the way, and our own connections to it."""
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import os
