@@ -140,8 +140,8 @@ def again(start: Start, kept: Path) -> Again:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return what is kept, without what is being written: its name begins with a dot until it is whole."""
-    return [path for path in folder.rglob("*") if not path.name.startswith(".") and path.is_file()]
+    """Return the last known good configurations that are kept, without what is being written."""
+    return [path for path in folder.rglob("*.last-known-good") if path.is_file()]
 
 
 def _has_kept(again: Again, image: str, kept: Path) -> str:
