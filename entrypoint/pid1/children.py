@@ -63,8 +63,9 @@ class Children:
         self._taken, self._gone, self._servers_changed = taken, gone, servers_changed
 
     def servers_may_have_changed(self, number: int) -> None:
-        """Note that a generation was told something."""
-        self._servers_changed(number)
+        """Note that a generation was told something; 0 for none."""
+        if number:
+            self._servers_changed(number)
 
     def find(self, number: int) -> Child | None:
         """Return the process of a generation; None after its exit."""

@@ -368,9 +368,7 @@ class ControlServer:
         session.waits_for = f"@{target}"
         session.worker = worker = self._connect(session, connection)
         worker.ask(session.settings.values(), command)
-        if not command.startswith("show"):
-            # haproxy tells nobody of a new weight.
-            self._children.servers_may_have_changed(generation.number)
+        session.told = 0 if command.startswith("show") else generation.number
 
     def _connect(self, session: Session, connection: socket.socket, empty_lines: int = 0) -> WorkerConnection:
         return WorkerConnection(
@@ -380,6 +378,8 @@ class ControlServer:
     def _hear_worker(self, session: Session, data: bytes) -> None:
         if not data:
             self._close_worker(session)
+            # haproxy tells nobody of a new weight.
+            self._children.servers_may_have_changed(session.told)
             self._finish(session, "")
             return
         session.active_at = time.monotonic()

@@ -138,7 +138,9 @@ class ServerStates:
             self._runtime.event_loop.call_later(self, pause, lambda: self._note_again(number))
 
     def _note_again(self, number: int) -> None:
-        if number == self._current() and not self._question:
+        if self._question:
+            self._runtime.event_loop.call_later(self, _ASK_AGAIN_AFTER, lambda: self._note_again(number))
+        elif number == self._current():
             self.note(number)
 
     def _hear(self, number: int, question: Conversation) -> None:

@@ -115,6 +115,8 @@ class Session:
         """It is closed when everything has been answered."""
         self.waits_for = ""
         """What it waits for: reload, upgrade, status, or a generation; empty if its next command may run."""
+        self.told = 0
+        """The generation that is told something; 0 if it is only asked."""
         self.borrows = False
         """It gets a session with the CLI of each generation that is about to drain."""
         self.worker: WorkerConnection | None = None

@@ -134,8 +134,8 @@ def test_what_a_generation_does_before_it_serves_is_in_its_configuration(kept: b
         try:
             assert made.channel
             fragment = Path(made.channel.configuration).read_text()
-            assert ("  maxconnrate 1\n" in fragment) == prelude.holds
-            assert ("  lua-load /dev/fd/9\n.endif\n" in fragment) == (prelude.script == 9)
+            assert ("  stats maxconn 32\n  maxconnrate 1\n" in fragment) == prelude.holds
+            assert ("  lua-load /dev/fd/9\n.else\n  maxconnrate 1\n.endif\n" in fragment) == (prelude.script == 9)
             assert (".if feature(LUA)\n" in fragment) == (prelude.script == 9)
             assert (9 in made.spec.descriptors) == (prelude.script == 9)
             assert 9 not in made.passed
