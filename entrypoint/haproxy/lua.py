@@ -50,12 +50,13 @@ def may_run_scripts(mentions: Collection[str] | None) -> bool:
     return mentions is not None and not any(word in mentions for word in NO_SCRIPT)
 
 
-def fragment(path: str, mentions: Collection[str]) -> str:
+def fragment(path: str, mentions: Collection[str], *, holds: bool) -> str:
     """Return lines for the `global` section that load a script, or hold haproxy back if it was built without Lua.
 
     Args:
         path: of the script.
         mentions: those of `server_state.MENTIONS` that the configuration has.
+        holds: it is held back in any case.
 
     """
     # HAProxy 3.1 and later warn of the first script without this, and of this after the first script. It changes what
@@ -63,5 +64,5 @@ def fragment(path: str, mentions: Collection[str]) -> str:
     tunable = (
         "" if LUA in mentions else (".if version_atleast(3.1)\n  tune.lua.bool-sample-conversion normal\n.endif\n")
     )
-    otherwise = f".else\n{HOLD}" if may_hold(mentions) else ""
+    otherwise = f".else\n{HOLD}" if may_hold(mentions) and not holds else ""
     return f".if feature(LUA)\n{tunable}  lua-load {path}\n{otherwise}.endif\n"

@@ -41,10 +41,7 @@ _THIS_CONNECTION = (["prompt"], ["quit"], ["exit"])
 TRIGGER = "the control socket"
 _MASTER = "master"
 """Our name in the prompt; programs that drive haproxy's master wait for `master> `."""
-_DRAINS = "generation {} (pid {}) drains, and haproxy has closed its CLI: status says how many connections it has\n\n"
-_NOBODY = "Can't find the target PID matching the prefix '@{}'\n\n"
 _TOO_MANY = f"Success=0\n--\n{_MOST_RELOADERS} wait for a reload already: try again later\n\n"
-_REPLACED = "Success=0\n--\nsafe_reload has been replaced meanwhile: ask again\n\n"
 
 
 class ControlServer:
@@ -218,7 +215,7 @@ class ControlServer:
         generation = master_cli.find(self._state(), target)
         if generation or not target:
             session.target = f"!{generation.pid}" if generation else ""
-        self._say(session, "" if generation or not target else _NOBODY.format(target))
+        self._say(session, "" if generation or not target else master_cli.NOBODY.format(target))
 
     def _answer(self, session: Session, command: str) -> None:
         match command.split():
@@ -314,7 +311,7 @@ class ControlServer:
             session = self._sessions[client.number] = Session.restore(client, saved)
             if session.waits_for in {"reload", "upgrade"}:
                 # No client should wait for these during an upgrade. If one does, answer it.
-                self._finish(session, _REPLACED)
+                self._finish(session, master_cli.REPLACED)
             elif session.waits_for == "status":
                 self._ask_all(session)
             elif saved["worker"] >= 0:
@@ -358,12 +355,12 @@ class ControlServer:
         """Send a command to a generation, and copy its answer."""
         generation = master_cli.find(self._state(), target)
         if generation and isinstance(generation.phase, Draining):
-            self._say(session, _DRAINS.format(generation.number, generation.pid))
+            self._say(session, master_cli.DRAINS.format(generation.number, generation.pid))
             return
         child = self._children.find(generation.number) if generation else None
         connection = child.session() if child else None
         if not generation or not connection:
-            self._say(session, _NOBODY.format(target))
+            self._say(session, master_cli.NOBODY.format(target))
             return
         session.waits_for = f"@{target}"
         session.worker = worker = self._connect(session, connection)

@@ -117,7 +117,7 @@ class HaproxyLaunch:
             script = () if prelude.script is None else (prelude.script,)
             if script:
                 mentions = self.configurations.mentions(number, kept=kept) or ()
-                fragment += lua.fragment(f"/dev/fd/{prelude.script}", mentions)
+                fragment += lua.fragment(f"/dev/fd/{prelude.script}", mentions, holds=prelude.holds)
             prepared.channel = channel = CliChannel(fragment=fragment)
             prepared.stderr = pipe = StderrPipe()
             prepared.offer = offer = self.adopted.offer() if self.adopted.sockets else None

@@ -27,6 +27,10 @@ The following commands are valid here:
   quit                    : close the connection
 """
 
+DRAINS = "generation {} (pid {}) drains, and haproxy has closed its CLI: status says how many connections it has\n\n"
+NOBODY = "Can't find the target PID matching the prefix '@{}'\n\n"
+REPLACED = "Success=0\n--\nsafe_reload has been replaced meanwhile: ask again\n\n"
+
 LONGEST_LINE = 16384
 """Bytes; as long as a line of haproxy's own CLI may be (tune.bufsize)."""
 LONGEST_COMMAND = 65536
