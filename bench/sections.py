@@ -237,11 +237,11 @@ SECTIONS: tuple[Section, ...] = (
         remark=(
             "A new haproxy takes every server for alive until it has checked it; with three servers and `inter 2s` "
             "the last first check comes after 1.3 s, so a longer `inter` costs more, and a shorter one less. "
-            "safe_reload tells the new haproxy what the old one knew. With names, one request fails after each kill, "
-            "two at the most, and one after some reloads, with plain binds after most: haproxy accepts a client "
-            "before it can be held back, and answers it with 503, because it has no address yet. The sessions need "
-            "`tls-ticket-keys` in the configuration ([TLS sessions](tls-sessions.md)). A file of keys written by hand "
-            "does the same for every way, but nobody rotates it."
+            "safe_reload tells the new haproxy what the old one knew ([what is kept](what-is-kept.md)). With names, "
+            "one request fails after each kill and after some reloads, with plain binds more often: haproxy accepts a "
+            "client although it is held back, and answers it with 503, because it has no address yet. The sessions "
+            "need `tls-ticket-keys` in the configuration ([TLS sessions](tls-sessions.md)). A file of keys written by "
+            "hand does the same for every way, but nobody rotates it."
         ),
     ),
     Section(
