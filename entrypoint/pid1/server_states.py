@@ -55,7 +55,7 @@ class _Candidate:
     """What it is told, by the server's name."""
     waits: Mapping[str, int] = _NOTHING
     """By backend, how many servers should have an address before it serves."""
-    holds: bool = False
+    needs_release: bool = False
     """It accepts only one client before it is released; with a script only if it was built without Lua."""
     paused: tuple[str, ...] = ()
     """Frontends that accept nobody from its first conversation until it is released."""
@@ -156,7 +156,7 @@ class ServerStates:
                 self._resolved = server_state.resolved(question.answer)[0] if dns else {}
                 self._save_changes()
                 self.keep_table(question.answer.partition("Name: ")[0])
-            self._go_on()
+            self._answered()
 
     def _current(self) -> int:
         current = self._state().current
@@ -172,14 +172,14 @@ class ServerStates:
 
     def _give_up(self) -> None:
         self._hang_up()
-        self._go_on()
+        self._answered()
 
-    def _go_on(self) -> None:
-        """Tell the candidate that waits for the answer of the current generation."""
+    def _answered(self) -> None:
+        """Tell a candidate that waits for it: the current generation has answered, or has not in time."""
         self._runtime.event_loop.cancel("server states")
         candidate = self._candidate
         if not candidate.told:
-            waits = self._resolved if candidate.holds else candidate.waits
+            waits = self._resolved if candidate.needs_release else candidate.waits
             candidate = self._candidate = replace(candidate, told=self._to_tell(candidate.number), waits=waits)
         if self._script:
             self._script.write(lua.script(candidate.told.values()))
@@ -283,8 +283,9 @@ class ServerStates:
             if question.failure or runtime_api.pid(question.answer) is None:
                 self._runtime.submit(Unanswered(candidate.number, question.failure))
             elif self._is_patient(candidate.waits, question.answer, time.monotonic() - began):
-                again = lambda: self._ask_for_addresses(candidate, began)  # noqa: E731
-                self._runtime.event_loop.call_later("addresses", _ADDRESSES_AGAIN_AFTER, again)
+                self._runtime.event_loop.call_later(
+                    "addresses", _ADDRESSES_AGAIN_AFTER, lambda: self._ask_for_addresses(candidate, began)
+                )
             else:
                 self._ask(candidate)
         except (OSError, MemoryError):
@@ -319,7 +320,7 @@ class ServerStates:
         corrections = server_state.corrections(candidate.told, self._to_tell(candidate.number), answer)
         self._applied = (candidate.number, corrections.kept)
         resume = (f"enable frontend {frontend}" for frontend in candidate.paused)
-        return (*corrections.commands, *resume, *((server_state.RELEASE,) if candidate.holds else ()))
+        return (*corrections.commands, *resume, *((server_state.RELEASE,) if candidate.needs_release else ()))
 
     def promoted(self, current: Generation) -> None:
         """Note that a candidate has become current."""
