@@ -15,7 +15,7 @@ from entrypoint.haproxy.runtime_api import decimal
 from entrypoint.lean.record import record, replace
 
 TABLE = "show servers state"
-STIRRED = b"Server "
+SERVER_LINE = b"Server "
 """In each line that haproxy writes to stderr when the state of a server changes."""
 _MOST_BACKENDS = 20
 """For more backends than this, one question about all of them is shorter."""
@@ -65,7 +65,7 @@ _CHANGES = frozenset(
         *((CHECKS, ""), (AGENT, "")),
     }
 )
-"""Each that has no number."""
+"""Every change but a weight, which has a number."""
 _SHOWN = {CHECKS: "checks disabled", AGENT: "agent disabled"}
 
 
@@ -153,6 +153,28 @@ def resolved(answer: str) -> tuple[dict[str, int], frozenset[str]]:
         else:
             numbers[backend] = numbers.get(backend, 0) + 1
     return numbers, frozenset(missing)
+
+
+def addresses(answer: str) -> str:
+    """Return what DNS has found as the content of a state file, from an answer to `show servers state`.
+
+    The file has nothing else, because haproxy would take it even where the configuration says something else.
+    """
+    place: dict[str, int] = {}
+    found = []
+    for line in answer.splitlines(keepends=True):
+        fields = line.split(" ")
+        if line == "1\n" or line.startswith("# be_id "):
+            place = {name: number - 1 for number, name in enumerate(line.split())}
+            found.append(line)
+        elif place and len(fields) == len(place) - 1:
+            named = {fields[place["srv_fqdn"]], fields[place["srvrecord"]]} != {"-"}
+            state = [fields[place[name]] for name in ("srv_op_state", "srv_admin_state", "srv_uweight")]
+            if named and state == ["2", "0", fields[place["srv_iweight"]]]:
+                # Otherwise the file would differ each time.
+                fields[place["srv_time_since_last_change"]] = "0"
+                found.append(" ".join(fields))
+    return "".join(found)
 
 
 def may_begin_down(mentions: Collection[str] | None) -> bool:

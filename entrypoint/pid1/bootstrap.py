@@ -153,7 +153,7 @@ def _read(
         configuration = StateFile(settings.state_dir, setting.name)
         servers = StateFile(settings.state_dir, setting.name, "server-state")
         state_files = {KEEP: configuration, RESTORE: configuration, KEEP_SERVERS: servers, RESTORE_SERVERS: servers}
-    run(line, Task(disk, state_files, tags | setting.environment.keys(), watches, variables))
+    run(line, Task(disk, state_files, tags | setting.environment.keys(), watches, variables, command.folder or ""))
 
 
 def _log_vips(logger: Logger, listeners: Listeners) -> None:

@@ -215,7 +215,7 @@ class Child:
         overrun = stderr.overrun
         lines = stderr.read(most)
         self._logger.pass_on(lines, self.number)
-        if server_state.STIRRED in lines:
+        if server_state.SERVER_LINE in lines:
             self._servers_changed(self.number)
         if stderr.overrun and not overrun:
             what = "may have lost lines: it has written to its stderr faster than they were read"

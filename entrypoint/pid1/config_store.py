@@ -56,6 +56,8 @@ class ConfigStore:
         self._configurations = parts.configurations
         self._is_known = is_known
         self._servers_restored = servers_restored
+        self._problems: dict[bytes, str] = {}
+        """Why the states of servers could not be written, as the log says."""
         self._has_state_dir = bool(parts.settings.state_dir)
         self.reader = Reader(runtime, children, parts.read, self)
 
@@ -171,6 +173,9 @@ class ConfigStore:
 
     def not_kept(self, kind: bytes, problem: str) -> None:
         """Log that the state directory could not be written."""
+        if kind != look.KEEP and self._problems.get(kind) == problem:
+            return
+        self._problems[kind] = problem
         what = f"{_WHAT[kind]} cannot be written: {problem}"
         self._runtime.log(Log(Level.WARNING, "not_kept", what))
 

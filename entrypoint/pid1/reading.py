@@ -59,6 +59,8 @@ class Task:
     """Whether to watch for changes."""
     variables: Mapping[str, str]
     """haproxy's environment."""
+    folder: str
+    """haproxy's -C, for relative paths; empty for the working directory."""
 
 
 def run(line: PacketSocket, task: Task) -> None:
@@ -181,7 +183,7 @@ class _Reader:
         problem, path = "", self._server_state_file
         try:
             if path:
-                replace_file(path, next(contents_of(descriptor)))
+                replace_file(os.path.join(self._task.folder, path), next(contents_of(descriptor)))
         except OSError as error:
             problem = f"{path}: {error.strerror or error}"
         finally:

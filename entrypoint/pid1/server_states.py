@@ -25,6 +25,7 @@ from entrypoint.pid1.children import Children
 from entrypoint.pid1.launch import Prelude
 from entrypoint.pid1.parts import Parts
 from entrypoint.pid1.runtime import Runtime
+from entrypoint.pid1.server_addresses import ServerAddresses
 from entrypoint.system.haproxy_cli import Conversation
 from entrypoint.system.script_pipe import ScriptPipe
 
@@ -34,13 +35,9 @@ _ASK_AGAIN_AFTER = 1.0
 """Seconds between two questions after changes: with 10,000 servers each answer costs haproxy 30 ms."""
 _RESTORED_WITHIN = 600.0
 """Seconds: what an older container has saved is not used."""
+_ABOUT_SCRIPTS = "Lua"
 _MOST_TOLD = 10000
 """Servers; all others begin as haproxy begins them."""
-_ADDRESSES_WITHIN = 5.0
-_MOST_ADDRESSES_WITHIN = 1.0
-"""Seconds that a candidate waits until each backend has one of its addresses, and until it has all; half of
---ready-timeout if that is less."""
-_ADDRESSES_AGAIN_AFTER = 0.01
 MOST_LISTED = 10
 """Servers that a log line or a status names."""
 
@@ -77,16 +74,18 @@ class ServerStates:
         self._runtime = runtime
         self._children = children
         self._configurations = parts.configurations
-        self._may_warn = not any(word.startswith("-dW") for word in parts.launch.command.arguments)
+        self._is_strict = any(word.startswith("-dW") for word in parts.launch.command.arguments)
         self._state = state
         self.ask: Callable[[int], None] = self.ask_candidate
-        """The same, but never raises."""
+        """Asks a candidate again; the supervisor replaces it by one that never raises."""
         self.keep: Callable[[str], None] = lambda _: None
         """Saves a text for `restored` in the next container."""
         self.keep_table: Callable[[str], None] = lambda _: None
-        """Gets each answer to `show servers state`."""
+        """Gets the addresses that DNS has found, as a state file of haproxy."""
+        self._table = ""
         self._saved = ("", 0.0)
         """The last saved text, without its time, and when it was saved, in seconds on the monotonic clock."""
+        self._answers_within = min(_ANSWERS_WITHIN, state().settings.ready_timeout / 4)
         self._keeps = state().settings.server_state is ServerStatePolicy.KEEP
         self._known: dict[str, ServerState] = {}
         """What the next candidate is told, by the server's name."""
@@ -99,14 +98,21 @@ class ServerStates:
         """The number of the last candidate that has answered, and what applies to it of what it was told."""
         self._changed: set[int] = set()
         """Candidates that have said that the state of a server has changed."""
+        self._addresses = ServerAddresses(runtime, children, state().settings.ready_timeout / 2)
         self._question: Conversation | None = None
         self._asked_at = 0.0
+        self._has_changed = False
+        """The current generation is to be asked, because the state of a server has changed."""
         self._wants_up = False
         """In a candidate servers may begin down, so those that are up are known as well."""
         self._scripted = False
         """The last candidate was given a script, and has not become current."""
+        self._failed = False
+        """It has exited, and its stderr says something about Lua."""
         self._script: ScriptPipe | None = None
         """From which the last candidate reads its script."""
+        self._pending: tuple[int, Mapping[str, ServerState]] = (0, {})
+        """The candidate that is being asked, and what it learns with that question."""
         self._asked = 0
         """The candidate that is asked once the current generation has answered; 0 if there is none."""
 
@@ -122,19 +128,23 @@ class ServerStates:
         self._hang_up()
         channel = self._children.channel_of(number) if self._keeps else None
         if channel:
+            self._has_changed = False
             self._asked_at = time.monotonic()
             # `show info` comes last, so an answer with the pid is complete.
             question = channel.ask((server_state.TABLE, runtime_api.WHO))
             self._question = question
             self._runtime.event_loop.add_reader(question, lambda: self._hear(number, question))
-            self._runtime.event_loop.call_later("server states", _ANSWERS_WITHIN, self._give_up)
+            self._runtime.event_loop.call_later("server states", self._answers_within, self._give_up)
 
     def changed(self, number: int) -> None:
         """Ask a generation soon: the state of one of its servers has changed, or may have."""
         if number != self._current():
             self._changed.add(number)
         elif self._keeps:
-            pause = max(0.0, self._asked_at + _ASK_AGAIN_AFTER - time.monotonic())
+            self._has_changed = True
+            # A candidate must not miss what somebody sets while it starts.
+            wait = 0.0 if self._state().candidate else _ASK_AGAIN_AFTER
+            pause = max(0.0, self._asked_at + wait - time.monotonic())
             self._runtime.event_loop.call_later(self, pause, lambda: self._note_again(number))
 
     def _note_again(self, number: int) -> None:
@@ -155,7 +165,10 @@ class ServerStates:
                 dns = server_state.uses_dns(mentions)
                 self._resolved = server_state.resolved(question.answer)[0] if dns else {}
                 self._save_changes()
-                self.keep_table(question.answer.partition("Name: ")[0])
+                table = server_state.addresses(question.answer)
+                if table != self._table:
+                    self._table = table
+                    self.keep_table(table)
             self._answered()
 
     def _current(self) -> int:
@@ -184,6 +197,10 @@ class ServerStates:
         if self._script:
             self._script.write(lua.script(candidate.told.values()))
         asked, self._asked = self._asked, 0
+        number, learns = self._pending
+        if number and self._to_tell(number) != learns:
+            # It is still busy with its configuration, and has not heard the first question.
+            asked = number
         if asked:
             self.ask(asked)
 
@@ -205,14 +222,16 @@ class ServerStates:
         if self._script:
             self._script.close()
             self._script = None
-        failed, self._scripted = self._scripted, False
+        self._addresses.cancel()
+        # One that failed because of its script is not followed by another one with a script.
+        failed, self._scripted, self._failed = self._failed, False, False
         mentions = self._configurations.mentions(number, kept=kept)
         wanted, self._wants_up = self._wants_up, server_state.may_begin_down(mentions)
         if self._wants_up and not wanted:
             self.note(self._current())
         told = {} if self._question else self._to_tell(number)
         asking = self._question is not None
-        self._scripted = bool(told or asking) and not failed and self._may_warn and lua.may_run_scripts(mentions)
+        self._scripted = bool(told or asking) and not failed and not self._is_strict and lua.may_run_scripts(mentions)
         dns = self._keeps and server_state.uses_dns(mentions)
         waits = self._resolved if dns else {}
         may_wait = bool(waits) or (dns and asking)
@@ -229,6 +248,11 @@ class ServerStates:
         if self._script and not asking:
             self._script.write(lua.script(candidate.told.values()))
         return Prelude(self._script.reader if self._script else None, holds)
+
+    def gone(self, number: int) -> None:
+        """Note that a generation has exited."""
+        if self._scripted and number == self._candidate.number:
+            self._failed = _ABOUT_SCRIPTS in self._children.stderr_of(number)
 
     def spawned(self) -> None:
         """Close what belongs to the new process."""
@@ -256,52 +280,15 @@ class ServerStates:
             OSError: no descriptors are left.
 
         """
-        candidate = self._candidate
-        if candidate.number == number and self._question:
+        candidate = self._candidate if self._candidate.number == number else _Candidate(number)
+        if self._has_changed and not self._question:
+            self.note(self._current())
+        if self._question:
             self._asked = number
-        elif candidate.number == number and candidate.waits:
-            self._ask_for_addresses(candidate, time.monotonic())
+        elif candidate.waits:
+            self._addresses.wait(number, candidate.paused, candidate.waits, lambda: self._ask(candidate))
         else:
-            self._ask(candidate if candidate.number == number else _Candidate(number))
-
-    def _ask_for_addresses(self, candidate: _Candidate, began: float) -> None:
-        channel = self._children.channel_of(candidate.number)
-        if not channel:
-            self._runtime.submit(Unanswered(candidate.number))
-            return
-        self._hang_up()
-        pause = (f"disable frontend {frontend}" for frontend in candidate.paused)
-        question = channel.ask((*pause, *server_state.about(candidate.waits), runtime_api.WHO))
-        self._question = question
-        self._runtime.event_loop.add_reader(question, lambda: self._hear_addresses(candidate, began, question))
-
-    def _hear_addresses(self, candidate: _Candidate, began: float, question: Conversation) -> None:
-        if not question.read():
-            return
-        self._hang_up()
-        try:
-            if question.failure or runtime_api.pid(question.answer) is None:
-                self._runtime.submit(Unanswered(candidate.number, question.failure))
-            elif self._is_patient(candidate.waits, question.answer, time.monotonic() - began):
-                self._runtime.event_loop.call_later(
-                    "addresses", _ADDRESSES_AGAIN_AFTER, lambda: self._ask_for_addresses(candidate, began)
-                )
-            else:
-                self._ask(candidate)
-        except (OSError, MemoryError):
-            self._runtime.submit(Unanswered(candidate.number))
-
-    def _is_patient(self, waits: Mapping[str, int], answer: str, seconds: float) -> bool:
-        """Tell whether a candidate should still wait for addresses, after so many seconds.
-
-        Some of the servers may have gone from DNS meanwhile.
-        """
-        if seconds > self._state().settings.ready_timeout / 2:
-            return False
-        numbers, missing = server_state.resolved(answer)
-        wanting = any(backend in missing and numbers.get(backend, 0) < number for backend, number in waits.items())
-        without = any(backend in missing and not numbers.get(backend) for backend in waits)
-        return (wanting and seconds < _MOST_ADDRESSES_WITHIN) or (without and seconds < _ADDRESSES_WITHIN)
+            self._ask(candidate)
 
     def _ask(self, candidate: _Candidate) -> None:
         child, told = self._children.find(candidate.number), candidate.told
@@ -309,7 +296,9 @@ class ServerStates:
             self._runtime.submit(Unanswered(candidate.number))
             return
         # What the current generation has said since must fit as well.
-        states = {**told, **self._to_tell(candidate.number)}.values()
+        learns = self._to_tell(candidate.number)
+        self._pending = (candidate.number, learns)
+        states = {**told, **learns}.values()
         child.ask(
             runtime_api.of_a_candidate(server_state.questions(states)),
             server_state.commands(told.values()),
@@ -318,7 +307,7 @@ class ServerStates:
 
     def _corrections(self, candidate: _Candidate, answer: str) -> tuple[str, ...]:
         corrections = server_state.corrections(candidate.told, self._to_tell(candidate.number), answer)
-        self._applied = (candidate.number, corrections.kept)
+        self._applied, self._pending = (candidate.number, corrections.kept), (0, {})
         resume = (f"enable frontend {frontend}" for frontend in candidate.paused)
         return (*corrections.commands, *resume, *((server_state.RELEASE,) if candidate.needs_release else ()))
 
@@ -326,7 +315,7 @@ class ServerStates:
         """Note that a candidate has become current."""
         number = current.number
         self.kept = self._applied[1] if self._applied[0] == number else ()
-        self._scripted = False
+        self._scripted = self._failed = False
         self._known = {state.name: state for state in self.kept}
         if self.kept:
             self._runtime.log(say(current, "server_state", f"kept the state of {shown(self.kept)}"))

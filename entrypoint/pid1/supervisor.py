@@ -58,7 +58,7 @@ class Supervisor:
         )
         self._transfer = ListenerTransfer(runtime.event_loop, children.channel_of, self._ordinary, runtime.submit)
         self._servers = servers = ServerStates(runtime, children, parts, lambda: self.state)
-        children.tell(taken=self._ordinary.taken, gone=self._transfer.forget, servers_changed=servers.changed)
+        children.tell(taken=self._ordinary.taken, gone=self._gone, servers_changed=servers.changed)
         self._store = ConfigStore(
             runtime, children, parts, lambda number: bool(self.state.find(number)), servers.restored
         )
@@ -354,6 +354,10 @@ class Supervisor:
         if self.state.current:
             self._servers.changed(self.state.current.number)
         return status(self._parts, self._outcomes, self._servers, self.state, connections)
+
+    def _gone(self, number: int) -> None:
+        self._transfer.forget(number)
+        self._servers.gone(number)
 
     def _binds_of(self, number: int) -> int | None:
         generation = self.state.find(number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import stat
@@ -81,12 +82,19 @@ class PidFile:
 
 
 def replace_file(path: str, content: bytes) -> None:
-    """Replace a file's content atomically, as a private file.
+    """Replace a file's content atomically; a new file is private, an old one keeps its mode, and a link its place.
 
     Raises:
-        OSError: it cannot be written; the old file is still there.
+        OSError: it cannot be written, or is not a regular file; what was there is still there.
 
     """
+    path = os.path.realpath(path)
+    mode = 0o600
+    with contextlib.suppress(FileNotFoundError):
+        status = os.stat(path)
+        mode = stat.S_IMODE(status.st_mode)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name}.{os.getpid()}")
     # Never through a symbolic link: the folder may be one in which anybody can create files.
@@ -95,6 +103,7 @@ def replace_file(path: str, content: bytes) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         with open(os.open(temporary, flags, 0o600), "wb") as file:
+            os.fchmod(file.fileno(), mode)
             file.write(content)
         os.replace(temporary, path)
     except OSError:

@@ -21,6 +21,8 @@ class ScriptPipe:
 
         """
         self.reader, self._writer = os.pipe2(os.O_CLOEXEC)
+        # A wrapper may start haproxy as another user, who opens it by its name. There is no secret in it.
+        os.fchmod(self.reader, 0o444)
         os.set_blocking(self._writer, False)
         with contextlib.suppress(OSError):
             fcntl.fcntl(self._writer, fcntl.F_SETPIPE_SZ, _CAPACITY)

@@ -230,7 +230,7 @@ def test_a_reload_forgets_once(begin: Begin, text: str) -> None:
 PICKY = """\
 #!/bin/sh
 for word; do
-  case $word in /dev/fd/*) grep -q lua-load "$word" && exit 1 ;; esac
+  case $word in /dev/fd/*) grep -q lua-load "$word" && echo "error in Lua file" >&2 && exit 1 ;; esac
 done
 exec haproxy "$@"
 """
@@ -251,6 +251,56 @@ def test_after_a_script_has_failed_there_is_none(begin: Begin, text: str, tmp_pa
     # The next one is given a script again.
     assert lb.client("reload").returncode == 1
     die(lb, 5)
+    assert state(lb) == DOWN
+
+
+def wrapper(tmp_path: Path, script: str) -> tuple[str, ...]:
+    """Return a haproxy that is a script."""
+    path = tmp_path / "wrapper" / "haproxy"
+    path.parent.mkdir()
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return (str(path),)
+
+
+def test_a_wrapper_may_start_haproxy_as_another_user(begin: Begin, text: str, tmp_path: Path) -> None:
+    """Who opens our files by their names in /dev/fd then."""
+    for folder in (tmp_path, tmp_path.parent):
+        folder.chmod(0o755)
+    haproxy = wrapper(tmp_path, 'exec setpriv --reuid 65534 --regid 65534 --clear-groups haproxy "$@"')
+    lb = begin(text=text, haproxy=haproxy).serves()
+    set_down(lb)
+    for _ in range(2):
+        assert lb.client("reload").returncode == 0, lb.log
+    assert state(lb) == DOWN
+    assert "Permission denied" not in lb.log
+
+
+def test_what_is_set_while_the_next_one_starts_is_kept(begin: Begin, text: str, tmp_path: Path) -> None:
+    """The next one hangs until that has been set; it may be long in reading its configuration."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    admin = tmp_path / "admin"
+    slow = f'[ "$SAFE_RELOAD_GENERATION" = 1 ] || cat {gate} > {tmp_path}/begun\nexec haproxy "$@"'
+    lb = begin(text=f"global\n  stats socket {admin} level admin\n{text}", haproxy=wrapper(tmp_path, slow)).serves()
+    lb.signal(signal.SIGUSR1)
+    with gate.open("w"):  # waits for the next one
+        _ask(admin, "set server b/bad state maint")
+        eventually(lambda: "Server b/bad is going DOWN for maintenance" in lb.log)
+    eventually(lambda: lb.log.count("is current") == 2)
+    assert columns(lb)["srv_admin_state"] == "1", lb.log
+
+
+def test_a_configuration_that_fails_is_not_the_script_s_fault(begin: Begin, text: str) -> None:
+    """The next haproxy learns the states by its script all the same."""
+    lb = begin(text=text).serves()
+    set_down(lb)
+    good = lb.configuration.read_text()
+    lb.configuration.write_text(good + "nonsense\n")
+    assert lb.client("reload").returncode == 1
+    lb.configuration.write_text(good)
+    assert lb.client("reload").returncode == 0
+    assert "Server b/bad is DOWN, changed from Lua script" in lb.log
     assert state(lb) == DOWN
 
 
