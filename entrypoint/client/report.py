@@ -232,7 +232,8 @@ def _server_state(status: Status) -> Iterator[tuple[str, str]]:
         yield "server state", "forgotten at each start (--server-state)"
     elif is_number(kept) and kept:
         more = f" and {printable(kept - len(names))} more" if kept > len(names) else ""
-        yield "server state", f"kept of {printable(kept)}: {', '.join(names)}{more}"
+        servers = "1 server" if kept == 1 else f"{printable(kept)} servers"
+        yield "server state", f"kept of {servers}: {', '.join(names)}{more}"
 
 
 def _log(status: Status, style: Style) -> Iterator[tuple[str, str]]:

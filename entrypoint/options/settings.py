@@ -259,10 +259,10 @@ OPTIONS = (
     Option("max_draining", "end the oldest draining haproxy when there are more", "N", 16, _count(1)),
     Option("restart", "restart haproxy when it dies: on-failure or no", "WHEN", Restart.ON_FAILURE, _choice(Restart)),
     Option("restart_limit", "give up after this many deaths in a row", "N", 5, _count(1)),
-    Option("state_dir", "keep the last known good configuration in this folder", "DIR", None, _path),
+    Option("state_dir", "keep the last known good configuration and the states of servers here", "DIR", None, _path),
     Option(
         "server_state",
-        "keep or forget which servers are down, in maintenance or weighted",
+        "keep or forget which servers are down, in maintenance, reweighted",
         "WHAT",
         ServerStatePolicy.KEEP,
         _choice(ServerStatePolicy),

@@ -48,7 +48,7 @@ VERBS = (
     Verb(
         "reload",
         "have a running instance read its configuration again, and wait for the result",
-        (Option("forget", "let all servers begin anew, as with --server-state forget"), _timeout(0.0)),
+        (Option("forget", "this once, let all servers begin anew"), _timeout(0.0)),
         (
             ("0", "the new generation serves"),
             ("1", "it failed, and haproxy's messages are on stderr; or the command line is wrong"),

@@ -173,7 +173,7 @@ def test_what_is_kept_is_told(begin: Begin, text: str) -> None:
     (line,) = [line for line in lb.log.splitlines() if "kept the state" in line]
     assert line.endswith(f"generation 2 (pid {lb.haproxy()}) kept the state of 2 servers: b/good weight 7, b/bad DOWN")
     assert lb.status()["server_state"] == {"mode": "keep", "kept": 2, "servers": ["b/good weight 7", "b/bad DOWN"]}
-    assert "server state   kept of 2: b/good weight 7, b/bad DOWN" in lb.client("status").stdout
+    assert "server state   kept of 2 servers: b/good weight 7, b/bad DOWN" in lb.client("status").stdout
     assert "safe_reload_server_states_kept 2" in lb.client("metrics").stdout.replace(".0\n", "\n")
 
 
