@@ -160,8 +160,7 @@ class Session:
         session.commands.extend(saved["commands"])
         session.reader = master_cli.CommandReader.restore(saved["reader"])
         for name in _PLAIN_FIELDS:
-            # Version 0.1.0 has no `borrows`.
-            setattr(session, name, saved.get(name, getattr(session, name)))
+            setattr(session, name, saved[name])
         return session
 
     @property

@@ -266,16 +266,14 @@ def test_an_exporter_that_is_late_loses_nothing(begin: Begin, origin: Origin) ->
     assert observed.scrape()[REQUESTS] == 2
 
 
-def test_a_client_of_version_0_1_0_is_restored() -> None:
-    """That version did not know of borrowed sessions, and does not hand over whether a client borrows."""
+def test_a_client_that_borrows_does_so_after_an_upgrade() -> None:
+    """It is lent the sessions of those that drain later."""
     near, far = socket.socketpair()
     with near, far:
         session = Session(Client(near, 1))
         session.borrows = True
         saved = session.serialize()
         assert Session.restore(Client(near, 1), saved).borrows
-        del saved["borrows"]
-        assert not Session.restore(Client(near, 1), saved).borrows
 
 
 TABLE = "# pxname,svname,stot,type,\napp,one,{},2,\n\n"
