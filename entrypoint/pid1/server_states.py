@@ -101,8 +101,8 @@ class ServerStates:
         self._addresses = ServerAddresses(runtime, children, state().settings.ready_timeout / 2)
         self._question: Conversation | None = None
         self._asked_at = 0.0
-        self._has_changed = False
-        """The current generation is to be asked, because the state of a server has changed."""
+        self._has_changed = 0
+        """The current generation if it is to be asked, because the state of a server has changed; else 0."""
         self._wants_up = False
         """In a candidate servers may begin down, so those that are up are known as well."""
         self._scripted = False
@@ -128,7 +128,7 @@ class ServerStates:
         self._hang_up()
         channel = self._children.channel_of(number) if self._keeps else None
         if channel:
-            self._has_changed = False
+            self._has_changed = 0
             self._asked_at = time.monotonic()
             # `show info` comes last, so an answer with the pid is complete.
             question = channel.ask((server_state.TABLE, runtime_api.WHO))
@@ -141,7 +141,7 @@ class ServerStates:
         if number != self._current():
             self._changed.add(number)
         elif self._keeps:
-            self._has_changed = True
+            self._has_changed = number
             # A candidate must not miss what somebody sets while it starts.
             wait = 0.0 if self._state().candidate else _ASK_AGAIN_AFTER
             pause = max(0.0, self._asked_at + wait - time.monotonic())
@@ -157,7 +157,7 @@ class ServerStates:
         if question.read():
             self._hang_up()
             complete = not question.failure and runtime_api.pid(question.answer) is not None
-            if complete and number == self._current():
+            if complete:
                 current = self._state().current
                 mentions = self._configurations.mentions(number, kept=bool(current and current.kept))
                 begin_up = not (self._wants_up or server_state.may_begin_down(mentions))
@@ -282,7 +282,7 @@ class ServerStates:
         """
         candidate = self._candidate if self._candidate.number == number else _Candidate(number)
         if self._has_changed and not self._question:
-            self.note(self._current())
+            self.note(self._has_changed)
         if self._question:
             self._asked = number
         elif candidate.waits:
@@ -316,6 +316,9 @@ class ServerStates:
         number = current.number
         self.kept = self._applied[1] if self._applied[0] == number else ()
         self._scripted = self._failed = False
+        # What is still asked is asked of the one before.
+        self._hang_up()
+        self._has_changed = 0
         self._known = {state.name: state for state in self.kept}
         if self.kept:
             self._runtime.log(say(current, "server_state", f"kept the state of {shown(self.kept)}"))
@@ -329,6 +332,17 @@ class ServerStates:
         text, saved_at = self._saved
         if server_state.to_text(self._known.values()) != text or time.monotonic() - saved_at > _RESTORED_WITHIN / 2:
             self.save()
+
+    def end(self) -> None:
+        """Save what is known, and what the current generation still says.
+
+        Raises:
+            OSError: no descriptors are left.
+
+        """
+        self.save()
+        if self._has_changed and not self._question:
+            self.note(self._has_changed)
 
     def save(self) -> None:
         """Save what is known.

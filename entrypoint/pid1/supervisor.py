@@ -284,7 +284,7 @@ class Supervisor:
                 self._tell(notice)
             case effects.CloseVips():
                 self._refusing.refuse_at(())
-                self._runtime.isolated(self._servers.save)
+                self._runtime.isolated(self._servers.end)
                 for close in (parts.listeners.close, self._ordinary.close):
                     self._runtime.isolated(close)
             case effects.Look(why=why, number=number):
