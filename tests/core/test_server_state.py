@@ -606,3 +606,21 @@ def test_text_that_is_damaged_is_refused(line: str) -> None:
     assert set(server_state.from_text(good)) == {"b/good"}
     with pytest.raises(ValueError, match=r"."):
         server_state.from_text(f"{good}{line}\n")
+
+
+def test_a_state_file_has_only_the_addresses_that_dns_has_found() -> None:
+    """All else would win over the configuration; and it is the same text as long as the addresses are."""
+    named = {"srv_fqdn": "app.test", "srv_addr": "192.0.2.1"}
+    rows = [
+        row("b", "found", **named, srv_time_since_last_change=7),
+        row("b", "srv", srvrecord="_http._tcp.app.test", srv_fqdn="app.test"),
+        row("b", "static"),
+        row("b", "down", **named, srv_op_state=0),
+        row("b", "maint", **named, srv_admin_state=1),
+        row("b", "weighted", **named, srv_uweight=7),
+    ]
+    found = server_state.addresses(answer(*rows) + "Name: HAProxy\nPid: 7\n\n")
+    assert found.startswith("1\n# be_id be_name ")
+    assert [line.split()[3] for line in found.splitlines()[2:]] == ["found", "srv"]
+    again = row("b", "found", **named, srv_time_since_last_change=9)
+    assert server_state.addresses(answer(again, *rows[1:])) == found

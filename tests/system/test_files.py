@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from entrypoint.system.files import PidFile, configuration_files, fill_standard_descriptors, keep_from_children, read
+from entrypoint.system.files import (
+    PidFile,
+    configuration_files,
+    fill_standard_descriptors,
+    keep_from_children,
+    read,
+    replace_file,
+)
 from tests.system.apart import apart, in_child
 
 # ---- the pid file --------------------------------------------------------------------------------------------------
@@ -226,3 +233,26 @@ def test_only_the_standard_descriptors_are_for_children() -> None:
         os.set_inheritable(descriptor, True)
     keep_from_children()
     assert [os.get_inheritable(descriptor) for descriptor in (0, 1, 2, 5, 9, 100)] == [True] * 3 + [False] * 3
+
+
+def test_a_replaced_file_keeps_its_mode_and_its_links(tmp_path: Path) -> None:
+    """And one that is new is private."""
+    target, link, new = tmp_path / "target", tmp_path / "link", tmp_path / "new"
+    target.write_text("old")
+    target.chmod(0o664)
+    link.symlink_to(target)
+    replace_file(str(link), b"content")
+    replace_file(str(new), b"content")
+    assert link.is_symlink()
+    assert (target.read_text(), target.stat().st_mode & 0o777) == ("content", 0o664)
+    assert (new.read_text(), new.stat().st_mode & 0o777) == ("content", 0o600)
+    assert {path.name for path in tmp_path.iterdir()} == {"target", "link", "new"}
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
+    """Such as /dev/null, whose place a private file would take."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="not a regular file"):
+        replace_file(str(pipe), b"content")
+    assert [path.is_fifo() for path in tmp_path.iterdir()] == [True]

@@ -1,10 +1,12 @@
 """Servers that DNS names: a new haproxy serves once it knows their addresses; the test is the name server."""
 
+import os
 import signal
 import socket
 import struct
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -129,6 +131,61 @@ def test_a_name_server_that_is_silent_does_not_fail_a_reload(begin: Begin, names
     names.silent = False
     resolves(lb)
     eventually(lambda: lb.get() == "ok")
+
+
+GIVES_UP = """
+from pathlib import Path
+from entrypoint.pid1.server_states import ServerStates
+right = ServerStates._give_up
+def wrong(self):
+    right(self)
+    Path("GAVE_UP").touch()
+ServerStates._give_up = wrong
+"""
+
+
+def test_a_question_to_the_old_one_does_not_end_the_wait_of_the_new_one(
+    begin: Begin, names: Names, tmp_path: Path
+) -> None:
+    """Somebody asks for the status while the new one waits, and the old one does not answer in time."""
+    gave_up = tmp_path / "gave up"
+    code = GIVES_UP.replace("GAVE_UP", str(gave_up))
+    lb = begin("--ready-timeout", "20", text=text(names, 1), code=code).becomes_current()
+    resolves(lb)
+    names.silent = True
+    old, asked = lb.haproxy(), names.asked
+    lb.signal(signal.SIGUSR1)
+    eventually(lambda: names.asked > asked)  # the new one is in its loop, and waits
+    new = next(one["pid"] for one in lb.status()["generations"] if one["pid"] != old)
+    gave_up.unlink(missing_ok=True)
+    os.kill(old, signal.SIGSTOP)
+    lb.status()
+    os.kill(new, signal.SIGSTOP)
+    eventually(gave_up.exists)
+    names.silent = False
+    for pid in (old, new):
+        os.kill(pid, signal.SIGCONT)
+    eventually(lambda: lb.log.count("is current") == 2)
+    assert f"generation 2 (pid {new}) is current" in lb.log
+
+
+def test_haproxys_state_file_has_the_names_only(begin: Begin, names: Names, tmp_path: Path) -> None:
+    """So the configuration wins for all other servers, and nothing is written while nothing changes."""
+    file = tmp_path / "state"
+    head = f"global\n  server-state-file {file}\n"
+    static = "  server fixed 127.0.0.1:1\nresolvers r"
+    loads = "defaults\n  load-server-state-from-file global\n"
+    body = text(names, 1).replace("resolvers r\n", f"{static}\n").replace("defaults\n", loads)
+    lb = begin(text=head + body).becomes_current()
+    resolves(lb)
+    eventually(lambda: file.exists() and "app.test" in file.read_text())
+    written = file.stat().st_mtime_ns
+    tell(lb, "set server b/fixed state maint")
+    lb.configuration.write_text(lb.configuration.read_text().replace("127.0.0.1:1\n", "127.0.0.1:2\n"))
+    assert lb.client("reload").returncode == 0
+    assert (columns(lb, "fixed")["srv_port"], columns(lb, "fixed")["srv_admin_state"]) == ("2", "0")
+    assert "fixed" not in file.read_text()
+    assert file.stat().st_mtime_ns == written
 
 
 def test_a_server_with_another_address_is_not_down(begin: Begin, names: Names) -> None:

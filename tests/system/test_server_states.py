@@ -421,6 +421,30 @@ def test_states_that_cannot_be_written_are_logged(begin: Begin, text: str, tmp_p
     assert state(lb) == DOWN
 
 
+def test_what_is_set_at_the_end_is_saved(begin: Begin, text: str, tmp_path: Path) -> None:
+    """Even if it is not time to ask again."""
+    rarely = "from entrypoint.pid1 import server_states\nserver_states._ASK_AGAIN_AFTER = 3600.0\n"
+    lb = begin("--state-dir", str(tmp_path / "kept"), text=text, code=rarely).serves()
+    lb.status()
+    eventually(lambda: "server-state" in str(list((tmp_path / "kept").glob("*"))))
+    tell(lb, "set server b/bad weight 7")
+    end(lb)
+    assert "b/bad" in saved(tmp_path / "kept")
+
+
+def test_a_problem_with_the_states_is_logged_once(begin: Begin, text: str, tmp_path: Path) -> None:
+    """Not at each change: a server that flaps would fill the log."""
+    folder = tmp_path / "kept"
+    folder.write_text("")
+    often = "from entrypoint.pid1 import server_states\nserver_states._ASK_AGAIN_AFTER = 0.0\n"
+    lb = begin("--state-dir", str(folder), text=text, code=often).serves()
+    for weight in range(2, 5):
+        tell(lb, f"set server b/bad weight {weight}")
+        lb.status()
+    assert lb.client("reload").returncode == 0
+    assert lb.log.count("the states of servers are kept in memory only") == 1
+
+
 def test_the_text_is_what_the_core_reads(kept: Path) -> None:
     """One server, and nothing else."""
     states = from_text(saved(kept))
