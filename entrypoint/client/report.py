@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 
 from entrypoint.client.formatting import Style, ago, duration, printable, seconds, several, short, table
 from entrypoint.client.status_fields import Status, current_generation, is_number, mapping, mappings, sequence, serves
-from entrypoint.core.history import START
+from entrypoint.core.history import APPLIED, START
 from entrypoint.options.vips import needs_v6only
 
 _MOST = 20
@@ -160,8 +160,10 @@ def _last_reload(status: Status, now: float, style: Style) -> Iterator[tuple[str
     if last.get("trigger") == START:
         yield "last start", ", ".join([*facts, f"generation {printable(last.get('generation'))}"])
     else:
-        if last.get("seconds") is None and last.get("message"):
+        if not failed and last.get("message") and (last.get("seconds") is None or last.get("kind") == APPLIED):
             facts.append(printable(last["message"]))
+        elif failed and last.get("kind") == APPLIED:
+            facts.append("a changed file was refused")
         else:
             facts.append(f"asked for by {printable(last.get('trigger'))}")
             facts.append(f"generation {printable(last.get('generation'))}")

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from entrypoint.core.events import (
     EXPORTER,
+    Applied,
     Disk,
     Event,
     NotAdopted,
@@ -50,6 +51,13 @@ class Look:
 
     why: Why
     number: int = 0
+
+
+@record(frozen=True)
+class Apply:
+    """Give the changed files on disk to this generation while it runs. Answered by Applied, sooner or later."""
+
+    number: int
 
 
 @record(frozen=True)
@@ -199,6 +207,7 @@ Effect = (
     | Publish
     | TakeOver
     | Look
+    | Apply
     | Keep
     | Reply
     | Rehearse
@@ -229,6 +238,8 @@ def failure_of(effect: Effect, why: str) -> Event | None:
             return NotSpawned(EXPORTER, f"was not started: {why}", FAILED)
         case Look(why=reason, number=number):
             return Seen(reason, Disk(unreadable=f"it could not be looked at: {why}", unfinished=True), number)
+        case Apply(number=number):
+            return Applied(number, problem=why)
         case Ask(number=number) | AskCandidate(number=number):
             return Unanswered(number)
         case Adopt(number=number):
@@ -258,9 +269,17 @@ def lasting(effect: Effect) -> object:
             return Send(number, signum)
         case Reply():
             return effect
-        case (Spawn() | SpawnExporter() | Look() | Ask() | NoteServers() | AskCandidate() | Rehearse() | Upgrade()) | (
-            Poke() | Adopt() | Publish() | TakeOver() | Keep() | Log() | Tell()
-        ):
+        case (
+            Spawn()
+            | SpawnExporter()
+            | Look()
+            | Apply()
+            | Ask()
+            | NoteServers()
+            | AskCandidate()
+            | Rehearse()
+            | Upgrade()
+        ) | (Poke() | Adopt() | Publish() | TakeOver() | Keep() | Log() | Tell()):
             return None
         case _:
             assert_never(effect)

@@ -92,6 +92,8 @@ class Disk:
     """What looks half written, a line each; haproxy may accept it all the same."""
     unfinished: bool = False
     """The look failed (time, memory, or its process died): what is on disk is not known."""
+    applicable: bool = False
+    """It differs from what the current generation runs, but only in files that haproxy may take while it runs."""
 
 
 class Why(StrEnum):
@@ -115,6 +117,33 @@ class Seen:
     disk: Disk
     number: int = 0
     """The candidate that it is about."""
+
+
+@record(frozen=True)
+class Applied:
+    """The current generation has been given changed files, all of them or not. Every Apply gets one."""
+
+    number: int
+    disk: Disk = Disk()
+    """What was on disk then; without a digest if that is not known."""
+    digest: str = ""
+    """What it runs now, if all of that is on disk or not; empty if nothing was changed."""
+    files: tuple[str, ...] = ()
+    """What it has taken."""
+    seconds: float = 0.0
+    """How long that took."""
+    problem: str = ""
+    """Why it has not taken the rest, as one line; empty if there is no rest."""
+    refused: bool = False
+    """haproxy has said that a certificate is bad: a reload would not be better."""
+
+
+@record(frozen=True)
+class Learned:
+    """The current generation reads files that were not known: what is on disk has another digest now."""
+
+    before: str
+    after: str
 
 
 @record(frozen=True)
@@ -217,6 +246,8 @@ Event = (
     | UpgradeAsked
     | Rehearsed
     | Seen
+    | Applied
+    | Learned
     | Stirred
     | Spawned
     | NotSpawned
@@ -265,6 +296,8 @@ class Clock(StrEnum):
     """Files that never are quiet are looked at after this long all the same."""
     POLL = "poll"
     """`--poll`."""
+    APPLY = "apply"
+    """The current generation has this long to take changed files; then there is a reload."""
     INCOMPLETE = "incomplete"
     """Files that look incomplete are taken as they are after this long."""
     RETRY = "retry"

@@ -5,12 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from entrypoint.core.exit_status import cause_of_death
-from entrypoint.core.notices import Died, Gone, Notice, Promoted, Recovered, ReloadFailed, StartFailed, Starting
+from entrypoint.core.notices import (
+    Died,
+    FilesApplied,
+    FilesRefused,
+    Gone,
+    Notice,
+    Promoted,
+    Recovered,
+    ReloadFailed,
+    StartFailed,
+    Starting,
+)
 from entrypoint.lean.record import record
 from entrypoint.lean.typing import Any, assert_never
 
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 """Upper bounds in seconds of how long reloads took."""
+RELOAD = "reload"
+"""The kind of a reload that starts a new generation."""
+APPLIED = "applied"
+"""The kind of one for which the current generation takes changed files."""
 START = "a start"
 """The trigger name for starts that nobody requested: the first start and restarts after a crash."""
 _MOST_REASONS = 20
@@ -29,6 +44,7 @@ class Reload:
     seconds: float | None
     """From the start of the candidate to the end; None if there was no candidate."""
     message: str
+    kind: str = RELOAD
 
 
 class History:
@@ -45,7 +61,8 @@ class History:
         self.born: dict[int, float] = {}
         """When each generation started, on the monotonic clock."""
         self.asked_by: dict[int, str] = {}
-        self.reloads: dict[tuple[str, str], int] = {}
+        self.reloads: dict[tuple[str, str, str], int] = {}
+        """How many there were, by trigger, result and kind."""
         self.buckets = [0] * len(BUCKETS)
         self.seconds = 0.0
         self.finished = 0
@@ -64,7 +81,7 @@ class History:
             "buckets": self.buckets,
             "seconds": self.seconds,
             "finished": self.finished,
-            "last": last and [last.success, last.trigger, last.number, last.at, last.seconds, last.message],
+            "last": last and [last.success, last.trigger, last.number, last.at, last.seconds, last.message, last.kind],
             "last_success": self.last_success,
             "restarts": self.restarts,
         }
@@ -74,7 +91,7 @@ class History:
         """Go on with the counts of the previous program."""
         history = cls(left["began"])
         history.born, history.asked_by = dict(left["born"]), dict(left["asked_by"])
-        history.reloads = {(trigger, result): count for trigger, result, count in left["reloads"]}
+        history.reloads = {(trigger, result, kind): count for trigger, result, kind, count in left["reloads"]}
         if len(left["buckets"]) == len(BUCKETS):
             history.buckets, history.seconds, history.finished = left["buckets"], left["seconds"], left["finished"]
         history.last = Reload(*left["last"]) if left["last"] else None
@@ -98,14 +115,20 @@ class History:
             case Promoted(trigger=trigger, kept=kept):
                 if trigger:
                     self.asked_by[number] = trigger
-                    self._finish(trigger, number, (now, clock), message, success=True)
+                    seconds = clock - self.born.get(number, clock)
+                    self._finish(Reload(True, trigger, number, now, seconds, message))
                 elif self.last_success is None:
                     self.last_success = now
                 if self.last and self.last.trigger == START and not kept:
                     self.last = None
             case ReloadFailed(trigger=trigger):
-                self._finish(trigger, number, (now, clock), message, success=False)
+                seconds = clock - self.born.get(number, clock)
+                self._finish(Reload(False, trigger, number, now, seconds, message))
                 self.forget(number)
+            case FilesApplied(trigger=trigger, seconds=seconds):
+                self._finish(Reload(True, trigger, number, now, seconds, message, APPLIED))
+            case FilesRefused(trigger=trigger):
+                self._finish(Reload(False, trigger, number, now, None, message, APPLIED))
             case Recovered():
                 # The configuration that failed is gone from the disk.
                 if self.last:
@@ -128,23 +151,23 @@ class History:
     @property
     def failures(self) -> int:
         """How many reloads have failed."""
-        return sum(count for (_, result), count in self.reloads.items() if result == "failure")
+        return sum(count for (_, result, _), count in self.reloads.items() if result == "failure")
 
     def forget(self, number: int) -> None:
         """Forget a generation that is gone."""
         self.born.pop(number, None)
         self.asked_by.pop(number, None)
 
-    def _finish(self, trigger: str, number: int, times: tuple[float, float], message: str, *, success: bool) -> None:
-        now, clock = times
-        seconds = clock - self.born.get(number, clock)
-        self.last = Reload(success, trigger, number, now, seconds, message)
+    def _finish(self, reload: Reload) -> None:
+        self.last = reload
         # The first trigger only: each combination of triggers would be a time series of its own.
-        key = (trigger.partition(", ")[0], "success" if success else "failure")
+        result = "success" if reload.success else "failure"
+        key = (reload.trigger.partition(", ")[0], result, reload.kind)
         self.reloads[key] = self.reloads.get(key, 0) + 1
-        self.finished += 1
-        self.seconds += seconds
-        for index, bound in enumerate(BUCKETS):
-            self.buckets[index] += seconds <= bound
-        if success:
-            self.last_success = now
+        if reload.success:
+            self.last_success = reload.at
+        if reload.kind == RELOAD and reload.seconds is not None:
+            self.finished += 1
+            self.seconds += reload.seconds
+            for index, bound in enumerate(BUCKETS):
+                self.buckets[index] += reload.seconds <= bound

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import signal
 
-from entrypoint.core import candidate, retiring, stopping, transfer, watching
+from entrypoint.core import applying, candidate, retiring, stopping, transfer, watching
 from entrypoint.core.effects import (
     FAILED,
     Effect,
@@ -39,11 +39,13 @@ from entrypoint.core.events import (
     EXPORTER,
     Adopted,
     Answered,
+    Applied,
     Began,
     Clock,
     Elapsed,
     Event,
     Exited,
+    Learned,
     NotAdopted,
     NotSpawned,
     Poked,
@@ -118,6 +120,11 @@ def _go_on(state: State) -> Step:
             return stopping.finish(state, status)
         case Serving() | BackingOff() if (state.waiting or state.torn) and not state.candidate and not state.retiring:
             wanted = watching.still_wanted(state)
+            if wanted == (watching.FILES,) and state.applying:
+                # Most of what has changed since is part of what is being applied.
+                return state, ()
+            if wanted == (watching.FILES,) and applying.may_begin(state):
+                return applying.begin(state)
             tries, state = state.torn, replace(state, waiting=(), torn=0)
             return candidate.spawn(replace(state, stage=Serving()), wanted, tries=tries) if wanted else (state, ())
         case _:
@@ -144,10 +151,10 @@ def _decide(state: State, event: Event) -> Step:
             return _rehearsed(state, client, failure)
         case Stirred():
             return watching.stirred(state)
-        case Seen(why=Why.START):
-            return candidate.looked_for_start(state, event)
-        case Seen():
-            return candidate.looked(state, event)
+        case Seen(why=why):
+            return (candidate.looked_for_start if why is Why.START else candidate.looked)(state, event)
+        case Applied() | Learned():
+            return applying.follow(state, event)
         case Spawned(number=number):
             return _exporter_spawned(state) if number == EXPORTER else _spawned(state, event)
         case NotSpawned(number=number, reason=reason):
@@ -208,7 +215,7 @@ def _rehearsed(state: State, client: int, failure: str) -> Step:
 def _is_at_rest(state: State) -> bool:
     """Tell whether another program could go on from this state."""
     starts = state.candidate or state.retiring or not state.current
-    return isinstance(state.stage, Serving) and not starts
+    return isinstance(state.stage, Serving) and not starts and not state.applying
 
 
 def _not_at_rest(client: int) -> Reply:
@@ -332,12 +339,10 @@ def _elapsed(state: State, timer: Timer) -> Step:
             return stopping.accept_no_more(state)
         case Clock.STOP_TIMEOUT, _:
             return stopping.stop_quickly(state, 0, "--stop-timeout")
-        case ((Clock.QUIET | Clock.SETTLE), _):
-            return watching.quiet(state)
-        case Clock.POLL, _:
-            return watching.poll(state)
-        case Clock.INCOMPLETE, _:
-            return watching.waited(state)
+        case ((Clock.QUIET | Clock.SETTLE | Clock.POLL | Clock.INCOMPLETE), _):
+            return watching.elapsed(state, timer.clock)
+        case Clock.APPLY, _:
+            return applying.elapsed(state)
         case Clock.RETRY, _:
             return _reload(state, watching.RETRY)
         case ((Clock.ADOPT | Clock.ADOPT_AGAIN), _):

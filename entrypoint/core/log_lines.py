@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from entrypoint.core.effects import Log
 from entrypoint.core.exit_status import how_it_died, shell_status
-from entrypoint.core.notices import Died, Gone, Notice, Promoted, Recovered, ReloadFailed, StartFailed, Starting
+from entrypoint.core.notices import (
+    Died,
+    FilesApplied,
+    FilesRefused,
+    Gone,
+    Notice,
+    Promoted,
+    Recovered,
+    ReloadFailed,
+    StartFailed,
+    Starting,
+)
 from entrypoint.core.state import Generation
 from entrypoint.lean.level import Level
 from entrypoint.lean.typing import assert_never
+
+_MOST_NAMES = 3
 
 
 def line_of(notice: Notice) -> Log:
@@ -34,6 +47,13 @@ def line_of(notice: Notice) -> Log:
             return _line(number, pid, "reload_failed", failed, Level.ERROR, trigger=trigger)
         case StartFailed(number=number, pid=pid, what=what):
             return _line(number, pid, "start_failed", f"{what}{_then(notice)}", Level.ERROR)
+        case FilesApplied(number=number, files=files, seconds=seconds):
+            what = f"applied {names(files)} without a reload ({1000 * seconds:.0f} ms)"
+            fields = {"generation": number, "trigger": notice.trigger, "sha256": notice.digest, "kind": "applied"}
+            return Log(Level.INFO, "applied", what, fields)
+        case FilesRefused(number=number, pid=pid, what=what, trigger=trigger):
+            refused = f"goes on with what it has: {what}"
+            return _line(number, pid, "reload_failed", refused, Level.ERROR, trigger=trigger, kind="applied")
         case Died(number=number, pid=pid, status=status):
             how = how_it_died(status)
             return _line(number, pid, "died", f"{how}, unasked", Level.ERROR, status=shell_status(status), how=how)
@@ -44,6 +64,12 @@ def line_of(notice: Notice) -> Log:
             return Log(Level.INFO, "back", what, {"generation": number})
         case _:
             assert_never(notice)
+
+
+def names(files: tuple[str, ...]) -> str:
+    """Return the names of files for people, as many as fit into a line."""
+    more = len(files) - _MOST_NAMES
+    return ", ".join(files[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _then(notice: ReloadFailed | StartFailed) -> str:

@@ -6,7 +6,7 @@ each message: the reader interprets what others have written.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from entrypoint.lean.record import record
@@ -17,16 +17,30 @@ LOOK, LOOK_WITH_TEXTS = b"look", b"look with texts"
 KEEP, RESTORE = b"keep", b"restore"
 KEEP_SERVERS, RESTORE_SERVERS = b"keep servers", b"restore servers"
 KEEP_TABLE = b"keep table"
-"""Requests. LOOK_WITH_TEXTS may come with the texts of the current generation, and after a zero byte each with the
-backends whose health checks are compared with those. KEEP comes with the texts to keep, KEEP_SERVERS and
-KEEP_TABLE with the states of servers. Each has one answer: FOUND, KEPT or RESTORED."""
-FOUND, KEPT, RESTORED, STIRRED, POLLING = b"found", b"kept", b"restored", b"stirred", b"polling"
-"""What the reader sends: three answers, and STIRRED and POLLING by itself. A zero byte and the rest follow."""
+APPLY, LEARN = b"apply", b"learn"
+"""Requests. All but those about the state directory say what is `Known`. LOOK_WITH_TEXTS may come with the texts of the
+current generation, and with the backends whose health checks are compared with those. KEEP comes with the texts to
+keep, KEEP_SERVERS and KEEP_TABLE with the states of servers. APPLY and LEARN come with our end of the current
+generation's private CLI. Each has one answer."""
+FOUND, KEPT, RESTORED, APPLIED, LEARNED = b"found", b"kept", b"restored", b"applied", b"learned"
+STIRRED, POLLING = b"stirred", b"polling"
+"""What the reader sends: five answers, and STIRRED and POLLING by itself. A zero byte and the rest follow."""
 
 _MOST_OF_A_LIST = 24 * 1024
 """Bytes of the names of one list."""
 _LONGEST_LINE = 1024
-_FIELDS = 15
+_FIELDS = 16
+_FIELDS_OF_OUTCOME = 6
+
+
+@record(frozen=True)
+class Known:
+    """What PID 1 knows of the current generation."""
+
+    digest: str = ""
+    """Of what it runs; empty if that is not known."""
+    reported: tuple[str, ...] = ()
+    """The files that it has read, as it says, and that the configuration seems not to name."""
 
 
 @record(frozen=True)
@@ -41,6 +55,8 @@ class Found:
     """The look was given up: what is on disk is not known."""
     polled: bool = False
     """The kernel does not report every change of some of the files."""
+    applicable: bool = False
+    """It differs from what the current generation runs, but in no file that only another haproxy can read."""
     master_worker: str = ""
     """FILE:LINE where `master-worker` stands; empty where it does not."""
     conditional_master_worker: str = ""
@@ -69,7 +85,7 @@ class Found:
 def to_message(found: Found) -> bytes:
     """Write it, with as many names as there is room for."""
     lists = [
-        _first(names)
+        first(names)
         for names in (found.files, found.stale, found.tags, found.incomplete, found.mentions, found.changed_checks)
     ]
     fields = [
@@ -77,6 +93,7 @@ def to_message(found: Found) -> bytes:
         found.unreadable[:_LONGEST_LINE],
         "1" if found.unfinished else "",
         "1" if found.polled else "",
+        "1" if found.applicable else "",
         found.master_worker,
         found.conditional_master_worker,
         found.shared_ticket_keys[:_LONGEST_LINE],
@@ -88,15 +105,16 @@ def to_message(found: Found) -> bytes:
     return b"\0".join(field.replace("\0", "").encode("utf-8", "surrogateescape") for field in fields)
 
 
-def _first(names: Iterable[str]) -> list[str]:
-    first: list[str] = []
+def first(names: Iterable[str]) -> tuple[str, ...]:
+    """Return as many names as fit into a list of a message."""
+    found: list[str] = []
     room = _MOST_OF_A_LIST
     for name in names:
         room -= len(name.encode("utf-8", "surrogateescape")) + 1
         if room < 0:
             break
-        first.append(name)
-    return first
+        found.append(name)
+    return tuple(found)
 
 
 def from_message(message: bytes) -> Found:
@@ -109,13 +127,13 @@ def from_message(message: bytes) -> Found:
     fields = [field.decode("utf-8", "surrogateescape") for field in message.split(b"\0")]
     if len(fields) < _FIELDS:
         raise ValueError(f"{len(fields)} fields")
-    digest, unreadable, unfinished, polled, master_worker, conditional_master_worker, *rest = fields[:8]
+    digest, unreadable, unfinished, polled, applicable, master_worker, conditional_master_worker, *rest = fields[:9]
     shared_ticket_keys, server_state_file = rest
-    count, *lengths = (int(field) for field in fields[8:_FIELDS])
+    count, *lengths = (int(field) for field in fields[9:_FIELDS])
     names = fields[_FIELDS:]
     if min(count, *lengths) < 0 or sum(lengths) != len(names) or len(digest) not in {0, 64}:
         raise ValueError("fields that do not fit")
-    if not set(digest) <= set("0123456789abcdef") or {unfinished, polled} - {"", "1"}:
+    if not set(digest) <= set("0123456789abcdef") or {unfinished, polled, applicable} - {"", "1"}:
         raise ValueError("fields that are none")
     if bool(digest) == bool(unreadable):
         raise ValueError("either there is a digest or a reason why not")
@@ -126,6 +144,7 @@ def from_message(message: bytes) -> Found:
         unreadable,
         bool(unfinished),
         bool(polled),
+        bool(applicable),
         master_worker,
         conditional_master_worker,
         shared_ticket_keys,
@@ -138,3 +157,74 @@ def from_message(message: bytes) -> Found:
         mentions,
         changed_checks,
     )
+
+
+def known_to_message(known: Known, names: Iterable[str] = ()) -> bytes:
+    """Write it, and more names."""
+    fields = [known.digest, str(len(known.reported)), *known.reported, *names]
+    return b"\0".join(field.encode("utf-8", "surrogateescape") for field in fields)
+
+
+def known_from(fields: Sequence[bytes]) -> tuple[Known, tuple[str, ...]]:
+    """Return what `known_to_message` wrote, and the names.
+
+    Raises:
+        ValueError: it did not.
+
+    """
+    digest, count, *names = (field.decode("utf-8", "surrogateescape") for field in fields)
+    if not 0 <= int(count) <= len(names) or len(digest) not in {0, 64}:
+        raise ValueError("fields that do not fit")
+    return Known(digest, tuple(names[: int(count)])), tuple(names[int(count) :])
+
+
+# ---- changed files that the current generation takes -----------------------------------------------------------------
+
+
+@record(frozen=True)
+class Outcome:
+    """What the current generation has taken of the changed files."""
+
+    digest: str = ""
+    """Of what it runs now; empty if it has taken nothing."""
+    files: tuple[str, ...] = ()
+    """What it has taken."""
+    seconds: float = 0.0
+    """How long that took."""
+    problem: str = ""
+    """Why it has not taken the rest, in one line; empty if there is no rest."""
+    refused: bool = False
+    """haproxy has said that a certificate is bad."""
+
+
+def outcome_to_message(outcome: Outcome, found: Found) -> bytes:
+    """Write it, with what was found on disk."""
+    files = first(outcome.files)
+    fields = [
+        outcome.digest,
+        repr(outcome.seconds),
+        outcome.problem[:_LONGEST_LINE],
+        "1" if outcome.refused else "",
+        str(len(files)),
+        *files,
+    ]
+    text = b"\0".join(field.replace("\0", "").encode("utf-8", "surrogateescape") for field in fields)
+    return text + b"\0" + to_message(found)
+
+
+def outcome_from_message(message: bytes) -> tuple[Outcome, Found]:
+    """Read what `outcome_to_message` wrote.
+
+    Raises:
+        ValueError: it did not.
+
+    """
+    fields = message.split(b"\0", _FIELDS_OF_OUTCOME - 1)
+    if len(fields) < _FIELDS_OF_OUTCOME:
+        raise ValueError(f"{len(fields)} fields")
+    digest, seconds, problem, refused, count = (field.decode("utf-8", "surrogateescape") for field in fields[:5])
+    *files, rest = fields[5].split(b"\0", max(int(count), 0))
+    if len(files) != int(count) or refused not in {"", "1"} or bool(digest) != bool(files):
+        raise ValueError("fields that do not fit")
+    names = tuple(name.decode("utf-8", "surrogateescape") for name in files)
+    return Outcome(digest, names, float(seconds), problem, bool(refused)), from_message(rest)

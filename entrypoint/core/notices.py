@@ -67,6 +67,29 @@ class StartFailed:
 
 
 @record(frozen=True)
+class FilesApplied:
+    """The current generation has taken changed files."""
+
+    number: int
+    files: tuple[str, ...]
+    seconds: float
+    trigger: str = "files"
+    digest: str = ""
+    """Of what it runs now."""
+
+
+@record(frozen=True)
+class FilesRefused:
+    """The current generation has refused a changed certificate, and serves with the old one."""
+
+    number: int
+    pid: int | None
+    what: str
+    """Why, in haproxy's words."""
+    trigger: str = "files"
+
+
+@record(frozen=True)
 class Died:
     """The current generation has died unasked."""
 
@@ -93,4 +116,4 @@ class Recovered:
     number: int
 
 
-Notice = Starting | Promoted | ReloadFailed | StartFailed | Died | Gone | Recovered
+Notice = Starting | Promoted | ReloadFailed | StartFailed | FilesApplied | FilesRefused | Died | Gone | Recovered

@@ -33,6 +33,8 @@ FIRST_EXPORTER_DELAY = 1.0
 FIRST_RETRY_DELAY = 1.0
 MOST_RETRIES = 6
 """After this many failures the delay is the longest one; more are not counted."""
+APPLY_WITHIN = 10.0
+"""`pid1.applying` gives up before; this is for an answer that is lost."""
 INCOMPLETE_WITHIN = 10.0
 """Writing a configuration, or a certificate and its key, takes less than this."""
 MOST_DEBOUNCES = 10
@@ -211,6 +213,8 @@ class State:
     """Digest of the incomplete files that it has waited for long enough."""
     torn: int = 0
     """How many candidates in a row were ready but dropped, because files had changed while they read them."""
+    applying: int = 0
+    """The number of the generation that is given changed files; 0 for none."""
     settling: int = 0
     """How often files have changed since they were last quiet; 0 while they are."""
     polls: int = 0
@@ -314,6 +318,8 @@ def _watch_timers(state: State) -> Iterator[tuple[Timer, float]]:
         return
     if state.patient:
         yield Timer(Clock.INCOMPLETE), INCOMPLETE_WITHIN
+    if state.applying:
+        yield Timer(Clock.APPLY, state.applying), APPLY_WITHIN
     if state.settling:
         yield Timer(Clock.QUIET, 0, state.settling), state.settings.debounce
         yield Timer(Clock.SETTLE), MOST_DEBOUNCES * state.settings.debounce

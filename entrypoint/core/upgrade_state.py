@@ -14,7 +14,7 @@ from entrypoint.lean.record import record, replace
 from entrypoint.lean.typing import Any
 from entrypoint.options.settings import Settings
 
-FORMAT = 4
+FORMAT = 5
 """Any change of the fields needs a new number. A program with another one refuses, and the old program goes on."""
 
 Plain = Mapping[str, Any]

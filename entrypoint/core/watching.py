@@ -8,7 +8,7 @@ Files that look incomplete are waited for, for a while, unless the current gener
 from __future__ import annotations
 
 from entrypoint.core.effects import Effect, Log, Look, Tell
-from entrypoint.core.events import Disk, Request, Why
+from entrypoint.core.events import Clock, Disk, Request, Why
 from entrypoint.core.notices import Recovered
 from entrypoint.core.state import (
     INCOMPLETE_WITHIN,
@@ -34,6 +34,17 @@ def stirred(state: State) -> Step:
     if not state.watches or not isinstance(state.stage, Serving | BackingOff | Lingering):
         return state, ()
     return replace(state, settling=state.settling + 1), ()
+
+
+def elapsed(state: State, clock: Clock) -> Step:
+    """Follow a timer that watching has started."""
+    match clock:
+        case Clock.POLL:
+            return poll(state)
+        case Clock.INCOMPLETE:
+            return waited(state)
+        case _:
+            return quiet(state)
 
 
 def quiet(state: State) -> Step:

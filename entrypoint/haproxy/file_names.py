@@ -32,6 +32,10 @@ OF_A_STORE = {"crt": "crt", "key": "key", "ocsp": "crt", "issuer": "crt", "sctl"
 """Options with a file in the load line of a crt-store, and the base that it is relative to."""
 OF_A_CERTIFICATE = {**OPTIONS, **{option: ("", base) for option, base in OF_A_STORE.items() if option != "crt"}}
 """Options with a file in ssl-f-use and in the brackets of a crt-list. There, a crt-store's have no base (up to 3.5)."""
+TAKEN = frozenset({
+    "crt", "default-crt", "key", "ocsp", "issuer", "sctl", "crt-list", "ca-file", "ca-verify-file", "crl-file",
+})
+"""Options with a file whose new content haproxy can take while it runs."""
 PAYLOADS = frozenset({"file", "errorfile"})
 LOG_FORMATS = frozenset({"lf-file"})
 NOT_IN_FILES = ("@", "virt@")
@@ -100,6 +104,25 @@ class Context:
 
 
 @record(frozen=True)
+class Store:
+    """A certificate as haproxy has it in memory, and the files that it is made of."""
+
+    name: str
+    """In `show ssl cert`."""
+    crt: str
+    key: str = ""
+    """Only if it is named; likewise the others. What haproxy finds beside the certificate is not named."""
+    issuer: str = ""
+    ocsp: str = ""
+    sctl: str = ""
+
+    @property
+    def names_others(self) -> bool:
+        """Whether more than the certificate is named."""
+        return bool(self.key or self.issuer or self.ocsp or self.sctl)
+
+
+@record(frozen=True)
 class Named:
     """The files that configurations name, each once, in the order of their first mention."""
 
@@ -107,5 +130,7 @@ class Named:
     """Files, and folders that count with all their files. Relative ones are relative to haproxy's working directory."""
     naming: tuple[tuple[str, Context], ...]
     """The files that name further files, each with the context for `named_in`."""
-    pairs: tuple[tuple[str, str], ...] = ()
-    """Certificates and the keys that are named for them."""
+    stores: tuple[Store, ...] = ()
+    """The certificates. One that is named without other files has them from elsewhere, or has none."""
+    fixed: frozenset[str] = frozenset()
+    """Those of the files of which haproxy cannot take a new content while it runs, whatever else they are."""

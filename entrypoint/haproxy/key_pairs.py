@@ -40,6 +40,11 @@ def fits(certificate: bytes, key: bytes) -> bool:
     return kind == other and (public == private or not public or not private)
 
 
+def has_key(text: bytes) -> bool:
+    """Tell whether a PEM file has a private key."""
+    return b"PRIVATE KEY-----" in text
+
+
 def _half_of_certificate(text: bytes) -> _Half:
     """Read the first certificate of a PEM file."""
     _, der = _block(text, b"CERTIFICATE-----")

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from posixpath import dirname, join
+from types import MappingProxyType
 
 from entrypoint.haproxy.config_text import QUOTES, SEVERAL_WORDS, as_text, split_arguments, split_words
 from entrypoint.haproxy.file_names import (
@@ -38,10 +39,12 @@ from entrypoint.haproxy.file_names import (
     SECTIONS,
     SETTERS,
     SIGNS,
+    TAKEN,
     Bases,
     Context,
     Kind,
     Named,
+    Store,
 )
 from entrypoint.lean.record import record, replace
 from entrypoint.lean.typing import assert_never
@@ -72,7 +75,7 @@ def named_by(configurations: Sequence[tuple[str, bytes]], variables: Mapping[str
         reader.states = [_State(end) for end in ends]
         for path, text in configurations:
             reader.read(path, text)
-    return Named(tuple(reader.files), tuple(reader.naming), tuple(reader.pairs))
+    return Named(tuple(reader.files), tuple(reader.naming), tuple(reader.stores), frozenset(reader.fixed))
 
 
 def _initial_states(texts: Collection[bytes], variables: Mapping[str, str], bases: Bases | None = None) -> list[_State]:
@@ -95,11 +98,12 @@ def named_in(text: bytes, context: Context) -> Named:
             return _named_in_crt_list(text, context.bases)
         case Kind.LOG_FORMAT:
             found = split_arguments(as_text(text))
-            return Named(tuple(context.bases.at(path) for path in map(_without_prefix, found) if _is_file(path)), ())
+            files = tuple(context.bases.at(path) for path in map(_without_prefix, found) if _is_file(path))
+            return Named(files, (), fixed=frozenset(files))
         case Kind.FILTER:
             reader = _Reader(_initial_states((text,), dict(context.variables), context.bases))
             reader.read_filter(text)
-            return Named(tuple(reader.files), ())
+            return Named(tuple(reader.files), (), fixed=frozenset(reader.files))
         case _:
             assert_never(context.kind)
 
@@ -107,7 +111,7 @@ def named_in(text: bytes, context: Context) -> Named:
 def _named_in_crt_list(text: bytes, bases: Bases) -> Named:
     """Return the files that a crt-list names: certificates, and in brackets the files of their options."""
     found: dict[str, None] = {}
-    pairs: dict[tuple[str, str], None] = {}
+    stores: dict[Store, None] = {}
     for line in text.split(b"\n"):
         # A crt-list has no quotes, and comments only as whole lines. Brackets may stand alone or touch a word.
         if line.startswith(b"#"):
@@ -115,12 +119,26 @@ def _named_in_crt_list(text: bytes, bases: Bases) -> Named:
         words = [as_text(word) for word in line.replace(b"[", b" ").replace(b"]", b" ").split()]
         if words and _is_file(words[0]):
             found[bases.at(words[0], "crt")] = None
+            stores[_store(words[0], words[1:], bases)] = None
         for option, value in pairwise(words[1:]):
             if _is_file(value):
                 found.update(dict.fromkeys(bases.at(value, base) for base in OF_A_CERTIFICATE.get(option, ())))
-                if option == "key" and _is_file(words[0]):
-                    pairs[bases.at(words[0], "crt"), bases.at(value)] = None
-    return Named(tuple(found), (), tuple(pairs))
+    return Named(tuple(found), (), tuple(stores))
+
+
+def _store(name: str, words: list[str], bases: Bases, base_of: Mapping[str, str] = MappingProxyType({})) -> Store:
+    """Return the certificate of this name, with the files that its options name.
+
+    Args:
+        name: of the certificate, as the configuration has it.
+        words: options, each followed by its value.
+        bases: what they are relative to.
+        base_of: which base applies to which option, where one does.
+
+    """
+    given = {option: value for option, value in pairwise(words) if option in OF_A_STORE and _is_file(value)}
+    files = {o: bases.at(value, base_of.get(o, "")) for o, value in given.items() if o != "crt"}
+    return Store(replace(bases, folder="").at(name, "crt"), bases.at(name, "crt"), **files)
 
 
 @record()
@@ -133,6 +151,7 @@ class _State:
     """The last default-path, if it is relative to the configuration's folder (`config` or `parent`)."""
     store: Bases | None = None
     """The bases of the current crt-store; None outside of one."""
+    store_name: str = ""
 
 
 class _Reader:
@@ -141,7 +160,8 @@ class _Reader:
     def __init__(self, states: list[_State]) -> None:
         self.files: dict[str, None] = {}
         self.naming: dict[tuple[str, Context], None] = {}
-        self.pairs: dict[tuple[str, str], None] = {}
+        self.stores: dict[Store, None] = {}
+        self.fixed: set[str] = set()
         self.states = states
         self._path = ""
         self._depth = 0
@@ -211,7 +231,7 @@ class _Reader:
             for path in _after(rest, LOG_FORMATS):
                 self._add_naming(state, path, Kind.LOG_FORMAT)
         elif first == "load" and state.store is not None:
-            self._load(rest, state.store)
+            self._load(rest, state.store, state)
         elif first in SETTERS:
             self._set(state, first, rest)
         self._expressions(state, words)
@@ -219,10 +239,10 @@ class _Reader:
     def _expressions(self, state: _State, words: list[str]) -> None:
         """Add the files that conditions and converters name, which may be in any line."""
         if "-f" in words and (words[0] == "acl" or any(word.lstrip("!") == "{" for word in words)):
-            self._add(state, *_after(words, frozenset({"-f"})))
+            self._add(state, *_after(words, frozenset({"-f"})), taken=True)
         for word in words:
             if "(" in word and ("map" in word or "jwt" in word):
-                self._add(state, *split_arguments(word))
+                self._add(state, *split_arguments(word), taken="jwt" not in word)
 
     def _set(self, state: _State, first: str, rest: list[str]) -> None:
         """Change the state; if haproxy may skip the line, keep the unchanged state as well."""
@@ -235,7 +255,7 @@ class _Reader:
     def _change(self, state: _State, first: str, rest: list[str]) -> None:
         value = rest[0] if rest else ""
         if first == "crt-store":
-            state.store = state.bases
+            state.store, state.store_name = state.bases, value
         elif first in {"crt-base", "ca-base", "key-base"}:
             changed = replace(state.store or state.bases, **{first.removesuffix("-base"): value})
             if state.store is None:
@@ -272,31 +292,34 @@ class _Reader:
                 self._add_naming(state, value, Kind.CRT_LIST)
             else:
                 for base in options.get(option, ()):
-                    self._add(state, value, base=base)
-        if options is OF_A_CERTIFICATE:
-            self._add_pair(words, state.bases, "")
+                    self._add(state, value, base=base, taken=option in TAKEN)
+                if option in {"crt", "default-crt"} and _is_file(value):
+                    self.stores[_store(value, words if options is OF_A_CERTIFICATE else [], state.bases)] = None
 
-    def _load(self, words: list[str], store: Bases) -> None:
+    def _load(self, words: list[str], store: Bases, state: _State) -> None:
         for option, value in pairwise(words):
             if option in OF_A_STORE and _is_file(value):
                 self.files[store.at(value, OF_A_STORE[option])] = None
-        self._add_pair(words, store, "key")
-
-    def _add_pair(self, words: list[str], bases: Bases, base_of_key: str) -> None:
         given = dict(pairwise(words))
-        certificate, key = given.get("crt", ""), given.get("key", "")
-        if _is_file(certificate) and _is_file(key):
-            self.pairs[bases.at(certificate, "crt"), bases.at(key, base_of_key)] = None
+        if _is_file(given.get("crt", "")):
+            found = _store(given["crt"], words, store, OF_A_STORE)
+            name = replace(state.bases, folder="").at(given["crt"], "crt")
+            if given.get("alias") or state.store_name:
+                name = f"@{state.store_name}/{given.get('alias', given['crt'].removeprefix('/'))}"
+            self.stores[replace(found, name=name)] = None
 
-    def _add(self, state: _State, *paths: str, base: str = "") -> None:
+    def _add(self, state: _State, *paths: str, base: str = "", taken: bool = False) -> None:
         for path in paths:
             bare = _without_prefix(path)
             if _is_file(bare):
-                self.files[state.bases.at(bare, base)] = None
+                found = state.bases.at(bare, base)
+                self.files[found] = None
+                if not taken:
+                    self.fixed.add(found)
 
     def _add_naming(self, state: _State, path: str, kind: Kind, variables: tuple[tuple[str, str], ...] = ()) -> None:
         if _is_file(path):
-            self._add(state, path)
+            self._add(state, path, taken=kind is Kind.CRT_LIST)
             self.naming[state.bases.at(path), Context(kind, state.bases, variables)] = None
 
 

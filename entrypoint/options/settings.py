@@ -40,6 +40,13 @@ class ServerStatePolicy(StrEnum):
     FORGET = "forget"
 
 
+class ApplyPolicy(StrEnum):
+    """Whether the current haproxy takes changed files that it can take while it runs."""
+
+    AUTO = "auto"
+    OFF = "off"
+
+
 class LogFormat(StrEnum):
     """How a log line is written."""
 
@@ -58,6 +65,7 @@ class Settings:
     backlog: int | None
     freebind: bool
     watch: tuple[str, ...]
+    apply: ApplyPolicy
     debounce: float
     poll: float
     ready_timeout: float
@@ -252,6 +260,13 @@ OPTIONS = (
         "SECONDS",
         0.2,
         _positive_seconds,
+    ),
+    Option(
+        "apply",
+        "give changed certificates, maps and ACL files to the running haproxy: auto or off",
+        "WHEN",
+        ApplyPolicy.AUTO,
+        _choice(ApplyPolicy),
     ),
     Option("poll", "how often to look where the kernel reports no changes", "SECONDS", 10.0, _positive_seconds),
     Option("ready_timeout", "kill a new haproxy that is not ready after this time", "SECONDS", 60.0, _positive_seconds),

@@ -8,9 +8,9 @@ from itertools import islice
 
 from entrypoint.core import look
 from entrypoint.core.effects import Log
-from entrypoint.core.events import Disk, Restored, Seen, Stirred, Why
-from entrypoint.core.look import Found
-from entrypoint.core.state import Generation
+from entrypoint.core.events import Applied, Disk, Learned, Restored, Seen, Stirred, Why
+from entrypoint.core.look import Found, Known, Outcome
+from entrypoint.core.state import Generation, State
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import reason
 from entrypoint.pid1.children import Children
@@ -38,7 +38,7 @@ class ConfigStore:
         runtime: Runtime,
         children: Children,
         parts: Parts,
-        is_known: Callable[[int], bool],
+        state: Callable[[], State],
         servers_restored: Callable[[str], None],
     ) -> None:
         """Begin without a process.
@@ -47,14 +47,14 @@ class ConfigStore:
             runtime: has the log and the events.
             children: has the reader's process.
             parts: has the configurations and the settings.
-            is_known: tells whether the state has a generation with this number.
+            state: returns the core's state.
             servers_restored: gets the saved states of servers; raises ValueError if it cannot use them.
 
         """
         self._runtime = runtime
         self._children = children
         self._configurations = parts.configurations
-        self._is_known = is_known
+        self._state = state
         self._servers_restored = servers_restored
         self._problems: dict[bytes, str] = {}
         """Why the states of servers could not be written, as the log says."""
@@ -63,22 +63,45 @@ class ConfigStore:
 
     # ---- requests ----------------------------------------------------------------------------------------------------
 
-    def look(self, why: Why, number: int, current: Generation | None, down: Iterable[str] = ()) -> None:
+    def look(self, why: Why, number: int, down: Iterable[str] = ()) -> None:
         """Look at the disk.
 
         Args:
             why: what it is for.
             number: of the generation that it is about.
-            current: the generation that serves.
-            down: backends with servers that are down there: are they checked differently now?
+            down: backends of the current generation with servers that are down: are they checked differently now?
 
         Raises:
             OSError: no descriptors are left.
 
         """
+        current = self._state().current
         backends = tuple(islice(down, _MOST_BACKENDS)) if why is Why.START else ()
         texts = self._configurations.texts(current.number) if current and backends and not current.kept else None
         self.reader.look(why, number, backends, texts)
+
+    def apply(self, number: int) -> None:
+        """Give this generation what has changed on disk since it has read it.
+
+        Raises:
+            OSError: no descriptors are left, or it has no CLI.
+
+        """
+        channel = self._children.channel_of(number)
+        if not channel:
+            raise OSError("it is gone")
+        self.reader.apply(number, channel.copy())
+
+    def learn(self, current: Generation) -> None:
+        """Ask the current generation which files it has read, if it matters.
+
+        Raises:
+            OSError: no descriptors are left.
+
+        """
+        channel = self._children.channel_of(current.number)
+        if channel and self._configurations.watches and current.digest and not current.kept:
+            self.reader.learn(channel.copy())
 
     def keep(self, number: int) -> None:
         """Make the configuration of this generation the last known good one.
@@ -139,6 +162,11 @@ class ConfigStore:
 
     # ---- answers of the reader ---------------------------------------------------------------------------------------
 
+    def known(self) -> Known:
+        """Return what is known of the current generation."""
+        current = self._state().current
+        return Known(current.digest if current else "", self._configurations.reported)
+
     def found(self, found: Found, texts: int | None, asked: tuple[Asked, ...]) -> None:
         """Submit what a look at the disk has found, once for each request."""
         disk = Disk(unreadable="it could not be read", unfinished=True)
@@ -147,7 +175,7 @@ class ConfigStore:
             self._children.reap()
             disk = self._configurations.take(found)
             for why, number in asked:
-                if why is Why.START and self._is_known(number):
+                if why is Why.START and self._state().find(number):
                     self._configurations.give(number, found, texts)
         except OSError as error:
             self._runtime.log(Log(Level.ERROR, "system_error", f"look: {reason(error)}"))
@@ -155,6 +183,28 @@ class ConfigStore:
             # Even after an error: a candidate waits for this.
             for why, number in asked:
                 self._runtime.submit(Seen(why, disk, number))
+
+    def applied(self, number: int, outcome: Outcome, found: Found, texts: int | None) -> None:
+        """Submit what a generation has taken of the changed files."""
+        disk = Disk(unreadable="it could not be read", unfinished=True)
+        try:
+            self._children.reap()
+            disk = self._configurations.take(found)
+            if texts is not None:
+                self._configurations.applied(number, outcome.digest, texts)
+        except OSError as error:
+            self._runtime.log(Log(Level.ERROR, "system_error", f"apply: {reason(error)}"))
+        finally:
+            # Even after an error: the core waits for this.
+            self._runtime.submit(
+                Applied(number, disk, outcome.digest, outcome.files, outcome.seconds, outcome.problem, outcome.refused)
+            )
+
+    def learned(self, before: Known, after: Known) -> None:
+        """Submit that more files count, or others."""
+        if after.digest and after.reported != before.reported:
+            self._configurations.reported = after.reported
+            self._runtime.submit(Learned(before.digest, after.digest))
 
     def restored(self, kind: bytes, problem: str, content: int | None) -> None:
         """Submit the last known good configuration that the state directory holds, or use the states of servers."""

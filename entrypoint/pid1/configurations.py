@@ -12,7 +12,7 @@ from entrypoint.core import events
 from entrypoint.core.effects import Log
 from entrypoint.core.look import Found
 from entrypoint.lean.level import Level
-from entrypoint.lean.record import record
+from entrypoint.lean.record import record, replace
 from entrypoint.lean.typing import Any
 from entrypoint.system.state_file import digest_of, for_haproxy
 
@@ -36,15 +36,18 @@ class Configurations:
     """Owns a memory file of every configuration that may still be needed."""
 
     def __init__(self, log: Callable[[Log], None], *, watches: bool) -> None:
-        """Begin without any; `watches` tells whether changes of files trigger reloads."""
+        """Begin without any."""
         self._log = log
-        self._watches = watches
+        self.watches = watches
+        """Whether changes of files trigger reloads."""
         self._given: dict[int, Given] = {}
         self._last_known_good: int | None = None
         self._mentions: tuple[str, ...] | None = None
         """Of the last known good one."""
         self._polling = ""
         self.found = Found()
+        self.reported: tuple[str, ...] = ()
+        """Files that haproxy has read, as it says, and that the configuration seems not to name."""
 
     # ---- the disk ----------------------------------------------------------------------------------------------------
 
@@ -52,13 +55,13 @@ class Configurations:
         """Remember what was found on disk; return the part that the core needs."""
         if not found.unfinished:
             for path in found.stale:
-                if path not in self.found.stale and self._watches:
+                if path not in self.found.stale and self.watches:
                     self._log(Log(Level.WARNING, "stale_mount", _never_changes(path), {"path": path}))
             if found.shared_ticket_keys not in {"", self.found.shared_ticket_keys}:
                 self._log(Log(Level.WARNING, "shared_ticket_keys", found.shared_ticket_keys))
             self.found = found
         polled = found.polled or bool(self._polling)
-        return events.Disk(found.digest, found.unreadable, polled, found.incomplete, found.unfinished)
+        return events.Disk(found.digest, found.unreadable, polled, found.incomplete, found.unfinished, found.applicable)
 
     def polling(self, why: str) -> None:
         """Note why not all changes are reported; empty when all are."""
@@ -73,7 +76,7 @@ class Configurations:
 
     def mode(self, disk: events.Disk) -> str:
         """Return how changes are found: inotify, poll or off."""
-        if not self._watches:
+        if not self.watches:
             return "off"
         return "poll" if disk.polled or self._polling else "inotify"
 
@@ -83,7 +86,12 @@ class Configurations:
         """Return everything as plain values, and the descriptors among it."""
         given = {number: [one.digest, one.texts, one.mentions] for number, one in self._given.items()}
         descriptors = (self._last_known_good, *(one.texts for one in self._given.values()))
-        plain = {"kept": self._last_known_good, "mentions": self._mentions, "given": given}
+        plain = {
+            "kept": self._last_known_good,
+            "mentions": self._mentions,
+            "given": given,
+            "reported": self.reported,
+        }
         return plain, tuple(one for one in descriptors if one is not None)
 
     def restore(self, saved: Mapping[str, Any]) -> None:
@@ -95,6 +103,7 @@ class Configurations:
         """
         self._last_known_good = saved["kept"]
         self._mentions = saved["mentions"]
+        self.reported = tuple(saved["reported"])
         self._given = {
             number: Given(digest, texts, mentions=mentions)
             for number, (digest, texts, mentions) in saved["given"].items()
@@ -115,6 +124,19 @@ class Configurations:
         self._drop(number)
         mentions = found.mentions if found.digest else None
         self._given[number] = Given(found.digest, copy, found.master_worker, mentions, frozenset(found.changed_checks))
+
+    def applied(self, number: int, digest: str, texts: int) -> None:
+        """Remember that a generation runs changed files; `texts` has the digest with which it does.
+
+        Raises:
+            OSError: no descriptors are left.
+
+        """
+        given = self._given.get(number)
+        if given:
+            copy = os.dup(texts)
+            self._drop(number)
+            self._given[number] = replace(given, digest=digest, texts=copy)
 
     def given(self, number: int) -> Given | None:
         """Return the configuration of a generation, if it is known."""

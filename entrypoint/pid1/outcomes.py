@@ -7,7 +7,18 @@ from collections.abc import Callable
 
 from entrypoint.core.effects import Log
 from entrypoint.core.history import History
-from entrypoint.core.notices import Died, Gone, Notice, Promoted, Recovered, ReloadFailed, StartFailed, Starting
+from entrypoint.core.notices import (
+    Died,
+    FilesApplied,
+    FilesRefused,
+    Gone,
+    Notice,
+    Promoted,
+    Recovered,
+    ReloadFailed,
+    StartFailed,
+    Starting,
+)
 from entrypoint.core.upgrade_state import UpgradeState
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import one_line
@@ -71,7 +82,9 @@ class Outcomes:
                 self.startup_logs = stderr
                 if trigger:
                     self.logs_of_last = stderr
-            case Recovered():
+            case FilesRefused(what=what):
+                self.logs_of_last = f"{what}\n"
+            case Recovered() | FilesApplied():
                 self.logs_of_last = ""
             case Starting() | Died() | Gone():
                 pass

@@ -46,7 +46,10 @@ _ANSWERS = {
     look.KEEP_TABLE: look.KEPT,
     look.RESTORE: look.RESTORED,
     look.RESTORE_SERVERS: look.RESTORED,
+    look.APPLY: look.APPLIED,
+    look.LEARN: look.LEARNED,
 }
+_OF_STATE_FILES = {look.KEPT, look.RESTORED}
 
 Asked = tuple[Why, int]
 """Why to look at the disk, and for which generation."""
@@ -57,6 +60,15 @@ class Listener(Protocol):
 
     def found(self, found: look.Found, texts: int | None, asked: tuple[Asked, ...]) -> None:
         """A look has ended; the caller closes the descriptor `texts` afterwards."""
+
+    def known(self) -> look.Known:
+        """Return what is known of the current generation."""
+
+    def applied(self, number: int, outcome: look.Outcome, found: look.Found, texts: int | None) -> None:
+        """A generation was given changed files; the caller closes the descriptor `texts` afterwards."""
+
+    def learned(self, before: look.Known, after: look.Known) -> None:
+        """The current generation was asked which files it has read."""
 
     def restored(self, kind: bytes, problem: str, content: int | None) -> None:
         """A file in the state directory was read; the caller closes the descriptor `content` afterwards."""
@@ -77,6 +89,10 @@ class _Request:
     asked: list[Asked]
     content: int | None = None
     backends: tuple[str, ...] = ()
+    known: look.Known = look.Known()
+    """As it was sent."""
+    number: int = 0
+    """The generation that is to take changed files."""
     again: bool = False
     """It was sent to a reader that has died."""
 
@@ -139,6 +155,14 @@ class Reader:
                 return
         self._ask(_Request(kind, [(why, number)], texts, tuple(backends)))
 
+    def apply(self, number: int, channel: int) -> None:
+        """Give the current generation what has changed on disk; the descriptor of its channel is taken over."""
+        self._ask(_Request(look.APPLY, [], channel, number=number))
+
+    def learn(self, channel: int) -> None:
+        """Ask the current generation which files it has read; the descriptor of its channel is taken over."""
+        self._ask(_Request(look.LEARN, [], channel))
+
     def write_state_file(self, kind: bytes, content: int) -> None:
         """Write a file, most of them in the state directory; takes over the descriptor. `kind` begins with KEEP."""
         for request in [request for request in self._waiting if request.kind == kind]:
@@ -161,7 +185,11 @@ class Reader:
         try:
             line = self._line or self._start()
             self._sent = request = self._waiting.popleft()
-            line.send(b"\0".join([request.kind, *map(str.encode, request.backends)]), request.content)
+            message = request.kind
+            if _ANSWERS[request.kind] not in _OF_STATE_FILES:
+                request.known = self._listener.known()
+                message += b"\0" + look.known_to_message(request.known, request.backends)
+            line.send(message, request.content)
         except BrokenPipeError:
             # It has just died, and `_ended` will follow.
             pass
@@ -219,7 +247,7 @@ class Reader:
 
     def _understand(self, message: bytes, descriptor: int | None) -> None:
         kind, _, text = message.partition(b"\0")
-        if descriptor is not None and not (kind in {look.FOUND, look.RESTORED} and is_sealed(descriptor)):
+        if descriptor is not None and not (kind in {look.FOUND, look.RESTORED, look.APPLIED} and is_sealed(descriptor)):
             raise ValueError("a descriptor that it did not make")
         if kind == look.STIRRED:
             self._listener.stirred()
@@ -232,10 +260,16 @@ class Reader:
         if not request or kind != _ANSWERS[request.kind]:
             raise ValueError("an answer without a request")
         found = look.from_message(text) if kind == look.FOUND else None
+        applied = look.outcome_from_message(text) if kind == look.APPLIED else None
+        learned = look.known_from(text.split(b"\0"))[0] if kind == look.LEARNED else None
         self._done()
         try:
             if found:
                 self._listener.found(found, descriptor, tuple(request.asked))
+            elif applied:
+                self._listener.applied(request.number, *applied, descriptor)
+            elif learned:
+                self._listener.learned(request.known, learned)
             elif kind == look.RESTORED:
                 self._listener.restored(request.kind, problem, descriptor)
             elif problem:
@@ -261,7 +295,7 @@ class Reader:
         if number != self._number:
             return
         request = self._sent
-        if request and not request.again:
+        if request and not request.again and request.kind not in {look.APPLY, look.LEARN}:
             # Retry the request once.
             request.again = True
             self._waiting.appendleft(request)
@@ -292,9 +326,14 @@ class Reader:
             self._listener.not_kept(request.kind, why)
         elif answer == look.RESTORED:
             self._listener.restored(request.kind, why, None)
+        elif answer == look.LEARNED:
+            self._listener.learned(request.known, request.known)
         else:
             found = look.Found(unreadable=why, unfinished=True, polled=True)
-            self._listener.found(found, None, tuple(request.asked))
+            if answer == look.APPLIED:
+                self._listener.applied(request.number, look.Outcome(problem=why), found, None)
+            else:
+                self._listener.found(found, None, tuple(request.asked))
 
     def _let_go(self) -> None:
         self._runtime.event_loop.cancel(_ALARM)

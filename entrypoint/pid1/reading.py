@@ -26,10 +26,11 @@ from entrypoint.haproxy.config_text import (
 from entrypoint.haproxy.health_checks import changed
 from entrypoint.haproxy.server_state import MENTIONS
 from entrypoint.lean.one_line import reason
-from entrypoint.lean.record import record
+from entrypoint.lean.record import record, replace
 from entrypoint.system.config_snapshot import MOST_TEXT, ConfigFiles, ConfigSnapshot
 from entrypoint.system.confinement import confine
 from entrypoint.system.files import make_folder, replace_file
+from entrypoint.system.haproxy_cli import CliChannel
 from entrypoint.system.inotify import Inotify
 from entrypoint.system.packets import PacketSocket
 from entrypoint.system.signals import PrctlError, set_parent_death_signal
@@ -42,6 +43,7 @@ MOST_MEMORY = 256 << 20
 _SHARE_OF_TEXTS = 8
 """The -f files may use 1/8 of that memory together, because parsing takes several times their size."""
 
+_MOST_SNAPSHOTS = 4
 _BETWEEN_STIRS = 0.02
 """Seconds. A busy writer causes ten thousand events a second, and PID 1 needs one."""
 
@@ -81,6 +83,8 @@ class _Reader:
         self._inotify: Inotify | None = None
         self._polling = ""
         self._server_state_file = ""
+        self._snapshots: dict[str, ConfigSnapshot] = {}
+        """Those that may be what the current generation runs, by digest; without texts."""
 
     def serve(self) -> None:
         """Answer requests, and report changes, until EOF."""
@@ -111,11 +115,16 @@ class _Reader:
     # ---- requests ----------------------------------------------------------------------------------------------------
 
     def _answer(self, request: bytes, descriptor: int | None) -> None:
-        kind, *backends = request.split(b"\0")
+        kind, *fields = request.split(b"\0")
         if kind == look.LOOK:
-            self._look()
+            self._look(look.known_from(fields)[0])
         elif kind == look.LOOK_WITH_TEXTS:
-            self._look(with_texts=True, compare=(descriptor, [name.decode() for name in backends]))
+            known, backends = look.known_from(fields)
+            self._look(known, with_texts=True, compare=(descriptor, backends))
+        elif kind in {look.APPLY, look.LEARN} and descriptor is not None:
+            known, _ = look.known_from(fields)
+            with contextlib.closing(CliChannel(descriptor)) as channel:
+                (self._apply if kind == look.APPLY else self._learn)(known, channel)
         elif request in {look.KEEP, look.KEEP_SERVERS} and descriptor is not None:
             self._keep(self._task.state_files[request], descriptor)
         elif request == look.KEEP_TABLE and descriptor is not None:
@@ -123,19 +132,15 @@ class _Reader:
         elif request in {look.RESTORE, look.RESTORE_SERVERS}:
             self._restore(self._task.state_files[request])
 
-    def _look(self, *, with_texts: bool = False, compare: tuple[int | None, Collection[str]] = (None, ())) -> None:
-        texts = None
-        try:
-            contents = self._disk.read()
-            found = self._found(contents, compare)
-            if with_texts and found.digest:
-                texts = in_memory(found.digest, contents.texts)
-        except MemoryError:
-            found = _given_up(f"reading it takes more than {self._most >> 20} MiB of memory")
-        except OSError as error:
-            found = _given_up(f"reading it: {error.strerror or error}")
-        except Exception as error:  # noqa: BLE001  # a bug must not keep a reload waiting
-            found = _given_up(f"a bug in safe_reload, please report it: {error!r}")
+    def _look(
+        self,
+        known: look.Known,
+        *,
+        with_texts: bool = False,
+        compare: tuple[int | None, Collection[str]] = (None, ()),
+    ) -> None:
+        found, contents = self._read(known, compare)
+        texts = in_memory(found.digest, contents.texts) if contents and with_texts and found.digest else None
         self._say(look.FOUND, look.to_message(found), texts)
         if texts is not None:
             os.close(texts)
@@ -143,7 +148,78 @@ class _Reader:
             os.close(compare[0])
         self._watch()
 
-    def _found(self, contents: ConfigSnapshot, compare: tuple[int | None, Collection[str]]) -> look.Found:
+    def _read(
+        self, known: look.Known, compare: tuple[int | None, Collection[str]] = (None, ())
+    ) -> tuple[look.Found, ConfigSnapshot | None]:
+        """Read what is on disk; for the arguments see `look.LOOK_WITH_TEXTS`."""
+        before = self._snapshots.get(known.digest)
+        try:
+            contents = self._disk.read(known.reported, before.digests if before else {})
+            self._remember(known, contents)
+            return self._found(contents, compare, before), contents
+        except MemoryError:
+            return _given_up(f"reading it takes more than {self._most >> 20} MiB of memory"), None
+        except OSError as error:
+            return _given_up(f"reading it: {error.strerror or error}"), None
+        except Exception as error:  # noqa: BLE001  # a bug must not keep a reload waiting
+            return _given_up(f"a bug in safe_reload, please report it: {error!r}"), None
+
+    def _remember(self, known: look.Known, contents: ConfigSnapshot) -> None:
+        """Remember what was there: it may become what the current generation runs."""
+        if not contents.unreadable:
+            self._snapshots.pop(contents.digest, None)
+            self._snapshots[contents.digest] = replace(contents, texts=())
+        others = [digest for digest in self._snapshots if digest != known.digest]
+        for digest in others[:-_MOST_SNAPSHOTS]:
+            del self._snapshots[digest]
+
+    def _apply(self, known: look.Known, channel: CliChannel) -> None:
+        """Give the current generation what has changed on disk since it has read it."""
+        from entrypoint.pid1 import applying  # noqa: PLC0415  # the first look does not wait for it
+
+        found, contents = self._read(known)
+        before, texts = self._snapshots.get(known.digest), None
+        if not contents or not found.digest:
+            outcome = look.Outcome(problem=found.unreadable)
+        elif not before:
+            outcome = look.Outcome(problem="what the current generation has read is not known")
+        elif not found.applicable:
+            outcome = look.Outcome(problem="more has changed meanwhile")
+        else:
+            outcome, runs = applying.apply(channel, self._disk, before, contents)
+            if outcome.digest:
+                self._remember(look.Known(outcome.digest), runs)
+                texts = in_memory(outcome.digest, contents.texts)
+        self._say(look.APPLIED, look.outcome_to_message(outcome, found), texts)
+        if texts is not None:
+            os.close(texts)
+        self._watch()
+
+    def _learn(self, known: look.Known, channel: CliChannel) -> None:
+        """Ask the current generation which files it has read: those that the configuration does not name count, too."""
+        from entrypoint.pid1 import applying  # noqa: PLC0415  # see above
+
+        runs, learned = self._snapshots.get(known.digest), known
+        others = {*map(self._disk.at, known.reported)}
+        try:
+            if runs:
+                named = {path for path in runs.digests if path not in others}
+                reported = look.first(sorted(applying.reported(channel, self._disk, named)))
+                if reported != known.reported:
+                    _, contents = self._read(look.Known(known.digest, reported))
+                    others.update(map(self._disk.at, reported))
+                    # If more has changed meanwhile, that is a reload.
+                    if contents and not {*_changed(runs, contents)} - others:
+                        learned = look.Known(contents.digest, reported)
+        except OSError:
+            # It has died.
+            pass
+        self._say(look.LEARNED, look.known_to_message(learned))
+        self._watch()
+
+    def _found(
+        self, contents: ConfigSnapshot, compare: tuple[int | None, Collection[str]], before: ConfigSnapshot | None
+    ) -> look.Found:
         unreadable = contents.unreadable or ""
         texts = [text for _, text in contents.texts]
         self._server_state_file = server_state_file(texts, self._task.variables)
@@ -152,6 +228,7 @@ class _Reader:
             "" if unreadable else contents.digest,
             unreadable,
             polled=contents.polled,
+            applicable=bool(before and not unreadable and _is_applicable(before, contents)),
             master_worker=_master_worker(contents),
             conditional_master_worker=_master_worker(contents, in_block=True),
             shared_ticket_keys=sharing_ticket_keys(contents.texts),
@@ -220,6 +297,17 @@ class _Reader:
             self._say(look.POLLING, polling.encode("utf-8", "surrogateescape")[:1024])
         if fresh:
             self._say(look.STIRRED)
+
+
+def _changed(before: ConfigSnapshot, now: ConfigSnapshot) -> tuple[str, ...]:
+    """Return the files that are new, gone, or have another content."""
+    files = {**before.digests, **now.digests}
+    return tuple(path for path in files if before.digests.get(path) != now.digests.get(path))
+
+
+def _is_applicable(before: ConfigSnapshot, now: ConfigSnapshot) -> bool:
+    changed = _changed(before, now)
+    return bool(changed) and not (before.fixed | now.fixed).intersection(changed)
 
 
 def _master_worker(contents: ConfigSnapshot, *, in_block: bool = False) -> str:

@@ -63,6 +63,7 @@ def status(
         "last_reload": last
         and {
             "result": "success" if last.success else "failure",
+            "kind": last.kind,
             "trigger": last.trigger,
             "generation": last.number,
             "at": round(last.at, 3),
@@ -84,8 +85,8 @@ def status(
         },
         "log": {"lines_lost": parts.logger.lines_lost},
         "reloads": [
-            {"trigger": trigger, "result": result, "count": count}
-            for (trigger, result), count in history.reloads.items()
+            {"trigger": trigger, "result": result, "kind": kind, "count": count}
+            for (trigger, result, kind), count in history.reloads.items()
         ],
         "reload_seconds": {
             "buckets": [list(pair) for pair in zip(BUCKETS, history.buckets, strict=True)],

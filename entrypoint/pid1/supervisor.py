@@ -59,9 +59,7 @@ class Supervisor:
         self._transfer = ListenerTransfer(runtime.event_loop, children.channel_of, self._ordinary, runtime.submit)
         self._servers = servers = ServerStates(runtime, children, parts, lambda: self.state)
         children.tell(taken=self._ordinary.taken, gone=self._gone, servers_changed=servers.changed)
-        self._store = ConfigStore(
-            runtime, children, parts, lambda number: bool(self.state.find(number)), servers.restored
-        )
+        self._store = ConfigStore(runtime, children, parts, lambda: self.state, servers.restored)
         servers.ask = lambda number: self._carry_out(effects.AskCandidate(number))
         servers.keep, servers.keep_table = self._store.keep_servers, self._store.keep_table
         self._outcomes = Outcomes(parts, runtime.log)
@@ -125,7 +123,7 @@ class Supervisor:
             return events.Stirred()
         runtime.log(effects.Log(Level.INFO, "upgraded", what))
         runtime.isolated(self._store.reader.restore, saved.readers)
-        runtime.isolated(self._store.reader.look, events.Why.POLLED, 0)
+        runtime.isolated(self._store.look, events.Why.POLLED, 0)
         runtime.isolated(self._store.resume)
         runtime.isolated(self._let_vips_accept)
         # After this the start cannot be retried, so everything that may fail comes before.
@@ -288,9 +286,9 @@ class Supervisor:
                 for close in (parts.listeners.close, self._ordinary.close):
                     self._runtime.isolated(close)
             case effects.Look(why=why, number=number):
-                self._store.look(why, number, self.state.current, self._servers.backends_down())
-            case effects.Keep(number=number):
-                self._store.keep(number)
+                self._store.look(why, number, self._servers.backends_down())
+            case effects.Apply(number=number) | effects.Keep(number=number):
+                (self._store.apply if isinstance(effect, effects.Apply) else self._store.keep)(number)
             case effects.Reply():
                 self._reply(effect)
             case effects.TakeOver():
@@ -326,6 +324,7 @@ class Supervisor:
         self._front.note(notice, message, stderr)
         if isinstance(notice, Promoted) and self.state.current:
             self._servers.promoted(self.state.current)
+            self._runtime.isolated(self._store.learn, self.state.current)
 
     def _reply(self, reply: effects.Reply) -> None:
         """Answer the client that asked for a reload."""

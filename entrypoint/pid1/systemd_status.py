@@ -12,7 +12,18 @@ from collections.abc import Callable, Mapping
 
 from entrypoint.core.effects import Log
 from entrypoint.core.exit_status import how_it_died
-from entrypoint.core.notices import Died, Gone, Notice, Promoted, Recovered, ReloadFailed, StartFailed, Starting
+from entrypoint.core.notices import (
+    Died,
+    FilesApplied,
+    FilesRefused,
+    Gone,
+    Notice,
+    Promoted,
+    Recovered,
+    ReloadFailed,
+    StartFailed,
+    Starting,
+)
 from entrypoint.core.state import Candidate, Current, Ended, Lingering, State, Stopping
 from entrypoint.lean.level import Level
 from entrypoint.lean.typing import Any, assert_never
@@ -75,7 +86,9 @@ class SystemdStatus:
                 self._failure = f"the last reload failed: {_first_alert(stderr) or message}"
             case StartFailed():
                 self._failure = f"the last start failed: {_first_alert(stderr) or message}"
-            case Recovered():
+            case FilesRefused(what=what):
+                self._failure = f"the last reload failed: {what}"
+            case Recovered() | FilesApplied():
                 self._failure = ""
             case Died(status=status):
                 self._deaths += 1
@@ -296,14 +309,14 @@ class SystemdStatus:
 
 
 def _reload_of(state: State) -> int:
-    """Return the number of the running reload's first candidate; 0 without one.
+    """Return the number of the running reload's first candidate, or -1 while changed files are applied; 0 without both.
 
     A candidate whose files have changed is followed by another one for the same reload.
     """
     candidate = state.candidate
     if candidate and isinstance(candidate.phase, Candidate) and candidate.phase.asked_by:
         return candidate.number - candidate.phase.tries
-    return 0
+    return -1 if state.applying else 0
 
 
 def _first_alert(stderr: str) -> str:

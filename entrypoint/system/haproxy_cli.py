@@ -15,6 +15,7 @@ import contextlib
 import os
 import socket
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
@@ -117,6 +118,46 @@ class CliChannel:
     def close(self) -> None:
         """Close our end."""
         self._ours.close()
+
+    def copy(self) -> int:
+        """Return a new descriptor of our end.
+
+        Raises:
+            OSError: no descriptors are left.
+
+        """
+        return os.dup(self._ours.fileno())
+
+    def call(self, command: str, payload: bytes = b"", *, until: float) -> bytes:
+        """Send a command, wait, and return the answer; for a process that has nothing else to do.
+
+        Args:
+            command: one line.
+            payload: lines for the command, none of which may be empty.
+            until: the time on the monotonic clock at which to give up.
+
+        Raises:
+            OSError: no descriptors are left, there was no answer in time, or it is longer than MOST_ANSWERED.
+
+        """
+        text = b"%b <<\n%b\n\n" % (command.encode("utf-8", "surrogateescape"), payload.rstrip(b"\n"))
+        if not payload:
+            text = command.encode("utf-8", "surrogateescape") + b"\n"
+        answer = bytearray()
+        with _session(self._ours) as session:
+            session.settimeout(max(until - time.monotonic(), 0.001))
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                # A command that is too long is answered before its end.
+                session.sendall(text)
+            with contextlib.suppress(ConnectionResetError):
+                while data := session.recv(_PIECE):
+                    answer += data
+                    if len(answer) > MOST_ANSWERED:
+                        raise OSError(f"haproxy answers with more than {MOST_ANSWERED} bytes")
+                    session.settimeout(max(until - time.monotonic(), 0.001))
+        if not answer:
+            raise OSError("haproxy does not answer")
+        return bytes(answer)
 
 
 FollowUp = Callable[[str], Iterable[str]]

@@ -18,7 +18,7 @@ def test_a_reload_is_counted_with_its_time() -> None:
     history = History(900.0)
     reload(history, 2)
     reload(history, 3, "files", seconds=3.0, good=False)
-    assert history.reloads == {("SIGUSR1", "success"): 1, ("files", "failure"): 1}
+    assert history.reloads == {("SIGUSR1", "success", "reload"): 1, ("files", "failure", "reload"): 1}
     assert history.failures == 1
     assert [round(count) for count in history.buckets] == [bound >= 0.02 and 1 + (bound >= 3) for bound in BUCKETS]
     assert round(history.seconds, 6) == 3.02
@@ -39,7 +39,7 @@ def test_a_thousand_reloads_and_deaths_are_not_remembered_one_by_one() -> None:
 
     assert not history.born
     assert not history.asked_by
-    assert set(history.reloads) == {("SIGUSR1", "success"), ("SIGHUP", "success")}
+    assert set(history.reloads) == {("SIGUSR1", "success", "reload"), ("SIGHUP", "success", "reload")}
     assert len(history.restarts) <= 21
 
 

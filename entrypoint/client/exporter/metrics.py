@@ -21,6 +21,7 @@ else:
 
 from entrypoint.client.exporter.counters import MOST_OBJECTS, Totals
 from entrypoint.client.status_fields import Status, is_number, mapping, mappings, sequence
+from entrypoint.core.history import APPLIED, RELOAD
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -134,11 +135,15 @@ def _reloads(status: Status) -> Iterator[Metric]:
     if status.get("last_success_at") is not None:
         moment.add_metric((), _number(status["last_success_at"]))
     yield moment
-    counts: dict[tuple[str, ...], float] = {(trigger, result): 0 for trigger in _TRIGGERS for result in _RESULTS}
+    counts: dict[tuple[str, ...], float] = {
+        **{(trigger, result, RELOAD): 0 for trigger in _TRIGGERS for result in _RESULTS},
+        **{("files", result, APPLIED): 0 for result in _RESULTS},
+    }
     for row in mappings(status.get("reloads")):
-        labels = (_word(row.get("trigger")), _word(row.get("result")))
+        labels = (_word(row.get("trigger")), _word(row.get("result")), _word(row.get("kind")))
         counts[labels] = counts.get(labels, 0) + _number(row.get("count"))
-    yield _counter("reloads", "Reloads, by what asked for them and how they ended.", ("trigger", "result"), counts)
+    what = "Reloads, by what asked for them, how they ended, and kind: applied if no new generation was needed."
+    yield _counter("reloads", what, ("trigger", "result", "kind"), counts)
     durations = mapping(status.get("reload_seconds"))
     count = _number(durations.get("count"))
     buckets = [(repr(_number(le)), _number(many)) for le, many in durations.get("buckets", ())]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
-from entrypoint.haproxy.file_names import ANYTHING, Named
-from entrypoint.haproxy.key_pairs import fits
+from entrypoint.haproxy.file_names import ANYTHING, Kind, Named, Store
+from entrypoint.haproxy.key_pairs import fits, has_key
 from entrypoint.haproxy.referenced_files import named_by, named_in
 from entrypoint.lean.hashing import sha256
 from entrypoint.lean.record import record, replace
-from entrypoint.system.config_snapshot.look import Look, Seen, counted, output
+from entrypoint.system.config_snapshot.look import COMPANIONS, Look, Seen, counted, output
 from entrypoint.system.config_snapshot.paths import Mounts
 
 _TRIES = 5
@@ -47,6 +48,24 @@ class ConfigSnapshot:
 
     incomplete: tuple[str, ...] = ()
     """Signs that somebody is still writing, a line each; haproxy may accept the configuration all the same."""
+
+    digests: Mapping[str, bytes] = MappingProxyType({})
+    """Of the content of each of the files, or why it cannot be read."""
+
+    fixed: frozenset[str] = frozenset()
+    """Those of the files whose new content only another haproxy can read."""
+
+    crt_lists: Mapping[str, bytes] = MappingProxyType({})
+    """The content of each crt-list."""
+
+    stores: tuple[Store, ...] = ()
+    """The certificates that the configuration names; their files as the configuration has them."""
+
+
+def digest_of_all(digests: Mapping[str, bytes]) -> str:
+    """Return the digest of a configuration with these files."""
+    digest: str = sha256(b"".join(counted(path, one) for path, one in digests.items())).hexdigest()
+    return digest
 
 
 class ConfigFiles:
@@ -90,9 +109,13 @@ class ConfigFiles:
         self._names: tuple[object, Named] = (None, Named((), ()))
         self._entries: dict[object, Named] = {}
         self._fitting: dict[object, bool] = {}
+        self._crt_lists: dict[str, bytes] = {}
 
-    def read(self) -> ConfigSnapshot:
+    def read(self, reported: Sequence[str] = (), before: Mapping[str, bytes] = MappingProxyType({})) -> ConfigSnapshot:
         """Return what is there now: all of it as it was between two points in time at which no link had changed.
+
+        Besides what the configuration names, the `reported` files count, which haproxy says that it has read. `before`
+        has the digests of an earlier snapshot; certificates that have changed since are examined.
 
         Kubernetes publishes all files of a volume by one symbolic link, `..data`. So each link is resolved once, and
         everything is read through the result. If a link has changed afterwards, everything is read again. This works
@@ -102,7 +125,7 @@ class ConfigFiles:
             self._mounts.look()
             look = Look(self._seen, self._mounts, self._output, self.most_text)
             try:
-                snapshot = self._read_through(look)
+                snapshot = self._read_through(look, reported, before)
             except OSError as error:
                 # Not from a file: the working directory has been deleted.
                 problem = f"{', '.join(self._configurations)} cannot be searched for: {error.strerror}"
@@ -115,97 +138,129 @@ class ConfigFiles:
         problem = f"the links to {', '.join(self._configurations)} changed {_TRIES} times while they were followed"
         return replace(snapshot, unreadable=problem)
 
-    def _read_through(self, look: Look) -> ConfigSnapshot:
-        records: list[bytes] = []
+    def _read_through(self, look: Look, reported: Sequence[str], before: Mapping[str, bytes]) -> ConfigSnapshot:
+        digests: dict[str, bytes] = {}
         files: dict[str, None] = {}
         problems: list[str] = []
         incomplete: list[str] = []
         given: list[tuple[str, bytes, bytes]] = []
         for name in self._configuration_files(look):
-            path = self._at(name)
+            path = self.at(name)
             files[path] = None
             content, problem = look.content_of(path)
             if problem:
                 problems.append(f"{path} {problem}")
             if content is None:
-                records.append(counted(path, problem.encode()))
+                digests[path] = problem.encode()
                 continue
             if not content:
                 incomplete.append(f"{path} is empty")
             digest = sha256(content).digest()
             given.append((name, digest, content))
-            records.append(counted(path, digest))
+            digests[path] = digest
+        fixed = set(files)
         if not files:
             problems.append(f"no *.cfg file in {', '.join(self._configurations) or 'nothing'}")
         ours = {os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path)) for path in self._ours}
-        pairs: dict[tuple[str, str], None] = {}
-        for path in self._others(look, given, pairs):
+        stores: dict[Store, None] = {}
+        for path, is_fixed in self._others(look, given, stores, reported):
             for file in look.files_at(path):
-                if file in files or look.leads_to(file, ours):
-                    continue
-                found = look.digest_of(file)
-                if found is not None:
-                    files[file] = None
-                    records.append(counted(file, found))
-        incomplete += self._not_fitting(look, pairs)
+                if file not in files and not look.leads_to(file, ours):
+                    found = look.digest_of(file)
+                    if found is not None:
+                        files[file] = None
+                        digests[file] = found
+                if is_fixed:
+                    fixed.add(file)
+        incomplete += self._without_key(look, stores, digests, before)
         return ConfigSnapshot(
-            tuple((self._at(name), content) for name, _, content in given),
-            sha256(b"".join(records)).hexdigest(),
+            tuple((self.at(name), content) for name, _, content in given),
+            digest_of_all(digests),
             tuple(look.watched),
             tuple(files),
             problems[0] if problems else None,
             tuple(file for file in files if look.is_stale(file)),
             look.is_polled(),
             tuple(incomplete),
+            digests,
+            frozenset(fixed),
+            self._crt_lists,
+            tuple(stores),
         )
 
-    def _at(self, name: str) -> str:
+    def at(self, name: str) -> str:
+        """Return the path of a file that haproxy names so."""
         return os.path.join(self._folder, name)
 
     def _configuration_files(self, look: Look) -> Iterator[str]:
         """Yield what haproxy reads for its -f arguments: of a folder its *.cfg, in order (haproxy(1))."""
         for name in self._configurations:
-            names = look.names_in(self._at(name))
+            names = look.names_in(self.at(name))
             if names is None:
                 yield name
             else:
                 yield from (os.path.join(name, n) for n in names if n.endswith(".cfg") and not n.startswith("."))
 
-    def _not_fitting(self, look: Look, pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
-        """Yield a line for each certificate and key that are named as a pair and do not fit."""
+    def _without_key(
+        self, look: Look, stores: Iterable[Store], digests: Mapping[str, bytes], before: Mapping[str, bytes]
+    ) -> Iterator[str]:
+        """Yield a line for each certificate whose private key does not fit, or is missing.
+
+        haproxy refuses both, except a key that is named. So only changed certificates are read for the others.
+        """
         fitting: dict[object, bool] = {}
-        for certificate, key in pairs:
-            if ANYTHING in certificate + key:
+        for store in stores:
+            if ANYTHING in store.crt + store.key:
                 continue
-            known = look.digest_of(certificate), look.digest_of(key)
-            if known not in fitting:
-                fitting[known] = self._fitting.get(known) or fits(
-                    look.content_of(certificate)[0] or b"", look.content_of(key)[0] or b""
-                )
-            if not fitting[known]:
-                yield f"{key} does not fit {certificate}"
+            for certificate in look.files_at(self.at(store.crt)):
+                beside = [path for path in look.companions_of(certificate) if path.endswith(".key")]
+                key = self.at(store.key) if store.key else next(iter(beside), "")
+                known = digests.get(certificate), digests.get(key)
+                is_old = not store.key and known == (before.get(certificate), before.get(key))
+                if None in {known[0], known[1] if store.key else b""} or is_old or certificate.endswith(COMPANIONS):
+                    continue
+                text = look.text_of(certificate)
+                if not store.key and has_key(text):
+                    continue
+                if not key:
+                    yield f"{certificate} has no private key"
+                    continue
+                fitting[known] = self._fitting.get(known) or fits(text, look.text_of(key))
+                if not fitting[known]:
+                    yield f"{key} does not fit {certificate}"
         self._fitting = fitting
 
     def _others(
-        self, look: Look, configurations: Sequence[tuple[str, bytes, bytes]], pairs: dict[tuple[str, str], None]
-    ) -> Iterator[str]:
-        """Yield the paths that count besides the -f arguments; add to `pairs` each certificate that has a named key."""
+        self,
+        look: Look,
+        configurations: Sequence[tuple[str, bytes, bytes]],
+        stores: dict[Store, None],
+        reported: Iterable[str],
+    ) -> Iterator[tuple[str, bool]]:
+        """Yield the paths that count besides the -f arguments, and whether only another haproxy can read them again.
+
+        The certificates are added to `stores`.
+        """
         if self._follow:
             named = self._named_by(configurations)
             entries: dict[object, Named] = {}
-            pairs.update(((self._at(certificate), self._at(key)), None) for certificate, key in named.pairs)
+            self._crt_lists = {}
+            stores.update(dict.fromkeys(named.stores))
             for name in named.files:
-                yield from self._with_companions(look, name)
-            naming = [(path, context) for name, context in named.naming for path in look.matching(self._at(name))]
+                yield from self._with_companions(look, name, is_fixed=name in named.fixed)
+            naming = [(path, context) for name, context in named.naming for path in look.matching(self.at(name))]
             for path, context in naming:
                 content, _ = look.content_of(path)
+                if content is not None and context.kind is Kind.CRT_LIST:
+                    self._crt_lists[path] = content
                 key = (sha256(content or b"").digest(), context)
-                entries[key] = self._entries.get(key) or named_in(content or b"", context)
-                pairs.update(((self._at(one), self._at(other)), None) for one, other in entries[key].pairs)
-                for entry in entries[key].files:
-                    yield from self._with_companions(look, entry)
+                entries[key] = found = self._entries.get(key) or named_in(content or b"", context)
+                stores.update(dict.fromkeys(found.stores))
+                for entry in found.files:
+                    yield from self._with_companions(look, entry, is_fixed=entry in found.fixed)
             self._entries = entries
-        yield from map(self._at, self._extra)
+            yield from ((self.at(name), False) for name in reported)
+        yield from ((self.at(name), False) for name in self._extra)
 
     def _named_by(self, configurations: Sequence[tuple[str, bytes, bytes]]) -> Named:
         """Return what the configurations (name, digest, content) name.
@@ -218,7 +273,7 @@ class ConfigFiles:
             self._names = (key, named)
         return self._names[1]
 
-    def _with_companions(self, look: Look, name: str) -> Iterator[str]:
-        for path in look.matching(self._at(name)):
-            yield path
-            yield from look.companions_of(path)
+    def _with_companions(self, look: Look, name: str, *, is_fixed: bool) -> Iterator[tuple[str, bool]]:
+        for path in look.matching(self.at(name)):
+            yield path, is_fixed
+            yield from ((companion, is_fixed) for companion in look.companions_of(path))

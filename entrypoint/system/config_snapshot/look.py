@@ -15,12 +15,13 @@ from entrypoint.system.config_snapshot.paths import REPORTING, Links, Mounts
 
 _PIECE = 1 << 20
 _TEXT_PIECE = 1 << 16
+_MOST_OF_A_CERTIFICATE = 1 << 20
 SETTLED_NS = 2_000_000_000
 """A file that changed less than this ago is read again even if it looks the same: time stamps are coarse, 10 ms and
 more."""
-_COMPANIONS = (".key", ".ocsp", ".issuer", ".sctl", ".rsa", ".dsa", ".ecdsa")
+COMPANIONS = (".key", ".ocsp", ".issuer", ".sctl", ".rsa", ".dsa", ".ecdsa")
 """What haproxy looks for beside a certificate without being told to (manual, ssl-load-extra-files)."""
-_COMPANIONS_OF_KINDS = tuple(kind + extra for kind in (".rsa", ".dsa", ".ecdsa") for extra in _COMPANIONS[:4])
+_COMPANIONS_OF_KINDS = tuple(kind + extra for kind in (".rsa", ".dsa", ".ecdsa") for extra in COMPANIONS[:4])
 STATE_SUFFIX = ".last-known-good"
 """Suffix of the files in a state directory (`system.state_file`)."""
 
@@ -119,7 +120,7 @@ class Look:
         there = self._members[folder]
         bare = name.removesuffix(".crt")
         bases = (name,) if bare == name else (name, bare)
-        extras = _COMPANIONS + _COMPANIONS_OF_KINDS if name not in there else _COMPANIONS
+        extras = COMPANIONS + _COMPANIONS_OF_KINDS if name not in there else COMPANIONS
         where = os.path.dirname(path)
         return [os.path.join(where, base + extra) for base in bases for extra in extras if base + extra in there]
 
@@ -144,6 +145,18 @@ class Look:
             return None, f"is too large: the files given with -f may have {self._most_text >> 20} MiB together"
         self._room -= len(content)
         return content, ""
+
+    def text_of(self, path: str) -> bytes:
+        """Return the content of a certificate or key, 1 MiB at most; empty if it cannot be read."""
+        try:
+            descriptor = _open_regular(self._real(path))
+        except OSError:
+            return b""
+        if descriptor is None:
+            return b""
+        with open(descriptor, "rb") as file, contextlib.suppress(OSError):
+            return file.read(_MOST_OF_A_CERTIFICATE)
+        return b""
 
     def leads_to(self, path: str, files: Collection[str]) -> bool:
         """Tell whether a path leads to one of these files, or to any instance's file in a state directory."""

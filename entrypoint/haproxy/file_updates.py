@@ -1,0 +1,298 @@
+"""The commands that give a running haproxy the new content of a file, and how their answers read.
+
+Each file is one transaction: nothing of it is in use before `commit`. haproxy has one transaction of each kind at a
+time, for all its sessions; somebody else's is left alone.
+
+Sources: HAProxy's management guide, section 9.3 (`set ssl cert`, `set ssl ca-file`, `set ssl crl-file`, `prepare map`
+and others); what a file and a payload have in different forms is from the source (`pat_ref_read_from_file`,
+`cli_parse_add_map`, `ckch_store_load_payload`), and was tried with HAProxy 2.6, 3.0, 3.2 and 3.5.
+"""
+
+from __future__ import annotations
+
+from binascii import a2b_base64, b2a_base64
+from collections.abc import Iterator, Sequence
+
+from entrypoint.haproxy.loaded_files import escaped
+from entrypoint.lean.record import record
+from entrypoint.lean.sha1 import sha1
+
+MOST_OF_A_PAYLOAD = 8192
+"""Bytes. A command and its payload fit together into tune.bufsize, 16 KiB unless it is configured."""
+_LONGEST_PATTERN = 900
+"""Bytes of a line, as in `system.haproxy_cli`."""
+_BEGIN, _END = b"-----BEGIN ", b"-----END "
+_CERTIFICATE, _KEY, _REVOCATIONS = b"CERTIFICATE-----", b"PRIVATE KEY-----", b"X509 CRL-----"
+_AS_IT_IS = ("utf-8", "surrogateescape")
+_REFUSALS = (
+    "Can't load the payload",
+    "inconsistencies between private key and certificate",
+    "must contain at least a certificate and a private key",
+)
+"""What haproxy says of a bad certificate. Everything else may be its own limit, and a reload may succeed."""
+_SUCCESSES = ("Transaction created", "Transaction updated", "transaction created", "transaction updated")
+
+
+class CannotError(Exception):
+    """Raised for what haproxy cannot take while it runs; its text is one line."""
+
+
+class RefusedError(Exception):
+    """Raised for a certificate that haproxy calls bad; its text is haproxy's, in one line."""
+
+
+@record(frozen=True)
+class Parts:
+    """The contents of the files that a certificate is made of; empty ones are missing."""
+
+    certificate: bytes
+    key: bytes = b""
+    """Only if it is not beside the certificate in the same file."""
+    issuer: bytes = b""
+    ocsp: bytes = b""
+    sctl: bytes = b""
+
+
+# ---- certificates ----------------------------------------------------------------------------------------------------
+
+
+def blocks(text: bytes, label: bytes = b"") -> list[bytes]:
+    """Return the PEM blocks whose label ends like this, without blank lines and what is between them.
+
+    An empty line ends a payload.
+    """
+    found = []
+    at = text.find(_BEGIN)
+    while at >= 0:
+        last = text.find(_END, at)
+        end = text.find(b"-----", last + len(_END)) + 5 if last >= 0 else len(text)
+        lines = [line.strip() for line in text[at : max(end, at)].splitlines()]
+        if lines and lines[0].endswith(label):
+            found.append(b"\n".join(filter(None, lines)) + b"\n")
+        at = text.find(_BEGIN, at + 1 if end <= at else end)
+    return found
+
+
+def set_certificate(name: str, parts: Parts) -> Iterator[tuple[str, bytes]]:
+    """Yield the commands that put a certificate into a transaction, each with its payload.
+
+    The key comes first, because haproxy takes the first one; without one in the payload it would forget the old one. A
+    new certificate drops the issuer, the OCSP response and the SCTs, so these follow.
+    """
+    pem = b"".join([*blocks(parts.key, _KEY), *blocks(parts.certificate)])
+    # haproxy says best what is wrong with something that is no PEM at all.
+    yield f"set ssl cert {name}", pem or b"no PEM"
+    if parts.issuer:
+        yield f"set ssl cert {name}.issuer", b"".join(blocks(parts.issuer))
+    if parts.ocsp:
+        yield f"set ssl cert {name}.ocsp", b2a_base64(parts.ocsp, newline=False)
+    if parts.sctl:
+        yield f"set ssl cert {name}.sctl", b2a_base64(parts.sctl, newline=False)
+
+
+def has_taken(answer: str, *, refusable: bool) -> None:
+    """Check the answer to a `set ssl` command.
+
+    Raises:
+        RefusedError: haproxy calls it bad, and `refusable` says that this settles it.
+        CannotError: it was not taken for another reason.
+
+    """
+    if not answer.startswith(_SUCCESSES):
+        _raise(answer, refusable=refusable)
+
+
+def has_said(answer: str, words: str) -> None:
+    """Check that an answer has these words.
+
+    Raises:
+        CannotError: it has not.
+
+    """
+    if words not in answer:
+        raise CannotError(in_one_line(answer))
+
+
+def has_committed(answer: str, *, refusable: bool) -> None:
+    """Check the answer to a `commit ssl` command; raises as `has_taken`."""
+    if "Success!" not in answer:
+        _raise(answer, refusable=refusable)
+
+
+def _raise(answer: str, *, refusable: bool) -> None:
+    words = in_one_line(answer)
+    if refusable and any(words_of_refusal in answer for words_of_refusal in _REFUSALS):
+        raise RefusedError(words)
+    raise CannotError(words)
+
+
+def in_one_line(answer: str) -> str:
+    """Return haproxy's words as one line."""
+    return ": ".join(line.strip().rstrip(".!") for line in answer.splitlines() if line.strip())
+
+
+def fingerprint(text: bytes) -> str:
+    """Return the SHA-1 of the first certificate in a PEM file as haproxy shows it; empty if there is none."""
+    return next(iter(fingerprints(text)), "")
+
+
+def fingerprints(text: bytes) -> list[str]:
+    """Return the SHA-1 of each certificate in a PEM file."""
+    found = []
+    for block in blocks(text, _CERTIFICATE):
+        der = a2b_base64(b"".join(block.splitlines()[1:-1]))
+        found.append(sha1(der).hexdigest().upper())
+    return found
+
+
+def shown_fingerprints(answer: str) -> list[str]:
+    """Return the fingerprints in the answer to `show ssl cert NAME` or `show ssl ca-file NAME`."""
+    return [line.partition(": ")[2].strip() for line in answer.splitlines() if line.startswith("SHA1 FingerPrint")]
+
+
+def in_payloads(pieces: Sequence[bytes]) -> Iterator[bytes]:
+    """Yield the pieces joined to payloads, as few as possible."""
+    joined = b""
+    for piece in pieces:
+        if joined and len(joined) + len(piece) > MOST_OF_A_PAYLOAD:
+            yield joined
+            joined = b""
+        joined += piece
+    if joined:
+        yield joined
+
+
+def authorities(text: bytes) -> list[bytes]:
+    """Return the certificates of a CA file.
+
+    Raises:
+        CannotError: it has CRLs, which a command cannot set.
+
+    """
+    if blocks(text, _REVOCATIONS):
+        raise CannotError("it has CRLs besides certificates")
+    # haproxy says best what is wrong with something that is no PEM at all.
+    return blocks(text, _CERTIFICATE) or [b"no PEM"]
+
+
+def revocations(text: bytes) -> list[bytes]:
+    """Return the CRLs of a CRL file."""
+    return blocks(text, _REVOCATIONS) or [b"no PEM"]
+
+
+def shown_revocations(answer: str) -> list[str]:
+    """Return the CRLs in the answer to `show ssl crl-file NAME`, as haproxy describes them."""
+    return [one.strip() for one in answer.split("Certificate Revocation List #")[1:]]
+
+
+# ---- maps and ACL files ----------------------------------------------------------------------------------------------
+
+
+def entries(kind: str, text: bytes) -> list[bytes]:
+    """Return the entries of a file as haproxy reads them at a start.
+
+    Args:
+        kind: map, for keys each with a blank and a value; acl, for patterns.
+        text: the file's content.
+
+    Raises:
+        CannotError: a command cannot say it.
+
+    """
+    found = []
+    for number, line in enumerate(text.split(b"\n"), start=1):
+        bare = line.partition(b"\r")[0].lstrip(b" \t")
+        if line.startswith(b"#") or not bare:
+            continue
+        if kind == "map":
+            key = bare.replace(b"\t", b" ").partition(b" ")[0]
+            bare = b"%b %b" % (key, bare[len(key) :].strip(b" \t"))
+        if len(bare) > _LONGEST_PATTERN or b"\0" in bare or bare.startswith(b"<<"):
+            raise CannotError(f"line {number} is too long for a command, or has a zero byte, or begins with <<")
+        found.append(bare)
+    return found
+
+
+def add(kind: str, number: str, version: str, entries: Sequence[bytes]) -> Iterator[tuple[str, bytes]]:
+    """Yield the commands that add entries to a new version of a map or an ACL file, each with its payload."""
+    if kind == "map":
+        for payload in in_payloads([entry + b"\n" for entry in entries]):
+            yield f"add map @{version} {number}", payload
+    else:
+        # These have no payload. An interactive session takes many lines.
+        lines = [
+            f"add acl @{version} {number} {escaped(entry.decode(*_AS_IT_IS))}\n".encode(*_AS_IT_IS) for entry in entries
+        ]
+        for script in in_payloads(lines):
+            yield f"prompt\n{script.decode(*_AS_IT_IS)}quit", b""
+
+
+def new_version(answer: str) -> str:
+    """Return the number in the answer to `prepare map` or `prepare acl`.
+
+    Raises:
+        CannotError: there is none.
+
+    """
+    words, _, number = answer.strip().rpartition("New version created: ")
+    if words or not number.isdigit():
+        raise CannotError(in_one_line(answer))
+    return number
+
+
+def has_done(answer: str) -> None:
+    """Check the answer to commands that say nothing if they have succeeded; there may be prompts in it.
+
+    Raises:
+        CannotError: one has failed.
+
+    """
+    words = in_one_line("\n".join(line.strip("> ") for line in answer.splitlines()))
+    if words:
+        raise CannotError(words)
+
+
+def shown_entries(answer: bytes) -> list[bytes]:
+    """Return the entries in the answer to `show map` or `show acl`, without the addresses in memory before them."""
+    return [line.partition(b" ")[2] for line in answer.split(b"\n") if line]
+
+
+# ---- crt-lists -------------------------------------------------------------------------------------------------------
+
+
+@record(frozen=True)
+class ListChange:
+    """What has changed in a crt-list: lines at its end, and lines that are gone."""
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    """The certificates of the lines; each had only this one."""
+
+
+def list_change(before: bytes, now: bytes) -> ListChange:
+    """Compare two contents of a crt-list.
+
+    Raises:
+        CannotError: it has changed in another way: order counts, and the first entry is the default.
+
+    """
+    old, new = list_lines(before), list_lines(now)
+    kept = [line for line in old if line in new]
+    if not kept or kept[:1] != old[:1] or new[: len(kept)] != kept or len({*old}) + len({*new}) < len(old) + len(new):
+        raise CannotError("more has changed in it than lines at its end, or lines that are gone")
+    certificates = [line.split(" ")[0] for line in old]
+    removed = tuple(line.split(" ")[0] for line in old if line not in new)
+    if any(certificates.count(name) > 1 for name in removed):
+        raise CannotError("a certificate has several lines in it")
+    return ListChange(tuple(new[len(kept) :]), removed)
+
+
+def list_lines(text: bytes) -> list[str]:
+    """Return the lines of a crt-list, with single blanks between words."""
+    lines = (b" ".join(line.split()) for line in text.split(b"\n") if not line.startswith(b"#"))
+    return [line.decode("utf-8", "surrogateescape") for line in lines if line]
+
+
+def shown_in_list(answer: str) -> list[str]:
+    """Return the certificates in the answer to `show ssl crt-list NAME`."""
+    return [line.split(" ")[0] for line in answer.splitlines() if line and not line.startswith("#")]
