@@ -30,7 +30,7 @@ _MOST_OF_A_LIST = 24 * 1024
 """Bytes of the names of one list."""
 _LONGEST_LINE = 1024
 _FIELDS = 16
-_FIELDS_OF_OUTCOME = 6
+_FIELDS_OF_OUTCOME = 7
 
 
 @record(frozen=True)
@@ -41,6 +41,8 @@ class Known:
     """Of what it runs; empty if that is not known."""
     reported: tuple[str, ...] = ()
     """The files that it has read, as it says, and that the configuration seems not to name."""
+    has_authorities: bool = False
+    """It has taken a CA or CRL file while it runs."""
 
 
 @record(frozen=True)
@@ -161,7 +163,7 @@ def from_message(message: bytes) -> Found:
 
 def known_to_message(known: Known, names: Iterable[str] = ()) -> bytes:
     """Write it, and more names."""
-    fields = [known.digest, str(len(known.reported)), *known.reported, *names]
+    fields = [known.digest, "1" if known.has_authorities else "", str(len(known.reported)), *known.reported, *names]
     return b"\0".join(field.encode("utf-8", "surrogateescape") for field in fields)
 
 
@@ -172,10 +174,10 @@ def known_from(fields: Sequence[bytes]) -> tuple[Known, tuple[str, ...]]:
         ValueError: it did not.
 
     """
-    digest, count, *names = (field.decode("utf-8", "surrogateescape") for field in fields)
+    digest, has_authorities, count, *names = (field.decode("utf-8", "surrogateescape") for field in fields)
     if not 0 <= int(count) <= len(names) or len(digest) not in {0, 64}:
         raise ValueError("fields that do not fit")
-    return Known(digest, tuple(names[: int(count)])), tuple(names[int(count) :])
+    return Known(digest, tuple(names[: int(count)]), bool(has_authorities)), tuple(names[int(count) :])
 
 
 # ---- changed files that the current generation takes -----------------------------------------------------------------
@@ -195,6 +197,8 @@ class Outcome:
     """Why it has not taken the rest, in one line; empty if there is no rest."""
     refused: bool = False
     """haproxy has said that a certificate is bad."""
+    has_authorities: bool = False
+    """It has taken a CA or CRL file, now or before."""
 
 
 def outcome_to_message(outcome: Outcome, found: Found) -> bytes:
@@ -205,6 +209,7 @@ def outcome_to_message(outcome: Outcome, found: Found) -> bytes:
         repr(outcome.seconds),
         outcome.problem[:_LONGEST_LINE],
         "1" if outcome.refused else "",
+        "1" if outcome.has_authorities else "",
         str(len(files)),
         *files,
     ]
@@ -222,9 +227,11 @@ def outcome_from_message(message: bytes) -> tuple[Outcome, Found]:
     fields = message.split(b"\0", _FIELDS_OF_OUTCOME - 1)
     if len(fields) < _FIELDS_OF_OUTCOME:
         raise ValueError(f"{len(fields)} fields")
-    digest, seconds, problem, refused, count = (field.decode("utf-8", "surrogateescape") for field in fields[:5])
-    *files, rest = fields[5].split(b"\0", max(int(count), 0))
-    if len(files) != int(count) or refused not in {"", "1"} or bool(digest) != bool(files):
+    *texts, last = fields
+    digest, seconds, problem, refused, authorities, count = (one.decode("utf-8", "surrogateescape") for one in texts)
+    *files, rest = last.split(b"\0", max(int(count), 0))
+    if len(files) != int(count) or {refused, authorities} - {"", "1"} or bool(digest) != bool(files):
         raise ValueError("fields that do not fit")
     names = tuple(name.decode("utf-8", "surrogateescape") for name in files)
-    return Outcome(digest, names, float(seconds), problem, bool(refused)), from_message(rest)
+    outcome = Outcome(digest, names, float(seconds), problem, bool(refused), bool(authorities))
+    return outcome, from_message(rest)

@@ -11,14 +11,18 @@ and others); what a file and a payload have in different forms is from the sourc
 from __future__ import annotations
 
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from entrypoint.haproxy.loaded_files import escaped
 from entrypoint.lean.record import record
 from entrypoint.lean.sha1 import sha1
 
-MOST_OF_A_PAYLOAD = 8192
-"""Bytes. A command and its payload fit together into tune.bufsize, 16 KiB unless it is configured."""
+_MOST_OF_A_PAYLOAD = 8192
+_BUFFER = 16384
+"""Bytes of tune.bufsize, unless it is configured."""
+_RESERVE = 1024
+"""For the command. One with its payload must stay well below the buffer: at one length HAProxy 2.6 spins and dies, and
+3.5-dev5 may drop the end without a word."""
 _LONGEST_PATTERN = 900
 """Bytes of a line, as in `system.haproxy_cli`."""
 _BEGIN, _END = b"-----BEGIN ", b"-----END "
@@ -28,9 +32,9 @@ _REFUSALS = (
     "Can't load the payload",
     "inconsistencies between private key and certificate",
     "must contain at least a certificate and a private key",
+    "unable to load SSL private key",
 )
 """What haproxy says of a bad certificate. Everything else may be its own limit, and a reload may succeed."""
-_SUCCESSES = ("Transaction created", "Transaction updated", "transaction created", "transaction updated")
 
 
 class CannotError(Exception):
@@ -48,9 +52,7 @@ class Parts:
     certificate: bytes
     key: bytes = b""
     """Only if it is not beside the certificate in the same file."""
-    issuer: bytes = b""
     ocsp: bytes = b""
-    sctl: bytes = b""
 
 
 # ---- certificates ----------------------------------------------------------------------------------------------------
@@ -77,28 +79,28 @@ def set_certificate(name: str, parts: Parts) -> Iterator[tuple[str, bytes]]:
     """Yield the commands that put a certificate into a transaction, each with its payload.
 
     The key comes first, because haproxy takes the first one; without one in the payload it would forget the old one. A
-    new certificate drops the issuer, the OCSP response and the SCTs, so these follow.
+    new certificate drops the OCSP response, so that follows.
     """
-    pem = b"".join([*blocks(parts.key, _KEY), *blocks(parts.certificate)])
-    # haproxy says best what is wrong with something that is no PEM at all.
-    yield f"set ssl cert {name}", pem or b"no PEM"
-    if parts.issuer:
-        yield f"set ssl cert {name}.issuer", b"".join(blocks(parts.issuer))
+    if parts.certificate:
+        pem = b"".join([*blocks(parts.key, _KEY), *blocks(parts.certificate)])
+        # haproxy says best what is wrong with something that is no PEM at all.
+        yield f"set ssl cert {name}", pem or b"no PEM"
     if parts.ocsp:
         yield f"set ssl cert {name}.ocsp", b2a_base64(parts.ocsp, newline=False)
-    if parts.sctl:
-        yield f"set ssl cert {name}.sctl", b2a_base64(parts.sctl, newline=False)
 
 
-def has_taken(answer: str, *, refusable: bool) -> None:
-    """Check the answer to a `set ssl` command.
+def has_taken(answer: str, name: str, *, refusable: bool) -> None:
+    """Check the answer to a `set ssl` command about this certificate, CA file or CRL file.
+
+    HAProxy 2.6 puts a certificate into the transaction of any other one, and says the other name.
 
     Raises:
         RefusedError: haproxy calls it bad, and `refusable` says that this settles it.
         CannotError: it was not taken for another reason.
 
     """
-    if not answer.startswith(_SUCCESSES):
+    words = answer.lower()
+    if not words.startswith(("transaction created for", "transaction updated for")) or f" {name}!" not in answer:
         _raise(answer, refusable=refusable)
 
 
@@ -150,11 +152,18 @@ def shown_fingerprints(answer: str) -> list[str]:
     return [line.partition(": ")[2].strip() for line in answer.splitlines() if line.startswith("SHA1 FingerPrint")]
 
 
+def most_of_a_payload(texts: Iterable[bytes]) -> int:
+    """Return the bytes of the longest payload that a haproxy with these configurations takes for sure."""
+    given = (line.split()[1:2] for text in texts for line in text.splitlines() if b"tune.bufsize" in line)
+    sizes = [int(words[0]) for words in given if words and words[0].isdigit()]
+    return min([_BUFFER, *sizes]) - _RESERVE
+
+
 def in_payloads(pieces: Sequence[bytes]) -> Iterator[bytes]:
-    """Yield the pieces joined to payloads, as few as possible."""
+    """Yield the pieces joined to payloads."""
     joined = b""
     for piece in pieces:
-        if joined and len(joined) + len(piece) > MOST_OF_A_PAYLOAD:
+        if joined and len(joined) + len(piece) > _MOST_OF_A_PAYLOAD:
             yield joined
             joined = b""
         joined += piece

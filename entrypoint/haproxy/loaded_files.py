@@ -7,7 +7,7 @@ configuration has, with `crt-base` or `ca-base` before them; the certificates of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from entrypoint.lean.record import record
@@ -42,6 +42,8 @@ class Loaded:
     """Also each folder of certificates."""
     maps: Mapping[str, str] = _NAMES
     acls: Mapping[str, str] = _NAMES
+    busy: str = ""
+    """What somebody has a transaction for; empty if nobody has."""
 
     def names(self) -> Iterator[str]:
         """Yield every name that may be a file's."""
@@ -52,15 +54,16 @@ class Loaded:
 
 def loaded(answers: Mapping[str, str]) -> Loaded:
     """Parse the answers to `LISTS`."""
-    found = {}
+    found, busy = {}, ""
     for field, answer in answers.items():
-        lines = () if answer.startswith(_UNKNOWN) else answer.splitlines()
+        lines = [] if answer.startswith(_UNKNOWN) else answer.splitlines()
+        busy = busy or next((line[1:] for line in lines if line.startswith("*")), "")
         named = _patterns(lines) if field in {"maps", "acls"} else _ssl(lines, counted=field == "authorities")
         found[field] = dict(named)
-    return Loaded(**found)
+    return Loaded(**found, busy=busy)
 
 
-def _ssl(lines: Iterator[str] | tuple[str, ...] | list[str], *, counted: bool) -> Iterator[tuple[str, str]]:
+def _ssl(lines: Iterable[str], *, counted: bool) -> Iterator[tuple[str, str]]:
     """Yield the names; a line of a transaction under way begins with an asterisk."""
     for line in lines:
         name = line.rpartition(_CERTIFICATES[0])[0] if counted and line.endswith(_CERTIFICATES[1]) else line
@@ -68,7 +71,7 @@ def _ssl(lines: Iterator[str] | tuple[str, ...] | list[str], *, counted: bool) -
             yield name, escaped(name)
 
 
-def _patterns(lines: Iterator[str] | tuple[str, ...] | list[str]) -> Iterator[tuple[str, str]]:
+def _patterns(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
     for line in lines:
         number, blank, rest = line.partition(" (")
         name, found, _ = rest.partition(_FILE)

@@ -165,7 +165,9 @@ class ConfigStore:
     def known(self) -> Known:
         """Return what is known of the current generation."""
         current = self._state().current
-        return Known(current.digest if current else "", self._configurations.reported)
+        given = self._configurations.given(current.number) if current else None
+        digest = current.digest if current else ""
+        return Known(digest, self._configurations.reported, bool(given and given.has_authorities))
 
     def found(self, found: Found, texts: int | None, asked: tuple[Asked, ...]) -> None:
         """Submit what a look at the disk has found, once for each request."""
@@ -191,7 +193,8 @@ class ConfigStore:
             self._children.reap()
             disk = self._configurations.take(found)
             if texts is not None:
-                self._configurations.applied(number, outcome.digest, texts)
+                authorities = outcome.has_authorities
+                self._configurations.applied(number, outcome.digest, texts, has_authorities=authorities)
         except OSError as error:
             self._runtime.log(Log(Level.ERROR, "system_error", f"apply: {reason(error)}"))
         finally:

@@ -30,6 +30,8 @@ class Given:
     """See `Found.mentions`; None if they are not known."""
     changed_checks: frozenset[str] = frozenset()
     """See `Found.changed_checks`."""
+    has_authorities: bool = False
+    """The generation has taken a CA or CRL file while it runs."""
 
 
 class Configurations:
@@ -84,7 +86,9 @@ class Configurations:
 
     def serialize(self) -> tuple[dict[str, Any], tuple[int, ...]]:
         """Return everything as plain values, and the descriptors among it."""
-        given = {number: [one.digest, one.texts, one.mentions] for number, one in self._given.items()}
+        given = {
+            number: [one.digest, one.texts, one.mentions, one.has_authorities] for number, one in self._given.items()
+        }
         descriptors = (self._last_known_good, *(one.texts for one in self._given.values()))
         plain = {
             "kept": self._last_known_good,
@@ -105,8 +109,8 @@ class Configurations:
         self._mentions = saved["mentions"]
         self.reported = tuple(saved["reported"])
         self._given = {
-            number: Given(digest, texts, mentions=mentions)
-            for number, (digest, texts, mentions) in saved["given"].items()
+            number: Given(digest, texts, mentions=mentions, has_authorities=has_authorities)
+            for number, (digest, texts, mentions, has_authorities) in saved["given"].items()
         }
         for descriptor in self.serialize()[1]:
             os.set_inheritable(descriptor, False)
@@ -125,8 +129,14 @@ class Configurations:
         mentions = found.mentions if found.digest else None
         self._given[number] = Given(found.digest, copy, found.master_worker, mentions, frozenset(found.changed_checks))
 
-    def applied(self, number: int, digest: str, texts: int) -> None:
-        """Remember that a generation runs changed files; `texts` has the digest with which it does.
+    def applied(self, number: int, digest: str, texts: int, *, has_authorities: bool) -> None:
+        """Remember that a generation has taken changed files.
+
+        Args:
+            number: of the generation.
+            digest: of what it runs now.
+            texts: like `Given.texts`, with that digest.
+            has_authorities: see `Given`.
 
         Raises:
             OSError: no descriptors are left.
@@ -136,7 +146,7 @@ class Configurations:
         if given:
             copy = os.dup(texts)
             self._drop(number)
-            self._given[number] = replace(given, digest=digest, texts=copy)
+            self._given[number] = replace(given, digest=digest, texts=copy, has_authorities=has_authorities)
 
     def given(self, number: int) -> Given | None:
         """Return the configuration of a generation, if it is known."""

@@ -186,9 +186,9 @@ class _Reader:
         elif not found.applicable:
             outcome = look.Outcome(problem="more has changed meanwhile")
         else:
-            outcome, runs = applying.apply(channel, self._disk, before, contents)
+            outcome, runs = applying.apply(channel, self._disk, known, before, contents)
             if outcome.digest:
-                self._remember(look.Known(outcome.digest), runs)
+                self._remember(replace(known, digest=outcome.digest), runs)
                 texts = in_memory(outcome.digest, contents.texts)
         self._say(look.APPLIED, look.outcome_to_message(outcome, found), texts)
         if texts is not None:
@@ -206,11 +206,11 @@ class _Reader:
                 named = {path for path in runs.digests if path not in others}
                 reported = look.first(sorted(applying.reported(channel, self._disk, named)))
                 if reported != known.reported:
-                    _, contents = self._read(look.Known(known.digest, reported))
+                    _, contents = self._read(replace(known, reported=reported))
                     others.update(map(self._disk.at, reported))
                     # If more has changed meanwhile, that is a reload.
                     if contents and not {*_changed(runs, contents)} - others:
-                        learned = look.Known(contents.digest, reported)
+                        learned = replace(known, digest=contents.digest, reported=reported)
         except OSError:
             # It has died.
             pass
