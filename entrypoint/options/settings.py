@@ -263,7 +263,7 @@ OPTIONS = (
     ),
     Option(
         "apply",
-        "give changed certificates, maps and ACL files to the running haproxy: auto or off",
+        "take changed certificates, maps and ACL files without a reload: auto or off",
         "WHEN",
         ApplyPolicy.AUTO,
         _choice(ApplyPolicy),

@@ -12,6 +12,7 @@ import pytest
 from entrypoint.core import lifecycle
 from entrypoint.core.effects import (
     Adopt,
+    Apply,
     Ask,
     AskCandidate,
     Effect,
@@ -32,7 +33,7 @@ from tests.core.world import VARIANTS, owed, success_of
 
 pytestmark = pytest.mark.explores
 
-AWAITED = (Spawn, SpawnExporter, Look, Ask, AskCandidate, Adopt, Poke, Rehearse, Upgrade)
+AWAITED = (Spawn, SpawnExporter, Look, Apply, Ask, AskCandidate, Adopt, Poke, Rehearse, Upgrade)
 """What the core, or who asked, waits for the answer of (core/events.py says which events answer which effects)."""
 ENOUGH = 1000
 """Steps; no way to the end is nearly as long."""
