@@ -126,7 +126,7 @@ BAD = [
     ("--drain-timeout", "30s", f"'30s' {NOT_SECONDS}"),
     ("--max-draining", "0", f"'0' {NOT_A_COUNT}"),
     ("--restart", "always", "'always' is none of on-failure, no"),
-    ("--apply", "lost", "'lost' is none of keep, forget"),
+    ("--apply", "lost", "'lost' is none of auto, off"),
     ("--server-state", "lost", "'lost' is none of keep, forget"),
     ("--restart-limit", "0", f"'0' {NOT_A_COUNT}"),
     ("--stop-delay", "x", f"'x' {NOT_SECONDS}"),
