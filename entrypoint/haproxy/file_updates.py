@@ -37,6 +37,9 @@ _REFUSALS = (
 """What haproxy says of a bad certificate. Everything else may be its own limit, and a reload may succeed."""
 
 
+_REPEATS = ("Can't load the payload", "Can't update ", "Can't commit ", "Committing ", "Failed")
+
+
 class CannotError(Exception):
     """Raised for what haproxy cannot take while it runs; its text is one line."""
 
@@ -129,8 +132,9 @@ def _raise(answer: str, *, refusable: bool) -> None:
 
 
 def in_one_line(answer: str) -> str:
-    """Return haproxy's words as one line."""
-    return ": ".join(line.strip().rstrip(".!") for line in answer.splitlines() if line.strip())
+    """Return haproxy's words as one line, without what only repeats that it has failed."""
+    lines = [line.strip().rstrip(".!") for line in answer.splitlines() if line.strip()]
+    return ": ".join([line for line in lines if not line.startswith(_REPEATS)] or lines)
 
 
 def fingerprint(text: bytes) -> str:
