@@ -59,9 +59,10 @@ def _answered(state: State, event: Applied) -> Step:
             effects += later
     if event.problem:
         state, later = _not_all(state, current, event)
-    else:
-        state, later = replace(state, failed="", retried="", retries=0), ()
-    return state, (*effects, *later)
+        return state, (*effects, *later)
+    if event.files:
+        state = replace(state, failed="", retried="", retries=0)
+    return state, tuple(effects)
 
 
 def _not_all(state: State, current: Generation, event: Applied) -> Step:

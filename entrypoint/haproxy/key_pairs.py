@@ -40,6 +40,11 @@ def fits(certificate: bytes, key: bytes) -> bool:
     return kind == other and (public == private or not public or not private)
 
 
+def has_certificate(text: bytes) -> bool:
+    """Tell whether a PEM file has a certificate, or the beginning of one."""
+    return b"-----BEGIN CERTIFICATE" in text
+
+
 def has_key(text: bytes) -> bool:
     """Tell whether a PEM file has a private key."""
     return b"PRIVATE KEY-----" in text

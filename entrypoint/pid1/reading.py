@@ -154,7 +154,7 @@ class _Reader:
         """Read what is on disk; for the arguments see `look.LOOK_WITH_TEXTS`."""
         before = self._snapshots.get(known.digest)
         try:
-            contents = self._disk.read(known.reported, before.digests if before else {})
+            contents = self._disk.read(known.reported, before.digests if before else None)
             self._remember(known, contents)
             return self._found(contents, compare, before), contents
         except MemoryError:
@@ -181,6 +181,9 @@ class _Reader:
         before, texts = self._snapshots.get(known.digest), None
         if not contents or not found.digest:
             outcome = look.Outcome(problem=found.unreadable)
+        elif found.digest == known.digest:
+            # It is again what it was.
+            outcome = look.Outcome()
         elif not before:
             outcome = look.Outcome(problem="what the current generation has read is not known")
         elif not found.applicable:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from entrypoint.haproxy.file_names import ANYTHING, Kind, Named, Store
-from entrypoint.haproxy.key_pairs import fits, has_key
+from entrypoint.haproxy.key_pairs import fits, has_certificate, has_key
 from entrypoint.haproxy.referenced_files import named_by, named_in
 from entrypoint.lean.hashing import sha256
 from entrypoint.lean.record import record, replace
@@ -111,11 +111,11 @@ class ConfigFiles:
         self._fitting: dict[object, bool] = {}
         self._crt_lists: dict[str, bytes] = {}
 
-    def read(self, reported: Sequence[str] = (), before: Mapping[str, bytes] = MappingProxyType({})) -> ConfigSnapshot:
+    def read(self, reported: Sequence[str] = (), before: Mapping[str, bytes] | None = None) -> ConfigSnapshot:
         """Return what is there now: all of it as it was between two points in time at which no link had changed.
 
         Besides what the configuration names, the `reported` files count, which haproxy says that it has read. `before`
-        has the digests of an earlier snapshot; certificates that have changed since are examined.
+        has the digests of an earlier snapshot: certificates that have changed since are examined.
 
         Kubernetes publishes all files of a volume by one symbolic link, `..data`. So each link is resolved once, and
         everything is read through the result. If a link has changed afterwards, everything is read again. This works
@@ -138,7 +138,7 @@ class ConfigFiles:
         problem = f"the links to {', '.join(self._configurations)} changed {_TRIES} times while they were followed"
         return replace(snapshot, unreadable=problem)
 
-    def _read_through(self, look: Look, reported: Sequence[str], before: Mapping[str, bytes]) -> ConfigSnapshot:
+    def _read_through(self, look: Look, reported: Sequence[str], before: Mapping[str, bytes] | None) -> ConfigSnapshot:
         digests: dict[str, bytes] = {}
         files: dict[str, None] = {}
         problems: list[str] = []
@@ -202,11 +202,12 @@ class ConfigFiles:
                 yield from (os.path.join(name, n) for n in names if n.endswith(".cfg") and not n.startswith("."))
 
     def _without_key(
-        self, look: Look, stores: Iterable[Store], digests: Mapping[str, bytes], before: Mapping[str, bytes]
+        self, look: Look, stores: Iterable[Store], digests: Mapping[str, bytes], before: Mapping[str, bytes] | None
     ) -> Iterator[str]:
         """Yield a line for each certificate whose private key does not fit, or is missing.
 
-        haproxy refuses both, except a key that is named. So only changed certificates are read for the others.
+        haproxy would take a key that is named and does not fit. It refuses everything else here, so that is examined
+        only where it has changed. What is no certificate at all is left to haproxy.
         """
         fitting: dict[object, bool] = {}
         for store in stores:
@@ -216,11 +217,13 @@ class ConfigFiles:
                 beside = [path for path in look.companions_of(certificate) if path.endswith(".key")]
                 key = self.at(store.key) if store.key else next(iter(beside), "")
                 known = digests.get(certificate), digests.get(key)
-                is_old = not store.key and known == (before.get(certificate), before.get(key))
-                if None in {known[0], known[1] if store.key else b""} or is_old or certificate.endswith(COMPANIONS):
+                is_old = before is None or known == (before.get(certificate), before.get(key))
+                if known[0] is None or (is_old and not store.key) or certificate.endswith(COMPANIONS):
                     continue
                 text = look.text_of(certificate)
-                if not store.key and has_key(text):
+                if not text:
+                    yield f"{certificate} is empty"
+                if not has_certificate(text) or (not store.key and has_key(text)) or (store.key and known[1] is None):
                     continue
                 if not key:
                     yield f"{certificate} has no private key"
