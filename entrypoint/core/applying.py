@@ -25,7 +25,10 @@ def may_begin(state: State) -> bool:
 
 
 def begin(state: State) -> Step:
-    """Give the changed files to the current generation, in place of a reload."""
+    """Give the changed files to the current generation, in place of a reload; wait while that is under way."""
+    if state.applying:
+        # Most of what has changed since is part of what is being applied.
+        return state, ()
     assert state.current
     number = state.current.number
     return replace(state, applying=number, waiting=()), (Apply(number),)
