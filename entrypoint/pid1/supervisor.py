@@ -123,7 +123,7 @@ class Supervisor:
             return events.Stirred()
         runtime.log(effects.Log(Level.INFO, "upgraded", what))
         runtime.isolated(self._store.reader.restore, saved.readers)
-        runtime.isolated(self._store.look, events.Why.POLLED, 0)
+        runtime.isolated(self._store.reader.look, events.Why.POLLED, 0)
         runtime.isolated(self._store.resume)
         runtime.isolated(self._let_vips_accept)
         # After this the start cannot be retried, so everything that may fail comes before.

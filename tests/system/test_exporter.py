@@ -63,6 +63,7 @@ STATUS: dict[str, Any] = {
     },
     "last_reload": {
         "result": "success",
+        "kind": "reload",
         "trigger": "SIGUSR1",
         "generation": 3,
         "at": 1790000000.25,
@@ -75,8 +76,9 @@ STATUS: dict[str, Any] = {
     "log": {"lines_lost": 17},
     "restarts": {"in_a_row": 1, "limit": 5, "by_reason": {"SIGKILL": 2, "status 7": 1}},
     "reloads": [
-        {"trigger": "SIGUSR1", "result": "success", "count": 3},
-        {"trigger": "SIGUSR1", "result": "failure", "count": 1},
+        {"trigger": "SIGUSR1", "result": "success", "kind": "reload", "count": 3},
+        {"trigger": "SIGUSR1", "result": "failure", "kind": "reload", "count": 1},
+        {"trigger": "files", "result": "success", "kind": "applied", "count": 8},
     ],
     "reload_seconds": {"buckets": [[0.01, 0], [0.025, 3], [1, 4]], "sum": 0.06, "count": 4},
 }
@@ -383,8 +385,9 @@ def test_the_metrics_are_the_status(exporter: Exporter) -> None:
         "config_last_reload_success_timestamp_seconds": 1790000000.25,
         'config_info{sha256="bb"}': 1,
         "config_pending": 0,
-        'reloads_total{result="success",trigger="SIGUSR1"}': 3,
-        'reloads_total{result="failure",trigger="SIGUSR1"}': 1,
+        'reloads_total{kind="reload",result="success",trigger="SIGUSR1"}': 3,
+        'reloads_total{kind="reload",result="failure",trigger="SIGUSR1"}': 1,
+        'reloads_total{kind="applied",result="success",trigger="files"}': 8,
         'reload_duration_seconds_bucket{le="0.025"}': 3,
         'reload_duration_seconds_bucket{le="+Inf"}': 4,
         "reload_duration_seconds_sum": 0.06,
@@ -448,9 +451,9 @@ def test_what_may_happen_is_there_before_it_happens(peer: Peer, exporter: Export
     samples = exporter.samples()
     found = {name: value for name, value in samples.items() if name.startswith("safe_reload_reloads_total")}
     assert found == {
-        f'safe_reload_reloads_total{{result="{result}",trigger="{trigger}"}}': 0
+        f'safe_reload_reloads_total{{kind="{kind}",result="{result}",trigger="{trigger}"}}': 0
         for result in ("success", "failure")
-        for trigger in triggers
+        for trigger, kind in [*((trigger, "reload") for trigger in triggers), (FILES.trigger, "applied")]
     }
 
 
