@@ -120,7 +120,7 @@ def _go_on(state: State) -> Step:
             return stopping.finish(state, status)
         case Serving() | BackingOff() if (state.waiting or state.torn) and not state.candidate and not state.retiring:
             wanted = watching.still_wanted(state)
-            if wanted == (watching.FILES,) and state.applying:
+            if wanted == (watching.FILES,) and applying.is_under_way(state):
                 # Most of what has changed since is part of what is being applied.
                 return state, ()
             if wanted == (watching.FILES,) and applying.may_begin(state):
