@@ -1,0 +1,281 @@
+"""Changes of files, played against a real haproxy: what it has afterwards is what a newly started one has, or a reload.
+
+With another one: HAPROXY is the haproxy to ask, and APPLIED_EXAMPLES how many lives there are (12 without it).
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from tests.stores import (
+    LIST,
+    NAMES,
+    WORDS,
+    Living,
+    ask,
+    files_at_first,
+    fresh,
+    is_new,
+    living,
+    make_pool,
+    stores,
+    write,
+)
+
+pytestmark = pytest.mark.skipif(not WORDS, reason="there is no haproxy here")
+
+EXAMPLES = int(os.environ.get("APPLIED_EXAMPLES", "12"))
+
+Edit = tuple[str, bytes | None]
+"""A file, and its new content; None if it is gone."""
+
+
+@cache
+def made() -> tuple[Path, Mapping[str, tuple[bytes, bytes]]]:
+    """Make the certificates, once."""
+    folder = Path(tempfile.mkdtemp(prefix="sr-pool-"))
+    return folder, make_pool(folder)
+
+
+def teardown_module() -> None:
+    """Remove them."""
+    if made.cache_info().currsize:
+        shutil.rmtree(made()[0])
+
+
+def _in_another_form(pem: bytes, form: str) -> bytes:
+    match form:
+        case "CRLF":
+            return pem.replace(b"\n", b"\r\n")
+        case "blank lines":
+            return pem.replace(b"\n", b"\n\n")
+        case "comments":
+            return b"# a comment\nBag Attributes\n" + pem.replace(b"-----END", b"-----END", 1)
+        case "no last newline":
+            return pem.rstrip(b"\n")
+        case "cut":
+            return pem[: 2 * len(pem) // 3]
+        case _:
+            return pem
+
+
+FORMS = st.sampled_from(["plain"] * 6 + ["CRLF", "blank lines", "comments", "no last newline", "cut"])
+NAME = st.sampled_from(NAMES)
+
+
+def _combined(path: str, name: str, key: str, form: str, chain: str) -> list[Edit]:
+    pool = made()[1]
+    text = pool[name][0] + pool[key][1] + (pool[chain][0] if chain else b"")
+    return [(path, _in_another_form(text, form))]
+
+
+def _two(paths: tuple[str, str], name: str, key: str, which: str) -> list[Edit]:
+    pool = made()[1]
+    both: list[Edit] = [(paths[0], pool[name][0]), (paths[1], pool[key][1])]
+    return {"both": both, "certificate": both[:1], "key": both[1:]}[which]
+
+
+def _mostly_fitting(make: Callable[..., list[Edit]], *more: st.SearchStrategy[str]) -> st.SearchStrategy[list[Edit]]:
+    fitting = NAME.flatmap(lambda name: st.builds(make, st.just(name), st.just(name), *more))
+    return fitting | fitting | st.builds(make, NAME, NAME, *more)
+
+
+WHICH = st.sampled_from(["both", "both", "certificate", "key"])
+COMBINED = st.sampled_from(["site.pem", "site.pem", "one.pem", "two.pem", "three.pem"]).flatmap(
+    lambda path: _mostly_fitting(
+        lambda name, key, form, chain: _combined(path, name, key, form, chain), FORMS, st.sampled_from(["", "", "four"])
+    )
+)
+PAIRS = [("tls.crt", "tls.crt.key")] + ([("store.crt", "store.key")] if WORDS and is_new() else [])
+IN_TWO = st.sampled_from(PAIRS).flatmap(
+    lambda paths: _mostly_fitting(lambda name, key, which: _two(paths, name, key, which), WHICH)
+)
+
+
+def _lines(line: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
+    return st.lists(line, max_size=6).map(b"\n".join) | st.lists(line, max_size=6).map(
+        lambda lines: b"".join(line + b"\n" for line in lines)
+    )
+
+
+WORD = st.sampled_from([b"/a", b"/b", b"/c#", b"x;y", b"<<", b"\\", b'"q"', b"a\\ b", b"\xc3\xa4", b"#x"])
+BLANKS = st.sampled_from([b" ", b"\t", b"  ", b" \t "])
+MAP_LINE = st.one_of(
+    st.builds(lambda key, blank, value: key + blank + value, WORD, BLANKS, WORD | st.just(b"two words")),
+    st.sampled_from([b"", b"# comment", b"  # no comment", b"only", b" /lead v", b"/tail v  ", b"/cr v\r", b"/tab\tv"]),
+)
+ACL_LINE = WORD | st.sampled_from([b"", b"# comment", b"  lead", b"trail  ", b"two words", b"cr\r", b" \t "])
+ADDRESS = st.sampled_from([b"10.0.0.0/8", b"::1", b"192.168.1.1", b"no address", b"10.0.0.1"])
+TEXTS: st.SearchStrategy[list[Edit]] = st.one_of(
+    _lines(MAP_LINE).map(lambda text: [("hosts.map", text)]),
+    _lines(st.builds(lambda a: a + b" v", ADDRESS)).map(lambda text: [("nets.map", text)]),
+    _lines(ACL_LINE).map(lambda text: [("paths.lst", text)]),
+    _lines(ADDRESS).map(lambda text: [("ip.lst", text)]),
+)
+AUTHORITIES: st.SearchStrategy[list[Edit]] = st.lists(NAME, min_size=1, max_size=3).map(
+    lambda names: [("ca.pem", b"".join(made()[1][name][0] for name in names))]
+) | st.lists(NAME, min_size=1, max_size=2, unique=True).map(
+    lambda names: [("crl.pem", b"".join((made()[0] / f"{name}.crl").read_bytes() for name in names))]
+)
+LISTS: st.SearchStrategy[list[Edit]] = st.one_of(
+    st.integers(1, len(LIST)).map(lambda count: LIST[:count]),
+    st.lists(st.sampled_from(LIST), min_size=1, max_size=4, unique=True).map(lambda lines: (LIST[0], *lines)),
+    st.lists(st.sampled_from(LIST), max_size=5).map(tuple),
+).map(lambda lines: [("list.txt", "".join(f"{line}\n" for line in lines).encode())])
+FILES = st.sampled_from(
+    ["site.pem", "tls.crt", "tls.crt.key", "one.pem", "two.pem", "list.txt", "hosts.map", "paths.lst", "ca.pem"]
+    + ["crl.pem", "ip.lst", "store.key"]
+)
+DAMAGE: st.SearchStrategy[list[Edit]] = st.tuples(
+    FILES, st.sampled_from([b"garbage\n", b"", None, b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+).map(lambda edit: [edit])
+
+
+class Disk(RuleBasedStateMachine):
+    """Changes files, has them applied, and compares."""
+
+    def __init__(self) -> None:
+        """Begin without a haproxy."""
+        super().__init__()
+        self.stack = ExitStack()
+        self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory())) / "f"
+        self.folder.mkdir()
+        self.files: dict[str, bytes] = {}
+        self.past: list[dict[str, bytes]] = []
+        self.has: dict[str, dict[str, object]] = {}
+        """What haproxy had in memory, by the digest of what it ran then."""
+        self.lb: Living | None = None
+
+    @initialize()
+    def start(self) -> None:
+        """Start it from the files as they are at first."""
+        folder, pool = made()
+        self.files = files_at_first(pool, folder)
+        self.past.append(self.files)
+        write(self.folder, self.files)
+        self.reload()
+
+    def reload(self) -> None:
+        """Start another haproxy, if one starts with these files."""
+        if self.lb and not fresh(self.folder):
+            return
+        if self.lb:
+            self.life.close()
+        self.life = self.stack.enter_context(ExitStack())
+        self.lb = self.life.enter_context(living(self.folder))
+        assert self.lb
+        # By other transactions than another haproxy's the same content may be there in another form.
+        self.has = {self.lb.runs.digest: stores(self.folder)}
+
+    def teardown(self) -> None:
+        """Stop it."""
+        self.stack.close()
+
+    @rule(edits=st.lists(COMBINED | IN_TWO | TEXTS | AUTHORITIES | LISTS, min_size=1, max_size=2), reloads=st.booleans())
+    def change(self, edits: list[list[Edit]], reloads: bool) -> None:
+        """Change files in ways that haproxy may take."""
+        self.settle({**self.files, **{path: text for few in edits for path, text in few if text is not None}}, reloads)
+
+    @rule(damage=DAMAGE, others=st.lists(TEXTS | COMBINED, max_size=1), reloads=st.booleans())
+    def damage(self, damage: list[Edit], others: list[list[Edit]], reloads: bool) -> None:
+        """Damage a file, or remove it, perhaps beside a good change."""
+        files = dict(self.files)
+        for path, text in [*damage, *(one for few in others for one in few)]:
+            if text is None:
+                files.pop(path, None)
+            else:
+                files[path] = text
+        self.settle(files, reloads)
+
+    @rule(data=st.data(), reloads=st.booleans())
+    def go_back(self, data: st.DataObject, reloads: bool) -> None:
+        """Put back what was there."""
+        self.settle(data.draw(st.sampled_from(self.past)), reloads)
+
+    def settle(self, files: dict[str, bytes], reloads: bool) -> None:
+        """Make these the files; have the changed ones applied, or reload."""
+        assert self.lb
+        self.files = files
+        self.past.append(files)
+        write(self.folder, files)
+        before, had = self.lb.runs, self.has[self.lb.runs.digest]
+        outcome = self.lb.apply()
+        now = stores(self.folder)
+        if outcome is None or not outcome.digest:
+            assert now == had, outcome
+            assert outcome is None or outcome.problem
+        known = self.has.setdefault(self.lb.runs.digest, now)
+        assert now == known, (outcome, "the same digest stands for something else")
+        if outcome and not outcome.problem:
+            assert now == fresh(self.folder), outcome
+        elif outcome and outcome.digest:
+            taken = {os.path.basename(path) for path in outcome.files}
+            whole = fresh(self.folder)
+            for name, content in now.items() if whole else ():
+                if name in taken and name != "list.txt" and not taken & {"list.txt"}:
+                    assert content == (whole or {})[name], (name, outcome)
+                elif name in files and _digest(before, self.folder, name) == _digest(self.lb.runs, self.folder, name):
+                    assert content == had[name] or name in {"list.txt", "tls.crt", "store.crt"}, (name, outcome)
+        if reloads and (outcome is None or outcome.problem):
+            self.reload()
+
+    @invariant()
+    def nothing_changes_by_itself(self) -> None:
+        """haproxy lives, and has what it had."""
+        if self.lb:
+            assert self.lb.process.poll() is None
+            assert stores(self.folder) == self.has[self.lb.runs.digest]
+
+
+def _digest(snapshot: object, folder: Path, name: str) -> bytes | None:
+    found: bytes | None = snapshot.digests.get(str(folder / name))  # type: ignore[attr-defined]
+    return found
+
+
+def test_what_was_applied_is_what_a_new_haproxy_has() -> None:
+    """Or haproxy has exactly what it had; and a digest always stands for the same."""
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        Disk,
+        settings=hypothesis_settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=12,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            print_blob=True,
+        ),
+    )
+
+
+def test_edits_by_others_are_left_alone(tmp_path: Path) -> None:
+    """What somebody has set at run time stays until the disk changes there; their transaction is theirs."""
+    folder, pool = made()
+    home = tmp_path / "f"
+    home.mkdir()
+    files = files_at_first(pool, folder)
+    write(home, files)
+    with living(home) as lb:
+        assert lb
+        ask(home, "add map hosts.map /theirs x")
+        ask(home, f"set ssl cert two.pem <<\n{files['three.pem'].decode()}\n")
+        files["paths.lst"] = b"/more\n"
+        write(home, files)
+        outcome = lb.apply()
+        assert outcome
+        assert outcome.problem == ""
+        assert "/theirs x" in ask(home, "show map hosts.map")
+        files["site.pem"] = files["three.pem"]
+        write(home, files)
+        outcome = lb.apply()
+        assert outcome
+        assert "somebody else has a transaction for two.pem" in outcome.problem
+        assert ask(home, "show ssl cert").startswith("# transaction\n*two.pem")
