@@ -55,6 +55,18 @@ class Transactions:
         self._content = content
         self._most = most
         self._until = until
+        self.is_unsure = False
+        """What has failed may be in use all the same, or part of it."""
+
+    def _commit(self, command: str, *, refusable: bool = False) -> None:
+        """Commit a transaction of TLS; haproxy takes all of it or nothing, and says which."""
+        self.is_unsure = True
+        answer = self._call(command)
+        try:
+            updates.has_committed(answer, refusable=refusable)
+        except (CannotError, RefusedError):
+            self.is_unsure = False
+            raise
 
     def _call(self, command: str, payload: bytes = b"") -> str:
         if len(payload) > self._most:
@@ -92,11 +104,12 @@ class Transactions:
             undo.append(f"abort ssl cert {name}")
             for command, payload in updates.set_certificate(name, Parts(b"" if only_ocsp else text, key, ocsp)):
                 updates.has_taken(self._call(command, payload), store.name, refusable=True)
-            updates.has_committed(self._call(f"commit ssl cert {name}"), refusable=True)
+            self._commit(f"commit ssl cert {name}", refusable=True)
             undo.clear()
             shown = updates.shown_fingerprints(self._call(f"show ssl cert {name}"))
             if shown[:1] != [updates.fingerprint(text)]:
                 raise CannotError(_DIFFERS)
+            self.is_unsure = False
 
     def edit_crt_list(
         self,
@@ -124,9 +137,11 @@ class Transactions:
                     updates.has_said(self._call(f"new ssl cert {one}"), "New empty certificate store")
                     undo.append(f"del ssl cert {one}")
                     self.set_certificate(certificate)
+                self.is_unsure = True
                 updates.has_said(self._call(f"add ssl crt-list {listed}", line.encode(*_AS_IT_IS)), "Success!")
                 undo.append(f"del ssl crt-list {listed} {one}")
             undo.clear()
+            self.is_unsure = True
             for store_name, is_unused in removed:
                 one = escaped(store_name)
                 updates.has_said(self._call(f"del ssl crt-list {listed} {one}"), "deleted in crtlist")
@@ -134,6 +149,7 @@ class Transactions:
                     updates.has_said(self._call(f"del ssl cert {one}"), "deleted")
             if updates.shown_in_list(self._call(f"show ssl crt-list {listed}")) != [*certificates]:
                 raise CannotError(_DIFFERS)
+            self.is_unsure = False
 
     # ---- CA and CRL files --------------------------------------------------------------------------------------------
 
@@ -146,11 +162,12 @@ class Transactions:
             for number, payload in enumerate(updates.in_payloads(updates.authorities(text))):
                 answer = self._call(f"{'add' if number else 'set'} ssl ca-file {one}", payload)
                 updates.has_taken(answer, name, refusable=False)
-            updates.has_committed(self._call(f"commit ssl ca-file {one}"), refusable=False)
+            self._commit(f"commit ssl ca-file {one}")
             undo.clear()
             shown = updates.shown_fingerprints(self._call(f"show ssl ca-file {one}"))
             if {*shown} != {*updates.fingerprints(text)}:
                 raise CannotError(_DIFFERS)
+            self.is_unsure = False
 
     def set_revocations(self, name: str, path: str) -> None:
         """Set the CRLs of a CRL file."""
@@ -161,11 +178,12 @@ class Transactions:
             answer = self._call(f"set ssl crl-file {one}", b"".join(lists))
             updates.has_taken(answer, name, refusable=False)
             wanted = updates.shown_revocations(self._call(f"show ssl crl-file *{one}"))
-            updates.has_committed(self._call(f"commit ssl crl-file {one}"), refusable=False)
+            self._commit(f"commit ssl crl-file {one}")
             undo.clear()
             shown = updates.shown_revocations(self._call(f"show ssl crl-file {one}"))
             if shown != wanted or len(shown) != len(lists):
                 raise CannotError(_DIFFERS)
+            self.is_unsure = False
 
     # ---- maps and ACL files ------------------------------------------------------------------------------------------
 
@@ -184,8 +202,10 @@ class Transactions:
             undo.append(f"clear {kind} @{version} {number}")
             for command, payload in updates.add(kind, number, version, entries):
                 updates.has_done(self._call(command, payload))
+            self.is_unsure = True
             # What is read back before is read again in a moment, and nobody has seen half of it.
             updates.has_done(self._call(f"commit {kind} @{version} {number}"))
             undo.clear()
             if updates.shown_entries(self._channel.call(f"show {kind} {number}", until=self._until)) != entries:
                 raise CannotError(_DIFFERS)
+            self.is_unsure = False
