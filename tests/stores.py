@@ -44,6 +44,8 @@ frontend f
 """
 LIST = ("one.pem", "two.pem [alpn h2] two", "three.pem three !x", "four.pem")
 """Lines that a crt-list may have."""
+OTHERWISE = ("two.pem two", "three.pem [alpn h2] *.three", "one.pem one")
+"""Other lines for the same certificates."""
 
 
 def is_new() -> bool:

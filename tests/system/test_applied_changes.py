@@ -6,7 +6,7 @@ With another one: HAPROXY is the haproxy to ask, and APPLIED_EXAMPLES how many l
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -17,9 +17,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from entrypoint.core.look import Outcome
 from tests.stores import (
     LIST,
     NAMES,
+    OTHERWISE,
     WORDS,
     Living,
     ask,
@@ -122,23 +124,36 @@ TEXTS: st.SearchStrategy[list[Edit]] = st.one_of(
     _lines(ACL_LINE).map(lambda text: [("paths.lst", text)]),
     _lines(ADDRESS).map(lambda text: [("ip.lst", text)]),
 )
-AUTHORITIES: st.SearchStrategy[list[Edit]] = st.lists(NAME, min_size=1, max_size=3).map(
-    lambda names: [("ca.pem", b"".join(made()[1][name][0] for name in names))]
-) | st.lists(NAME, min_size=1, max_size=2, unique=True).map(
-    lambda names: [("crl.pem", b"".join((made()[0] / f"{name}.crl").read_bytes() for name in names))]
-)
+
+
+def _authorities(names: list[str]) -> list[Edit]:
+    return [("ca.pem", b"".join(made()[1][name][0] for name in names))]
+
+
+def _revocations(names: list[str]) -> list[Edit]:
+    return [("crl.pem", b"".join((made()[0] / f"{name}.crl").read_bytes() for name in names))]
+
+
+AUTHORITIES = st.lists(NAME, min_size=1, max_size=3).map(_authorities) | st.lists(
+    NAME, min_size=1, max_size=2, unique=True
+).map(_revocations)
 LISTS: st.SearchStrategy[list[Edit]] = st.one_of(
     st.integers(1, len(LIST)).map(lambda count: LIST[:count]),
     st.lists(st.sampled_from(LIST), min_size=1, max_size=4, unique=True).map(lambda lines: (LIST[0], *lines)),
-    st.lists(st.sampled_from(LIST), max_size=5).map(tuple),
+    st.lists(st.sampled_from(LIST + OTHERWISE), max_size=5).map(lambda lines: (LIST[0], *lines)),
+    st.lists(st.sampled_from(LIST + OTHERWISE), max_size=5).map(tuple),
 ).map(lambda lines: [("list.txt", "".join(f"{line}\n" for line in lines).encode())])
-FILES = st.sampled_from(
-    ["site.pem", "tls.crt", "tls.crt.key", "one.pem", "two.pem", "list.txt", "hosts.map", "paths.lst", "ca.pem"]
-    + ["crl.pem", "ip.lst", "store.key"]
+FILES = (
+    *("site.pem", "tls.crt", "tls.crt.key", "one.pem", "two.pem", "list.txt"),
+    *("hosts.map", "paths.lst", "ca.pem", "crl.pem", "ip.lst", "store.key"),
 )
 DAMAGE: st.SearchStrategy[list[Edit]] = st.tuples(
-    FILES, st.sampled_from([b"garbage\n", b"", None, b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+    st.sampled_from(FILES),
+    st.sampled_from([b"garbage\n", b"", None, b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]),
 ).map(lambda edit: [edit])
+
+
+EDITS = COMBINED | IN_TWO | TEXTS | AUTHORITIES | LISTS
 
 
 class Disk(RuleBasedStateMachine):
@@ -155,6 +170,7 @@ class Disk(RuleBasedStateMachine):
         self.has: dict[str, dict[str, object]] = {}
         """What haproxy had in memory, by the digest of what it ran then."""
         self.lb: Living | None = None
+        self.life = ExitStack()
 
     @initialize()
     def start(self) -> None:
@@ -181,7 +197,7 @@ class Disk(RuleBasedStateMachine):
         """Stop it."""
         self.stack.close()
 
-    @rule(edits=st.lists(COMBINED | IN_TWO | TEXTS | AUTHORITIES | LISTS, min_size=1, max_size=2), reloads=st.booleans())
+    @rule(edits=st.lists(EDITS, min_size=1, max_size=2), reloads=st.booleans())
     def change(self, edits: list[list[Edit]], reloads: bool) -> None:
         """Change files in ways that haproxy may take."""
         self.settle({**self.files, **{path: text for few in edits for path, text in few if text is not None}}, reloads)
@@ -244,7 +260,7 @@ def _digest(snapshot: object, folder: Path, name: str) -> bytes | None:
 
 def test_what_was_applied_is_what_a_new_haproxy_has() -> None:
     """Or haproxy has exactly what it had; and a digest always stands for the same."""
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Disk,
         settings=hypothesis_settings(
             max_examples=EXAMPLES,
@@ -256,26 +272,99 @@ def test_what_was_applied_is_what_a_new_haproxy_has() -> None:
     )
 
 
-def test_edits_by_others_are_left_alone(tmp_path: Path) -> None:
+@pytest.fixture
+def files() -> dict[str, bytes]:
+    """The files as they are at first."""
+    return files_at_first(made()[1], made()[0])
+
+
+@pytest.fixture
+def lb(tmp_path: Path, files: dict[str, bytes]) -> Iterator[Living]:
+    """A haproxy that was started from these files."""
+    folder = tmp_path / "f"
+    folder.mkdir()
+    write(folder, files)
+    with living(folder) as found:
+        assert found
+        yield found
+
+
+def applied(lb: Living, files: Mapping[str, bytes]) -> Outcome:
+    """Make these the files, and have them applied."""
+    write(lb.folder, files)
+    outcome = lb.apply()
+    assert outcome
+    return outcome
+
+
+def test_edits_by_others_are_left_alone(lb: Living, files: dict[str, bytes]) -> None:
     """What somebody has set at run time stays until the disk changes there; their transaction is theirs."""
-    folder, pool = made()
-    home = tmp_path / "f"
-    home.mkdir()
-    files = files_at_first(pool, folder)
-    write(home, files)
-    with living(home) as lb:
-        assert lb
-        ask(home, "add map hosts.map /theirs x")
-        ask(home, f"set ssl cert two.pem <<\n{files['three.pem'].decode()}\n")
-        files["paths.lst"] = b"/more\n"
-        write(home, files)
-        outcome = lb.apply()
-        assert outcome
-        assert outcome.problem == ""
-        assert "/theirs x" in ask(home, "show map hosts.map")
-        files["site.pem"] = files["three.pem"]
-        write(home, files)
-        outcome = lb.apply()
-        assert outcome
-        assert "somebody else has a transaction for two.pem" in outcome.problem
-        assert ask(home, "show ssl cert").startswith("# transaction\n*two.pem")
+    ask(lb.folder, "add map hosts.map /theirs x")
+    ask(lb.folder, f"set ssl cert two.pem <<\n{files['three.pem'].decode()}\n")
+    assert applied(lb, {**files, "paths.lst": b"/more\n"}).problem == ""
+    assert "/theirs x" in ask(lb.folder, "show map hosts.map")
+    outcome = applied(lb, {**files, "paths.lst": b"/more\n", "site.pem": files["three.pem"]})
+    assert "somebody else has a transaction for two.pem" in outcome.problem
+    assert ask(lb.folder, "show ssl cert").startswith("# transaction\n*two.pem")
+
+
+def test_after_half_of_a_change_the_rest_and_the_old_content_are_changes(lb: Living, files: dict[str, bytes]) -> None:
+    """What was taken is known: nothing of it is given again, and all of it can be taken back."""
+    listed = "".join(f"{line}\n" for line in LIST).encode()
+    outcome = applied(lb, {**files, "list.txt": listed, "nets.map": b"no address x\n"})
+    assert outcome.problem.startswith(f"{lb.folder}/nets.map: 'no' is not a valid IPv4 or IPv6 address")
+    assert {os.path.basename(path) for path in outcome.files} == {"list.txt", "three.pem", "four.pem"}
+    assert not outcome.refused
+
+    shorter = "".join(f"{line}\n" for line in LIST[:3]).encode()
+    outcome = applied(lb, {**files, "list.txt": shorter})
+    assert outcome.problem == ""
+    assert stores(lb.folder) == fresh(lb.folder)
+    assert applied(lb, files).problem == ""
+    assert stores(lb.folder) == fresh(lb.folder)
+
+
+def test_a_file_that_was_not_verified_is_neither_old_nor_new(lb: Living, files: dict[str, bytes]) -> None:
+    """Somebody edits the map in the same moment: haproxy has something else than the file, old or new."""
+    digest = lb.runs.digest
+    theirs = iter(["add map hosts.map /theirs x"])
+    call = lb.channel.call
+
+    def meddling(command: str, payload: bytes = b"", *, until: float) -> bytes:
+        if command.startswith("show map #"):
+            ask(lb.folder, next(theirs))
+        return call(command, payload, until=until)
+
+    lb.channel.call = meddling  # type: ignore[method-assign]
+    outcome = applied(lb, {**files, "hosts.map": b"/a Z\n"})
+    assert outcome.problem == f"{lb.folder}/hosts.map: haproxy has something else now than the file"
+    assert (outcome.files, outcome.digest == "") == ((), False)
+    assert outcome.digest not in {digest, lb.read().digest}
+
+    lb.channel.call = call  # type: ignore[method-assign]
+    assert applied(lb, files).problem == ""
+    assert stores(lb.folder) == fresh(lb.folder)
+    assert lb.runs.digest == digest
+
+
+REFUSALS: Mapping[str, tuple[str, Callable[[dict[str, bytes]], bytes], str]] = {
+    "another key": (
+        "site.pem",
+        lambda files: files["tls.crt"] + made()[1]["two"][1],
+        "inconsistencies between private key and certificate",
+    ),
+    "cut": ("site.pem", lambda files: files["two.pem"][:400], "unable to load certificate from file"),
+    "garbage": ("site.pem", lambda _: b"garbage", "unable to load certificate from file"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+def test_a_bad_certificate_is_refused_in_haproxy_s_words(lb: Living, files: dict[str, bytes], kind: str) -> None:
+    """haproxy has what it had, and what it runs has the same digest."""
+    had, digest = stores(lb.folder), lb.runs.digest
+    name, text, words = REFUSALS[kind]
+    outcome = applied(lb, {**files, name: text(files)})
+    assert outcome.refused
+    assert outcome.problem.startswith(f"{lb.folder}/{name}: {words}")
+    assert (outcome.digest, lb.runs.digest) == ("", digest)
+    assert stores(lb.folder) == had
