@@ -166,8 +166,8 @@ class _Plan:
         """Whether the job that has failed may have changed what haproxy serves with."""
         return self._do.is_unsure
 
-    def _content(self, path: str) -> bytes:
-        """Return what the snapshot has of this file; empty if it has no such file.
+    def _content(self, path: str) -> bytes | None:
+        """Return what the snapshot has of this file; None if it has no such file.
 
         Raises:
             CannotError: it has changed since, or is too large.
@@ -175,7 +175,7 @@ class _Plan:
 
         """
         if path not in self._now.digests:
-            return b""
+            return None
         with open(path, "rb") as file:
             text = file.read(_MOST_CONTENT + 1)
         if len(text) > _MOST_CONTENT:

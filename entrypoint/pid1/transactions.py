@@ -41,12 +41,12 @@ class Certificate:
 class Transactions:
     """Runs transactions; each method raises CannotError, RefusedError or OSError, and names the file."""
 
-    def __init__(self, channel: CliChannel, content: Callable[[str], bytes], most: int, until: float) -> None:
+    def __init__(self, channel: CliChannel, content: Callable[[str], bytes | None], most: int, until: float) -> None:
         """Use this channel.
 
         Args:
             channel: to haproxy's private CLI.
-            content: returns the content of a file that counts; empty if there is no such file.
+            content: returns the content of a file that counts; None if there is no such file.
             most: bytes of a payload that haproxy takes for sure.
             until: the time on the monotonic clock at which to give up.
 
@@ -57,6 +57,13 @@ class Transactions:
         self._until = until
         self.is_unsure = False
         """What has failed may be in use all the same, or part of it."""
+
+    def _read(self, path: str) -> bytes:
+        """Return the content of a file, without which haproxy would not start; an empty map would be another answer."""
+        text = self._content(path)
+        if text is None:
+            raise CannotError("it is gone")
+        return text
 
     def _commit(self, command: str, *, refusable: bool = False) -> None:
         """Commit a transaction of TLS; haproxy takes all of it or nothing, and says which."""
@@ -94,7 +101,9 @@ class Transactions:
         store = certificate.store
         name = escaped(store.name)
         with self._transaction(store.crt) as undo:
-            text, key, ocsp = (self._content(path) if path else b"" for path in (store.crt, store.key, store.ocsp))
+            text = self._read(store.crt)
+            optional = self._content if certificate.beside else self._read
+            key, ocsp = ((optional(path) or b"") if path else b"" for path in (store.key, store.ocsp))
             if (store.issuer and not only_ocsp) or store.sctl:
                 # The CLI takes an issuer that a start refuses, and haproxy dies of a list of SCTs.
                 raise CannotError("it has an .issuer or .sctl file")
@@ -157,7 +166,7 @@ class Transactions:
         """Set the certificates of a CA file."""
         one = escaped(name)
         with self._transaction(path) as undo:
-            text = self._content(path)
+            text = self._read(path)
             undo.append(f"abort ssl ca-file {one}")
             for number, payload in enumerate(updates.in_payloads(updates.authorities(text))):
                 answer = self._call(f"{'add' if number else 'set'} ssl ca-file {one}", payload)
@@ -173,7 +182,7 @@ class Transactions:
         """Set the CRLs of a CRL file."""
         one = escaped(name)
         with self._transaction(path) as undo:
-            lists = updates.revocations(self._content(path))
+            lists = updates.revocations(self._read(path))
             undo.append(f"abort ssl crl-file {one}")
             answer = self._call(f"set ssl crl-file {one}", b"".join(lists))
             updates.has_taken(answer, name, refusable=False)
@@ -197,7 +206,7 @@ class Transactions:
 
         """
         with self._transaction(path) as undo:
-            entries = updates.entries(kind, self._content(path))
+            entries = updates.entries(kind, self._read(path))
             version = updates.new_version(self._call(f"prepare {kind} {number}"))
             undo.append(f"clear {kind} @{version} {number}")
             for command, payload in updates.add(kind, number, version, entries):
