@@ -34,7 +34,7 @@ STORE
 frontend f
   bind unix@plain.sock
   bind unix@site.sock ssl crt site.pem ca-file ca.pem crl-file crl.pem verify optional
-  bind unix@tls.sock ssl crt tls.crt
+  bind unix@tls.sock ssl crt tls.pem
   bind unix@list.sock ssl crt-list list.txt
   KEYED
   acl blocked path_beg -f paths.lst
@@ -78,8 +78,8 @@ def files_at_first(pool: Mapping[str, tuple[bytes, bytes]], made: Path) -> dict[
         **combined,
         "haproxy.cfg": CONFIGURATION.replace("STORE", store).replace("KEYED", keyed).encode(),
         "site.pem": combined["one.pem"],
-        "tls.crt": pool["one"][0],
-        "tls.crt.key": pool["one"][1],
+        "tls.pem": pool["one"][0],
+        "tls.pem.key": pool["one"][1],
         "store.crt": pool["one"][0],
         "store.key": pool["one"][1],
         "ca.pem": pool["one"][0],
@@ -131,7 +131,7 @@ def stores(folder: Path) -> dict[str, object]:
     """Return everything that a haproxy has of its files, each by a name of its file or files."""
     found: dict[str, object] = {
         "site.pem": certificate_at(folder / "site.sock"),
-        "tls.crt": certificate_at(folder / "tls.sock"),
+        "tls.pem": certificate_at(folder / "tls.sock"),
         "list.txt": [certificate_at(folder / "list.sock", name) for name in ("", *NAMES)],
     }
     if is_new():

@@ -98,7 +98,7 @@ COMBINED = st.sampled_from(["site.pem", "site.pem", "one.pem", "two.pem", "three
         lambda name, key, form, chain: _combined(path, name, key, form, chain), FORMS, st.sampled_from(["", "", "four"])
     )
 )
-PAIRS = [("tls.crt", "tls.crt.key")] + ([("store.crt", "store.key")] if WORDS and is_new() else [])
+PAIRS = [("tls.pem", "tls.pem.key")] + ([("store.crt", "store.key")] if WORDS and is_new() else [])
 IN_TWO = st.sampled_from(PAIRS).flatmap(
     lambda paths: _mostly_fitting(lambda name, key, which: _two(paths, name, key, which), WHICH)
 )
@@ -144,7 +144,7 @@ LISTS: st.SearchStrategy[list[Edit]] = st.one_of(
     st.lists(st.sampled_from(LIST + OTHERWISE), max_size=5).map(tuple),
 ).map(lambda lines: [("list.txt", "".join(f"{line}\n" for line in lines).encode())])
 FILES = (
-    *("site.pem", "tls.crt", "tls.crt.key", "one.pem", "two.pem", "list.txt"),
+    *("site.pem", "tls.pem", "tls.pem.key", "one.pem", "two.pem", "list.txt"),
     *("hosts.map", "paths.lst", "ca.pem", "crl.pem", "ip.lst", "store.key"),
 )
 DAMAGE: st.SearchStrategy[list[Edit]] = st.tuples(
@@ -241,7 +241,7 @@ class Disk(RuleBasedStateMachine):
                 if name in taken and name != "list.txt" and not taken & {"list.txt"}:
                     assert content == (whole or {})[name], (name, outcome)
                 elif name in files and _digest(before, self.folder, name) == _digest(self.lb.runs, self.folder, name):
-                    assert content == had[name] or name in {"list.txt", "tls.crt", "store.crt"}, (name, outcome)
+                    assert content == had[name] or name in {"list.txt", "tls.pem", "store.crt"}, (name, outcome)
         if reloads and (outcome is None or outcome.problem):
             self.reload()
 
@@ -350,7 +350,7 @@ def test_a_file_that_was_not_verified_is_neither_old_nor_new(lb: Living, files: 
 REFUSALS: Mapping[str, tuple[str, Callable[[dict[str, bytes]], bytes], str]] = {
     "another key": (
         "site.pem",
-        lambda files: files["tls.crt"] + made()[1]["two"][1],
+        lambda files: files["tls.pem"] + made()[1]["two"][1],
         "inconsistencies between private key and certificate",
     ),
     "cut": ("site.pem", lambda files: files["two.pem"][:400], "unable to load certificate from file"),
@@ -367,4 +367,22 @@ def test_a_bad_certificate_is_refused_in_haproxy_s_words(lb: Living, files: dict
     assert outcome.refused
     assert outcome.problem.startswith(f"{lb.folder}/{name}: {words}")
     assert (outcome.digest, lb.runs.digest) == ("", digest)
+    assert stores(lb.folder) == had
+
+
+@pytest.mark.parametrize("name", ["site.pem", "tls.pem", "hosts.map", "paths.lst", "ca.pem", "crl.pem", "list.txt"])
+def test_a_file_that_is_gone_is_not_an_empty_one(lb: Living, files: dict[str, bytes], name: str) -> None:
+    """haproxy would not start without it, and goes on with what it has."""
+    had = stores(lb.folder)
+    outcome = applied(lb, {path: text for path, text in files.items() if path != name})
+    assert outcome.problem.startswith(f"{lb.folder}/{name}")
+    assert (outcome.digest, outcome.refused) == ("", False)
+    assert stores(lb.folder) == had
+
+
+def test_a_key_that_is_gone_is_no_certificate_of_its_own(lb: Living, files: dict[str, bytes]) -> None:
+    """haproxy calls that bad, as a start would."""
+    had = stores(lb.folder)
+    outcome = applied(lb, {path: text for path, text in files.items() if path != "tls.pem.key"})
+    assert outcome.refused
     assert stores(lb.folder) == had
