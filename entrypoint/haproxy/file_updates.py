@@ -289,6 +289,9 @@ def list_change(before: bytes, now: bytes) -> ListChange:
         CannotError: it has changed in another way: order counts, and the first entry is the default.
 
     """
+    if not now.endswith(b"\n"):
+        # haproxy takes no such file at a start.
+        raise CannotError("its last line has no end")
     old, new = list_lines(before), list_lines(now)
     kept = [line for line in old if line in new]
     if not kept or kept[:1] != old[:1] or new[: len(kept)] != kept or len({*old}) + len({*new}) < len(old) + len(new):
