@@ -179,9 +179,9 @@ class Living:
         return outcome
 
 
-def disk_of(folder: Path) -> ConfigFiles:
-    """Return what reads this folder."""
-    return ConfigFiles([str(folder / "haproxy.cfg")], str(folder), (), {})
+def disk_of(folder: Path, *extra: str) -> ConfigFiles:
+    """Return what reads the configuration in this folder, and more files of it."""
+    return ConfigFiles([str(folder / "haproxy.cfg")], str(folder), extra, {})
 
 
 @contextmanager

@@ -113,10 +113,10 @@ def test_success_of_a_map_command_is_silence() -> None:
     """Prompts are silence, too."""
     updates.has_done("\n")
     updates.has_done("\n> \n> \n")
-    with pytest.raises(CannotError, match="^'x' is not a valid IPv4 or IPv6 address$"):
+    with pytest.raises(CannotError, match=r"^'x' is not a valid IPv4 or IPv6 address$"):
         updates.has_done("> 'x' is not a valid IPv4 or IPv6 address.\n\n> \n")
     updates.has_said("Entry 'a' deleted in crtlist 'L'!", "deleted in crtlist")
-    with pytest.raises(CannotError, match="^no$"):
+    with pytest.raises(CannotError, match=r"^no$"):
         updates.has_said("no!", "deleted")
 
 
@@ -162,7 +162,8 @@ def test_authorities_are_certificates_only() -> None:
 
 def test_revocations_are_compared_as_haproxy_describes_them() -> None:
     """Without the name, which differs in a transaction."""
-    shown = "Filename: {}\nStatus: {}\n \nCertificate Revocation List #1:\nVersion 1\n \nCertificate Revocation List #2:\n2\n"
+    one = "Certificate Revocation List #"
+    shown = f"Filename: {{}}\nStatus: {{}}\n \n{one}1:\nVersion 1\n \n{one}2:\n2\n"
     before, after = shown.format("*a", "Unused"), shown.format("a", "Used")
     assert updates.shown_revocations(before) == updates.shown_revocations(after) == ["1:\nVersion 1", "2:\n2"]
 
@@ -195,7 +196,7 @@ def test_entries_are_those_that_haproxy_reads_at_a_start(
 @pytest.mark.parametrize("bad", [b"x" * 901, b"a\0b", b"<<"])
 def test_what_a_command_cannot_say_is_a_reload(bad: bytes) -> None:
     """The line is named."""
-    with pytest.raises(CannotError, match="^line 2 "):
+    with pytest.raises(CannotError, match=r"^line 2 "):
         updates.entries("acl", b"a\n" + bad)
     assert updates.entries("acl", b"x" * 900) == [b"x" * 900]
 
@@ -224,7 +225,7 @@ def test_entries_are_shown_with_addresses() -> None:
         (b"a\nb\n", b"a\nb\nc [x]  y\n", ListChange(added=("c [x] y",))),
         (b"a\nb\nc\n", b"a\nc\n", ListChange(removed=("b",))),
         (b"a\nb x\n", b"# new\na\nc\n", ListChange(added=("c",), removed=("b",))),
-        (b"a\nb\n", b" a \n\n# c\nb", ListChange()),
+        (b"a\nb\n", b" a \n\n# c\nb\n", ListChange()),
     ],
 )
 def test_lines_at_the_end_and_lines_that_are_gone(before: bytes, now: bytes, change: ListChange) -> None:
@@ -245,6 +246,7 @@ def test_lines_at_the_end_and_lines_that_are_gone(before: bytes, now: bytes, cha
         (b"a\nb x\n", b"a\nb y\n"),
         (b"a\nb\n", b"a\nb\nb\n"),
         (b"a\nb\nb\n", b"a\nb\n"),
+        (b"a\nb\n", b"a\nb\nc"),
     ],
     ids=[
         "first gone",
@@ -257,6 +259,7 @@ def test_lines_at_the_end_and_lines_that_are_gone(before: bytes, now: bytes, cha
         "edited",
         "twice",
         "once",
+        "cut",
     ],
 )
 def test_other_changes_of_a_crt_list_are_a_reload(before: bytes, now: bytes) -> None:

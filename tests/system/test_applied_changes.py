@@ -18,6 +18,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from entrypoint.core.look import Outcome
+from entrypoint.pid1 import applying
+from entrypoint.system.config_snapshot import ConfigSnapshot
+from tests.opened import version
 from tests.stores import (
     LIST,
     NAMES,
@@ -25,6 +28,7 @@ from tests.stores import (
     WORDS,
     Living,
     ask,
+    disk_of,
     files_at_first,
     fresh,
     is_new,
@@ -386,3 +390,119 @@ def test_a_key_that_is_gone_is_no_certificate_of_its_own(lb: Living, files: dict
     outcome = applied(lb, {path: text for path, text in files.items() if path != "tls.pem.key"})
     assert outcome.refused
     assert stores(lb.folder) == had
+
+
+CHANGES: Mapping[str, Callable[[dict[str, bytes]], dict[str, bytes]]] = {
+    "a certificate": lambda files: {"site.pem": files["two.pem"]},
+    "with its chain first": lambda files: {"site.pem": made()[1]["two"][1] + files["two.pem"] + files["tls.pem"]},
+    "a key beside": lambda _: {"tls.pem": made()[1]["two"][0], "tls.pem.key": made()[1]["two"][1]},
+    "a map": lambda _: {"hosts.map": b"/a Z\n# c\nonly\n"},
+    "an ACL file": lambda _: {"paths.lst": b"/x\n a b \n"},
+    "a CA": lambda files: {"ca.pem": files["ca.pem"] + made()[1]["two"][0]},
+    "another CA": lambda _: {"ca.pem": made()[1]["two"][0]},
+    "a CRL": lambda _: {"crl.pem": (made()[0] / "two.crl").read_bytes()},
+    "lines of a crt-list": lambda _: {"list.txt": "".join(f"{line}\n" for line in LIST).encode()},
+    "one line less": lambda _: {"list.txt": LIST[0].encode() + b"\n"},
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_each_kind_of_file_is_taken(lb: Living, files: dict[str, bytes], kind: str) -> None:
+    """And is then what a newly started haproxy has; nothing else is."""
+    had, changes = stores(lb.folder), CHANGES[kind](files)
+    outcome = applied(lb, {**files, **changes})
+    assert outcome.problem == ""
+    assert {os.path.basename(path) for path in outcome.files} >= {*changes}
+    assert outcome.digest == lb.read().digest
+    now = stores(lb.folder)
+    assert now == fresh(lb.folder)
+    assert {name for name in now if now[name] != had[name]} == {*changes} - {"tls.pem.key"}
+
+
+def test_a_certificate_that_no_line_names_any_more_is_forgotten(lb: Living, files: dict[str, bytes]) -> None:
+    """Unless somebody else uses it."""
+    assert applied(lb, {**files, "list.txt": LIST[0].encode() + b"\n"}).problem == ""
+    assert "two.pem" not in ask(lb.folder, "show ssl cert")
+    assert "one.pem" in ask(lb.folder, "show ssl cert")
+
+
+def test_a_refused_entry_leaves_no_version_behind(lb: Living, files: dict[str, bytes]) -> None:
+    """It would cost memory until the next one."""
+    outcome = applied(lb, {**files, "nets.map": b"10.0.0.1 x\nno address\n"})
+    assert outcome.problem
+    assert ask(lb.folder, "show map @1 nets.map").strip() == "" or is_new()
+
+
+@pytest.mark.parametrize("name", ["ca.pem", "crl.pem", "site.pem", "list.txt"])
+def test_somebody_else_s_transaction_is_waited_for_by_a_reload(lb: Living, files: dict[str, bytes], name: str) -> None:
+    """haproxy has one at a time, for all."""
+    ask(lb.folder, f"set ssl ca-file ca.pem <<\n{files['ca.pem'].decode()}\n")
+    changes = {
+        "ca.pem": made()[1]["two"][0],
+        "crl.pem": (made()[0] / "two.crl").read_bytes(),
+        "site.pem": files["two.pem"],
+        "list.txt": LIST[0].encode() + b"\n",
+    }
+    outcome = applied(lb, {**files, name: changes[name]})
+    assert outcome.problem.startswith("somebody else has a transaction for ca.pem")
+    assert outcome.digest == ""
+    assert ask(lb.folder, "show ssl ca-file").startswith("# transaction\n*ca.pem")
+
+
+def test_a_file_that_haproxy_has_not_loaded_is_a_reload(lb: Living, files: dict[str, bytes]) -> None:
+    """Nothing is sent, not even of the files that it could take."""
+    had = stores(lb.folder)
+    lb.disk = disk_of(lb.folder, "note")
+    outcome = applied(lb, {**files, "note": b"x", "hosts.map": b"/a Z\n"})
+    assert outcome.problem == f"{lb.folder}/note is nothing that haproxy can take while it runs"
+    assert stores(lb.folder) == had
+
+
+def test_a_change_after_the_look_is_not_given(lb: Living, files: dict[str, bytes]) -> None:
+    """What haproxy has would have another digest than what is noted."""
+    had, read = stores(lb.folder), lb.disk.read
+
+    def read_and_change(*arguments: Mapping[str, bytes]) -> ConfigSnapshot:
+        found = read(*arguments)  # type: ignore[arg-type]
+        write(lb.folder, {**files, "hosts.map": b"/later Z\n"})
+        return found
+
+    lb.disk.read = read_and_change  # type: ignore[assignment,method-assign]
+    outcome = applied(lb, {**files, "hosts.map": b"/a Z\n"})
+    assert outcome.problem == f"{lb.folder}/hosts.map: it has changed again"
+    assert stores(lb.folder) == had
+
+
+def test_haproxy_says_what_it_has_read(lb: Living, files: dict[str, bytes]) -> None:
+    """All of it, but for what is known, whatever its name, and the files that are gone."""
+    loaded = {name for name in files if name not in {"haproxy.cfg", "three.pem", "four.pem", "tls.pem.key"}}
+    loaded -= {"store.key", "store.crt"}
+    assert {*applying.reported(lb.channel, lb.disk, ())} == loaded
+    (lb.folder / "alias").symlink_to("site.pem")
+    (lb.folder / "paths.lst").unlink()
+    named = [lb.disk.at("hosts.map"), lb.disk.at("alias")]
+    assert {*applying.reported(lb.channel, lb.disk, named)} == loaded - {"hosts.map", "site.pem", "paths.lst"}
+
+
+def test_before_3_2_8_no_certificate_is_set_after_a_ca(lb: Living, files: dict[str, bytes]) -> None:
+    """It would not reach every `bind`; from then on it does."""
+    files["ca.pem"] = made()[1]["two"][0]
+    assert applied(lb, files).has_authorities
+    outcome = applied(lb, {**files, "site.pem": files["two.pem"]})
+    if version(WORDS) < 3.2:
+        assert outcome.problem.startswith("before HAProxy 3.2.8")
+    else:
+        assert outcome.problem == ""
+        assert stores(lb.folder) == fresh(lb.folder)
+
+
+def test_selected_files_beside_a_certificate_are_a_reload(tmp_path: Path, files: dict[str, bytes]) -> None:
+    """Which of them haproxy reads is not known."""
+    files["haproxy.cfg"] = files["haproxy.cfg"].replace(b"global\n", b"global\n  ssl-load-extra-files key\n")
+    folder = tmp_path / "f"
+    folder.mkdir()
+    write(folder, files)
+    with living(folder) as found:
+        assert found
+        crt, key = made()[1]["two"]
+        assert "ssl-load-extra-files" in applied(found, {**files, "tls.pem": crt, "tls.pem.key": key}).problem
