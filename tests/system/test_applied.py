@@ -116,22 +116,27 @@ def test_whoever_dies_in_the_middle_the_files_are_in_use_in_the_end(start: Begin
     lb.serves(3)
     eventually(lambda: entry(lb) == "127.0.0.1 new")
     eventually(lambda: is_at_rest(lb))
+    number = lb.get()
     put(lb, "127.0.0.1 newer\n")
     eventually(lambda: entry(lb) == "127.0.0.1 newer")
-    assert lb.get() == "3"
+    assert lb.get() == number
 
 
 def test_after_a_reader_that_died_the_old_content_is_not_what_runs(start: Begin) -> None:
     """haproxy has the new one, and no reload has worked since: so the old one is a reload."""
-    lb = start(code=HARMS["the reader dies"])
+    breaks = '    open("HANG".replace("hang", "etc/haproxy.cfg"), "a").write("nonsense\\n")\n'
+    lb = start(code=breaks + HARMS["the reader dies"])
+    text = lb.configuration.read_text()
     lb.hang.touch()
     put(lb, "127.0.0.1 new\n")
-    lb.append("  nonsense")
-    eventually(lambda: "reload_failed" in lb.log or "has failed" in lb.log)
+    eventually(lambda: "has failed" in lb.log)
+    assert entry(lb) == "127.0.0.1 new"
+    assert lb.get() == "2"
     put(lb, "127.0.0.1 old\n")
-    lb.append(f"  http-response set-header x %[src,map({mapped(lb.folder)},none)]")
-    eventually(lambda: is_at_rest(lb))
+    lb.edit(text)
     eventually(lambda: entry(lb) == "127.0.0.1 old")
+    lb.serves(4)
+    assert "the failure is over" not in lb.log
 
 
 def test_a_stop_waits_for_no_application(start: Begin) -> None:
