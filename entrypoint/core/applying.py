@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from entrypoint.core import candidate, watching
 from entrypoint.core.effects import Apply, Effect, Log, Tell
-from entrypoint.core.events import Applied, Learned
+from entrypoint.core.events import Applied, Disk, Learned
 from entrypoint.core.notices import FilesApplied, FilesRefused
 from entrypoint.core.state import APPLY_WITHIN, BackingOff, Generation, Serving, State, Step
 from entrypoint.lean.level import Level
@@ -25,10 +25,7 @@ def may_begin(state: State) -> bool:
 
 
 def begin(state: State) -> Step:
-    """Give the changed files to the current generation, in place of a reload; wait while that is under way."""
-    if state.applying:
-        # Most of what has changed since is part of what is being applied.
-        return state, ()
+    """Give the changed files to the current generation, in place of a reload."""
     assert state.current
     number = state.current.number
     return replace(state, applying=number, waiting=()), (Apply(number),)
@@ -39,33 +36,43 @@ def follow(state: State, event: Applied | Learned) -> Step:
     return _answered(state, event) if isinstance(event, Applied) else _learned(state, event)
 
 
+def is_under_way(state: State) -> bool:
+    """Tell whether the current generation is being given files; a dead one's answer is awaited by nobody."""
+    return bool(state.current and state.applying == state.current.number)
+
+
 def _answered(state: State, event: Applied) -> Step:
     """Follow what became of it."""
-    if state.applying != event.number:
-        # It has taken too long, and a reload has followed.
-        return state, ()
-    state = replace(state, applying=0)
-    current = state.current
+    current, is_awaited = state.current, state.applying == event.number
+    state = replace(state, applying=0 if is_awaited else state.applying)
     if not current or current.number != event.number:
         # It has died, or was replaced: its successor has read the files itself.
         return state, ()
     effects: list[Effect] = []
     disk = event.disk
-    if disk.digest:
+    if is_awaited and disk.digest:
         state = replace(state, disk=replace(disk, applicable=disk.applicable and not event.problem))
-    if event.files:
-        effects.append(Tell(FilesApplied(current.number, event.files, event.seconds, digest=event.digest)))
-        before, current = current, replace(current, digest=event.digest, incomplete=disk.incomplete)
+    if event.digest or disk.unfinished:
+        # It may have taken something before the answer was lost: then what it runs is not known.
+        before, current = current, replace(current, digest=event.digest)
+        if event.digest:
+            current = replace(current, incomplete=disk.incomplete)
         state = state.update(current)
+        if event.files:
+            effects.append(Tell(FilesApplied(current.number, event.files, event.seconds, digest=event.digest)))
         if state.kept == before.digest:
             state, later = candidate.keep(state, current)
             effects += later
-    if event.problem:
+    if not is_awaited:
+        # It has taken too long, and a reload has followed.
+        later = ()
+    elif event.problem:
         state, later = _not_all(state, current, event)
-        return state, (*effects, *later)
-    if event.files:
-        state = replace(state, failed="", retried="", retries=0)
-    return state, tuple(effects)
+    else:
+        later = ()
+        if event.files:
+            state = replace(state, failed="", retried="", retries=0)
+    return state, (*effects, *later)
 
 
 def _not_all(state: State, current: Generation, event: Applied) -> Step:
@@ -80,7 +87,8 @@ def _not_all(state: State, current: Generation, event: Applied) -> Step:
 
 def elapsed(state: State) -> Step:
     """Go on with a reload: the current generation has not taken the files in time."""
-    return _answered(state, Applied(state.applying, problem=f"haproxy has not taken it within {APPLY_WITHIN:g} s"))
+    problem = f"haproxy has not taken it within {APPLY_WITHIN:g} s"
+    return _answered(state, Applied(state.applying, Disk(unfinished=True), problem=problem))
 
 
 def _learned(state: State, event: Learned) -> Step:

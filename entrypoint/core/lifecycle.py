@@ -123,7 +123,10 @@ def _go_on(state: State) -> Step:
             if wanted == (watching.FILES,) and (state.applying or state.disk.applicable):
                 from entrypoint.core import applying  # noqa: PLC0415  # 12 KiB that many never need
 
-                if state.applying or applying.may_begin(state):
+                if applying.is_under_way(state):
+                    # Most of what has changed since is part of what is being applied.
+                    return state, ()
+                if applying.may_begin(state):
                     return applying.begin(state)
             tries, state = state.torn, replace(state, waiting=(), torn=0)
             return candidate.spawn(replace(state, stage=Serving()), wanted, tries=tries) if wanted else (state, ())

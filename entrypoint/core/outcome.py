@@ -16,7 +16,7 @@ class Outcome:
     digest: str = ""
     """Of what it runs now; empty if it has taken nothing."""
     files: tuple[str, ...] = ()
-    """What it has taken."""
+    """What it has taken for sure."""
     seconds: float = 0.0
     """How long that took."""
     problem: str = ""
@@ -56,7 +56,7 @@ def outcome_from_message(message: bytes) -> tuple[Outcome, Found]:
     *texts, last = fields
     digest, seconds, problem, refused, authorities, count = (one.decode("utf-8", "surrogateescape") for one in texts)
     *files, rest = last.split(b"\0", max(int(count), 0))
-    if len(files) != int(count) or {refused, authorities} - {"", "1"} or bool(digest) != bool(files):
+    if len(files) != int(count) or {refused, authorities} - {"", "1"} or (files and not digest):
         raise ValueError("fields that do not fit")
     names = tuple(name.decode("utf-8", "surrogateescape") for name in files)
     outcome = Outcome(digest, names, float(seconds), problem, bool(refused), bool(authorities))

@@ -279,7 +279,7 @@ class ListChange:
 
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
-    """The certificates of the lines; each had only this one."""
+    """The certificates of the lines; each had only this one, and has no other now."""
 
 
 def list_change(before: bytes, now: bytes) -> ListChange:
@@ -289,11 +289,14 @@ def list_change(before: bytes, now: bytes) -> ListChange:
         CannotError: it has changed in another way: order counts, and the first entry is the default.
 
     """
+    if not now.endswith(b"\n"):
+        # haproxy takes no such file at a start.
+        raise CannotError("its last line has no end")
     old, new = list_lines(before), list_lines(now)
     kept = [line for line in old if line in new]
     if not kept or kept[:1] != old[:1] or new[: len(kept)] != kept or len({*old}) + len({*new}) < len(old) + len(new):
         raise CannotError("more has changed in it than lines at its end, or lines that are gone")
-    certificates = [line.split(" ")[0] for line in old]
+    certificates = [line.split(" ")[0] for line in dict.fromkeys((*old, *new))]
     removed = tuple(line.split(" ")[0] for line in old if line not in new)
     if any(certificates.count(name) > 1 for name in removed):
         raise CannotError("a certificate has several lines in it")

@@ -36,7 +36,7 @@ _SELECTS, _STRIPS, _MOVES = "ssl-load-extra-files", "ssl-load-extra-del-ext", "d
 """With the first haproxy looks for fewer files beside a certificate; with the second for a.key beside a.crt; with the
 third relative names are not relative to its working directory."""
 _PARTLY = b"partly taken"
-"""In place of the digest of a file that not all have taken that use it."""
+"""In place of the digest of a file that not all have taken that use it, or that may have been taken."""
 _RELINKS = (3, 2, 8)
 """From this version on, a certificate reaches every `bind` also after a CA or CRL file was set. Before, haproxy says
 "Success!", but some go on with the old one, and the next CA file may end haproxy (haproxy/haproxy#3165; seen with 2.6
@@ -105,8 +105,10 @@ def apply(
     """Files of which something was taken."""
     failed: set[str] = set()
     problem, refused, authorities = "", False, known.has_authorities
+    plan: _Plan | None = None
     try:
-        for job in _Plan(channel, disk, before, now, began + _WITHIN).jobs(changed, known):
+        plan = _Plan(channel, disk, before, now, began + _WITHIN)
+        for job in plan.jobs(changed, known):
             failed = {*job.paths}
             authorities |= job.is_authority
             job.run()
@@ -119,6 +121,8 @@ def apply(
     except (OSError, ValueError, MemoryError) as error:
         problem = (reason(error) if isinstance(error, OSError) else str(error)) or "there is not enough memory"
     problem = one_line(problem)
+    if plan and plan.is_unsure:
+        begun |= failed
     if not begun:
         return Outcome(problem=problem, refused=refused, has_authorities=authorities), before
     runs, taken = now, tuple(changed)
@@ -127,7 +131,14 @@ def apply(
         digests = {**before.digests, **{path: now.digests.get(path, b"") for path in taken}}
         digests.update(dict.fromkeys(begun & failed, _PARTLY))
         digests = {path: digest for path, digest in digests.items() if digest}
-        runs = replace(before, digests=digests, digest=digest_of_all(digests))
+        lists = {path: now.crt_lists[path] for path in taken if path in now.crt_lists}
+        runs = replace(
+            before,
+            digests=digests,
+            digest=digest_of_all(digests),
+            crt_lists={**before.crt_lists, **lists},
+            stores=tuple(dict.fromkeys((*before.stores, *now.stores))),
+        )
     return Outcome(runs.digest, taken, time.monotonic() - began, problem, refused, authorities), runs
 
 
@@ -151,8 +162,13 @@ class _Plan:
         self._selects, self._strips, self._moves = _SELECTS in words, _STRIPS in words, _MOVES in words
         self._do = Transactions(channel, self._content, updates.most_of_a_payload(texts), until)
 
-    def _content(self, path: str) -> bytes:
-        """Return what the snapshot has of this file; empty if it has no such file.
+    @property
+    def is_unsure(self) -> bool:
+        """Whether the job that has failed may have changed what haproxy serves with."""
+        return self._do.is_unsure
+
+    def _content(self, path: str) -> bytes | None:
+        """Return what the snapshot has of this file; None if it has no such file.
 
         Raises:
             CannotError: it has changed since, or is too large.
@@ -160,7 +176,7 @@ class _Plan:
 
         """
         if path not in self._now.digests:
-            return b""
+            return None
         with open(path, "rb") as file:
             text = file.read(_MOST_CONTENT + 1)
         if len(text) > _MOST_CONTENT:

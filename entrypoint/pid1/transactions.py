@@ -41,12 +41,12 @@ class Certificate:
 class Transactions:
     """Runs transactions; each method raises CannotError, RefusedError or OSError, and names the file."""
 
-    def __init__(self, channel: CliChannel, content: Callable[[str], bytes], most: int, until: float) -> None:
+    def __init__(self, channel: CliChannel, content: Callable[[str], bytes | None], most: int, until: float) -> None:
         """Use this channel.
 
         Args:
             channel: to haproxy's private CLI.
-            content: returns the content of a file that counts; empty if there is no such file.
+            content: returns the content of a file that counts; None if there is no such file.
             most: bytes of a payload that haproxy takes for sure.
             until: the time on the monotonic clock at which to give up.
 
@@ -55,6 +55,25 @@ class Transactions:
         self._content = content
         self._most = most
         self._until = until
+        self.is_unsure = False
+        """What has failed may be in use all the same, or part of it."""
+
+    def _read(self, path: str) -> bytes:
+        """Return the content of a file, without which haproxy would not start; an empty map would be another answer."""
+        text = self._content(path)
+        if text is None:
+            raise CannotError("it is gone")
+        return text
+
+    def _commit(self, command: str, *, refusable: bool = False) -> None:
+        """Commit a transaction of TLS; haproxy takes all of it or nothing, and says which."""
+        self.is_unsure = True
+        answer = self._call(command)
+        try:
+            updates.has_committed(answer, refusable=refusable)
+        except (CannotError, RefusedError):
+            self.is_unsure = False
+            raise
 
     def _call(self, command: str, payload: bytes = b"") -> str:
         if len(payload) > self._most:
@@ -82,7 +101,9 @@ class Transactions:
         store = certificate.store
         name = escaped(store.name)
         with self._transaction(store.crt) as undo:
-            text, key, ocsp = (self._content(path) if path else b"" for path in (store.crt, store.key, store.ocsp))
+            text = self._read(store.crt)
+            optional = self._content if certificate.beside else self._read
+            key, ocsp = ((optional(path) or b"") if path else b"" for path in (store.key, store.ocsp))
             if (store.issuer and not only_ocsp) or store.sctl:
                 # The CLI takes an issuer that a start refuses, and haproxy dies of a list of SCTs.
                 raise CannotError("it has an .issuer or .sctl file")
@@ -92,11 +113,12 @@ class Transactions:
             undo.append(f"abort ssl cert {name}")
             for command, payload in updates.set_certificate(name, Parts(b"" if only_ocsp else text, key, ocsp)):
                 updates.has_taken(self._call(command, payload), store.name, refusable=True)
-            updates.has_committed(self._call(f"commit ssl cert {name}"), refusable=True)
+            self._commit(f"commit ssl cert {name}", refusable=True)
             undo.clear()
             shown = updates.shown_fingerprints(self._call(f"show ssl cert {name}"))
             if shown[:1] != [updates.fingerprint(text)]:
                 raise CannotError(_DIFFERS)
+            self.is_unsure = False
 
     def edit_crt_list(
         self,
@@ -124,9 +146,11 @@ class Transactions:
                     updates.has_said(self._call(f"new ssl cert {one}"), "New empty certificate store")
                     undo.append(f"del ssl cert {one}")
                     self.set_certificate(certificate)
+                self.is_unsure = True
                 updates.has_said(self._call(f"add ssl crt-list {listed}", line.encode(*_AS_IT_IS)), "Success!")
                 undo.append(f"del ssl crt-list {listed} {one}")
             undo.clear()
+            self.is_unsure = True
             for store_name, is_unused in removed:
                 one = escaped(store_name)
                 updates.has_said(self._call(f"del ssl crt-list {listed} {one}"), "deleted in crtlist")
@@ -134,6 +158,7 @@ class Transactions:
                     updates.has_said(self._call(f"del ssl cert {one}"), "deleted")
             if updates.shown_in_list(self._call(f"show ssl crt-list {listed}")) != [*certificates]:
                 raise CannotError(_DIFFERS)
+            self.is_unsure = False
 
     # ---- CA and CRL files --------------------------------------------------------------------------------------------
 
@@ -141,31 +166,33 @@ class Transactions:
         """Set the certificates of a CA file."""
         one = escaped(name)
         with self._transaction(path) as undo:
-            text = self._content(path)
+            text = self._read(path)
             undo.append(f"abort ssl ca-file {one}")
             for number, payload in enumerate(updates.in_payloads(updates.authorities(text))):
                 answer = self._call(f"{'add' if number else 'set'} ssl ca-file {one}", payload)
                 updates.has_taken(answer, name, refusable=False)
-            updates.has_committed(self._call(f"commit ssl ca-file {one}"), refusable=False)
+            self._commit(f"commit ssl ca-file {one}")
             undo.clear()
             shown = updates.shown_fingerprints(self._call(f"show ssl ca-file {one}"))
             if {*shown} != {*updates.fingerprints(text)}:
                 raise CannotError(_DIFFERS)
+            self.is_unsure = False
 
     def set_revocations(self, name: str, path: str) -> None:
         """Set the CRLs of a CRL file."""
         one = escaped(name)
         with self._transaction(path) as undo:
-            lists = updates.revocations(self._content(path))
+            lists = updates.revocations(self._read(path))
             undo.append(f"abort ssl crl-file {one}")
             answer = self._call(f"set ssl crl-file {one}", b"".join(lists))
             updates.has_taken(answer, name, refusable=False)
             wanted = updates.shown_revocations(self._call(f"show ssl crl-file *{one}"))
-            updates.has_committed(self._call(f"commit ssl crl-file {one}"), refusable=False)
+            self._commit(f"commit ssl crl-file {one}")
             undo.clear()
             shown = updates.shown_revocations(self._call(f"show ssl crl-file {one}"))
             if shown != wanted or len(shown) != len(lists):
                 raise CannotError(_DIFFERS)
+            self.is_unsure = False
 
     # ---- maps and ACL files ------------------------------------------------------------------------------------------
 
@@ -179,13 +206,15 @@ class Transactions:
 
         """
         with self._transaction(path) as undo:
-            entries = updates.entries(kind, self._content(path))
+            entries = updates.entries(kind, self._read(path))
             version = updates.new_version(self._call(f"prepare {kind} {number}"))
             undo.append(f"clear {kind} @{version} {number}")
             for command, payload in updates.add(kind, number, version, entries):
                 updates.has_done(self._call(command, payload))
+            self.is_unsure = True
             # What is read back before is read again in a moment, and nobody has seen half of it.
             updates.has_done(self._call(f"commit {kind} @{version} {number}"))
             undo.clear()
             if updates.shown_entries(self._channel.call(f"show {kind} {number}", until=self._until)) != entries:
                 raise CannotError(_DIFFERS)
+            self.is_unsure = False

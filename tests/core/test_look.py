@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entrypoint.core.look import MOST_BYTES, Found, from_message, to_message
+from entrypoint.core.look import (
+    MOST_BYTES,
+    Found,
+    Known,
+    from_message,
+    known_from,
+    known_to_message,
+    to_message,
+)
+from entrypoint.core.outcome import Outcome, outcome_from_message, outcome_to_message
 
 DIGEST = "0123456789abcdef" * 4
 NAMES = st.lists(st.binary(min_size=1, max_size=20).map(lambda name: name.replace(b"\0", b"x")), max_size=5).map(
@@ -76,3 +85,52 @@ def test_there_is_a_digest_or_a_reason_why_not(digest: str) -> None:
     message = to_message(Found(digest, "no" if digest else ""))
     with pytest.raises(ValueError, match="either"):
         from_message(message)
+
+
+@given(NAMES, NAMES, st.booleans(), st.sampled_from(["", DIGEST]))
+def test_what_is_known_arrives(
+    reported: tuple[str, ...], names: tuple[str, ...], authorities: bool, digest: str
+) -> None:
+    """With the names that come after it."""
+    known = Known(digest, reported, authorities)
+    assert known_from(known_to_message(known, names).split(b"\0")) == (known, names)
+
+
+@given(NAMES, st.floats(0, 60), st.booleans(), st.booleans(), st.sampled_from(["", "no"]))
+def test_an_outcome_arrives(
+    files: tuple[str, ...], seconds: float, refused: bool, authorities: bool, problem: str
+) -> None:
+    """With what was found on disk; something may have been taken of which no file is sure."""
+    found = Found(DIGEST, applicable=True, count=1, files=("x",))
+    for digest in (DIGEST,) if files else ("", DIGEST):
+        outcome = Outcome(digest, files, seconds, problem, refused, authorities)
+        assert outcome_from_message(outcome_to_message(outcome, found)) == (outcome, found)
+
+
+def test_an_outcome_of_a_million_files_is_short() -> None:
+    """The first of them are named."""
+    names = tuple(f"/etc/haproxy/certificates/{number:07}.pem" for number in range(100_000))
+    found = Found(DIGEST, count=len(names), files=names, stale=names, incomplete=names)
+    message = outcome_to_message(Outcome(DIGEST, names, 1.0, "no\0" * MOST_BYTES), found)
+    assert len(message) < MOST_BYTES
+    assert 100 < len(outcome_from_message(message)[0].files) < len(names)
+
+
+def test_files_without_a_digest_are_not_believed() -> None:
+    """What has been taken has one."""
+    with pytest.raises(ValueError, match="do not fit"):
+        outcome_from_message(outcome_to_message(Outcome("", ("x",)), Found(DIGEST)))
+
+
+DAMAGED = st.lists(st.binary(max_size=3) | st.sampled_from([b"0", b"1", b"-1", b"nan", b"9" * 5000])).map(b"\0".join)
+
+
+@given(st.binary() | DAMAGED, st.integers(0, 400), st.binary(max_size=3))
+def test_a_damaged_message_is_an_error_of_one_kind(message: bytes, at: int, damage: bytes) -> None:
+    """A ValueError is the only way."""
+    whole = outcome_to_message(Outcome(DIGEST, ("x", "y"), 0.1), Found(DIGEST, count=1, files=("x",)))
+    for text in (message, whole[:at] + damage + whole[at:], whole[:at] + damage + whole[at + 1 :], whole[:at]):
+        with contextlib.suppress(ValueError):
+            outcome_from_message(text)
+        with contextlib.suppress(ValueError):
+            known_from(text.split(b"\0"))

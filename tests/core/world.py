@@ -4,11 +4,24 @@ import signal
 from collections.abc import Iterable, Iterator
 
 from entrypoint.core import lifecycle
-from entrypoint.core.effects import Adopt, Ask, AskCandidate, Effect, Log, Look, Rehearse, Spawn, SpawnExporter, Tell
+from entrypoint.core.effects import (
+    Adopt,
+    Apply,
+    Ask,
+    AskCandidate,
+    Effect,
+    Log,
+    Look,
+    Rehearse,
+    Spawn,
+    SpawnExporter,
+    Tell,
+)
 from entrypoint.core.events import (
     EXPORTER,
     Adopted,
     Answered,
+    Applied,
     Began,
     Clock,
     Disk,
@@ -66,6 +79,8 @@ RETRYING = settings(watch=OFF, max_draining=1, restart_limit=1, drain_timeout=1.
 """Reloads fail for other reasons than the configuration, and are tried again."""
 HANGING = settings(max_draining=1, restart_limit=1, debounce=0.3)
 """Files change, and what they are on hangs at times."""
+APPLYING = settings(max_draining=1, restart_limit=1, debounce=0.4)
+"""Files change, and the current generation may take them."""
 CLIENTS = settings(watch=OFF, max_draining=1, restart_limit=1, exporter=":9101")
 """Somebody waits for answers, and there is an exporter."""
 ORDINARY = settings(watch=OFF, max_draining=1, restart_limit=1)
@@ -77,14 +92,17 @@ VARIANTS = {
     "files change": WATCHING,
     "other reasons to fail": RETRYING,
     "disks hang": HANGING,
+    "files are applied": APPLYING,
     "clients and an exporter": CLIENTS,
     "ordinary listeners": ORDINARY,
 }
 LEAVING = (Retiring, Draining, Ending)
-DIGESTS = {WATCHING: ("a", "b"), HANGING: ("a",)}
+DIGESTS = {WATCHING: ("a", "b"), HANGING: ("a",), APPLYING: ("a", "b")}
 """What the disk may hold; elsewhere it cannot be read."""
 HANGS = Disk(unreadable="it takes too long", unfinished=True)
 """What is seen of one that does not answer."""
+MIXED = "m"
+"""The digest of what a generation runs that has taken only some of the files."""
 
 
 def logged(effects: Iterable[Effect]) -> list[Log]:
@@ -145,6 +163,8 @@ def owed(state: State) -> Iterator[Effect]:
                 pass
     if state.transfer and state.transfer.asked and state.current:
         yield Adopt(state.current.number)
+    if state.applying:
+        yield Apply(state.applying)
 
 
 def success_of(effect: Effect, state: State) -> Event | None:
@@ -165,20 +185,38 @@ def success_of(effect: Effect, state: State) -> Event | None:
             return Adopted(number)
         case Rehearse(client=client):
             return Rehearsed(client)
+        case Apply(number=number):
+            return Applied(number, Disk("b"), "b", ("map",), 0.01)
         case _:
             return None
+
+
+def outcomes(number: int) -> Iterator[Applied]:
+    """Yield every kind of answer to an `Apply` for a disk that holds "b"."""
+    disk, file = Disk("b", applicable=True), ("map",)
+    yield Applied(number, disk, "b", file, 0.01)
+    yield Applied(number, Disk("a"), "a", file, 0.01)
+    for refused in (False, True):
+        yield Applied(number, disk, MIXED, file, 0.01, "no", refused)
+        yield Applied(number, disk, problem="no", refused=refused)
+    # Nothing was taken for sure, and yet something may be in use.
+    yield Applied(number, disk, MIXED, problem="no")
+    yield Applied(number, problem="no descriptor")
+    yield Applied(number, HANGS, problem="the reader died")
 
 
 def possible(state: State) -> Iterator[Event]:
     """Yield everything that can happen in a state, once each."""
     hanging = state.settings == HANGING
-    watching = hanging or state.settings == WATCHING
+    watching = hanging or state.settings in {WATCHING, APPLYING}
     digests = DIGESTS.get(state.settings, ("",))
     if hanging:
         yield Signalled(signal.SIGTERM)
         yield Seen(Why.POLLED, HANGS)
         if not state.kept and not state.started:
             yield Restored("b")
+    if state.settings == APPLYING:
+        yield from _possible_while_applying(state)
     if not watching:
         yield Signalled(signal.SIGUSR1)
         yield Signalled(signal.SIGTERM)
@@ -199,7 +237,8 @@ def possible(state: State) -> Iterator[Event]:
     if state.settings.exporter:
         yield from (Exited(EXPORTER, 1), Spawned(EXPORTER, 77)) if state.exporter else (Spawned(EXPORTER, 77),)
     if watching:
-        yield Stirred()
+        # Where files are applied it would only double what there is to visit.
+        yield from (Stirred(),) * (state.settings != APPLYING)
         for digest in digests:
             yield Seen(Why.SETTLED, Disk(digest))
     for generation in state.generations:
@@ -212,6 +251,19 @@ def possible(state: State) -> Iterator[Event]:
     for timer in timers(state):
         if not (watching and timer.clock in {Clock.SERVED, Clock.READY}) and (hanging or timer.clock is not Clock.LOOK):
             yield Elapsed(timer)
+
+
+def _possible_while_applying(state: State) -> Iterator[Event]:
+    yield from (UpgradeAsked(7), Rehearsed(7))
+    if not state.candidate:
+        # Elsewhere requests wait for one another.
+        yield Signalled(signal.SIGUSR1)
+        yield Seen(Why.SETTLED, Disk("b", applicable=True))
+    if state.applying:
+        yield from outcomes(state.applying)
+    elif state.current:
+        # This one is late.
+        yield Applied(state.current.number, Disk("b"), "b", ("map",), 0.01)
 
 
 def _possible_for(
@@ -275,6 +327,9 @@ def canonical(state: State) -> State:
         polling=False,
         disk=replace(state.disk, unfinished=False),
     )
+    if state.settings == APPLYING:
+        # What is kept follows from what was; the other variants are about it.
+        state = replace(state, kept="a" if state.started else "", retried="", retries=0)
     if isinstance(state.stage, Ended) or state.last_number < 2:
         return state
     names = {generation.number: index for index, generation in enumerate(state.generations, start=2)}
@@ -291,7 +346,8 @@ def canonical(state: State) -> State:
         for generation in state.generations
     )
     owed = tuple(replace(one, number=names.get(one.number, 0), message="") for one in state.owed)
-    return replace(state, generations=generations, owed=owed, last_number=max([*names.values(), 2]))
+    applying = state.applying and names.get(state.applying, 1)
+    return replace(state, generations=generations, owed=owed, applying=applying, last_number=max([*names.values(), 2]))
 
 
 def _canonical(phase: Phase) -> Phase:

@@ -1,0 +1,273 @@
+"""The commands that give haproxy a file's new content, and how its answers read."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from entrypoint.haproxy import file_updates as updates
+from entrypoint.haproxy.file_updates import CannotError, ListChange, Parts, RefusedError
+
+CRT = b"-----BEGIN CERTIFICATE-----\nQUJD\n-----END CERTIFICATE-----\n"
+ISSUER = b"-----BEGIN CERTIFICATE-----\nREVG\n-----END CERTIFICATE-----\n"
+KEY = b"-----BEGIN EC PRIVATE KEY-----\nS0VZ\n-----END EC PRIVATE KEY-----\n"
+CRL = b"-----BEGIN X509 CRL-----\nQ1JM\n-----END X509 CRL-----\n"
+
+
+# ---- PEM -------------------------------------------------------------------------------------------------------------
+
+
+def test_what_ends_a_payload_is_left_out() -> None:
+    """Blank lines, comments, carriage returns, and blanks around lines."""
+    text = b"Bag Attributes\n\n" + CRT.replace(b"\n", b" \r\n\r\n") + b"# more\n" + KEY
+    assert updates.blocks(text) == [CRT, KEY]
+    assert updates.blocks(text, b"PRIVATE KEY-----") == [KEY]
+
+
+def test_a_block_without_an_end_is_sent_as_it_is() -> None:
+    """haproxy says what is wrong with it."""
+    cut = CRT[:-30]
+    assert updates.blocks(CRT + cut) == [CRT, cut.rstrip() + b"\n"]
+    assert updates.blocks(b"-----BEGIN ") == [b"-----BEGIN\n"]
+    assert updates.blocks(b"") == []
+
+
+@given(
+    st.binary()
+    | st.lists(st.sampled_from([CRT, KEY, b"-----BEGIN ", b"-----END ", b"-----", b"\n", b"x"])).map(b"".join)
+)
+def test_no_payload_has_an_empty_line(text: bytes) -> None:
+    """Whatever the file has; and it always ends with a line."""
+    for block in updates.blocks(text):
+        assert block.endswith(b"\n")
+        assert all(line.strip() for line in block[:-1].split(b"\n"))
+
+
+def test_the_key_comes_first_and_the_ocsp_response_last() -> None:
+    """haproxy takes the first key, and forgets the response with the certificate."""
+    sent = list(updates.set_certificate("a", Parts(CRT + KEY + ISSUER, ocsp=b"\0\1")))
+    assert sent == [("set ssl cert a", CRT + KEY + ISSUER), ("set ssl cert a.ocsp", b"AAE=")]
+    sent = list(updates.set_certificate("a", Parts(CRT, KEY + CRT)))
+    assert sent == [("set ssl cert a", KEY + CRT)]
+    assert list(updates.set_certificate("a", Parts(b"garbage"))) == [("set ssl cert a", b"no PEM")]
+    assert list(updates.set_certificate("a", Parts(b"", ocsp=b"x"))) == [("set ssl cert a.ocsp", b"eA==")]
+
+
+def test_fingerprints_are_those_that_haproxy_shows() -> None:
+    """SHA-1 of each certificate, the first first."""
+    of_abc = "3C01BDBB26F358BAB27F267924AA2C9A03FCFDB8"
+    assert updates.fingerprint(KEY + CRT + ISSUER) == of_abc
+    assert updates.fingerprints(CRT + ISSUER)[0] == of_abc
+    assert len(updates.fingerprints(CRT + ISSUER)) == 2
+    assert updates.fingerprint(KEY) == ""
+    shown = f"Filename: a\nSHA1 FingerPrint: {of_abc}\nSubject: /CN=SHA1 FingerPrint\n"
+    assert updates.shown_fingerprints(shown) == [of_abc]
+
+
+# ---- answers ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_name_in_the_answer_must_be_ours() -> None:
+    """HAProxy 2.6 says so if it has put a certificate into somebody else's transaction."""
+    updates.has_taken("Transaction created for certificate a.pem!\n", "a.pem", refusable=True)
+    updates.has_taken("transaction updated for CA a.pem!", "a.pem", refusable=False)
+    with pytest.raises(CannotError, match=r"Transaction updated for certificate b/a\.pem"):
+        updates.has_taken("Transaction updated for certificate b/a.pem!", "a.pem", refusable=True)
+    with pytest.raises(CannotError):
+        updates.has_taken("No transaction created for a.pem!", "a.pem", refusable=True)
+
+
+REFUSED = (
+    "unable to load certificate from file 'a': no start line.\nCan't load the payload\nCan't update a!",
+    "inconsistencies between private key and certificate loaded 'a'.\nCan't commit a!",
+    "The transaction must contain at least a certificate and a private key!\nCan't commit a!",
+    "unable to load SSL private key into SSL Context 'a'.\nFailed!",
+)
+
+
+@pytest.mark.parametrize("answer", REFUSED)
+def test_a_bad_certificate_is_final_and_anything_else_is_not(answer: str) -> None:
+    """Only of a certificate haproxy's word is the last one."""
+    for check in (updates.has_committed, lambda text, refusable: updates.has_taken(text, "a", refusable=refusable)):
+        with pytest.raises(RefusedError) as refused:
+            check(answer, refusable=True)
+        assert str(refused.value) == answer.splitlines()[0].rstrip(".!")
+        with pytest.raises(CannotError):
+            check(answer, refusable=False)
+
+
+def test_a_limit_of_haproxy_is_no_refusal() -> None:
+    """A reload may succeed."""
+    for answer in ("The command is too big for the buffer size.\n", "", "Operations on certificates are locked!"):
+        with pytest.raises(CannotError):
+            updates.has_committed(answer, refusable=True)
+    updates.has_committed("Committing a.pem....\nSuccess!\n", refusable=True)
+
+
+def test_what_only_repeats_the_failure_is_left_out() -> None:
+    """Unless there is nothing else."""
+    assert updates.in_one_line("bad.\n\nworse!\nCan't update a!\n") == "bad: worse"
+    assert updates.in_one_line("Committing a.\nFailed!\n") == "Committing a: Failed"
+
+
+def test_success_of_a_map_command_is_silence() -> None:
+    """Prompts are silence, too."""
+    updates.has_done("\n")
+    updates.has_done("\n> \n> \n")
+    with pytest.raises(CannotError, match=r"^'x' is not a valid IPv4 or IPv6 address$"):
+        updates.has_done("> 'x' is not a valid IPv4 or IPv6 address.\n\n> \n")
+    updates.has_said("Entry 'a' deleted in crtlist 'L'!", "deleted in crtlist")
+    with pytest.raises(CannotError, match=r"^no$"):
+        updates.has_said("no!", "deleted")
+
+
+def test_the_version_of_a_map_is_a_number() -> None:
+    """Anything else is an error."""
+    assert updates.new_version("New version created: 12\n\n") == "12"
+    for answer in ("New version created: x", "", "Oops. New version created: 1"):
+        with pytest.raises(CannotError):
+            updates.new_version(answer)
+
+
+# ---- sizes -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_payload_stays_below_the_buffer() -> None:
+    """The smallest that any of the configurations sets, and never more than the usual one."""
+    assert updates.most_of_a_payload([b"global\n"]) == 15360
+    assert updates.most_of_a_payload([b"x", b"global\n tune.bufsize 8192 # or 1\n", b" tune.bufsize 32768\n"]) == 7168
+    assert updates.most_of_a_payload([b" tune.bufsize\n tune.bufsize many\n"]) == 15360
+
+
+@given(st.lists(st.binary(min_size=1, max_size=900), max_size=60))
+def test_pieces_are_joined_up_to_a_limit(pieces: list[bytes]) -> None:
+    """In order, and none is empty."""
+    joined = list(updates.in_payloads(pieces))
+    assert b"".join(joined) == b"".join(pieces)
+    assert all(0 < len(one) <= 8192 for one in joined)
+    assert len(joined) <= 1 + sum(map(len, pieces)) // (8192 - 900)
+
+
+# ---- CA and CRL files ------------------------------------------------------------------------------------------------
+
+
+def test_authorities_are_certificates_only() -> None:
+    """Keys and comments are left out, as haproxy does; CRLs are not."""
+    assert updates.authorities(b"# x\n" + CRT + KEY + ISSUER) == [CRT, ISSUER]
+    assert updates.authorities(b"garbage") == [b"no PEM"]
+    with pytest.raises(CannotError, match="CRLs"):
+        updates.authorities(CRT + CRL)
+    assert updates.revocations(CRL + CRT + CRL) == [CRL, CRL]
+    assert updates.revocations(CRT) == [b"no PEM"]
+
+
+def test_revocations_are_compared_as_haproxy_describes_them() -> None:
+    """Without the name, which differs in a transaction."""
+    one = "Certificate Revocation List #"
+    shown = f"Filename: {{}}\nStatus: {{}}\n \n{one}1:\nVersion 1\n \n{one}2:\n2\n"
+    before, after = shown.format("*a", "Unused"), shown.format("a", "Used")
+    assert updates.shown_revocations(before) == updates.shown_revocations(after) == ["1:\nVersion 1", "2:\n2"]
+
+
+# ---- maps and ACL files ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "of_map", "of_acl"),
+    [
+        (b"k v", b"k v", b"k v"),
+        (b"  k\t v  w  ", b"k v  w", b"k\t v  w  "),
+        (b"k", b"k ", b"k"),
+        (b"k v\r", b"k v", b"k v"),
+        (b" # c", b"# c", b"# c"),
+        (b"#c", None, None),
+        (b"", None, None),
+        (b" \t", None, None),
+        (b"\r", None, None),
+    ],
+)
+def test_entries_are_those_that_haproxy_reads_at_a_start(
+    line: bytes, of_map: bytes | None, of_acl: bytes | None
+) -> None:
+    """Tried with haproxy in tests/system/test_applied_changes.py."""
+    for kind, entry in (("map", of_map), ("acl", of_acl)):
+        assert updates.entries(kind, b"a b\n" + line + b"\n") == [b"a b", *([entry] if entry is not None else [])]
+
+
+@pytest.mark.parametrize("bad", [b"x" * 901, b"a\0b", b"<<"])
+def test_what_a_command_cannot_say_is_a_reload(bad: bytes) -> None:
+    """The line is named."""
+    with pytest.raises(CannotError, match=r"^line 2 "):
+        updates.entries("acl", b"a\n" + bad)
+    assert updates.entries("acl", b"x" * 900) == [b"x" * 900]
+
+
+def test_a_map_has_payloads_and_an_acl_a_session() -> None:
+    """`add acl` takes none."""
+    assert list(updates.add("map", "#1", "7", [b"a b", b"c "])) == [("add map @7 #1", b"a b\nc \n")]
+    ((command, payload),) = updates.add("acl", "#2", "7", [b"a b", b"c;d"])
+    assert command == "prompt\nadd acl @7 #2 a\\ b\nadd acl @7 #2 c\\;d\nquit"
+    assert payload == b""
+    assert list(updates.add("map", "#1", "7", [])) == []
+    assert len(list(updates.add("acl", "#1", "7", [b"x" * 800] * 20))) == 2
+
+
+def test_entries_are_shown_with_addresses() -> None:
+    """Of memory, one line each."""
+    assert updates.shown_entries(b"0x55 a b\n0x56 c \n\n") == [b"a b", b"c "]
+
+
+# ---- crt-lists -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "change"),
+    [
+        (b"a\nb\n", b"a\nb\nc [x]  y\n", ListChange(added=("c [x] y",))),
+        (b"a\nb\nc\n", b"a\nc\n", ListChange(removed=("b",))),
+        (b"a\nb x\n", b"# new\na\nc\n", ListChange(added=("c",), removed=("b",))),
+        (b"a\nb\n", b" a \n\n# c\nb\n", ListChange()),
+    ],
+)
+def test_lines_at_the_end_and_lines_that_are_gone(before: bytes, now: bytes, change: ListChange) -> None:
+    """Nothing else can be said in commands."""
+    assert updates.list_change(before, now) == change
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (b"a\nb\n", b"b\n"),
+        (b"a\nb\n", b"c\na\nb\n"),
+        (b"a\nb\n", b"a\nc\nb\n"),
+        (b"a\nb\n", b"b\na\n"),
+        (b"a\nb\n", b""),
+        (b"", b"a\n"),
+        (b"a\nb x\nb y\n", b"a\nb x\n"),
+        (b"a\nb x\n", b"a\nb y\n"),
+        (b"a\nb\n", b"a\nb\nb\n"),
+        (b"a\nb\nb\n", b"a\nb\n"),
+        (b"a\nb\n", b"a\nb\nc"),
+    ],
+    ids=[
+        "first gone",
+        "first new",
+        "inserted",
+        "swapped",
+        "empty",
+        "was empty",
+        "one of two",
+        "edited",
+        "twice",
+        "once",
+        "cut",
+    ],
+)
+def test_other_changes_of_a_crt_list_are_a_reload(before: bytes, now: bytes) -> None:
+    """Order counts, the first entry is the default, and a command means one entry."""
+    with pytest.raises(CannotError):
+        updates.list_change(before, now)
+
+
+def test_a_list_is_shown_with_options_and_zero_bytes() -> None:
+    """The names are what counts."""
+    assert updates.shown_in_list("# list.txt\na.pem\nb.pem [alpn h2\0] x\n\n") == ["a.pem", "b.pem"]

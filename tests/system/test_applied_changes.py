@@ -1,0 +1,508 @@
+"""Changes of files, played against a real haproxy: what it has afterwards is what a newly started one has, or a reload.
+
+With another one: HAPROXY is the haproxy to ask, and APPLIED_EXAMPLES how many lives there are (12 without it).
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from entrypoint.core.outcome import Outcome
+from entrypoint.pid1 import applying
+from entrypoint.system.config_snapshot import ConfigSnapshot
+from tests.opened import version
+from tests.stores import (
+    LIST,
+    NAMES,
+    OTHERWISE,
+    WORDS,
+    Living,
+    ask,
+    disk_of,
+    files_at_first,
+    fresh,
+    is_new,
+    living,
+    make_pool,
+    stores,
+    write,
+)
+
+pytestmark = pytest.mark.skipif(not WORDS, reason="there is no haproxy here")
+
+EXAMPLES = int(os.environ.get("APPLIED_EXAMPLES", "12"))
+
+Edit = tuple[str, bytes | None]
+"""A file, and its new content; None if it is gone."""
+
+
+@cache
+def made() -> tuple[Path, Mapping[str, tuple[bytes, bytes]]]:
+    """Make the certificates, once."""
+    folder = Path(tempfile.mkdtemp(prefix="sr-pool-"))
+    return folder, make_pool(folder)
+
+
+def teardown_module() -> None:
+    """Remove them."""
+    if made.cache_info().currsize:
+        shutil.rmtree(made()[0])
+
+
+def _in_another_form(pem: bytes, form: str) -> bytes:
+    match form:
+        case "CRLF":
+            return pem.replace(b"\n", b"\r\n")
+        case "blank lines":
+            return pem.replace(b"\n", b"\n\n")
+        case "comments":
+            return b"# a comment\nBag Attributes\n" + pem.replace(b"-----END", b"-----END", 1)
+        case "no last newline":
+            return pem.rstrip(b"\n")
+        case "cut":
+            return pem[: 2 * len(pem) // 3]
+        case _:
+            return pem
+
+
+FORMS = st.sampled_from(["plain"] * 6 + ["CRLF", "blank lines", "comments", "no last newline", "cut"])
+NAME = st.sampled_from(NAMES)
+
+
+def _combined(path: str, name: str, key: str, form: str, chain: str) -> list[Edit]:
+    pool = made()[1]
+    text = pool[name][0] + pool[key][1] + (pool[chain][0] if chain else b"")
+    return [(path, _in_another_form(text, form))]
+
+
+def _two(paths: tuple[str, str], name: str, key: str, which: str) -> list[Edit]:
+    pool = made()[1]
+    both: list[Edit] = [(paths[0], pool[name][0]), (paths[1], pool[key][1])]
+    return {"both": both, "certificate": both[:1], "key": both[1:]}[which]
+
+
+def _mostly_fitting(make: Callable[..., list[Edit]], *more: st.SearchStrategy[str]) -> st.SearchStrategy[list[Edit]]:
+    fitting = NAME.flatmap(lambda name: st.builds(make, st.just(name), st.just(name), *more))
+    return fitting | fitting | st.builds(make, NAME, NAME, *more)
+
+
+WHICH = st.sampled_from(["both", "both", "certificate", "key"])
+COMBINED = st.sampled_from(["site.pem", "site.pem", "one.pem", "two.pem", "three.pem"]).flatmap(
+    lambda path: _mostly_fitting(
+        lambda name, key, form, chain: _combined(path, name, key, form, chain), FORMS, st.sampled_from(["", "", "four"])
+    )
+)
+PAIRS = [("tls.pem", "tls.pem.key")] + ([("store.crt", "store.key")] if WORDS and is_new() else [])
+IN_TWO = st.sampled_from(PAIRS).flatmap(
+    lambda paths: _mostly_fitting(lambda name, key, which: _two(paths, name, key, which), WHICH)
+)
+
+
+def _lines(line: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
+    return st.lists(line, max_size=6).map(b"\n".join) | st.lists(line, max_size=6).map(
+        lambda lines: b"".join(line + b"\n" for line in lines)
+    )
+
+
+WORD = st.sampled_from([b"/a", b"/b", b"/c#", b"x;y", b"<<", b"\\", b'"q"', b"a\\ b", b"\xc3\xa4", b"#x"])
+BLANKS = st.sampled_from([b" ", b"\t", b"  ", b" \t "])
+MAP_LINE = st.one_of(
+    st.builds(lambda key, blank, value: key + blank + value, WORD, BLANKS, WORD | st.just(b"two words")),
+    st.sampled_from([b"", b"# comment", b"  # no comment", b"only", b" /lead v", b"/tail v  ", b"/cr v\r", b"/tab\tv"]),
+)
+ACL_LINE = WORD | st.sampled_from([b"", b"# comment", b"  lead", b"trail  ", b"two words", b"cr\r", b" \t "])
+ADDRESS = st.sampled_from([b"10.0.0.0/8", b"::1", b"192.168.1.1", b"no address", b"10.0.0.1"])
+TEXTS: st.SearchStrategy[list[Edit]] = st.one_of(
+    _lines(MAP_LINE).map(lambda text: [("hosts.map", text)]),
+    _lines(st.builds(lambda a: a + b" v", ADDRESS)).map(lambda text: [("nets.map", text)]),
+    _lines(ACL_LINE).map(lambda text: [("paths.lst", text)]),
+    _lines(ADDRESS).map(lambda text: [("ip.lst", text)]),
+)
+
+
+def _authorities(names: list[str]) -> list[Edit]:
+    return [("ca.pem", b"".join(made()[1][name][0] for name in names))]
+
+
+def _revocations(names: list[str]) -> list[Edit]:
+    return [("crl.pem", b"".join((made()[0] / f"{name}.crl").read_bytes() for name in names))]
+
+
+AUTHORITIES = st.lists(NAME, min_size=1, max_size=3).map(_authorities) | st.lists(
+    NAME, min_size=1, max_size=2, unique=True
+).map(_revocations)
+LISTS: st.SearchStrategy[list[Edit]] = st.one_of(
+    st.integers(1, len(LIST)).map(lambda count: LIST[:count]),
+    st.lists(st.sampled_from(LIST), min_size=1, max_size=4, unique=True).map(lambda lines: (LIST[0], *lines)),
+    st.lists(st.sampled_from(LIST + OTHERWISE), max_size=5).map(lambda lines: (LIST[0], *lines)),
+    st.lists(st.sampled_from(LIST + OTHERWISE), max_size=5).map(tuple),
+).map(lambda lines: [("list.txt", "".join(f"{line}\n" for line in lines).encode())])
+FILES = (
+    *("site.pem", "tls.pem", "tls.pem.key", "one.pem", "two.pem", "list.txt"),
+    *("hosts.map", "paths.lst", "ca.pem", "crl.pem", "ip.lst", "store.key"),
+)
+DAMAGE: st.SearchStrategy[list[Edit]] = st.tuples(
+    st.sampled_from(FILES),
+    st.sampled_from([b"garbage\n", b"", None, b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]),
+).map(lambda edit: [edit])
+
+
+EDITS = COMBINED | IN_TWO | TEXTS | AUTHORITIES | LISTS
+
+
+class Disk(RuleBasedStateMachine):
+    """Changes files, has them applied, and compares."""
+
+    def __init__(self) -> None:
+        """Begin without a haproxy."""
+        super().__init__()
+        self.stack = ExitStack()
+        self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory())) / "f"
+        self.folder.mkdir()
+        self.files: dict[str, bytes] = {}
+        self.past: list[dict[str, bytes]] = []
+        self.has: dict[str, dict[str, object]] = {}
+        """What haproxy had in memory, by the digest of what it ran then."""
+        self.lb: Living | None = None
+        self.life = ExitStack()
+
+    @initialize()
+    def start(self) -> None:
+        """Start it from the files as they are at first."""
+        folder, pool = made()
+        self.files = files_at_first(pool, folder)
+        self.past.append(self.files)
+        write(self.folder, self.files)
+        self.reload()
+
+    def reload(self) -> None:
+        """Start another haproxy, if one starts with these files."""
+        if self.lb and not fresh(self.folder):
+            return
+        if self.lb:
+            self.life.close()
+        self.life = self.stack.enter_context(ExitStack())
+        self.lb = self.life.enter_context(living(self.folder))
+        assert self.lb
+        # By other transactions than another haproxy's the same content may be there in another form.
+        self.has = {self.lb.runs.digest: stores(self.folder)}
+
+    def teardown(self) -> None:
+        """Stop it."""
+        self.stack.close()
+
+    @rule(edits=st.lists(EDITS, min_size=1, max_size=2), reloads=st.booleans())
+    def change(self, edits: list[list[Edit]], reloads: bool) -> None:
+        """Change files in ways that haproxy may take."""
+        self.settle({**self.files, **{path: text for few in edits for path, text in few if text is not None}}, reloads)
+
+    @rule(damage=DAMAGE, others=st.lists(TEXTS | COMBINED, max_size=1), reloads=st.booleans())
+    def damage(self, damage: list[Edit], others: list[list[Edit]], reloads: bool) -> None:
+        """Damage a file, or remove it, perhaps beside a good change."""
+        files = dict(self.files)
+        for path, text in [*damage, *(one for few in others for one in few)]:
+            if text is None:
+                files.pop(path, None)
+            else:
+                files[path] = text
+        self.settle(files, reloads)
+
+    @rule(data=st.data(), reloads=st.booleans())
+    def go_back(self, data: st.DataObject, reloads: bool) -> None:
+        """Put back what was there."""
+        self.settle(data.draw(st.sampled_from(self.past)), reloads)
+
+    def settle(self, files: dict[str, bytes], reloads: bool) -> None:
+        """Make these the files; have the changed ones applied, or reload."""
+        assert self.lb
+        self.files = files
+        self.past.append(files)
+        write(self.folder, files)
+        before, had = self.lb.runs, self.has[self.lb.runs.digest]
+        outcome = self.lb.apply()
+        now = stores(self.folder)
+        if outcome is None or not outcome.digest:
+            assert now == had, outcome
+            assert outcome is None or outcome.problem
+        known = self.has.setdefault(self.lb.runs.digest, now)
+        assert now == known, (outcome, "the same digest stands for something else")
+        if outcome and not outcome.problem:
+            assert now == fresh(self.folder), outcome
+        elif outcome and outcome.digest:
+            taken = {os.path.basename(path) for path in outcome.files}
+            whole = fresh(self.folder)
+            for name, content in now.items() if whole else ():
+                if name in taken and name != "list.txt" and not taken & {"list.txt"}:
+                    assert content == (whole or {})[name], (name, outcome)
+                elif name in files and _digest(before, self.folder, name) == _digest(self.lb.runs, self.folder, name):
+                    assert content == had[name] or name in {"list.txt", "tls.pem", "store.crt"}, (name, outcome)
+        if reloads and (outcome is None or outcome.problem):
+            self.reload()
+
+    @invariant()
+    def nothing_changes_by_itself(self) -> None:
+        """haproxy lives, and has what it had."""
+        if self.lb:
+            assert self.lb.process.poll() is None
+            assert stores(self.folder) == self.has[self.lb.runs.digest]
+
+
+def _digest(snapshot: object, folder: Path, name: str) -> bytes | None:
+    found: bytes | None = snapshot.digests.get(str(folder / name))  # type: ignore[attr-defined]
+    return found
+
+
+def test_what_was_applied_is_what_a_new_haproxy_has() -> None:
+    """Or haproxy has exactly what it had; and a digest always stands for the same."""
+    run_state_machine_as_test(
+        Disk,
+        settings=hypothesis_settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=12,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            print_blob=True,
+        ),
+    )
+
+
+@pytest.fixture
+def files() -> dict[str, bytes]:
+    """The files as they are at first."""
+    return files_at_first(made()[1], made()[0])
+
+
+@pytest.fixture
+def lb(tmp_path: Path, files: dict[str, bytes]) -> Iterator[Living]:
+    """A haproxy that was started from these files."""
+    folder = tmp_path / "f"
+    folder.mkdir()
+    write(folder, files)
+    with living(folder) as found:
+        assert found
+        yield found
+
+
+def applied(lb: Living, files: Mapping[str, bytes]) -> Outcome:
+    """Make these the files, and have them applied."""
+    write(lb.folder, files)
+    outcome = lb.apply()
+    assert outcome
+    return outcome
+
+
+def test_edits_by_others_are_left_alone(lb: Living, files: dict[str, bytes]) -> None:
+    """What somebody has set at run time stays until the disk changes there; their transaction is theirs."""
+    ask(lb.folder, "add map hosts.map /theirs x")
+    ask(lb.folder, f"set ssl cert two.pem <<\n{files['three.pem'].decode()}\n")
+    assert applied(lb, {**files, "paths.lst": b"/more\n"}).problem == ""
+    assert "/theirs x" in ask(lb.folder, "show map hosts.map")
+    outcome = applied(lb, {**files, "paths.lst": b"/more\n", "site.pem": files["three.pem"]})
+    assert "somebody else has a transaction for two.pem" in outcome.problem
+    assert ask(lb.folder, "show ssl cert").startswith("# transaction\n*two.pem")
+
+
+def test_after_half_of_a_change_the_rest_and_the_old_content_are_changes(lb: Living, files: dict[str, bytes]) -> None:
+    """What was taken is known: nothing of it is given again, and all of it can be taken back."""
+    listed = "".join(f"{line}\n" for line in LIST).encode()
+    outcome = applied(lb, {**files, "list.txt": listed, "nets.map": b"no address x\n"})
+    assert outcome.problem.startswith(f"{lb.folder}/nets.map: 'no' is not a valid IPv4 or IPv6 address")
+    assert {os.path.basename(path) for path in outcome.files} == {"list.txt", "three.pem", "four.pem"}
+    assert not outcome.refused
+
+    shorter = "".join(f"{line}\n" for line in LIST[:3]).encode()
+    outcome = applied(lb, {**files, "list.txt": shorter})
+    assert outcome.problem == ""
+    assert stores(lb.folder) == fresh(lb.folder)
+    assert applied(lb, files).problem == ""
+    assert stores(lb.folder) == fresh(lb.folder)
+
+
+def test_a_file_that_was_not_verified_is_neither_old_nor_new(lb: Living, files: dict[str, bytes]) -> None:
+    """Somebody edits the map in the same moment: haproxy has something else than the file, old or new."""
+    digest = lb.runs.digest
+    theirs = iter(["add map hosts.map /theirs x"])
+    call = lb.channel.call
+
+    def meddling(command: str, payload: bytes = b"", *, until: float) -> bytes:
+        if command.startswith("show map #"):
+            ask(lb.folder, next(theirs))
+        return call(command, payload, until=until)
+
+    lb.channel.call = meddling  # type: ignore[method-assign]
+    outcome = applied(lb, {**files, "hosts.map": b"/a Z\n"})
+    assert outcome.problem == f"{lb.folder}/hosts.map: haproxy has something else now than the file"
+    assert (outcome.files, outcome.digest == "") == ((), False)
+    assert outcome.digest not in {digest, lb.read().digest}
+
+    lb.channel.call = call  # type: ignore[method-assign]
+    assert applied(lb, files).problem == ""
+    assert stores(lb.folder) == fresh(lb.folder)
+    assert lb.runs.digest == digest
+
+
+REFUSALS: Mapping[str, tuple[str, Callable[[dict[str, bytes]], bytes], str]] = {
+    "another key": (
+        "site.pem",
+        lambda files: files["tls.pem"] + made()[1]["two"][1],
+        "inconsistencies between private key and certificate",
+    ),
+    "cut": ("site.pem", lambda files: files["two.pem"][:400], "unable to load certificate from file"),
+    "garbage": ("site.pem", lambda _: b"garbage", "unable to load certificate from file"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+def test_a_bad_certificate_is_refused_in_haproxy_s_words(lb: Living, files: dict[str, bytes], kind: str) -> None:
+    """haproxy has what it had, and what it runs has the same digest."""
+    had, digest = stores(lb.folder), lb.runs.digest
+    name, text, words = REFUSALS[kind]
+    outcome = applied(lb, {**files, name: text(files)})
+    assert outcome.refused
+    assert outcome.problem.startswith(f"{lb.folder}/{name}: {words}")
+    assert (outcome.digest, lb.runs.digest) == ("", digest)
+    assert stores(lb.folder) == had
+
+
+@pytest.mark.parametrize("name", ["site.pem", "tls.pem", "hosts.map", "paths.lst", "ca.pem", "crl.pem", "list.txt"])
+def test_a_file_that_is_gone_is_not_an_empty_one(lb: Living, files: dict[str, bytes], name: str) -> None:
+    """haproxy would not start without it, and goes on with what it has."""
+    had = stores(lb.folder)
+    outcome = applied(lb, {path: text for path, text in files.items() if path != name})
+    assert outcome.problem.startswith(f"{lb.folder}/{name}")
+    assert (outcome.digest, outcome.refused) == ("", False)
+    assert stores(lb.folder) == had
+
+
+def test_a_key_that_is_gone_is_no_certificate_of_its_own(lb: Living, files: dict[str, bytes]) -> None:
+    """haproxy calls that bad, as a start would."""
+    had = stores(lb.folder)
+    outcome = applied(lb, {path: text for path, text in files.items() if path != "tls.pem.key"})
+    assert outcome.refused
+    assert stores(lb.folder) == had
+
+
+CHANGES: Mapping[str, Callable[[dict[str, bytes]], dict[str, bytes]]] = {
+    "a certificate": lambda files: {"site.pem": files["two.pem"]},
+    "with its chain first": lambda files: {"site.pem": made()[1]["two"][1] + files["two.pem"] + files["tls.pem"]},
+    "a key beside": lambda _: {"tls.pem": made()[1]["two"][0], "tls.pem.key": made()[1]["two"][1]},
+    "a map": lambda _: {"hosts.map": b"/a Z\n# c\nonly\n"},
+    "an ACL file": lambda _: {"paths.lst": b"/x\n a b \n"},
+    "a CA": lambda files: {"ca.pem": files["ca.pem"] + made()[1]["two"][0]},
+    "another CA": lambda _: {"ca.pem": made()[1]["two"][0]},
+    "a CRL": lambda _: {"crl.pem": (made()[0] / "two.crl").read_bytes()},
+    "lines of a crt-list": lambda _: {"list.txt": "".join(f"{line}\n" for line in LIST).encode()},
+    "one line less": lambda _: {"list.txt": LIST[0].encode() + b"\n"},
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_each_kind_of_file_is_taken(lb: Living, files: dict[str, bytes], kind: str) -> None:
+    """And is then what a newly started haproxy has; nothing else is."""
+    had, changes = stores(lb.folder), CHANGES[kind](files)
+    outcome = applied(lb, {**files, **changes})
+    assert outcome.problem == ""
+    assert {os.path.basename(path) for path in outcome.files} >= {*changes}
+    assert outcome.digest == lb.read().digest
+    now = stores(lb.folder)
+    assert now == fresh(lb.folder)
+    assert {name for name in now if now[name] != had[name]} == {*changes} - {"tls.pem.key"}
+
+
+def test_a_certificate_that_no_line_names_any_more_is_forgotten(lb: Living, files: dict[str, bytes]) -> None:
+    """Unless somebody else uses it."""
+    assert applied(lb, {**files, "list.txt": LIST[0].encode() + b"\n"}).problem == ""
+    assert "two.pem" not in ask(lb.folder, "show ssl cert")
+    assert "one.pem" in ask(lb.folder, "show ssl cert")
+
+
+def test_a_refused_entry_leaves_no_version_behind(lb: Living, files: dict[str, bytes]) -> None:
+    """It would cost memory until the next one."""
+    outcome = applied(lb, {**files, "nets.map": b"10.0.0.1 x\nno address\n"})
+    assert outcome.problem
+    assert ask(lb.folder, "show map @1 nets.map").strip() == "" or is_new()
+
+
+@pytest.mark.parametrize("name", ["ca.pem", "crl.pem", "site.pem", "list.txt"])
+def test_somebody_else_s_transaction_is_waited_for_by_a_reload(lb: Living, files: dict[str, bytes], name: str) -> None:
+    """haproxy has one at a time, for all."""
+    ask(lb.folder, f"set ssl ca-file ca.pem <<\n{files['ca.pem'].decode()}\n")
+    changes = {
+        "ca.pem": made()[1]["two"][0],
+        "crl.pem": (made()[0] / "two.crl").read_bytes(),
+        "site.pem": files["two.pem"],
+        "list.txt": LIST[0].encode() + b"\n",
+    }
+    outcome = applied(lb, {**files, name: changes[name]})
+    assert outcome.problem.startswith("somebody else has a transaction for ca.pem")
+    assert outcome.digest == ""
+    assert ask(lb.folder, "show ssl ca-file").startswith("# transaction\n*ca.pem")
+
+
+def test_a_file_that_haproxy_has_not_loaded_is_a_reload(lb: Living, files: dict[str, bytes]) -> None:
+    """Nothing is sent, not even of the files that it could take."""
+    had = stores(lb.folder)
+    lb.disk = disk_of(lb.folder, "note")
+    outcome = applied(lb, {**files, "note": b"x", "hosts.map": b"/a Z\n"})
+    assert outcome.problem == f"{lb.folder}/note is nothing that haproxy can take while it runs"
+    assert stores(lb.folder) == had
+
+
+def test_a_change_after_the_look_is_not_given(lb: Living, files: dict[str, bytes]) -> None:
+    """What haproxy has would have another digest than what is noted."""
+    had, read = stores(lb.folder), lb.disk.read
+
+    def read_and_change(*arguments: Mapping[str, bytes]) -> ConfigSnapshot:
+        found = read(*arguments)  # type: ignore[arg-type]
+        write(lb.folder, {**files, "hosts.map": b"/later Z\n"})
+        return found
+
+    lb.disk.read = read_and_change  # type: ignore[assignment,method-assign]
+    outcome = applied(lb, {**files, "hosts.map": b"/a Z\n"})
+    assert outcome.problem == f"{lb.folder}/hosts.map: it has changed again"
+    assert stores(lb.folder) == had
+
+
+def test_haproxy_says_what_it_has_read(lb: Living, files: dict[str, bytes]) -> None:
+    """All of it, but for what is known, whatever its name, and the files that are gone."""
+    loaded = {name for name in files if name not in {"haproxy.cfg", "three.pem", "four.pem", "tls.pem.key"}}
+    loaded -= {"store.key", "store.crt"}
+    assert {*applying.reported(lb.channel, lb.disk, ())} == loaded
+    (lb.folder / "alias").symlink_to("site.pem")
+    (lb.folder / "paths.lst").unlink()
+    named = [lb.disk.at("hosts.map"), lb.disk.at("alias")]
+    assert {*applying.reported(lb.channel, lb.disk, named)} == loaded - {"hosts.map", "site.pem", "paths.lst"}
+
+
+def test_before_3_2_8_no_certificate_is_set_after_a_ca(lb: Living, files: dict[str, bytes]) -> None:
+    """It would not reach every `bind`; from then on it does."""
+    files["ca.pem"] = made()[1]["two"][0]
+    assert applied(lb, files).has_authorities
+    outcome = applied(lb, {**files, "site.pem": files["two.pem"]})
+    if version(WORDS) < 3.2:
+        assert outcome.problem.startswith("before HAProxy 3.2.8")
+    else:
+        assert outcome.problem == ""
+        assert stores(lb.folder) == fresh(lb.folder)
+
+
+def test_selected_files_beside_a_certificate_are_a_reload(tmp_path: Path, files: dict[str, bytes]) -> None:
+    """Which of them haproxy reads is not known."""
+    files["haproxy.cfg"] = files["haproxy.cfg"].replace(b"global\n", b"global\n  ssl-load-extra-files key\n")
+    folder = tmp_path / "f"
+    folder.mkdir()
+    write(folder, files)
+    with living(folder) as found:
+        assert found
+        crt, key = made()[1]["two"]
+        assert "ssl-load-extra-files" in applied(found, {**files, "tls.pem": crt, "tls.pem.key": key}).problem
