@@ -21,10 +21,10 @@ STOPS = """
 import os, signal
 from entrypoint.system.config_snapshot import ConfigFiles
 right = ConfigFiles.read
-def stop(self):
+def stop(self, *words):
     if os.path.exists("HANG"):
         os.kill(os.getpid(), signal.SIGSTOP)
-    return right(self)
+    return right(self, *words)
 ConfigFiles.read = stop
 """
 """To the process that waits for it, a stopped reader looks like one with a hanging disk."""
