@@ -171,8 +171,9 @@ async def _converse(line: Connection) -> None:
     tasks = [asyncio.ensure_future(one.run()) for one in everyone]
     await asyncio.sleep(0.5)
     line.send("begun")
-    while not line.poll():
-        await asyncio.sleep(0.05)
+    over = asyncio.Event()
+    asyncio.get_running_loop().add_reader(line.fileno(), over.set)
+    await over.wait()
     for one in everyone:
         one.is_over = True
     await asyncio.gather(*tasks)

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 
-from bench.applied import AFTERWARDS, KINDS as KINDS_APPLIED, WAYS_TO_APPLY, applied
+from bench.applied import AFTERWARDS, WAYS_TO_APPLY, applied
+from bench.applied import KINDS as KINDS_APPLIED
 from bench.behind import behind
 from bench.lives import PORT, Life, StuckError, configuration, cpu, cpu_ms, memory, wait_for, wake_ups
 from bench.load import KINDS, Load, Values, named
