@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 
+from bench.applied import AFTERWARDS, WAYS_TO_APPLY, applied
+from bench.applied import KINDS as KINDS_APPLIED
 from bench.behind import behind
 from bench.lives import PORT, Life, StuckError, configuration, cpu, cpu_ms, memory, wait_for, wake_ups
 from bench.load import KINDS, Load, Values, named
@@ -272,6 +274,12 @@ MEASURES: tuple[Measure, ...] = (
     Measure("failures", failures, WAYS, lambda size: 3 * (size.storm + 0.7)),
     Measure("crash", crash, WAYS, lambda size: size.crash + 0.5),
     Measure("behind", lambda way, size: behind(way, size.inter), WAYS, lambda size: 12.0 * size.inter + 1),
+    Measure(
+        "applied",
+        lambda way, size: applied(way, size.reloads),
+        WAYS_TO_APPLY,
+        lambda size: len(KINDS_APPLIED) * (3 + size.reloads * (AFTERWARDS + 0.5)),
+    ),
     Measure("latency", latency, WAYS, lambda size: 2 * size.latency + 0.4),
     Measure("draining", draining, WAYS, lambda size: 3 * size.load + 2),
     Measure("reloads", reloads, (CHECK, *WAYS), lambda size: 1.5 + size.reloads * 0.9),

@@ -136,7 +136,7 @@ def picture(section: Section, results: Results, folder: Path) -> bool:
     panels = section.panels
     size = (3.0 + 2.7 * len(panels), 1.25 + 0.36 * len(rows))
     figure, axes = plt.subplots(1, len(panels), sharey=True, squeeze=False, figsize=size, layout="constrained")
-    colours = [OURS if key in "fgh" else REFERENCE if key in ("bare", "check") else OTHERS for key, _, _ in rows]
+    colours = [OURS if key[0] in "fgh" else REFERENCE if key in ("bare", "check") else OTHERS for key, _, _ in rows]
     everything_found = [[column.values(repetitions) for _, _, repetitions in rows] for column in panels]
     tops = [max((max(values) for values in found if values), default=0) for found in everything_found]
     spread = any(len(values) > 1 for found in everything_found for values in found)

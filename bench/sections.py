@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bench.applied import CLIENTS, DEBOUNCE, PROTOCOLS
+from bench.applied import KINDS as KINDS_APPLIED
 from bench.behind import BEHIND_CLIENTS, BEHIND_RATE, DNS_TAKES, EVENTS, KINDS_OF_SERVERS, LOADS
 from bench.load import KINDS
 from bench.measures import BACKENDS, DRAINING, INTERVALS, RATE, VIPS
@@ -132,6 +134,18 @@ def kept_table(results: Results) -> str:
     return "\n".join(lines)
 
 
+def applied_table(results: Results) -> str:
+    """Draw the sums of what open connections have noticed of changed certificates."""
+    heads = [f"{name} {what}" for name in PROTOCOLS.values() for what in ("closed", "requests lost")]
+    lines = [f"| | changes | {' | '.join(heads)} | haproxies started |"]
+    lines.append("| --- |" + " ---: |" * (len(heads) + 2))
+    keys = ["changes", *(f"{name}.{key}" for name in PROTOCOLS for key in ("ended", "lost")), "started"]
+    for _, title, repetitions in ways_of(results, "applied"):
+        cells = [_sum(repetitions, [f"certificate.{key}"]) for key in keys]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 @dataclass(frozen=True)
 class Section:
     """A heading, what was done, its tables, and the picture: panels side by side."""
@@ -158,6 +172,11 @@ def storm(interval: int) -> Callable[[Results], str]:
     return lambda results: f"A reload every {interval} ms:\n\n{failures_table(results, interval)}"
 
 
+REMARK_APPLIED = (
+    "`haproxy -W` is earlier because it does not wait: whoever sends its USR2 has to know when all files are there. "
+    "safe_reload gives a large map to haproxy in pieces of less than 16 KB, and reads all of it again afterwards; a "
+    "reload is sooner there, but it starts a haproxy and closes the connections."
+)
 LATENCIES = tuple(TEXT)
 KEPT = {"maintained": "maintenance", "resumed": "sessions resumed"}
 SECTIONS: tuple[Section, ...] = (
@@ -243,6 +262,36 @@ SECTIONS: tuple[Section, ...] = (
             "need `tls-ticket-keys` in the configuration ([TLS sessions](tls-sessions.md)). A file of keys written by "
             "hand does the same for every way, but nobody rotates it."
         ),
+    ),
+    Section(
+        "applied",
+        "From a changed certificate or map to the first client that gets it",
+        "A file is replaced with rename(2). The time ends with the first TLS handshake that shows the new certificate, "
+        "or the first answer with the new value of the map. safe_reload watches the files and waits until they have "
+        f"been quiet for {DEBOUNCE * 1000:.0f} ms (`--debounce {DEBOUNCE:g}`); this is in its times. `haproxy -W` gets "
+        "a USR2 at the moment of the change, and waits for nothing. *Of that, haproxy's CLI* is what safe_reload's log "
+        "says: questions, transactions and the comparison of what haproxy has then. Milliseconds.",
+        [
+            plain(
+                "applied",
+                *(
+                    column
+                    for kind, words in KINDS_APPLIED.items()
+                    for column in (
+                        metric(words, f"{kind}.ms."),
+                        metric("of that, haproxy's CLI", f"{kind}.own_ms."),
+                    )
+                ),
+            ),
+            lambda results: (
+                f"{CLIENTS} connections of HTTP/1 and {CLIENTS} of HTTP/2 stay open while the certificate changes; "
+                "each sends a request, waits for the answer, and pauses for 0.1 to 0.3 s. A client whose connection "
+                f"ends opens another one:\n\n{applied_table(results)}"
+            ),
+        ],
+        [metric(words, f"{kind}.ms.") for kind, words in KINDS_APPLIED.items()],
+        "ms",
+        remark=REMARK_APPLIED,
     ),
     Section(
         "latency",

@@ -5,12 +5,20 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, chdir, closing, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
+import pytest
+
+from entrypoint.haproxy import referenced_files
+from entrypoint.pid1 import applying
+from entrypoint.system import config_snapshot
 from entrypoint.system.config_snapshot import ConfigFiles
+from entrypoint.system.haproxy_cli import CliChannel
 
 STRACE = shutil.which("strace")
 HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
@@ -31,6 +39,7 @@ _OF_THE_SYSTEM = (
 )
 """Libraries, the name service, what OpenSSL finds by itself: not of the configuration."""
 _OPENED = re.compile(r'^\d+ +(?:open|openat)\((?:AT_FDCWD(?:<.*?>)?, )?".*", ([A-Z_|]+).*\) = \d+<(.*)>$')
+_ADDRESS = re.compile(r"^(\s*(?:bind|stats socket) +)[^\s:@\"]*:(\d+)", re.MULTILINE)
 _TAG = re.compile(r"fd@\$\{(\w+)\}")
 
 
@@ -54,12 +63,7 @@ def opened(
     """
     assert STRACE
     trace = folder / "trace"
-    with ExitStack() as stack:
-        text = b"".join(path.read_bytes() for path in folder.glob("*.cfg")).decode("utf-8", "replace")
-        tags = {}
-        for tag in dict.fromkeys(_TAG.findall(text)):
-            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-            tags[tag] = str(listener.fileno())
+    with _tags(folder) as tags:
         run = subprocess.run(
             [STRACE, "-f", "-qq", "-y", "-s4096", "-e", "trace=open,openat", "-o", trace, *haproxy, "-c", *arguments],
             cwd=folder,
@@ -71,6 +75,49 @@ def opened(
         )
     found = set(_read(trace.read_text("utf-8", "surrogateescape")))
     return found - {Path(os.path.realpath(word)) for word in haproxy}, run.stdout.decode("utf-8", "replace")
+
+
+@contextmanager
+def _tags(folder: Path) -> Iterator[dict[str, str]]:
+    """Make a listening socket for each tag of the configurations here; provide haproxy's variables."""
+    text = b"".join(path.read_bytes() for path in folder.glob("*.cfg")).decode("utf-8", "replace")
+    with ExitStack() as stack:
+        tags = {}
+        for tag in dict.fromkeys(_TAG.findall(text)):
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            tags[tag] = str(listener.fileno())
+        yield tags
+
+
+@contextmanager
+def running(
+    arguments: Sequence[str], folder: Path, variables: Mapping[str, str], haproxy: Sequence[str]
+) -> Iterator[CliChannel]:
+    """Run haproxy, with addresses that nobody else has; for the arguments see `opened`.
+
+    The CLI answers only if it has started.
+    """
+    files = [folder / name for option, name in pairwise(arguments) if option == "-f"]
+    texts = {file: file.read_text("utf-8", "surrogateescape") for file in files if file.is_file()}
+    with closing(CliChannel()) as channel, _tags(folder) as tags:
+        for file, text in texts.items():
+            file.write_text(_ADDRESS.sub(rf"\1abns@opened-{os.getpid()}-\2", text), "utf-8", "surrogateescape")
+        process = subprocess.Popen(
+            [*haproxy, "-db", *arguments, "-f", channel.configuration],
+            cwd=folder,
+            env={"PATH": "/usr/sbin:/usr/bin:/bin", **variables, **tags},
+            pass_fds=[*map(int, tags.values()), *channel.inherited],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        channel.spawned()
+        try:
+            yield channel
+        finally:
+            process.kill()
+            process.wait()
+            for file, text in texts.items():
+                file.write_text(text, "utf-8", "surrogateescape")
 
 
 def _read(trace: str) -> Iterator[Path]:
@@ -85,13 +132,77 @@ def _read(trace: str) -> Iterator[Path]:
 
 def watched(configurations: Sequence[str], folder: Path, variables: Mapping[str, str]) -> set[Path]:
     """Return the files whose content counts, as they really are."""
-    inside = {"HAPROXY_LOCALPEER": os.uname().nodename, **variables}
-    here = os.getcwd()
-    os.chdir(folder)
-    try:
-        return {Path(os.path.realpath(path)) for path in ConfigFiles(configurations, None, (), inside).read().files}
-    finally:
-        os.chdir(here)
+    with chdir(folder):
+        return {Path(os.path.realpath(path)) for path in _files(configurations, variables).read().files}
+
+
+def _files(configurations: Sequence[str], variables: Mapping[str, str]) -> ConfigFiles:
+    return ConfigFiles(configurations, None, (), {"HAPROXY_LOCALPEER": os.uname().nodename, **variables})
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What haproxy has told besides what the configuration names."""
+
+    told: frozenset[Path]
+    """The files, and folders of files, that it has told."""
+    watched: frozenset[Path]
+    """The files whose content counts then."""
+
+
+def learned(channel: CliChannel, configurations: Sequence[str], folder: Path, variables: Mapping[str, str]) -> Learned:
+    """Ask a running haproxy as the reader does, for the arguments see `running`.
+
+    Raises:
+        OSError: it has not started.
+
+    """
+    with chdir(folder):
+        disk = _files(configurations, variables)
+        names = tuple(applying.reported(channel, disk, disk.read()))
+        files = disk.read(names).files
+        return Learned(
+            frozenset(Path(os.path.realpath(name)) for name in names),
+            frozenset(Path(os.path.realpath(path)) for path in files),
+        )
+
+
+# ---- a parser that does not know a keyword ---------------------------------------------------------------------------
+
+_WORD = r"(?<=[\s\[]){}(?=\s)"
+KEYWORDS = {
+    "crt": _WORD.format("(?:default-)?crt"),
+    "crt-list": _WORD.format("crt-list"),
+    "ca-file": _WORD.format("ca-file"),
+    "ca-verify-file": _WORD.format("ca-verify-file"),
+    "crl-file": _WORD.format("crl-file"),
+    "-f": _WORD.format("-f"),
+    "map": r"\bmap(?:_\w+)?(?=\()",
+}
+"""Keywords with files that haproxy tells, and how they are found in a text."""
+NOTHING = "nothing"
+
+
+@contextmanager
+def blind(keyword: str) -> Iterator[None]:
+    """Hide a keyword from what looks for files in a configuration; with NOTHING it sees no line at all."""
+    pattern = re.compile((KEYWORDS.get(keyword) or ".+").encode())
+
+    def hidden(function: Callable[..., object], texts: Callable[[object], object]) -> Callable[..., object]:
+        return lambda first, second: function(texts(first), second)
+
+    def hide(text: object) -> object:
+        assert isinstance(text, bytes)
+        return pattern.sub(b"hidden", text)
+
+    def hide_all(texts: object) -> object:
+        assert isinstance(texts, list)
+        return [(name, hide(text)) for name, text in texts]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config_snapshot, "named_by", hidden(referenced_files.named_by, hide_all))
+        patch.setattr(config_snapshot, "named_in", hidden(referenced_files.named_in, hide))
+        yield
 
 
 # ---- every keyword, once -------------------------------------------------------------------------------------------
@@ -118,7 +229,7 @@ def lay_out(folder: Path) -> Path:
     make = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", *subject)
     subprocess.run([*make, "-keyout", "a.key", "-out", "a.crt"], cwd=folder, check=True, capture_output=True)
     both = (folder / "a.crt").read_text() + (folder / "a.key").read_text()
-    for name in ("a", "b", "crts/a", "crts/b", "pems/a", "pems/b"):
+    for name in ("a", "b", "crts/a", "crts/b", "pems/a", "pems/b", "f1/a"):
         (folder / f"{name}.pem").write_text(both)
     for name in (
         "crts/a.crt",
@@ -165,6 +276,10 @@ def lay_out(folder: Path) -> Path:
     (folder / "list-with-options").write_text(
         "a.pem[ca-file ca.pem verify optional]*.example\nb.pem [ca-verify-file verify.pem ca-file ca.pem] y\n"
     )
+    (folder / "odd dir" / "a b.pem").write_text(both)
+    (folder / "odd dir" / "a b.pem.key").write_text((folder / "a.key").read_text())
+    (folder / "linked.pem").symlink_to("pems/a.pem")
+    (folder / "linked cas").symlink_to("cas")
     (folder / "conf.d" / "bases.cfg").write_text("global\n crt-base crts\n ca-base cas\n")
     return folder
 
@@ -183,17 +298,62 @@ class Case:
 
     def holds(self, folder: Path, haproxy: Sequence[str]) -> None:
         """Assert that haproxy opens these files, and none that is not watched."""
-        (folder / "haproxy.cfg").write_text(self.text)
-        names = ["haproxy.cfg"]
-        if self.text.startswith("# with bases"):
-            names.insert(0, "conf.d/bases.cfg")
-        arguments = [word for name in names for word in ("-f", name)]
-        read, words = opened([*arguments, *self.arguments], folder, dict(self.variables), haproxy)
+        names, arguments = self._write(folder)
+        read, words = opened(arguments, folder, dict(self.variables), haproxy)
         unwatched = read - watched(names, folder, dict(self.variables))
         assert not unwatched, f"{sorted(map(str, unwatched))} of\n{self.text}\n{words}"
         if version(haproxy) >= self.since:
             missing = {str(folder / name) for name in self.opens} - set(map(str, read))
             assert not missing, f"haproxy did not read {sorted(missing)} of\n{self.text}\n{words}"
+
+    def tells(self, folder: Path, haproxy: Sequence[str]) -> dict[str, int]:
+        """Assert that haproxy tells what it has opened, and nothing else; return, by hidden keyword, how many files.
+
+        Nothing is returned of a configuration that it refuses.
+        """
+        names, arguments = self._write(folder)
+        variables = dict(self.variables)
+        read, _ = opened(arguments, folder, variables, haproxy)
+        # Nobody else knows what a relative name is relative to.
+        is_moved = "default-path" in self.text
+        found = {}
+        with running(arguments, folder, variables, haproxy) as channel:
+            try:
+                told = learned(channel, names, folder, variables).told
+            except OSError:
+                return {}
+            assert not told, f"haproxy tells what is known, of\n{self.text}"
+            for keyword in (*KEYWORDS, NOTHING):
+                with blind(keyword):
+                    now = learned(channel, names, folder, variables)
+                wrong = now.told - read - {path.parent for path in read}
+                assert not wrong, f"haproxy has not read {sorted(map(str, wrong))} of\n{self.text}"
+                missed = read - now.watched
+                assert keyword == NOTHING or is_moved or not missed, (
+                    f"no {keyword}: {sorted(map(str, missed))} of\n{self.text}"
+                )
+                found[keyword] = len(now.told)
+        return found
+
+    def _write(self, folder: Path) -> tuple[list[str], list[str]]:
+        """Write the configuration; return the names of all of them, and haproxy's arguments."""
+        (folder / "haproxy.cfg").write_text(self.text)
+        names = ["haproxy.cfg"]
+        if self.text.startswith("# with bases"):
+            names.insert(0, "conf.d/bases.cfg")
+        return names, [*(word for name in names for word in ("-f", name)), *self.arguments]
+
+
+def tell(folder: Path, haproxy: Sequence[str]) -> Counter[str]:
+    """Assert of each case that haproxy tells what it has opened; return in how many it tells a file, by hidden keyword.
+
+    The key "" has the number of configurations that it takes.
+    """
+    found: Counter[str] = Counter()
+    for case in CASES:
+        told = case.tells(folder, haproxy)
+        found += Counter([""] * bool(told) + [keyword for keyword, files in told.items() if files])
+    return found
 
 
 def _in_listen(name: str, line: str, *opens: str, since: float = 2.6, with_bases: bool = False) -> Case:
@@ -212,6 +372,7 @@ def _condition(name: str, line: str) -> Case:
 CASES = (
     # conditions, wherever they may stand
     _in_listen("acl", "acl x src -f a.lst -f b.lst", "a.lst", "b.lst"),
+    _in_listen("acl with a blank", 'acl x src -f "odd dir/a,b) c.lst"', "odd dir/a,b) c.lst"),
     _in_listen("acl with flags", "acl x path -i -m beg -M -f a.lst c", "a.lst"),
     _condition("a rule", "http-request deny if { src -f a.lst }"),
     _condition("a rule, negated", "http-request deny if !{ src -f a.lst }"),
@@ -249,6 +410,7 @@ CASES = (
     _in_listen("map in sni", "server s 127.0.0.1:1 ssl verify none sni path,map(a.map)", "a.map"),
     _in_listen("jwt_verify", "http-request deny unless { hdr(a),jwt_verify(ES256,pub.pem) 1 }", "pub.pem"),
     _in_global("map in global", "set-var proc.x str(a),map(a.map)", "a.map"),
+    _in_listen("map that may be missing", "http-request set-header a %[path,map(opt@a.map)]", "a.map", since=3.0),
     # answers
     _in_listen("errorfile", "errorfile 503 503.http", "503.http"),
     Case("errorfile in http-errors", "http-errors e\n errorfile 503 503.http\n", ("503.http",)),
@@ -270,6 +432,15 @@ CASES = (
         more=" bind :2 ssl crt sep.crt\n",
     ),
     _in_listen("a folder of crts", "bind :2 ssl crt pems", "pems/a.pem", "pems/b.pem", "pems/c.crt", "pems/c.crt.key"),
+    _in_listen("crt with a blank", 'bind :2 ssl crt "odd dir/a b.pem"', "odd dir/a b.pem"),
+    _in_listen("crt of a link", "bind :2 ssl crt linked.pem", "pems/a.pem"),
+    _in_listen("one crt by two names", "bind :2 ssl crt a.pem crt ./a.pem crt linked.pem", "a.pem", "pems/a.pem"),
+    _in_listen(
+        "a link to a folder of cas",
+        'bind :2 ssl crt a.pem ca-file "linked cas" verify optional',
+        "cas/ca.pem",
+        since=3.0,
+    ),
     _in_listen("a bundle", "bind :2 ssl crt bundle.pem", "crts/bundle.pem.ecdsa", with_bases=True),
     _in_listen("ca-file", "bind :2 ssl crt a.pem ca-file ca.crt verify optional", "ca.crt"),
     _in_listen("ca-file", "bind :2 ssl crt a.pem ca-file ca.pem verify optional", "cas/ca.pem", with_bases=True),
@@ -359,6 +530,18 @@ CASES = (
     *(
         Case(f"default-path {policy}", f"global\n default-path {policy}\n lua-load a.lua\n", (opens,))
         for policy, opens in (("current", "a.lua"), ("config", "a.lua"), ("origin conf.d/..", "a.lua"))
+    ),
+    *(
+        Case(
+            f"default-path with {name}",
+            f"global\n default-path origin f1\nlisten l\n mode http\n bind :2{option}\n {line}\n",
+            opens,
+        )
+        for name, option, line, opens in (
+            ("a map", "", "http-request set-header a %[path,map(a.map)]", ("f1/a.map",)),
+            ("a list", "", "acl x src -f ../b.lst", ("b.lst",)),
+            ("a crt", " ssl crt a.pem", "", ("f1/a.pem",)),
+        )
     ),
     # variables
     _in_listen(".FILE", 'acl x src -f "${.FILE}"'),

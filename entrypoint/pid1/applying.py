@@ -54,21 +54,31 @@ class _Job:
     is_authority: bool = False
 
 
-def reported(channel: CliChannel, disk: ConfigFiles, named: Collection[str]) -> Iterator[str]:
+def reported(channel: CliChannel, disk: ConfigFiles, named: ConfigSnapshot) -> Iterator[str]:
     """Yield the files that haproxy has loaded, as it says, and that are not among those that the configuration names.
+
+    A folder stands for its files.
 
     Raises:
         OSError: haproxy does not answer.
 
     """
+    moves = mentioned((text for _, text in named.texts), (_MOVES,))
     real: set[str] = set()
     for name in _loaded(channel, time.monotonic() + _WITHIN).names():
         path = disk.at(name)
-        if path in named or not os.path.isfile(path):
+        if path in named.digests or (moves and not name.startswith("/")):
             continue
-        real = real or {*map(os.path.realpath, named)}
-        if os.path.realpath(path) not in real:
+        real = real or {*map(os.path.realpath, named.digests)}
+        if any(os.path.realpath(file) not in real for file in _regular_files(path)):
             yield name
+
+
+def _regular_files(path: str) -> Iterator[str]:
+    files = [path]
+    if os.path.isdir(path):
+        files = [os.path.join(path, name) for name in os.listdir(path) if not name.startswith(".")]
+    yield from filter(os.path.isfile, files)
 
 
 def _loaded(channel: CliChannel, until: float) -> Loaded:

@@ -203,20 +203,20 @@ class _Reader:
         """Ask the current generation which files it has read: those that the configuration does not name count, too."""
         from entrypoint.pid1 import applying  # noqa: PLC0415  # see above
 
-        runs, learned = self._snapshots.get(known.digest), known
-        others = {*map(self._disk.at, known.reported)}
+        learned = known
         try:
-            if runs:
-                named = {path for path in runs.digests if path not in others}
+            named = self._disk.read()
+            # Also because the last look decides what is watched.
+            _, now = self._read(known)
+            if now and now.digest == known.digest:
                 reported = look.first(sorted(applying.reported(channel, self._disk, named)))
                 if reported != known.reported:
                     _, contents = self._read(replace(known, reported=reported))
-                    others.update(map(self._disk.at, reported))
-                    # If more has changed meanwhile, that is a reload.
-                    if contents and not {*_changed(runs, contents)} - others:
+                    # If anything has changed meanwhile, that is a reload.
+                    if contents and not {*_changed(now, contents)}.intersection(now.digests, contents.digests):
                         learned = replace(known, digest=contents.digest, reported=reported)
-        except OSError:
-            # It has died.
+        except (OSError, MemoryError):
+            # It has died, or the next look says more.
             pass
         self._say(look.LEARNED, look.known_to_message(learned))
         self._watch()

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 import docker
-from tests.opened import CASES, STRACE, lay_out
+from tests.opened import CASES, KEYWORDS, STRACE, lay_out, tell
 
 
 @pytest.mark.long
 @pytest.mark.skipif(not STRACE, reason="there is no strace here")
 def test_every_version_opens_only_what_is_watched(engine: docker.DockerClient, image: str, tmp_path: Path) -> None:
-    """Every keyword, once."""
+    """Every keyword, once; and what it opens it tells, where it can."""
     root, files = tmp_path / "root", tmp_path / "files"
     root.mkdir()
     files.mkdir()
@@ -29,3 +29,4 @@ def test_every_version_opens_only_what_is_watched(engine: docker.DockerClient, i
     lay_out(files)
     for case in CASES:
         case.holds(files, haproxy)
+    assert {*KEYWORDS} <= {*tell(files, haproxy)}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.opened import CASES, HAPROXY, STRACE, Case, lay_out, opened, version, watched
+from tests.opened import CASES, HAPROXY, KEYWORDS, NOTHING, STRACE, Case, lay_out, opened, tell, version, watched
 
 pytestmark = pytest.mark.skipif(not (HAPROXY and STRACE), reason="there is no haproxy or no strace here")
 
@@ -30,6 +30,16 @@ def laid_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_keyword_is_known(laid_out: Path, case: Case) -> None:
     """haproxy opens nothing that is not watched; and what the case is about is opened."""
     case.holds(laid_out, _WORDS)
+
+
+def test_haproxy_tells_what_it_has_loaded(laid_out: Path) -> None:
+    """Where a keyword is not known, what haproxy tells makes up for it; it tells no file that it has not read.
+
+    The keywords that it tells of are hidden, one after the other, and then the whole configuration.
+    """
+    told = tell(laid_out, _WORDS)
+    assert told[""] > 80
+    assert {*KEYWORDS, NOTHING} <= {*told}
 
 
 def test_a_name_may_hold_the_version_of_haproxy(tmp_path: Path) -> None:

@@ -262,7 +262,8 @@ class ConfigFiles:
                 for entry in found.files:
                     yield from self._with_companions(look, entry, is_fixed=entry in found.fixed)
             self._entries = entries
-            yield from ((self.at(name), False) for name in reported)
+            for name in reported:
+                yield from self._with_companions(look, name, is_fixed=False)
         yield from ((self.at(name), False) for name in self._extra)
 
     def _named_by(self, configurations: Sequence[tuple[str, bytes, bytes]]) -> Named:
