@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from entrypoint.core.outcome import Outcome
+from entrypoint.lean.record import replace
 from entrypoint.pid1 import applying
 from entrypoint.system.config_snapshot import ConfigSnapshot
 from tests.opened import version
@@ -477,10 +478,11 @@ def test_haproxy_says_what_it_has_read(lb: Living, files: dict[str, bytes]) -> N
     """All of it, but for what is known, whatever its name, and the files that are gone."""
     loaded = {name for name in files if name not in {"haproxy.cfg", "three.pem", "four.pem", "tls.pem.key"}}
     loaded -= {"store.key", "store.crt"}
-    assert {*applying.reported(lb.channel, lb.disk, ())} == loaded
+    nothing = replace(lb.disk.read(), digests={})
+    assert {*applying.reported(lb.channel, lb.disk, nothing)} == loaded
     (lb.folder / "alias").symlink_to("site.pem")
     (lb.folder / "paths.lst").unlink()
-    named = [lb.disk.at("hosts.map"), lb.disk.at("alias")]
+    named = replace(nothing, digests=dict.fromkeys((lb.disk.at("hosts.map"), lb.disk.at("alias")), b"known"))
     assert {*applying.reported(lb.channel, lb.disk, named)} == loaded - {"hosts.map", "site.pem", "paths.lst"}
 
 
