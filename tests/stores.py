@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from entrypoint.core.look import Known, Outcome
+from entrypoint.core.look import Known
+from entrypoint.core.outcome import Outcome
 from entrypoint.pid1 import applying
 from entrypoint.pid1.reading import _is_applicable
 from entrypoint.system.config_snapshot import ConfigFiles, ConfigSnapshot

@@ -30,7 +30,6 @@ _MOST_OF_A_LIST = 24 * 1024
 """Bytes of the names of one list."""
 _LONGEST_LINE = 1024
 _FIELDS = 16
-_FIELDS_OF_OUTCOME = 7
 
 
 @record(frozen=True)
@@ -178,60 +177,3 @@ def known_from(fields: Sequence[bytes]) -> tuple[Known, tuple[str, ...]]:
     if not 0 <= int(count) <= len(names) or len(digest) not in {0, 64}:
         raise ValueError("fields that do not fit")
     return Known(digest, tuple(names[: int(count)]), bool(has_authorities)), tuple(names[int(count) :])
-
-
-# ---- changed files that the current generation takes -----------------------------------------------------------------
-
-
-@record(frozen=True)
-class Outcome:
-    """What the current generation has taken of the changed files."""
-
-    digest: str = ""
-    """Of what it runs now; empty if it has taken nothing."""
-    files: tuple[str, ...] = ()
-    """What it has taken for sure."""
-    seconds: float = 0.0
-    """How long that took."""
-    problem: str = ""
-    """Why it has not taken the rest, in one line; empty if there is no rest."""
-    refused: bool = False
-    """haproxy has said that a certificate is bad."""
-    has_authorities: bool = False
-    """It has taken a CA or CRL file, now or before."""
-
-
-def outcome_to_message(outcome: Outcome, found: Found) -> bytes:
-    """Write it, with what was found on disk."""
-    files = first(outcome.files)
-    fields = [
-        outcome.digest,
-        repr(outcome.seconds),
-        outcome.problem[:_LONGEST_LINE],
-        "1" if outcome.refused else "",
-        "1" if outcome.has_authorities else "",
-        str(len(files)),
-        *files,
-    ]
-    text = b"\0".join(field.replace("\0", "").encode("utf-8", "surrogateescape") for field in fields)
-    return text + b"\0" + to_message(found)
-
-
-def outcome_from_message(message: bytes) -> tuple[Outcome, Found]:
-    """Read what `outcome_to_message` wrote.
-
-    Raises:
-        ValueError: it did not.
-
-    """
-    fields = message.split(b"\0", _FIELDS_OF_OUTCOME - 1)
-    if len(fields) < _FIELDS_OF_OUTCOME:
-        raise ValueError(f"{len(fields)} fields")
-    *texts, last = fields
-    digest, seconds, problem, refused, authorities, count = (one.decode("utf-8", "surrogateescape") for one in texts)
-    *files, rest = last.split(b"\0", max(int(count), 0))
-    if len(files) != int(count) or {refused, authorities} - {"", "1"} or (files and not digest):
-        raise ValueError("fields that do not fit")
-    names = tuple(name.decode("utf-8", "surrogateescape") for name in files)
-    outcome = Outcome(digest, names, float(seconds), problem, bool(refused), bool(authorities))
-    return outcome, from_message(rest)

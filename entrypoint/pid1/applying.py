@@ -10,7 +10,8 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-from entrypoint.core.look import Known, Outcome
+from entrypoint.core.look import Known
+from entrypoint.core.outcome import Outcome
 from entrypoint.haproxy import file_updates as updates
 from entrypoint.haproxy import runtime_api
 from entrypoint.haproxy.config_text import mentioned

@@ -175,25 +175,26 @@ class _Reader:
 
     def _apply(self, known: look.Known, channel: CliChannel) -> None:
         """Give the current generation what has changed on disk since it has read it."""
-        from entrypoint.pid1 import applying  # noqa: PLC0415  # the first look does not wait for it
+        from entrypoint.core.outcome import Outcome, outcome_to_message  # noqa: PLC0415  # the first look does not wait
+        from entrypoint.pid1 import applying  # noqa: PLC0415
 
         found, contents = self._read(known)
         before, texts = self._snapshots.get(known.digest), None
         if not contents or not found.digest:
-            outcome = look.Outcome(problem=found.unreadable)
+            outcome = Outcome(problem=found.unreadable)
         elif found.digest == known.digest:
             # It is again what it was.
-            outcome = look.Outcome()
+            outcome = Outcome()
         elif not before:
-            outcome = look.Outcome(problem="what the current generation has read is not known")
+            outcome = Outcome(problem="what the current generation has read is not known")
         elif not found.applicable:
-            outcome = look.Outcome(problem="more has changed meanwhile")
+            outcome = Outcome(problem="more has changed meanwhile")
         else:
             outcome, runs = applying.apply(channel, self._disk, known, before, contents)
             if outcome.digest:
                 self._remember(replace(known, digest=outcome.digest), runs)
                 texts = in_memory(outcome.digest, contents.texts)
-        self._say(look.APPLIED, look.outcome_to_message(outcome, found), texts)
+        self._say(look.APPLIED, outcome_to_message(outcome, found), texts)
         if texts is not None:
             os.close(texts)
         self._watch()

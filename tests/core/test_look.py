@@ -10,14 +10,12 @@ from entrypoint.core.look import (
     MOST_BYTES,
     Found,
     Known,
-    Outcome,
     from_message,
     known_from,
     known_to_message,
-    outcome_from_message,
-    outcome_to_message,
     to_message,
 )
+from entrypoint.core.outcome import Outcome, outcome_from_message, outcome_to_message
 
 DIGEST = "0123456789abcdef" * 4
 NAMES = st.lists(st.binary(min_size=1, max_size=20).map(lambda name: name.replace(b"\0", b"x")), max_size=5).map(
