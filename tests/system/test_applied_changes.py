@@ -508,3 +508,32 @@ def test_selected_files_beside_a_certificate_are_a_reload(tmp_path: Path, files:
         assert found
         crt, key = made()[1]["two"]
         assert "ssl-load-extra-files" in applied(found, {**files, "tls.pem": crt, "tls.pem.key": key}).problem
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_a_lost_answer_means_neither_the_old_nor_the_new_content(
+    lb: Living, files: dict[str, bytes], kind: str
+) -> None:
+    """haproxy has taken it, and says so too late: the old content is a change then, and can be given."""
+    digest, call = lb.runs.digest, lb.channel.call
+
+    def losing(command: str, payload: bytes = b"", *, until: float) -> bytes:
+        answer = call(command, payload, until=until)
+        if command.startswith(("commit ", "add ssl crt-list", "del ssl crt-list")):
+            raise TimeoutError("timed out")
+        return answer
+
+    lb.channel.call = losing  # type: ignore[method-assign]
+    outcome = applied(lb, {**files, **CHANGES[kind](files)})
+    assert "timed out" in outcome.problem
+    assert outcome.files == ()
+    assert outcome.digest not in {"", digest, lb.read().digest}
+    lb.channel.call = call  # type: ignore[method-assign]
+    outcome = applied(lb, files)
+    if kind in {"one line less", "lines of a crt-list"}:
+        # Nothing is guessed: that is a reload.
+        assert outcome.problem
+    else:
+        assert outcome.problem == ""
+        assert stores(lb.folder) == fresh(lb.folder)
+        assert lb.runs.digest == digest
