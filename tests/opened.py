@@ -205,6 +205,39 @@ def blind(keyword: str) -> Iterator[None]:
         yield
 
 
+def tells(
+    read: set[Path],
+    configurations: Sequence[str],
+    arguments: Sequence[str],
+    folder: Path,
+    variables: Mapping[str, str],
+    haproxy: Sequence[str],
+) -> dict[str, int]:
+    """Assert that haproxy tells what it has read where a keyword is hidden, and nothing else; for `read` see `opened`.
+
+    Returns, by hidden keyword, how many files it tells; nothing for a configuration that it refuses.
+    """
+    text = (folder / configurations[-1]).read_text("utf-8", "replace")
+    # Nobody else knows what a relative name is relative to.
+    is_moved = "default-path" in text
+    found = {}
+    with running(arguments, folder, variables, haproxy) as channel:
+        try:
+            told = learned(channel, configurations, folder, variables).told
+        except OSError:
+            return {}
+        assert not told, f"haproxy tells what is known, of\n{text}"
+        for keyword in (*KEYWORDS, NOTHING):
+            with blind(keyword):
+                now = learned(channel, configurations, folder, variables)
+            wrong = now.told - read - {path.parent for path in read}
+            assert not wrong, f"haproxy has not read {sorted(map(str, wrong))} of\n{text}"
+            missed = read - now.watched
+            assert keyword == NOTHING or is_moved or not missed, f"no {keyword}: {sorted(map(str, missed))} of\n{text}"
+            found[keyword] = len(now.told)
+    return found
+
+
 # ---- every keyword, once -------------------------------------------------------------------------------------------
 
 
@@ -307,33 +340,10 @@ class Case:
             assert not missing, f"haproxy did not read {sorted(missing)} of\n{self.text}\n{words}"
 
     def tells(self, folder: Path, haproxy: Sequence[str]) -> dict[str, int]:
-        """Assert that haproxy tells what it has opened, and nothing else; return, by hidden keyword, how many files.
-
-        Nothing is returned of a configuration that it refuses.
-        """
+        """Assert that haproxy tells what it has opened, and nothing else; see `tells`."""
         names, arguments = self._write(folder)
-        variables = dict(self.variables)
-        read, _ = opened(arguments, folder, variables, haproxy)
-        # Nobody else knows what a relative name is relative to.
-        is_moved = "default-path" in self.text
-        found = {}
-        with running(arguments, folder, variables, haproxy) as channel:
-            try:
-                told = learned(channel, names, folder, variables).told
-            except OSError:
-                return {}
-            assert not told, f"haproxy tells what is known, of\n{self.text}"
-            for keyword in (*KEYWORDS, NOTHING):
-                with blind(keyword):
-                    now = learned(channel, names, folder, variables)
-                wrong = now.told - read - {path.parent for path in read}
-                assert not wrong, f"haproxy has not read {sorted(map(str, wrong))} of\n{self.text}"
-                missed = read - now.watched
-                assert keyword == NOTHING or is_moved or not missed, (
-                    f"no {keyword}: {sorted(map(str, missed))} of\n{self.text}"
-                )
-                found[keyword] = len(now.told)
-        return found
+        read, _ = opened(arguments, folder, dict(self.variables), haproxy)
+        return tells(read, names, arguments, folder, dict(self.variables), haproxy)
 
     def _write(self, folder: Path) -> tuple[list[str], list[str]]:
         """Write the configuration; return the names of all of them, and haproxy's arguments."""
