@@ -27,6 +27,8 @@ _LONGEST_PATTERN = 900
 """Bytes of a line, as in `system.haproxy_cli`."""
 _BEGIN, _END = b"-----BEGIN ", b"-----END "
 _CERTIFICATE, _KEY, _REVOCATIONS = b"CERTIFICATE-----", b"PRIVATE KEY-----", b"X509 CRL-----"
+_ENCRYPTED = b"ENCRYPTED"
+"""In the label of such a key (RFC 7468, 11), or below it (RFC 1421, 4.6.1.1)."""
 _AS_IT_IS = ("utf-8", "surrogateescape")
 _REFUSALS = (
     "Can't load the payload",
@@ -80,9 +82,16 @@ def set_certificate(name: str, parts: Parts) -> Iterator[tuple[str, bytes]]:
 
     The key comes first, because haproxy takes the first one; without one in the payload it would forget the old one. A
     new certificate drops the OCSP response, so that follows.
+
+    Raises:
+        CannotError: the key is encrypted: haproxy would ask its terminal or stdin for the pass phrase, and serve nobody
+            until somebody answers.
+
     """
     if parts.certificate:
         pem = b"".join([*blocks(parts.key, _KEY), *blocks(parts.certificate)])
+        if _ENCRYPTED in pem:
+            raise CannotError("its private key is encrypted")
         # haproxy says best what is wrong with something that is no PEM at all.
         yield f"set ssl cert {name}", pem or b"no PEM"
     if parts.ocsp:
