@@ -128,7 +128,9 @@ Begin = Callable[..., Instance]
 def begin(start: Start, tmp_path: Path) -> Begin:
     """Start containers that watch their files, with all of the files that TEXT names."""
 
-    def one(image: str, *, text: str = TEXT, more: Mapping[str, str] = {}, options: tuple[str, ...] = ()) -> Instance:
+    def one(
+        image: str, *, text: str = TEXT, more: Mapping[str, str] = {}, options: tuple[str, ...] = (), **rest: Any
+    ) -> Instance:
         pki = tmp_path / f"pki{len(list(tmp_path.iterdir()))}"
         pki.mkdir()
         first = Authority(pki, "first")
@@ -151,7 +153,7 @@ def begin(start: Start, tmp_path: Path) -> Begin:
             for name, content in files.items():
                 (folder / name).write_text(content)
 
-        lb = start(image, options=(*QUICK, *options), vips=VIPS, prepare=prepare, watch="auto").begins("one")
+        lb = start(image, options=(*QUICK, *options), vips=VIPS, prepare=prepare, watch="auto", **rest).begins("one")
         return Instance(lb, pki, first, current(lb))
 
     return one
@@ -304,7 +306,6 @@ def _bad_certificates(one: Instance) -> Iterator[tuple[str, str, str]]:
     yield "a key that is cut off", crt + key[: len(key) // 2], "unable to load certificate chain|must contain at least"
     yield "the key of another", crt + other, "inconsistencies between private key and certificate"
     yield "two keys", crt + other + key, "inconsistencies between private key and certificate"
-    yield "an encrypted key", crt + _encrypted(one.pki, "bad"), "must contain at least a certificate and a private key"
 
 
 def _good_certificates(one: Instance) -> Iterator[tuple[str, str, str]]:
@@ -347,14 +348,22 @@ def test_what_haproxy_refuses_leaves_the_old_one(begin: Begin, version: str) -> 
             count += 1
         eventually(lambda: reloads(lb)[APPLIED] == count)
 
-        # What is no certificate may be haproxy's own limit: so it is a reload, which fails.
+        # What is no certificate may be haproxy's own limit, and a key that is encrypted keeps it waiting: so these are
+        # reloads, which fail.
+        crt, key = key_pair(one.pki, "bad")
         for file, bad, words, again in (
+            ("site.pem", crt + _encrypted(one.pki, "bad"), "No Private Key found in", crt + key),
             ("ips.acl", "10.0.0.0/8\nnot an ip\n", "'not an ip' is not a valid IPv4 or IPv6 address", "10.0.0.1\n"),
             ("regs.map", "^( x\n", "regex '\\^\\(' is invalid", "^/never 2\n"),
-            ("ca.pem", "garbage\n", "ca-file|CA", one.first.crt + one.first.crt),
-            ("ca.pem", one.first.crt[:200], "ca-file|CA", one.first.crt),
-            ("crl.pem", "garbage\n", "crl-file|CRL", one.first.revokes("good2") if one.client("good2") else ""),
-            ("crl.pem", one.first.revokes()[:200], "crl-file|CRL", one.first.revokes()),
+            ("ca.pem", "garbage\n", "Couldn't open the ca-file '/etc/lb/ca.pem' ", one.first.crt + one.first.crt),
+            ("ca.pem", one.first.crt[:200], "Couldn't open the ca-file '/etc/lb/ca.pem' ", one.first.crt),
+            (
+                "crl.pem",
+                "garbage\n",
+                "Couldn't open the ca-file '/etc/lb/crl.pem' ",
+                one.first.revokes("good2") if one.client("good2") else "",
+            ),
+            ("crl.pem", one.first.revokes()[:200], "Couldn't open the ca-file '/etc/lb/crl.pem' ", one.first.revokes()),
         ):
             one.puts(file, bad)
             _is_refused(lb, file, words)
@@ -418,6 +427,19 @@ def test_what_stays_incomplete_is_given_to_haproxy_which_refuses_it(begin: Begin
         _is_well(one.lb)
         assert reloads(one.lb) == {APPLIED: 1, ("files", "failure", "applied"): 1}
         one.is_the_same()
+
+
+def test_an_encrypted_key_never_makes_a_serving_haproxy_wait_for_its_pass_phrase(begin: Begin) -> None:
+    """Its stdin is open, and nobody types: every listener goes on, and the next good certificate is taken."""
+    one = begin(NEWEST_STABLE, stdin_open=True, options=("--ready-timeout", "2"))
+    with Visitors(one.lb, {VIP: None, ORDINARY: None}) as visitors:
+        crt, _ = key_pair(one.pki, "a")
+        one.puts("site.pem", crt + _encrypted(one.pki, "a"))
+        eventually(lambda: "its private key is encrypted" in one.lb.log)
+        visitors.go_on_for(A_WHILE)
+        new = one.renews()
+        eventually(lambda: certificate_at(one.lb, VIP) == new)
+    one.is_the_same()
 
 
 # ---- the truth stays one -------------------------------------------------------------------------------------------
@@ -505,11 +527,11 @@ _LIST = ("/etc/lb/site.pem a", "/etc/lb/b.pem [alpn h2] b")
 def test_lines_at_the_end_of_a_crt_list(begin: Begin, version: str, tmp_path: Path) -> None:
     """Added with a new certificate, renewed, removed: no reload. One in the middle is a reload: order counts."""
     text = TEXT.replace("ssl crt /etc/lb/site.pem", "ssl crt-list /etc/lb/list")
-    b = "".join(key_pair(tmp_path, "b"))
-    one = begin(IMAGES[version], text=text, more={"list": "\n".join(_LIST) + "\n", "b.pem": b})
+    b = key_pair(tmp_path, "b")
+    one = begin(IMAGES[version], text=text, more={"list": "\n".join(_LIST) + "\n", "b.pem": "".join(b)})
     lb = one.lb
     default, second = (certificate_at(lb, VIP, name) for name in "ab")
-    assert default != second == der(b)
+    assert default != second == der(b[0])
 
     def answers(name: str) -> tuple[bytes, bytes]:
         return certificate_at(lb, VIP, name), certificate_at(lb, ORDINARY, name)
