@@ -304,8 +304,8 @@ def _bad_certificates(one: Instance) -> Iterator[tuple[str, str, str]]:
     (crt, key), (_, other) = key_pair(one.pki, "bad"), key_pair(one.pki, "stranger")
     yield "garbage", "garbage\n", "unable to load certificate from file"
     yield "a key that is cut off", crt + key[: len(key) // 2], "unable to load certificate chain|must contain at least"
-    yield "the key of another", crt + other, "inconsistencies between private key and certificate"
-    yield "two keys", crt + other + key, "inconsistencies between private key and certificate"
+    yield "the key of another", crt + other, "its private key does not fit its certificate"
+    yield "two keys", crt + other + key, "its private key does not fit its certificate"
 
 
 def _good_certificates(one: Instance) -> Iterator[tuple[str, str, str]]:
@@ -325,7 +325,7 @@ def _good_certificates(one: Instance) -> Iterator[tuple[str, str, str]]:
 
 @pytest.mark.parametrize("version", IMAGES)
 def test_what_haproxy_refuses_leaves_the_old_one(begin: Begin, version: str) -> None:
-    """Each bad certificate, CA, CRL, ACL file and map: haproxy's words everywhere, and the next good one is taken."""
+    """Each bad certificate, CA, CRL, ACL file and map: the reason is said everywhere, the next good one is taken."""
     one = begin(IMAGES[version])
     lb, good = one.lb, one.client("good")
     serves = certificate_at(lb, VIP)

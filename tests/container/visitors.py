@@ -83,7 +83,7 @@ class Visitors:
         for thread in self._threads:
             thread.join()
         if kind is None:
-            assert self.failures == []
+            assert self.failures == [], self.failures
             assert len(self.answers) == len(self._threads)
 
     def go_on_for(self, seconds: float) -> None:
