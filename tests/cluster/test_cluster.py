@@ -81,7 +81,7 @@ def test_a_bad_edit_changes_nothing_but_what_is_said_of_it(start: Start) -> None
 
 
 def test_a_rotated_secret_is_served_by_the_next_handshake(cluster: Cluster, start: Start, tmp_path: Path) -> None:
-    """A new key pair in the Secret is a reload like any other."""
+    """A new key pair in the Secret is given to the haproxy that runs: no new generation."""
     secret, first = key_pair(tmp_path, "first")
     cluster.apply(secret)
     pod = start("tls")
@@ -94,6 +94,8 @@ def test_a_rotated_secret_is_served_by_the_next_handshake(cluster: Cluster, star
 
     eventually(lambda: pod.certificate() == second)
     eventually(lambda: pod.metric("reloads_total") == 1)
+    assert pod.status["last_reload"]["kind"] == "applied"
+    assert [one["number"] for one in pod.status["generations"]] == [1]
     assert pod.state["restartCount"] == 0
 
 
