@@ -1,6 +1,6 @@
 """Changed files that haproxy takes while it runs: nobody notices but the next handshake, the next request.
 
-All with real haproxy, real handshakes and clients that stay. TEST_APPLIED says how often each kind of file is changed.
+All with real haproxy, real handshakes and clients that stay. TEST_APPLIED says how often the long test changes each kind of file.
 """
 
 import os
@@ -23,7 +23,7 @@ from tests.container.visitors import Visitors, certificate_at, get
 from tests.container.volumes import replace
 from tests.waiting import eventually
 
-ROUNDS = int(os.environ.get("TEST_APPLIED", "5"))
+MANY = int(os.environ.get("TEST_APPLIED", "100"))
 DEBOUNCE = 0.1
 QUICK = ("--debounce", f"{DEBOUNCE}", "--restart-limit", "100")
 A_WHILE = 10 * DEBOUNCE
@@ -162,9 +162,9 @@ def begin(start: Start, tmp_path: Path) -> Begin:
 # ---- under load ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("rounds", [5, pytest.param(MANY, marks=[pytest.mark.long, pytest.mark.timeout(3600)])])
 @pytest.mark.parametrize("version", IMAGES)
-def test_whatever_is_applied_again_and_again_nobody_notices(begin: Begin, version: str) -> None:
+def test_whatever_is_applied_again_and_again_nobody_notices(begin: Begin, version: str, rounds: int) -> None:
     """Certificates, a map of 100,000 lines, an ACL file, a CA, a CRL: no request fails, no connection ends.
 
     Always the same haproxy; each change is there with the next handshake or request, on a VIP and beside it.
@@ -175,21 +175,21 @@ def test_whatever_is_applied_again_and_again_nobody_notices(begin: Begin, versio
     kinds = (_certificates, _maps, _acls, _authorities, _revocations)
     with Visitors(one.lb, ports) as visitors:
         for done, kind in enumerate(kinds):
-            for number in range(ROUNDS):
+            for number in range(rounds):
                 kind(one, number)
                 # Cheaper than to ask.
-                count = done * ROUNDS + number + 1
+                count = done * rounds + number + 1
                 eventually(lambda count=count: one.lb.log.count(" without a reload (") == count)  # type: ignore[misc]
-            one.has_applied(done * ROUNDS + ROUNDS)
+            one.has_applied(done * rounds + rounds)
         eventually(lambda: is_one_truth(one.lb))
     say(version, dict(visitors.answers), f"{sum(map(len, visitors.seen.values()))} handshakes")
-    assert len({*visitors.seen[VIP]}) > ROUNDS / 2
+    assert len({*visitors.seen[VIP]}) > rounds / 2
     assert len({*visitors.seen[KNOWS]}) == 1
     one.is_the_same()
 
     # Before 3.2.8 it would not reach every listener.
     _certificates(one, 0)
-    last = {APPLIED: 5 * ROUNDS + 1} if version == "3.2" else {APPLIED: 5 * ROUNDS, RELOADED: 1}
+    last = {APPLIED: 5 * rounds + 1} if version == "3.2" else {APPLIED: 5 * rounds, RELOADED: 1}
     eventually(lambda: reloads(one.lb) == last)
 
 
