@@ -1,6 +1,6 @@
 """Changed files that haproxy takes while it runs: nobody notices but the next handshake, the next request.
 
-All with real haproxy, real handshakes and clients that stay. TEST_APPLIED says how often the long test changes each kind of file.
+All with real haproxy, real handshakes and clients that stay. TEST_APPLIED says how many rounds the long test has.
 """
 
 import os
