@@ -13,6 +13,7 @@ from __future__ import annotations
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterable, Iterator, Sequence
 
+from entrypoint.haproxy.key_pairs import fits
 from entrypoint.haproxy.loaded_files import escaped
 from entrypoint.lean.record import record
 from entrypoint.lean.sha1 import sha1
@@ -27,6 +28,8 @@ _LONGEST_PATTERN = 900
 """Bytes of a line, as in `system.haproxy_cli`."""
 _BEGIN, _END = b"-----BEGIN ", b"-----END "
 _CERTIFICATE, _KEY, _REVOCATIONS = b"CERTIFICATE-----", b"PRIVATE KEY-----", b"X509 CRL-----"
+_ENCRYPTED = b"ENCRYPTED"
+"""In the label of such a key (RFC 7468, 11), or below it (RFC 1421, 4.6.1.1)."""
 _AS_IT_IS = ("utf-8", "surrogateescape")
 _REFUSALS = (
     "Can't load the payload",
@@ -83,9 +86,20 @@ def set_certificate(name: str, parts: Parts) -> Iterator[tuple[str, bytes]]:
 
     The key comes first, because haproxy takes the first one; without one in the payload it would forget the old one. A
     new certificate drops the OCSP response, so that follows.
+
+    Raises:
+        CannotError: the key is encrypted: haproxy would ask its terminal or stdin for the pass phrase, and serve nobody
+            until somebody answers.
+        RefusedError: the key certainly does not fit. haproxy would say so, but leave the error in OpenSSL's queue, and
+            end whatever connection its thread reads from next (seen with 2.6, 3.0 and 3.2).
+
     """
     if parts.certificate:
         pem = b"".join([*blocks(parts.key, _KEY), *blocks(parts.certificate)])
+        if _ENCRYPTED in pem:
+            raise CannotError("its private key is encrypted")
+        if not fits(pem, pem):
+            raise RefusedError("its private key does not fit its certificate")
         # haproxy says best what is wrong with something that is no PEM at all.
         yield f"set ssl cert {name}", pem or b"no PEM"
     if parts.ocsp:
@@ -179,18 +193,35 @@ def authorities(text: bytes) -> list[bytes]:
     """Return the certificates of a CA file.
 
     Raises:
-        CannotError: it has CRLs, which a command cannot set.
+        CannotError: it has CRLs, which a command cannot set, or no whole certificates.
 
     """
     if blocks(text, _REVOCATIONS):
         raise CannotError("it has CRLs besides certificates")
-    # haproxy says best what is wrong with something that is no PEM at all.
-    return blocks(text, _CERTIFICATE) or [b"no PEM"]
+    return _whole(blocks(text, _CERTIFICATE), "certificate")
 
 
 def revocations(text: bytes) -> list[bytes]:
-    """Return the CRLs of a CRL file."""
-    return blocks(text, _REVOCATIONS) or [b"no PEM"]
+    """Return the CRLs of a CRL file.
+
+    Raises:
+        CannotError: it has no whole ones.
+
+    """
+    return _whole(blocks(text, _REVOCATIONS), "CRL")
+
+
+def _whole(found: list[bytes], what: str) -> list[bytes]:
+    """Return what was found, if it is PEM.
+
+    haproxy would refuse anything else, but leave the error in OpenSSL's queue, and end whatever connection its thread
+    reads from next (seen with 2.6, 3.0 and 3.2).
+    """
+    if not found or not all(_END in block for block in found):
+        raise CannotError(f"it has no {what}, or one is cut off")
+    for block in found:
+        a2b_base64(b"".join(block.splitlines()[1:-1]))
+    return found
 
 
 def shown_revocations(answer: str) -> list[str]:

@@ -206,6 +206,11 @@ class Pod:
         self.write(text)
         self.cluster.nudge(self.name)
 
+    def edit_all(self, files: dict[str, str]) -> None:
+        """Change all of the ConfigMap, and let the kubelet know at once."""
+        self.cluster.apply({**self._map, "data": files})
+        self.cluster.nudge(self.name)
+
     def marked(self, mark: str) -> str:
         """Return the configuration as written, with another answer."""
         text = re.sub(r'string ".*"', f'string "{mark}"', self.written)

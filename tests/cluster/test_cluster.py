@@ -1,6 +1,7 @@
 """The pod of k8s/ under a real kubelet: what happens to it in its life, and that no client notices."""
 
 import contextlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def test_a_bad_edit_changes_nothing_but_what_is_said_of_it(start: Start) -> None
 
 
 def test_a_rotated_secret_is_served_by_the_next_handshake(cluster: Cluster, start: Start, tmp_path: Path) -> None:
-    """A new key pair in the Secret is a reload like any other."""
+    """A new key pair in the Secret is given to the haproxy that runs: no new generation."""
     secret, first = key_pair(tmp_path, "first")
     cluster.apply(secret)
     pod = start("tls")
@@ -94,7 +95,30 @@ def test_a_rotated_secret_is_served_by_the_next_handshake(cluster: Cluster, star
 
     eventually(lambda: pod.certificate() == second)
     eventually(lambda: pod.metric("reloads_total") == 1)
+    assert pod.status["last_reload"]["kind"] == "applied"
+    assert [one["number"] for one in pod.status["generations"]] == [1]
     assert pod.state["restartCount"] == 0
+
+
+def test_a_configmap_that_changes_the_configuration_and_a_map_at_once_is_one_reload(start: Start) -> None:
+    """And one that changes only the map is none: the haproxy that runs takes it."""
+    pod = start("http")
+    folder = "/usr/local/etc/haproxy"
+    text = re.sub(r'string ".*"', f'lf-string "%[str(x),map({folder}/x.map)] MARK"', pod.written)
+
+    def publish(mark: str, value: str) -> None:
+        pod.edit_all({"haproxy.cfg": text.replace("MARK", mark), "x.map": f"x {value}\n"})
+        pod.serves(f"{value} {mark}")
+
+    publish("first", "one")
+    eventually(lambda: pod.metric("reloads_total") == 1)
+    publish("second", "two")
+    eventually(lambda: pod.metric("reloads_total") == 2)
+    assert pod.status["last_reload"]["kind"] == "reload"
+    publish("second", "three")
+    eventually(lambda: pod.status["last_reload"]["kind"] == "applied")
+    assert [row["count"] for row in pod.status["reloads"]] == [2, 1]
+    assert [one["number"] for one in pod.status["generations"] if one["state"] == "current"] == [3]
 
 
 def test_a_deleted_pod_finishes_what_it_has(start: Start, load: StartLoad) -> None:
