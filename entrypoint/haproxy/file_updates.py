@@ -81,17 +81,22 @@ def blocks(text: bytes, label: bytes = b"") -> list[bytes]:
     return found
 
 
-def set_certificate(name: str, parts: Parts) -> Iterator[tuple[str, bytes]]:
+def set_certificate(name: str, parts: Parts, *, names_key: bool = False) -> Iterator[tuple[str, bytes]]:
     """Yield the commands that put a certificate into a transaction, each with its payload.
 
     The key comes first, because haproxy takes the first one; without one in the payload it would forget the old one. A
     new certificate drops the OCSP response, so that follows.
 
+    Args:
+        name: of the certificate in haproxy, as a word of a command.
+        parts: what it is made of.
+        names_key: the configuration names the key.
+
     Raises:
         CannotError: the key is encrypted: haproxy would ask its terminal or stdin for the pass phrase, and serve nobody
-            until somebody answers.
-        RefusedError: the key certainly does not fit. haproxy would say so, but leave the error in OpenSSL's queue, and
-            end whatever connection its thread reads from next (seen with 2.6, 3.0 and 3.2).
+            until somebody answers. Or it certainly does not fit: haproxy would say so, but leave the error in OpenSSL's
+            queue, and end whatever connection its thread reads from next (seen with 2.6, 3.0 and 3.2).
+        RefusedError: a key that is named does not fit; a new haproxy would not notice.
 
     """
     if parts.certificate:
@@ -99,7 +104,7 @@ def set_certificate(name: str, parts: Parts) -> Iterator[tuple[str, bytes]]:
         if _ENCRYPTED in pem:
             raise CannotError("its private key is encrypted")
         if not fits(pem, pem):
-            raise RefusedError("its private key does not fit its certificate")
+            raise (RefusedError if names_key else CannotError)("its private key does not fit its certificate")
         # haproxy says best what is wrong with something that is no PEM at all.
         yield f"set ssl cert {name}", pem or b"no PEM"
     if parts.ocsp:

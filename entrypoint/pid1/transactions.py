@@ -111,7 +111,8 @@ class Transactions:
                 # haproxy looks for another one only if there is none.
                 key = b""
             undo.append(f"abort ssl cert {name}")
-            for command, payload in updates.set_certificate(name, Parts(b"" if only_ocsp else text, key, ocsp)):
+            parts = Parts(b"" if only_ocsp else text, key, ocsp)
+            for command, payload in updates.set_certificate(name, parts, names_key=not certificate.beside):
                 updates.has_taken(self._call(command, payload), store.name, refusable=True)
             self._commit(f"commit ssl cert {name}", refusable=True)
             undo.clear()
