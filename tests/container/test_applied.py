@@ -307,8 +307,8 @@ def _bad_certificates(one: Instance) -> Iterator[tuple[str, str, str]]:
     (crt, key), (_, other) = key_pair(one.pki, "bad"), key_pair(one.pki, "stranger")
     yield "garbage", "garbage\n", "unable to load certificate from file"
     yield "a key that is cut off", crt + key[: len(key) // 2], "unable to load certificate chain|must contain at least"
-    yield "the key of another", crt + other, "its private key does not fit its certificate"
-    yield "two keys", crt + other + key, "its private key does not fit its certificate"
+    yield "the key of another", crt + other, "inconsistencies between private key and certificate"
+    yield "two keys", crt + other + key, "inconsistencies between private key and certificate"
 
 
 def _good_certificates(one: Instance) -> Iterator[tuple[str, str, str]]:
