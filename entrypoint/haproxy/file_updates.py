@@ -18,7 +18,7 @@ from entrypoint.haproxy.loaded_files import escaped
 from entrypoint.lean.record import record
 from entrypoint.lean.sha1 import sha1
 
-_MOST_OF_A_PAYLOAD = 8192
+_MOST_OF_A_PAYLOAD = 14336
 _BUFFER = 16384
 """Bytes of tune.bufsize, unless it is configured."""
 _RESERVE = 1024

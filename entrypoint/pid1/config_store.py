@@ -212,6 +212,8 @@ class ConfigStore:
         if after.digest and after.reported != before.reported:
             self._configurations.reported = after.reported
             self._runtime.submit(Learned(before.digest, after.digest))
+            # The status names the files of the last look.
+            self._runtime.submit(Stirred())
 
     def restored(self, kind: bytes, problem: str, content: int | None) -> None:
         """Submit the last known good configuration that the state directory holds, or use the states of servers."""

@@ -205,11 +205,11 @@ class _Reader:
 
         learned = known
         try:
-            named = self._disk.read()
-            # Also because the last look decides what is watched.
+            named = self._disk.read() if known.reported else None
+            # After that one, because the last look decides what is watched.
             _, now = self._read(known)
             if now and now.digest == known.digest:
-                reported = look.first(sorted(applying.reported(channel, self._disk, named)))
+                reported = look.first(sorted(applying.reported(channel, self._disk, named or now)))
                 if reported != known.reported:
                     _, contents = self._read(replace(known, reported=reported))
                     # If anything has changed meanwhile, that is a reload.

@@ -153,11 +153,13 @@ def test_pieces_are_joined_up_to_a_limit(pieces: list[bytes]) -> None:
 def test_authorities_are_certificates_only() -> None:
     """Keys and comments are left out, as haproxy does; CRLs are not."""
     assert updates.authorities(b"# x\n" + CRT + KEY + ISSUER) == [CRT, ISSUER]
-    assert updates.authorities(b"garbage") == [b"no PEM"]
+    with pytest.raises(CannotError, match="no certificate"):
+        updates.authorities(b"garbage")
     with pytest.raises(CannotError, match="CRLs"):
         updates.authorities(CRT + CRL)
     assert updates.revocations(CRL + CRT + CRL) == [CRL, CRL]
-    assert updates.revocations(CRT) == [b"no PEM"]
+    with pytest.raises(CannotError, match="no CRL"):
+        updates.revocations(CRT)
 
 
 def test_revocations_are_compared_as_haproxy_describes_them() -> None:
