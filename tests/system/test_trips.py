@@ -1,4 +1,4 @@
-"""CONTRIBUTING shows the functions that four trips through PID 1 call; they do, in this order."""
+"""CONTRIBUTING shows the functions that five trips through PID 1 call; they do, in this order."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def test_the_trips_of_contributing_are_taken(begin: Begin, tmp_path: Path) -> No
         eventually(lambda: missing() == [])
 
     shown = trips()
-    assert set(shown) == {"A signal", "A changed file", "A question", "A death"}
+    assert set(shown) == {"A signal", "A changed file", "A changed map", "A question", "A death"}
 
     since = so_far()
     lb.signal(signal.SIGUSR1)
@@ -64,6 +64,15 @@ def test_the_trips_of_contributing_are_taken(begin: Begin, tmp_path: Path) -> No
     lb.becomes_current(3)
     passes("A changed file", since)
 
+    hosts = tmp_path / "hosts.map"
+    hosts.write_text("/one 1\n")
+    lb.append(f"  http-request set-header x %[path,map({hosts})]")
+    lb.becomes_current(4)
+    since = so_far()
+    hosts.write_text("/two 2\n")
+    passes("A changed map", since)
+    assert "hosts.map without a reload" in lb.log
+
     since = so_far()
     assert lb.ask(b"reload\n", half_close=False).startswith("Success=1")
     passes("A question", since)
@@ -71,5 +80,5 @@ def test_the_trips_of_contributing_are_taken(begin: Begin, tmp_path: Path) -> No
     since = so_far()
     (haproxy,) = [one["pid"] for one in lb.status()["generations"] if one["state"] == "current"]
     os.kill(haproxy, signal.SIGKILL)
-    lb.becomes_current(5)
+    lb.becomes_current(6)
     passes("A death", since)
