@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import signal
 
-from entrypoint.core import candidate, retiring, stopping, transfer, watching
+from entrypoint.core import applying, candidate, retiring, stopping, transfer, watching
 from entrypoint.core.effects import (
     FAILED,
     Effect,
@@ -120,14 +120,11 @@ def _go_on(state: State) -> Step:
             return stopping.finish(state, status)
         case Serving() | BackingOff() if (state.waiting or state.torn) and not state.candidate and not state.retiring:
             wanted = watching.still_wanted(state)
-            if wanted == (watching.FILES,) and (state.applying or state.disk.applicable):
-                from entrypoint.core import applying  # noqa: PLC0415  # 12 KiB that many never need
-
-                if applying.is_under_way(state):
-                    # Most of what has changed since is part of what is being applied.
-                    return state, ()
-                if applying.may_begin(state):
-                    return applying.begin(state)
+            if wanted == (watching.FILES,) and applying.is_under_way(state):
+                # Most of what has changed since is part of what is being applied.
+                return state, ()
+            if wanted == (watching.FILES,) and applying.may_begin(state):
+                return applying.begin(state)
             tries, state = state.torn, replace(state, waiting=(), torn=0)
             return candidate.spawn(replace(state, stage=Serving()), wanted, tries=tries) if wanted else (state, ())
         case _:
@@ -157,8 +154,6 @@ def _decide(state: State, event: Event) -> Step:
         case Seen(why=why):
             return (candidate.looked_for_start if why is Why.START else candidate.looked)(state, event)
         case Applied() | Learned():
-            from entrypoint.core import applying  # noqa: PLC0415  # see above
-
             return applying.follow(state, event)
         case Spawned(number=number):
             return _exporter_spawned(state) if number == EXPORTER else _spawned(state, event)
@@ -347,8 +342,6 @@ def _elapsed(state: State, timer: Timer) -> Step:
         case ((Clock.QUIET | Clock.SETTLE | Clock.POLL | Clock.INCOMPLETE), _):
             return watching.elapsed(state, timer.clock)
         case Clock.APPLY, _:
-            from entrypoint.core import applying  # noqa: PLC0415  # see above
-
             return applying.elapsed(state)
         case Clock.RETRY, _:
             return _reload(state, watching.RETRY)

@@ -10,18 +10,15 @@ from entrypoint.core import look
 from entrypoint.core.effects import Log
 from entrypoint.core.events import Applied, Disk, Learned, Restored, Seen, Stirred, Why
 from entrypoint.core.look import Found, Known
+from entrypoint.core.outcome import Outcome
 from entrypoint.core.state import Generation, State
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import reason
-from entrypoint.lean.typing import TYPE_CHECKING
 from entrypoint.pid1.children import Children
 from entrypoint.pid1.parts import Parts
 from entrypoint.pid1.reader import Asked, Reader
 from entrypoint.pid1.runtime import Runtime
 from entrypoint.system.state_file import contents_of, in_memory
-
-if TYPE_CHECKING:
-    from entrypoint.core.outcome import Outcome
 
 _MOST_BACKENDS = 200
 """Whose health checks are compared, so that their names fit into a message."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 
 from entrypoint.core.notices import Notice
 from entrypoint.core.state import State
 from entrypoint.core.upgrade_state import UpgradeState
-from entrypoint.lean.libc import libc_functions
 from entrypoint.lean.typing import TYPE_CHECKING, Any
 from entrypoint.pid1.children import Children
 from entrypoint.pid1.outcomes import Outcomes
@@ -62,9 +60,6 @@ class Front:
             listeners = parts.listeners
             systemd.store(listeners.forgotten(), listeners.to_store(), listeners.stored())
             self._systemd = systemd
-        with contextlib.suppress(OSError):
-            # What the start has freed: 70 KiB. musl does not have this function.
-            libc_functions("malloc_trim")[0](0)
         # Last: until then each call tries everything again.
         self._is_open = True
 

@@ -17,15 +17,13 @@ from collections.abc import Callable, Collection, Iterable
 from entrypoint.core import look
 from entrypoint.core.events import Why
 from entrypoint.core.exit_status import how_it_died
+from entrypoint.core.outcome import Outcome, outcome_from_message
 from entrypoint.lean.record import record
-from entrypoint.lean.typing import TYPE_CHECKING, Protocol
+from entrypoint.lean.typing import Protocol
 from entrypoint.pid1.children import Children
 from entrypoint.pid1.runtime import Runtime
 from entrypoint.system.packets import PacketSocket, pair
 from entrypoint.system.state_file import is_sealed
-
-if TYPE_CHECKING:
-    from entrypoint.core.outcome import Outcome
 
 READ_WITHIN = 30.0
 """Seconds. A million files take ten; candidates wait for a shorter time."""
@@ -263,7 +261,7 @@ class Reader:
         if not request or kind != _ANSWERS[request.kind]:
             raise ValueError("an answer without a request")
         found = look.from_message(text) if kind == look.FOUND else None
-        applied = _outcome(text) if kind == look.APPLIED else None
+        applied = outcome_from_message(text) if kind == look.APPLIED else None
         learned = look.known_from(text.split(b"\0"))[0] if kind == look.LEARNED else None
         self._done()
         try:
@@ -334,8 +332,6 @@ class Reader:
         else:
             found = look.Found(unreadable=why, unfinished=True, polled=True)
             if answer == look.APPLIED:
-                from entrypoint.core.outcome import Outcome  # noqa: PLC0415  # as in `_outcome`
-
                 self._listener.applied(request.number, Outcome(problem=why), found, None)
             else:
                 self._listener.found(found, None, tuple(request.asked))
@@ -362,12 +358,6 @@ class Reader:
         if self._line:
             self._children.kill(self._number)
         self._let_go()
-
-
-def _outcome(text: bytes) -> tuple[Outcome, look.Found]:
-    from entrypoint.core.outcome import outcome_from_message  # noqa: PLC0415  # many never need it
-
-    return outcome_from_message(text)
 
 
 def _close(descriptor: int | None) -> None:
