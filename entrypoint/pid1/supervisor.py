@@ -6,12 +6,11 @@ an event or a log line, and an unexpected one is reported while serving goes on 
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import math
 import signal
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from entrypoint import __version__
 from entrypoint.core import effects, events, lifecycle, retiring
@@ -43,12 +42,14 @@ from entrypoint.system.signals import Arrivals
 _SIGCHLD = signal.SIGCHLD
 
 
-def _trim() -> None:
-    """Give memory that was freed back to the kernel: after a start or a reload, 100 KiB."""
-    gc.collect()
-    with contextlib.suppress(OSError):
+def _trimming() -> Callable[[], object]:
+    """Return what gives memory that was freed back to the kernel: after a start or a reload, 100 KiB."""
+    try:
+        malloc_trim, _ = libc_functions("malloc_trim")
+    except OSError:
         # musl does not have this function.
-        libc_functions("malloc_trim")[0](0)
+        return gc.collect
+    return lambda: (gc.collect(), malloc_trim(0))
 
 
 class Supervisor:
@@ -76,6 +77,7 @@ class Supervisor:
         self._outcomes = Outcomes(parts, runtime.log)
         self._pid = PublishedPid(runtime, children, parts.pid_file, parts.predecessor)
         self._arrivals = Arrivals()
+        self._trim = _trimming()
         self._reexec = Reexec(runtime, children, self._arrivals, parts, self._serialize)
         self._front = Front(runtime, parts, children, self._outcomes, lambda: self.state, self._status)
         runtime.event_loop.add_reader(self._arrivals, self._signals_arrived)
@@ -336,7 +338,7 @@ class Supervisor:
         if isinstance(notice, Promoted) and self.state.current:
             self._servers.promoted(self.state.current)
             self._runtime.isolated(self._store.learn, self.state.current)
-            _trim()
+            self._trim()
 
     def _reply(self, reply: effects.Reply) -> None:
         """Answer the client that asked for a reload."""
