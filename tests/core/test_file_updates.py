@@ -153,11 +153,19 @@ def test_pieces_are_joined_up_to_a_limit(pieces: list[bytes]) -> None:
 def test_authorities_are_certificates_only() -> None:
     """Keys and comments are left out, as haproxy does; CRLs are not."""
     assert updates.authorities(b"# x\n" + CRT + KEY + ISSUER) == [CRT, ISSUER]
-    assert updates.authorities(b"garbage") == [b"no PEM"]
     with pytest.raises(CannotError, match="CRLs"):
         updates.authorities(CRT + CRL)
     assert updates.revocations(CRL + CRT + CRL) == [CRL, CRL]
-    assert updates.revocations(CRT) == [b"no PEM"]
+
+
+@pytest.mark.parametrize("bad", [b"", b"garbage", KEY, "cut", "no base64"])
+def test_a_ca_or_crl_file_that_is_not_whole_is_not_given(bad: bytes | str) -> None:
+    """haproxy would refuse it, and end somebody's connection of the error that it leaves in OpenSSL's queue."""
+    for parse, good, what in ((updates.authorities, CRT, "certificate"), (updates.revocations, CRL, "CRL")):
+        text = {"cut": good + good[:-20], "no base64": good + good.replace(b"\nQ", b"\nQQ")}.get(str(bad), bad)
+        assert isinstance(text, bytes)
+        with pytest.raises((CannotError, ValueError), match=f"^it has no {what}, or one is cut off$|base64|padding"):
+            parse(text)
 
 
 def test_revocations_are_compared_as_haproxy_describes_them() -> None:

@@ -353,11 +353,6 @@ def test_a_file_that_was_not_verified_is_neither_old_nor_new(lb: Living, files: 
 
 
 REFUSALS: Mapping[str, tuple[str, Callable[[dict[str, bytes]], bytes], str]] = {
-    "another key": (
-        "site.pem",
-        lambda files: files["tls.pem"] + made()[1]["two"][1],
-        "inconsistencies between private key and certificate",
-    ),
     "cut": ("site.pem", lambda files: files["two.pem"][:400], "unable to load certificate from file"),
     "garbage": ("site.pem", lambda _: b"garbage", "unable to load certificate from file"),
 }
@@ -373,6 +368,16 @@ def test_a_bad_certificate_is_refused_in_haproxy_s_words(lb: Living, files: dict
     assert outcome.problem.startswith(f"{lb.folder}/{name}: {words}")
     assert (outcome.digest, lb.runs.digest) == ("", digest)
     assert stores(lb.folder) == had
+
+
+def test_a_key_that_does_not_fit_is_not_even_given(lb: Living, files: dict[str, bytes]) -> None:
+    """A reload says what is wrong, in haproxy's words; the CLI would end somebody's connection."""
+    had, digest = stores(lb.folder), lb.runs.digest
+    for name, text in (("site.pem", files["tls.pem"] + made()[1]["two"][1]), ("tls.pem.key", made()[1]["two"][1])):
+        outcome = applied(lb, {**files, name: text})
+        assert outcome.problem.endswith("its private key does not fit its certificate")
+        assert (outcome.refused, outcome.digest, lb.runs.digest) == (False, "", digest)
+        assert stores(lb.folder) == had
 
 
 @pytest.mark.parametrize("name", ["site.pem", "tls.pem", "hosts.map", "paths.lst", "ca.pem", "crl.pem", "list.txt"])
