@@ -1,11 +1,14 @@
 """The commands that give haproxy a file's new content, and how its answers read."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from entrypoint.haproxy import file_updates as updates
 from entrypoint.haproxy.file_updates import CannotError, ListChange, Parts, RefusedError
+from tests.certificates import key_pair
 
 CRT = b"-----BEGIN CERTIFICATE-----\nQUJD\n-----END CERTIFICATE-----\n"
 ISSUER = b"-----BEGIN CERTIFICATE-----\nREVG\n-----END CERTIFICATE-----\n"
@@ -50,6 +53,38 @@ def test_the_key_comes_first_and_the_ocsp_response_last() -> None:
     assert sent == [("set ssl cert a", KEY + CRT)]
     assert list(updates.set_certificate("a", Parts(b"garbage"))) == [("set ssl cert a", b"no PEM")]
     assert list(updates.set_certificate("a", Parts(b"", ocsp=b"x"))) == [("set ssl cert a.ocsp", b"eA==")]
+
+
+@pytest.mark.parametrize("names_key", [False, True])
+@pytest.mark.parametrize(
+    "key",
+    [
+        KEY.replace(b"EC PRIVATE", b"ENCRYPTED PRIVATE"),
+        KEY.replace(b"-----\nS0", b"-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nS0"),
+    ],
+    ids=["PKCS 8", "RFC 1421"],
+)
+def test_an_encrypted_key_is_never_given(key: bytes, names_key: bool) -> None:
+    """haproxy would wait for a pass phrase and serve nobody."""
+    for parts in (Parts(CRT + key), Parts(CRT, key), Parts(CRT + KEY, key)):
+        with pytest.raises(CannotError, match="^its private key is encrypted$"):
+            list(updates.set_certificate("a", parts, names_key=names_key))
+
+
+def test_a_key_that_does_not_fit_is_never_given(tmp_path: Path) -> None:
+    """It is final only where the configuration names it: a new haproxy would not notice."""
+    (crt, key), (other, _) = (tuple(map(str.encode, key_pair(tmp_path, name))) for name in ("one", "two"))
+    for parts in (Parts(other + key), Parts(other, key)):
+        with pytest.raises(CannotError, match="^its private key does not fit its certificate$"):
+            list(updates.set_certificate("a", parts))
+        with pytest.raises(RefusedError, match="^its private key does not fit its certificate$"):
+            list(updates.set_certificate("a", parts, names_key=True))
+    for names_key in (False, True):
+        # The issuer's certificate follows, and is not compared.
+        sent = list(updates.set_certificate("a", Parts(crt + other, key), names_key=names_key))
+        assert sent == [("set ssl cert a", key + crt + other)]
+    # Only a response: nothing is compared.
+    assert list(updates.set_certificate("a", Parts(b"", key, b"x"))) == [("set ssl cert a.ocsp", b"eA==")]
 
 
 def test_fingerprints_are_those_that_haproxy_shows() -> None:
