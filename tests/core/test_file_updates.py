@@ -32,6 +32,7 @@ def test_a_block_without_an_end_is_sent_as_it_is() -> None:
     assert updates.blocks(CRT + cut) == [CRT, cut.rstrip() + b"\n"]
     assert updates.blocks(b"-----BEGIN ") == [b"-----BEGIN\n"]
     assert updates.blocks(b"") == []
+    assert updates.blocks(b"comment\n-----BEGIN X\nQQ==\n-----END X") == []
 
 
 @given(
@@ -180,6 +181,13 @@ def test_pieces_are_joined_up_to_a_limit(pieces: list[bytes]) -> None:
     assert b"".join(joined) == b"".join(pieces)
     assert all(0 < len(one) <= 8192 for one in joined)
     assert len(joined) <= 1 + sum(map(len, pieces)) // (8192 - 900)
+
+
+def test_a_piece_that_is_longer_than_a_payload_should_be_is_one() -> None:
+    """A command that has nothing to add would be an error."""
+    long = b"x" * 9000
+    assert list(updates.in_payloads([long, b"a", long])) == [long, b"a", long]
+    assert list(updates.in_payloads([])) == []
 
 
 # ---- CA and CRL files ------------------------------------------------------------------------------------------------

@@ -339,7 +339,9 @@ def test_a_certificate_of_a_store_has_the_name_of_the_store(section: str, load: 
 def test_a_certificate_of_a_crt_list_has_its_path_as_its_name() -> None:
     """With what its brackets name, relative to the working directory; one of a crt-store is there already."""
     ((_, context),) = named_by([("", b"crt-base /c\nbind :1 ssl crt-list l\n")], {}).naming
-    text = b"# no.pem\none.pem !*\n/two.pem [alpn h2] a\nthree.pem[key k.pem ocsp o issuer i sctl s]b\n@web/x c\none.pem\n"
+    text = (
+        b"# no.pem\none.pem !*\n/two.pem [alpn h2] a\nthree.pem[key k.pem ocsp o issuer i sctl s]b\n@web/x c\none.pem\n"
+    )
     found = named_in(text, context).stores
     assert found == (
         Store("/c/one.pem", "/c/one.pem"),

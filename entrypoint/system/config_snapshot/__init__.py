@@ -220,6 +220,9 @@ class ConfigFiles:
                 is_old = before is None or known == (before.get(certificate), before.get(key))
                 if known[0] is None or (is_old and not store.key) or certificate.endswith(COMPANIONS):
                     continue
+                if store.key and self._fitting.get(known):
+                    fitting[known] = True
+                    continue
                 text = look.text_of(certificate)
                 if not text:
                     yield f"{certificate} is empty"
@@ -228,7 +231,7 @@ class ConfigFiles:
                 if not key:
                     yield f"{certificate} has no private key"
                     continue
-                fitting[known] = self._fitting.get(known) or fits(text, look.text_of(key))
+                fitting[known] = fits(text, look.text_of(key))
                 if not fitting[known]:
                     yield f"{key} does not fit {certificate}"
         self._fitting = fitting
