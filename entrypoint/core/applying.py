@@ -51,7 +51,7 @@ def _answered(state: State, event: Applied) -> Step:
     effects: list[Effect] = []
     disk = event.disk
     if is_awaited and disk.digest:
-        state = replace(state, disk=replace(disk, applicable=disk.applicable and not event.problem))
+        state = replace(state, disk=disk)
     if event.digest or disk.unfinished:
         # It may have taken something before the answer was lost: then what it runs is not known.
         before, current = current, replace(current, digest=event.digest)

@@ -168,6 +168,20 @@ def test_a_refused_certificate_is_not_tried_again_until_the_disk_changes() -> No
     assert effects == (Apply(1),)
 
 
+def test_what_is_applied_ends_an_earlier_failure_and_nothing_else_does() -> None:
+    """Another content was refused before, and is not on disk any more."""
+    state, _ = happens(given(), Applied(1, B, problem="inconsistencies", refused=True))
+    c = Disk("c", applicable=True)
+    state, _ = happens(replace(state, retried="r", retries=2), Seen(Why.SETTLED, c))
+    after, _ = happens(state, Applied(1, c, "c", FILES))
+    assert (after.failed, after.retried, after.retries) == ("", "", 0)
+    # It is again what it was before that: the next look says so.
+    after, effects = happens(state, Applied(1, Disk("a")))
+    assert (after.failed, after.retried, after.retries) == ("b", "r", 2)
+    assert effects == ()
+    assert told(happens(after, Seen(Why.SETTLED, Disk("a")))[1]) == [Recovered(1)]
+
+
 def test_what_was_partly_taken_is_taken_back_with_the_disk() -> None:
     """The old content is a change then."""
     state, effects = happens(given(), Applied(1, B, MIXED, FILES, 0.1, "inconsistencies", refused=True))

@@ -68,7 +68,7 @@ def test_the_key_comes_first_and_the_ocsp_response_last() -> None:
 def test_an_encrypted_key_is_never_given(key: bytes, names_key: bool) -> None:
     """haproxy would wait for a pass phrase and serve nobody."""
     for parts in (Parts(CRT + key), Parts(CRT, key), Parts(CRT + KEY, key)):
-        with pytest.raises(CannotError, match="^its private key is encrypted$"):
+        with pytest.raises(CannotError, match=r"^its private key is encrypted$"):
             list(updates.set_certificate("a", parts, names_key=names_key))
 
 
@@ -76,9 +76,9 @@ def test_a_key_that_does_not_fit_is_never_given(tmp_path: Path) -> None:
     """It is final only where the configuration names it: a new haproxy would not notice."""
     (crt, key), (other, _) = (tuple(map(str.encode, key_pair(tmp_path, name))) for name in ("one", "two"))
     for parts in (Parts(other + key), Parts(other, key)):
-        with pytest.raises(CannotError, match="^its private key does not fit its certificate$"):
+        with pytest.raises(CannotError, match=r"^its private key does not fit its certificate$"):
             list(updates.set_certificate("a", parts))
-        with pytest.raises(RefusedError, match="^its private key does not fit its certificate$"):
+        with pytest.raises(RefusedError, match=r"^its private key does not fit its certificate$"):
             list(updates.set_certificate("a", parts, names_key=True))
     for names_key in (False, True):
         # The issuer's certificate follows, and is not compared.

@@ -244,7 +244,7 @@ def soon() -> float:
 
 
 @contextmanager
-def answering(answer: Callable[[socket.socket], None]) -> Iterator[CliChannel]:
+def answering(answer: Callable[[socket.socket], object]) -> Iterator[CliChannel]:
     """Give a line at whose other end each session is answered like this, and then closed."""
     ours, theirs = socket.socketpair()
     with closing(CliChannel(ours.detach())) as channel, theirs:
@@ -290,14 +290,25 @@ def test_a_payload_is_sent_after_its_command(channel: CliChannel, start: Start) 
     assert b"Unknown command" not in answer
 
 
-def test_a_question_is_sent_as_haproxy_reads_it() -> None:
+@pytest.mark.parametrize(
+    ("command", "payload", "sent"),
+    [
+        ("a b", b"", b"a b\n"),
+        ("a \udcff", b"x\ny", b"a \xff <<\nx\ny\n\n"),
+        ("a", b"x\n\n", b"a <<\nx\n\n"),
+    ],
+)
+def test_a_question_is_sent_as_haproxy_reads_it(command: str, payload: bytes, sent: bytes) -> None:
     """A payload ends with one empty line, whatever is at its end; and names need not be UTF-8."""
     asked = []
-    for command, payload in (("a b", b""), ("a \udcff", b"x\ny"), ("a", b"x\n\n")):
-        end = b"\n\n" if payload else b"\n"
-        with answering(lambda one, end=end: (asked.append(question(one, end)), one.sendall(b"ok\n"))[1]) as channel:  # type: ignore[misc]
-            assert channel.call(command, payload, until=soon()) == b"ok\n"
-    assert asked == [b"a b\n", b"a \xff <<\nx\ny\n\n", b"a <<\nx\n\n"]
+
+    def answer(session: socket.socket) -> None:
+        asked.append(question(session, b"\n\n" if payload else b"\n"))
+        session.sendall(b"ok\n")
+
+    with answering(answer) as channel:
+        assert channel.call(command, payload, until=soon()) == b"ok\n"
+    assert asked == [sent]
 
 
 def test_an_answer_in_pieces_is_whole() -> None:
@@ -374,7 +385,7 @@ def test_an_answer_in_many_pieces_is_waited_for_no_longer() -> None:
 def test_a_time_that_is_over_already_is_no_endless_wait() -> None:
     """A timeout of nothing would be none, and a negative one no number that a socket takes."""
     over = threading.Event()
-    with answering(lambda _: (over.wait(), None)[1]) as channel:
+    with answering(lambda _: over.wait()) as channel:
         try:
             with pytest.raises(TimeoutError):
                 channel.call("show", until=time.monotonic() - 5)
@@ -395,14 +406,14 @@ def test_what_is_answered_before_it_was_read_whole_counts(answer: bytes) -> None
         if answer:
             assert channel.call("set", payload, until=soon()) == answer
         else:
-            with pytest.raises(OSError, match="^haproxy does not answer$"):
+            with pytest.raises(OSError, match=r"^haproxy does not answer$"):
                 channel.call("set", payload, until=soon())
 
 
 def test_a_command_that_nobody_reads_is_given_up() -> None:
     """What does not fit into the socket is not sent for ever."""
     over = threading.Event()
-    with answering(lambda _: (over.wait(), None)[1]) as channel:
+    with answering(lambda _: over.wait()) as channel:
         try:
             with pytest.raises(TimeoutError):
                 channel.call("set", b"x\n" * (4 << 20), until=time.monotonic() + 0.05)
@@ -416,7 +427,7 @@ def test_without_a_haproxy_a_call_is_an_error(channel: CliChannel, start: Start)
     assert channel.call("show info", until=soon())
     haproxy.kill()
     haproxy.wait()
-    with pytest.raises(OSError, match="^haproxy does not answer$"):
+    with pytest.raises(OSError, match=r"^haproxy does not answer$"):
         channel.call("show info", until=soon())
 
 
