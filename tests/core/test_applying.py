@@ -133,6 +133,16 @@ def test_a_reload_that_is_asked_for_is_one() -> None:
     assert not state.applying
 
 
+def test_a_reload_whose_files_changed_meanwhile_goes_on_as_a_reload() -> None:
+    """Files that never rest would otherwise be applied and reloaded in turns, for ever."""
+    state, _ = happens(serving(), Seen(Why.SETTLED, BROKEN))
+    c = Disk("c", applicable=True)
+    ready = (Seen(Why.START, BROKEN, 2), Spawned(2, pid_of(2)), Answered(2, listening(pid_of(2), bound=(), others=1)))
+    state, effects = happens(state, *ready, Seen(Why.CANDIDATE, c, 2))
+    assert begins_a_reload(effects)
+    assert not state.applying
+
+
 def test_what_is_applied_is_the_last_known_good_one_if_that_was_what_ran() -> None:
     """A crash a moment later starts from the same files; what has not yet proved good is not kept."""
     _, effects = happens(given(), Applied(1, B, "b", FILES))
@@ -211,6 +221,21 @@ def test_a_late_answer_still_says_what_runs() -> None:
     assert _digest(state) == "b"
     assert told(effects) == [FilesApplied(1, FILES, 12.0, digest="b")]
     assert not begins_a_reload(effects)
+    # Its look at the disk is older than the reload's.
+    assert state.disk == BROKEN
+
+
+def test_what_looks_incomplete_in_what_runs_is_no_reason_to_wait() -> None:
+    """It was so when it was applied; after a lost answer that is not known."""
+    odd = ("/x is empty",)
+    state, _ = happens(given(), Applied(1, replace(B, incomplete=odd), "b", FILES))
+    assert state.current
+    assert state.current.incomplete == odd
+    state, _ = happens(state, Seen(Why.SETTLED, Disk("c", applicable=True, incomplete=odd)))
+    assert state.applying
+    state, _ = happens(state, Applied(1, HANGS, problem="the reader died"))
+    assert state.current
+    assert state.current.incomplete == odd
 
 
 def test_a_doubt_is_known_but_nothing_is_told_as_applied() -> None:

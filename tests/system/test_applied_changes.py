@@ -700,6 +700,27 @@ def test_a_certificate_that_is_gone_with_its_line_is_known_to_be_gone(lb: Living
     assert lb.read().digest == outcome.digest
 
 
+def test_a_line_of_which_no_answer_tells_may_be_there(lb: Living, files: dict[str, bytes]) -> None:
+    """The certificate is known to be, and the old list is not what haproxy has."""
+    digest = lb.runs.digest
+    interrupt(lb, ("add ssl crt-list",), lose, after=True)
+    outcome = applied(lb, {**files, "list.txt": "".join(f"{line}\n" for line in LIST[:3]).encode()})
+    assert outcome.problem.endswith("timed out")
+    assert outcome.files == ()
+    assert outcome.digest not in {"", digest, lb.read().digest}
+
+
+def test_a_line_that_may_mean_two_certificates_is_a_reload(
+    other: Callable[..., Living], files: dict[str, bytes]
+) -> None:
+    """haproxy has each by its name, and the line may have either."""
+    lb = other(("ssl crt tls.pem", "ssl crt tls.pem crt ./two.pem"))
+    had = stores(lb.folder)
+    outcome = applied(lb, {**files, "list.txt": f"{LIST[0]}\n".encode()})
+    assert outcome.problem == f"{lb.folder}/list.txt: two.pem is not one file, or names others"
+    assert stores(lb.folder) == had
+
+
 def test_a_crt_list_in_another_order_is_a_reload(lb: Living, files: dict[str, bytes]) -> None:
     """Nothing is sent."""
     had = stores(lb.folder)
@@ -967,4 +988,15 @@ def test_a_certificate_that_has_two_keys_by_the_configuration_is_a_reload(
     had = stores(lb.folder)
     outcome = applied(lb, {**files, **dict(zip(("store.crt", "store.key"), made()[1]["two"], strict=True))})
     assert outcome.problem == "the configuration has two different certificates @web/a"
+    assert stores(lb.folder) == had
+
+
+@needs_stores
+def test_a_new_line_that_names_a_key_is_a_reload(other: Callable[..., Living], files: dict[str, bytes]) -> None:
+    """haproxy knows no such certificate, and a command for it has no such options."""
+    crt, key = made()[1]["three"]
+    lb = other(x_crt=crt, x_key=key)
+    had = stores(lb.folder)
+    outcome = applied(lb, {**files, "list.txt": files["list.txt"] + b"x.crt [key x.key] x\n"})
+    assert outcome.problem == f"{lb.folder}/list.txt: x.crt is not one file, or names others"
     assert stores(lb.folder) == had
