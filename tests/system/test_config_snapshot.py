@@ -320,6 +320,8 @@ def test_a_changed_certificate_without_its_key_is_reported(
     assert now() == (f"{crt} is empty",)
     crt.write_text("garbage")
     assert now() == ()
+    where.unlink()
+    assert now() == ()
     crt.unlink()
     assert now() == ()
 

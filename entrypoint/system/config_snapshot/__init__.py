@@ -226,7 +226,7 @@ class ConfigFiles:
                 text = look.text_of(certificate)
                 if not text:
                     yield f"{certificate} is empty"
-                if not has_certificate(text) or (not store.key and has_key(text)) or (store.key and known[1] is None):
+                if not has_certificate(text) or (not store.key and has_key(text)):
                     continue
                 if not key:
                     yield f"{certificate} has no private key"
