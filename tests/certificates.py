@@ -1,6 +1,7 @@
 """Key pairs, authorities and their revocation lists, as openssl makes them."""
 
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 P256 = ("ec", "-pkeyopt", "ec_paramgen_curve:P-256")
@@ -58,6 +59,17 @@ class Authority:
         for name in names:
             self._ca("-revoke", f"{self._folder}/{name}.crt")
         return self._ca("-gencrl", "-crldays", "30")
+
+    def responds(self, name: str, *days: int) -> Iterator[bytes]:
+        """Yield OCSP responses about NAME.crt, each good for a number of days."""
+        own, answer = f"{self._folder}/{self._name}", self._folder / f"{name}.ocsp"
+        self._ca("-valid", f"{self._folder}/{name}.crt")
+        words = ("openssl", "ocsp", "-index", f"{own}.index", "-CA", f"{own}.crt", "-rsigner", f"{own}.crt")
+        about = ("-rkey", f"{own}.key", "-issuer", f"{own}.crt", "-cert", self._folder / f"{name}.crt", "-no_nonce")
+        for number in days:
+            last = ("-noverify", "-ndays", str(number), "-respout", answer)
+            subprocess.run([*words, *about, *last], check=True, capture_output=True)
+            yield answer.read_bytes()
 
     def _ca(self, *words: str) -> str:
         own = f"{self._folder}/{self._name}"

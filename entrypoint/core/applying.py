@@ -11,7 +11,7 @@ from entrypoint.core import candidate, watching
 from entrypoint.core.effects import Apply, Effect, Log, Tell
 from entrypoint.core.events import Applied, Disk, Learned
 from entrypoint.core.notices import FilesApplied, FilesRefused
-from entrypoint.core.state import APPLY_WITHIN, BackingOff, Generation, Serving, State, Step
+from entrypoint.core.state import APPLY_WITHIN, BackingOff, Generation, State, Step
 from entrypoint.lean.level import Level
 from entrypoint.lean.record import replace
 from entrypoint.options.settings import ApplyPolicy
@@ -20,8 +20,8 @@ from entrypoint.options.settings import ApplyPolicy
 def may_begin(state: State) -> bool:
     """Tell whether the current generation may take what has changed on disk."""
     current = state.current
-    wanted = isinstance(state.stage, Serving) and state.settings.apply is ApplyPolicy.AUTO and not state.torn
-    return bool(wanted and current and current.digest and not current.kept and state.disk.applicable)
+    is_on = state.settings.apply is ApplyPolicy.AUTO and not state.torn
+    return bool(is_on and current and current.digest and not current.kept and state.disk.applicable)
 
 
 def begin(state: State) -> Step:
@@ -51,7 +51,7 @@ def _answered(state: State, event: Applied) -> Step:
     effects: list[Effect] = []
     disk = event.disk
     if is_awaited and disk.digest:
-        state = replace(state, disk=replace(disk, applicable=disk.applicable and not event.problem))
+        state = replace(state, disk=disk)
     if event.digest or disk.unfinished:
         # It may have taken something before the answer was lost: then what it runs is not known.
         before, current = current, replace(current, digest=event.digest)

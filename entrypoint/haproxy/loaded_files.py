@@ -73,9 +73,9 @@ def _ssl(lines: Iterable[str], *, counted: bool) -> Iterator[tuple[str, str]]:
 
 def _patterns(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
     for line in lines:
-        number, blank, rest = line.partition(" (")
+        number, _, rest = line.partition(" (")
         name, found, _ = rest.partition(_FILE)
-        if blank and found and number.isdigit():
+        if found:
             yield name, f"#{number}"
 
 

@@ -133,6 +133,16 @@ def test_a_reload_that_is_asked_for_is_one() -> None:
     assert not state.applying
 
 
+def test_a_reload_whose_files_changed_meanwhile_goes_on_as_a_reload() -> None:
+    """Files that never rest would otherwise be applied and reloaded in turns, for ever."""
+    state, _ = happens(serving(), Seen(Why.SETTLED, BROKEN))
+    c = Disk("c", applicable=True)
+    ready = (Seen(Why.START, BROKEN, 2), Spawned(2, pid_of(2)), Answered(2, listening(pid_of(2), bound=(), others=1)))
+    state, effects = happens(state, *ready, Seen(Why.CANDIDATE, c, 2))
+    assert begins_a_reload(effects)
+    assert not state.applying
+
+
 def test_what_is_applied_is_the_last_known_good_one_if_that_was_what_ran() -> None:
     """A crash a moment later starts from the same files; what has not yet proved good is not kept."""
     _, effects = happens(given(), Applied(1, B, "b", FILES))
@@ -168,6 +178,20 @@ def test_a_refused_certificate_is_not_tried_again_until_the_disk_changes() -> No
     assert effects == (Apply(1),)
 
 
+def test_what_is_applied_ends_an_earlier_failure_and_nothing_else_does() -> None:
+    """Another content was refused before, and is not on disk any more."""
+    state, _ = happens(given(), Applied(1, B, problem="inconsistencies", refused=True))
+    c = Disk("c", applicable=True)
+    state, _ = happens(replace(state, retried="r", retries=2), Seen(Why.SETTLED, c))
+    after, _ = happens(state, Applied(1, c, "c", FILES))
+    assert (after.failed, after.retried, after.retries) == ("", "", 0)
+    # It is again what it was before that: the next look says so.
+    after, effects = happens(state, Applied(1, Disk("a")))
+    assert (after.failed, after.retried, after.retries) == ("b", "r", 2)
+    assert effects == ()
+    assert told(happens(after, Seen(Why.SETTLED, Disk("a")))[1]) == [Recovered(1)]
+
+
 def test_what_was_partly_taken_is_taken_back_with_the_disk() -> None:
     """The old content is a change then."""
     state, effects = happens(given(), Applied(1, B, MIXED, FILES, 0.1, "inconsistencies", refused=True))
@@ -197,6 +221,21 @@ def test_a_late_answer_still_says_what_runs() -> None:
     assert _digest(state) == "b"
     assert told(effects) == [FilesApplied(1, FILES, 12.0, digest="b")]
     assert not begins_a_reload(effects)
+    # Its look at the disk is older than the reload's.
+    assert state.disk == BROKEN
+
+
+def test_what_looks_incomplete_in_what_runs_is_no_reason_to_wait() -> None:
+    """It was so when it was applied; after a lost answer that is not known."""
+    odd = ("/x is empty",)
+    state, _ = happens(given(), Applied(1, replace(B, incomplete=odd), "b", FILES))
+    assert state.current
+    assert state.current.incomplete == odd
+    state, _ = happens(state, Seen(Why.SETTLED, Disk("c", applicable=True, incomplete=odd)))
+    assert state.applying
+    state, _ = happens(state, Applied(1, HANGS, problem="the reader died"))
+    assert state.current
+    assert state.current.incomplete == odd
 
 
 def test_a_doubt_is_known_but_nothing_is_told_as_applied() -> None:

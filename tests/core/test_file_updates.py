@@ -1,11 +1,14 @@
 """The commands that give haproxy a file's new content, and how its answers read."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from entrypoint.haproxy import file_updates as updates
 from entrypoint.haproxy.file_updates import CannotError, ListChange, Parts, RefusedError
+from tests.certificates import key_pair
 
 CRT = b"-----BEGIN CERTIFICATE-----\nQUJD\n-----END CERTIFICATE-----\n"
 ISSUER = b"-----BEGIN CERTIFICATE-----\nREVG\n-----END CERTIFICATE-----\n"
@@ -29,6 +32,7 @@ def test_a_block_without_an_end_is_sent_as_it_is() -> None:
     assert updates.blocks(CRT + cut) == [CRT, cut.rstrip() + b"\n"]
     assert updates.blocks(b"-----BEGIN ") == [b"-----BEGIN\n"]
     assert updates.blocks(b"") == []
+    assert updates.blocks(b"comment\n-----BEGIN X\nQQ==\n-----END X") == []
 
 
 @given(
@@ -50,6 +54,38 @@ def test_the_key_comes_first_and_the_ocsp_response_last() -> None:
     assert sent == [("set ssl cert a", KEY + CRT)]
     assert list(updates.set_certificate("a", Parts(b"garbage"))) == [("set ssl cert a", b"no PEM")]
     assert list(updates.set_certificate("a", Parts(b"", ocsp=b"x"))) == [("set ssl cert a.ocsp", b"eA==")]
+
+
+@pytest.mark.parametrize("names_key", [False, True])
+@pytest.mark.parametrize(
+    "key",
+    [
+        KEY.replace(b"EC PRIVATE", b"ENCRYPTED PRIVATE"),
+        KEY.replace(b"-----\nS0", b"-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nS0"),
+    ],
+    ids=["PKCS 8", "RFC 1421"],
+)
+def test_an_encrypted_key_is_never_given(key: bytes, names_key: bool) -> None:
+    """haproxy would wait for a pass phrase and serve nobody."""
+    for parts in (Parts(CRT + key), Parts(CRT, key), Parts(CRT + KEY, key)):
+        with pytest.raises(CannotError, match=r"^its private key is encrypted$"):
+            list(updates.set_certificate("a", parts, names_key=names_key))
+
+
+def test_a_key_that_does_not_fit_is_never_given(tmp_path: Path) -> None:
+    """It is final only where the configuration names it: a new haproxy would not notice."""
+    (crt, key), (other, _) = (tuple(map(str.encode, key_pair(tmp_path, name))) for name in ("one", "two"))
+    for parts in (Parts(other + key), Parts(other, key)):
+        with pytest.raises(CannotError, match=r"^its private key does not fit its certificate$"):
+            list(updates.set_certificate("a", parts))
+        with pytest.raises(RefusedError, match=r"^its private key does not fit its certificate$"):
+            list(updates.set_certificate("a", parts, names_key=True))
+    for names_key in (False, True):
+        # The issuer's certificate follows, and is not compared.
+        sent = list(updates.set_certificate("a", Parts(crt + other, key), names_key=names_key))
+        assert sent == [("set ssl cert a", key + crt + other)]
+    # Only a response: nothing is compared.
+    assert list(updates.set_certificate("a", Parts(b"", key, b"x"))) == [("set ssl cert a.ocsp", b"eA==")]
 
 
 def test_fingerprints_are_those_that_haproxy_shows() -> None:
@@ -147,19 +183,32 @@ def test_pieces_are_joined_up_to_a_limit(pieces: list[bytes]) -> None:
     assert len(joined) <= 1 + sum(map(len, pieces)) // (8192 - 900)
 
 
+def test_a_piece_that_is_longer_than_a_payload_should_be_is_one() -> None:
+    """A command that has nothing to add would be an error."""
+    long = b"x" * 9000
+    assert list(updates.in_payloads([long, b"a", long])) == [long, b"a", long]
+    assert list(updates.in_payloads([])) == []
+
+
 # ---- CA and CRL files ------------------------------------------------------------------------------------------------
 
 
 def test_authorities_are_certificates_only() -> None:
     """Keys and comments are left out, as haproxy does; CRLs are not."""
     assert updates.authorities(b"# x\n" + CRT + KEY + ISSUER) == [CRT, ISSUER]
-    with pytest.raises(CannotError, match="no certificate"):
-        updates.authorities(b"garbage")
     with pytest.raises(CannotError, match="CRLs"):
         updates.authorities(CRT + CRL)
     assert updates.revocations(CRL + CRT + CRL) == [CRL, CRL]
-    with pytest.raises(CannotError, match="no CRL"):
-        updates.revocations(CRT)
+
+
+@pytest.mark.parametrize("bad", [b"", b"garbage", KEY, "cut", "no base64"])
+def test_a_ca_or_crl_file_that_is_not_whole_is_not_given(bad: bytes | str) -> None:
+    """haproxy would refuse it, and end somebody's connection of the error that it leaves in OpenSSL's queue."""
+    for parse, good, what in ((updates.authorities, CRT, "certificate"), (updates.revocations, CRL, "CRL")):
+        text = {"cut": good + good[:-20], "no base64": good + good.replace(b"\nQ", b"\nQQ")}.get(str(bad), bad)
+        assert isinstance(text, bytes)
+        with pytest.raises((CannotError, ValueError), match=f"^it has no {what}, or one is cut off$|base64|padding"):
+            parse(text)
 
 
 def test_revocations_are_compared_as_haproxy_describes_them() -> None:

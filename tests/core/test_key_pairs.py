@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entrypoint.haproxy.key_pairs import fits
+from entrypoint.haproxy.key_pairs import fits, has_certificate, has_key
 from tests.certificates import P256, key_pair
 
 KINDS = {
@@ -154,3 +154,20 @@ def test_no_file_is_too_odd(odd: bytes, at: int, byte: int) -> None:
     fits(text, odd)
     block = b"-----BEGIN CERTIFICATE-----\n" + b2a_base64(b"\x30" + text) + b"-----END CERTIFICATE-----\n"
     assert fits(block, odd)
+
+
+def test_what_a_file_has_is_known_by_its_labels(made: dict[str, tuple[bytes, bytes]], tmp_path: Path) -> None:
+    """Whatever the kind of key, encrypted or cut off in the middle; a public key or a request is neither."""
+    certificate, key = made["p256-a"]
+    assert (has_certificate(certificate), has_key(certificate)) == (True, False)
+    assert (has_certificate(key), has_key(key)) == (False, True)
+    assert (has_certificate(key + certificate[:40]), has_key(certificate + key[:40])) == (True, True)
+    for written in (
+        _converted(key, "ec", folder=tmp_path),
+        _converted(made["rsa-a"][1], "rsa", "-traditional", folder=tmp_path),
+        _converted(key, "pkcs8", "-topk8", "-passout", "pass:x", folder=tmp_path),
+    ):
+        assert (has_certificate(written), has_key(written)) == (False, True)
+    for other in (b"", b"PRIVATE KEY", b"CERTIFICATE", _converted(key, "ec", "-pubout", folder=tmp_path)):
+        assert (has_certificate(other), has_key(other)) == (False, False)
+    assert not has_certificate(b"-----BEGIN X509 CRL-----\n")

@@ -2,8 +2,8 @@
 
 from entrypoint.haproxy.loaded_files import LISTS, escaped, loaded
 
-CERTIFICATES = "# filename\n./site.pem\n/tmp/fw/with blank.pem\nbun.pem.rsa\n@/plain\n@web/s.pem\n"
-AUTHORITIES = "# filename\n@system-ca - 144 certificate(s)\nca - b.pem - 2 certificate(s)\ncadir - 0 certificate(s)\n"
+CERTIFICATES = "# filename\n./site.pem\n/tmp/fw/with blank.pem\nbun.pem.rsa\n@/plain\n@web/s.pem\n\n"
+AUTHORITIES = "# filename\n@system-ca - 144 certificate(s)\nca - b.pem - 2 certificate(s)\ncadir - 0 certificate(s)\n\n"
 MAPS = """\
 # id (file) description
 0 (/tmp/fw/m.map) pattern loaded from file '/tmp/fw/m.map' used by map at file '/tmp/fw/h.cfg' line 12. curr_ver=0
@@ -42,6 +42,16 @@ def test_every_name_is_found_as_haproxy_says_it() -> None:
     assert found.maps == {"/tmp/fw/m.map": "#0", "x (y).map": "#5"}
     assert found.acls == {"paths.lst": "#0"}
     assert found.busy == ""
+
+
+def test_only_a_ca_file_s_certificates_are_counted() -> None:
+    """Everything else is a name."""
+    name = "a - 2 certificate(s)"
+    found = loaded(
+        answers(certificates=f"{name}\n", authorities=f"{name} - 1 certificate(s)\nb\n", crt_lists=f"{name}\n")
+    )
+    assert list(found.certificates) == list(found.crt_lists) == [name]
+    assert list(found.authorities) == [name, "b"]
 
 
 def test_names_that_are_no_files_are_left_out() -> None:

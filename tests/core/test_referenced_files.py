@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entrypoint.haproxy import referenced_files as core
-from entrypoint.haproxy.file_names import Bases, Context, Kind
+from entrypoint.haproxy.file_names import Bases, Context, Kind, Store
 from entrypoint.haproxy.referenced_files import named_by, named_in
 
 HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
@@ -280,6 +280,131 @@ def test_a_log_format_names_files_too() -> None:
     ((path, context),) = named.naming
     assert (path, context.kind) == ("/o/f", Kind.LOG_FORMAT)
     assert named_in(b"<b>%[src,map_ip(a.map)]%[path,\nmap(/b.map,c)]", context).files == ("/o/a.map", "/b.map")
+
+
+# ---- certificates, by the names that haproxy has for them ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "stores"),
+    [
+        ("bind :1 ssl crt a.pem", [Store("/c/a.pem", "/c/a.pem")]),
+        ("bind :1 ssl crt /b.pem crt ./b.pem", [Store("/b.pem", "/b.pem"), Store("/c/./b.pem", "/c/./b.pem")]),
+        ("bind :1 ssl default-crt /b.pem", [Store("/b.pem", "/b.pem")]),
+        ("server a x:1 ssl ca-file /ca crt /me.pem", [Store("/me.pem", "/me.pem")]),
+        ("bind :1 ssl crt @web/a.pem ca-file /ca crl-file /crl", []),
+        ("bind :1 ssl crt /b.pem key /k", [Store("/b.pem", "/b.pem")]),
+        ("ssl-f-use crt /b.pem", [Store("/b.pem", "/b.pem")]),
+        (
+            "ssl-f-use crt /b.pem key /k issuer /i ocsp /o sctl /s alpn h2",
+            [Store("/b.pem", "/b.pem", "/k", "/i", "/o", "/s")],
+        ),
+    ],
+)
+def test_a_certificate_has_the_name_that_haproxy_shows(line: str, stores: list[Store]) -> None:
+    """As `show ssl cert` has it, from 2.6 to 3.5: with crt-base, and as it is written."""
+    found = named_by([("", f"global\n crt-base /c\nlisten l\n {line}\n".encode())], {}).stores
+    assert found == tuple(stores)
+
+
+def test_the_default_path_is_no_part_of_a_name() -> None:
+    """haproxy opens another path than it shows."""
+    text = b"global\n default-path origin /o\nlisten l\n bind :1 ssl crt a.pem crt-list l\n"
+    named = named_by([("", text)], {})
+    assert named.stores == (Store("a.pem", "/o/a.pem"),)
+    ((_, context),) = named.naming
+    listed = named_in(b"b.pem [key k.pem]\n", context)
+    assert listed.stores == (Store("b.pem", "/o/b.pem", "/o/k.pem"),)
+
+
+@pytest.mark.parametrize(
+    ("section", "load", "store"),
+    [
+        ("crt-store web", "crt a.pem", Store("@web/a.pem", "/c/a.pem")),
+        ("crt-store web", "crt a.pem key k alias x", Store("@web/x", "/c/a.pem", "/k/k")),
+        ("crt-store web", "alias x ocsp o crt a.pem", Store("@web/x", "/c/a.pem", ocsp="/c/o")),
+        ("crt-store web", "crt /a.pem issuer i sctl s", Store("@web/a.pem", "/a.pem", issuer="/c/i", sctl="/c/s")),
+        ("crt-store", "crt a.pem alias x", Store("@/x", "/c/a.pem")),
+        ("crt-store", "crt a.pem key /k.pem", Store("/g/a.pem", "/c/a.pem", "/k.pem")),
+        ("crt-store", "crt /a.pem", Store("/a.pem", "/a.pem")),
+        ("crt-store web", "key k.pem", None),
+    ],
+)
+def test_a_certificate_of_a_store_has_the_name_of_the_store(section: str, load: str, store: Store | None) -> None:
+    """Unless neither has a name: then it is the path, with the crt-base of `global` (`crtstore_parse_load`)."""
+    text = f"global\n crt-base /g\n{section}\n crt-base /c\n key-base /k\n load {load}\n"
+    assert named_by([("", text.encode())], {}).stores == ((store,) if store else ())
+
+
+def test_a_certificate_of_a_crt_list_has_its_path_as_its_name() -> None:
+    """With what its brackets name, relative to the working directory; one of a crt-store is there already."""
+    ((_, context),) = named_by([("", b"crt-base /c\nbind :1 ssl crt-list l\n")], {}).naming
+    text = (
+        b"# no.pem\none.pem !*\n/two.pem [alpn h2] a\nthree.pem[key k.pem ocsp o issuer i sctl s]b\n@web/x c\none.pem\n"
+    )
+    found = named_in(text, context).stores
+    assert found == (
+        Store("/c/one.pem", "/c/one.pem"),
+        Store("/two.pem", "/two.pem"),
+        Store("/c/three.pem", "/c/three.pem", "k.pem", "i", "o", "s"),
+    )
+    assert [one.names_others for one in found] == [False, False, True]
+
+
+# ---- what only another haproxy can read again ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "fixed"),
+    [
+        ("bind :1 ssl crt /a ca-file /ca ca-verify-file /v crl-file /crl crt-list /l", []),
+        ("bind :1 ssl crt /a ca-sign-file /s tls-ticket-keys /t ech /e", ["/s", "/t", "/e"]),
+        ("ssl-f-use crt /a key /k issuer /i ocsp /o sctl /s", []),
+        ("server a x:1 ssl crt /a ca-file /ca crl-file /crl", []),
+        ("acl a path -f /m -i -f opt@/n", []),
+        ("http-request deny if { src -f /m }", []),
+        ("http-request set-header A %[src,map_ip(/a.map)] if { path -f /m }", []),
+        ("http-request set-var(txn.a) hdr(x),jwt_verify(alg,/pub.pem)", ["/pub.pem"]),
+        ("errorfile 503 /e", ["/e"]),
+        ("http-error status 404 file /e", ["/e"]),
+        ("http-request return status 200 lf-file /f", ["/f"]),
+        ("lua-load /a.lua", ["/a.lua"]),
+        ("lua-load-per-thread /a.lua", ["/a.lua"]),
+        ("filter spoe engine e config /s", ["/s"]),
+        ("ssl-dh-param-file /d", ["/d"]),
+        ("issuers-chain-path /d", ["/d"]),
+        ("httpclient.ssl.ca-file /ca", ["/ca"]),
+        ("h1-case-adjust-file /h", ["/h"]),
+        ("wurfl-patch-file /d/w1 /d/w2", ["/d/w1", "/d/w2"]),
+    ],
+)
+def test_what_haproxy_cannot_take_while_it_runs_is_fixed(line: str, fixed: list[str]) -> None:
+    """It is a reload, whatever the running haproxy says that it has loaded."""
+    assert named_by([("", f"listen l\n {line}\n".encode())], {}).fixed == {*fixed}
+
+
+def test_a_file_that_is_named_both_ways_is_fixed() -> None:
+    """Half of its users would go on with the old content."""
+    for lines in (
+        b"lua-load /x\nacl a path -f /x\n",
+        b"acl a path -f /x\nlua-load /x\n",
+        b"bind :1 ssl crt /x\nhttp-request set-var(txn.a) hdr(x),jwt_verify(RS256,/x)\n",
+    ):
+        named = named_by([("", lines)], {})
+        assert "/x" in named.fixed
+        assert named.files.count("/x") == 1
+
+
+def test_a_crt_store_is_not_fixed() -> None:
+    """Its certificates and keys can be set."""
+    assert named_by([("", b"crt-store\n load crt /a key /k ocsp /o issuer /i sctl /s\n")], {}).fixed == frozenset()
+
+
+def test_what_filters_and_log_formats_name_is_fixed_and_what_a_crt_list_names_is_not() -> None:
+    """haproxy keeps maps by name, but here nobody tells which of its maps that is."""
+    assert named_in(b"acl x src -f /a\n args b=src,map_ip(/b)\n", Context(Kind.FILTER)).fixed == {"/a", "/b"}
+    assert named_in(b"%[src,map_ip(/a.map)]", Context(Kind.LOG_FORMAT)).fixed == {"/a.map"}
+    assert named_in(b"/a.pem [key /k ca-file /ca]\n", Context(Kind.CRT_LIST)).fixed == frozenset()
 
 
 @pytest.mark.parametrize("condition", ["{", "!{", "!!{", "! {", "'!{'", "a !{", "a or !{", "a || {"])

@@ -169,6 +169,29 @@ def test_a_change_that_was_undone_is_not_shown_as_a_reload() -> None:
     assert told in lines(status(last_reload=back))
 
 
+def test_files_that_were_applied_are_shown_as_such() -> None:
+    """Which, and how fast; nobody is said to have asked for it."""
+    message = "applied /etc/lb/site.pem without a reload (6 ms)"
+    last = {**STATUS["last_reload"], "kind": "applied", "trigger": "files", "seconds": 0.006, "message": message}
+    shown = lines(status(last_reload=last))
+    assert f"last reload    success 1m 30s ago, {message}" in shown
+    assert not any("asked for by files" in line for line in shown)
+    assert "last reload    success 1m 30s ago, asked for by SIGUSR1, generation 3, in 0.0213 s" in lines(STATUS)
+
+
+def test_a_refused_file_is_shown_in_haproxy_s_words_and_with_what_to_do() -> None:
+    """The generation goes on, and there is no time and no candidate."""
+    message = "generation 3 (pid 17) goes on with what it has: /etc/lb/site.pem: no start line"
+    last = {**STATUS["last_reload"], "kind": "applied", "trigger": "files", "seconds": None, "message": message}
+    shown = lines(status(last_reload={**last, "result": "failure"}, last_success_at=NOW - 7200))
+    at = shown.index("last reload    FAILURE 1m 30s ago, a changed file was refused")
+    assert [line.strip() for line in shown[at + 1 : at + 4]] == [
+        message,
+        "the current generation still serves; correct the configuration, and it is loaded",
+        "the last success was 2h ago",
+    ]
+
+
 @pytest.mark.parametrize(("sha256", "kept"), [(None, False), ("ab" * 32, False), ("ab" * 32, True)])
 @pytest.mark.parametrize("on_disk", [None, "ab" * 32, "ef" * 32])
 @pytest.mark.parametrize("generations", [[], STATUS["generations"]])

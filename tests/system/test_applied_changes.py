@@ -5,6 +5,7 @@ With another one: HAPROXY is the haproxy to ask, and APPLIED_EXAMPLES how many l
 
 import os
 import shutil
+import ssl
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from entrypoint.core.outcome import Outcome
 from entrypoint.lean.record import replace
 from entrypoint.pid1 import applying
 from entrypoint.system.config_snapshot import ConfigSnapshot
+from tests.certificates import Authority
 from tests.opened import version
 from tests.stores import (
     LIST,
@@ -29,6 +31,7 @@ from tests.stores import (
     WORDS,
     Living,
     ask,
+    certificate_at,
     disk_of,
     files_at_first,
     fresh,
@@ -353,11 +356,6 @@ def test_a_file_that_was_not_verified_is_neither_old_nor_new(lb: Living, files: 
 
 
 REFUSALS: Mapping[str, tuple[str, Callable[[dict[str, bytes]], bytes], str]] = {
-    "another key": (
-        "site.pem",
-        lambda files: files["tls.pem"] + made()[1]["two"][1],
-        "inconsistencies between private key and certificate",
-    ),
     "cut": ("site.pem", lambda files: files["two.pem"][:400], "unable to load certificate from file"),
     "garbage": ("site.pem", lambda _: b"garbage", "unable to load certificate from file"),
 }
@@ -373,6 +371,16 @@ def test_a_bad_certificate_is_refused_in_haproxy_s_words(lb: Living, files: dict
     assert outcome.problem.startswith(f"{lb.folder}/{name}: {words}")
     assert (outcome.digest, lb.runs.digest) == ("", digest)
     assert stores(lb.folder) == had
+
+
+def test_a_key_that_does_not_fit_is_not_even_given(lb: Living, files: dict[str, bytes]) -> None:
+    """A reload says what is wrong, in haproxy's words; the CLI would end somebody's connection."""
+    had, digest = stores(lb.folder), lb.runs.digest
+    for name, text in (("site.pem", files["tls.pem"] + made()[1]["two"][1]), ("tls.pem.key", made()[1]["two"][1])):
+        outcome = applied(lb, {**files, name: text})
+        assert outcome.problem.endswith("its private key does not fit its certificate")
+        assert (outcome.refused, outcome.digest, lb.runs.digest) == (False, "", digest)
+        assert stores(lb.folder) == had
 
 
 @pytest.mark.parametrize("name", ["site.pem", "tls.pem", "hosts.map", "paths.lst", "ca.pem", "crl.pem", "list.txt"])
@@ -537,3 +545,458 @@ def test_a_lost_answer_means_neither_the_old_nor_the_new_content(
         assert outcome.problem == ""
         assert stores(lb.folder) == fresh(lb.folder)
         assert lb.runs.digest == digest
+
+
+def interrupt(lb: Living, begins: tuple[str, ...], harm: Callable[[], None], *, after: bool = False) -> None:
+    """Do harm beside the first command that begins like one of these, before it or after its answer."""
+    call = lb.channel.call
+
+    def interrupted(command: str, payload: bytes = b"", *, until: float) -> bytes:
+        if not command.startswith(begins):
+            return call(command, payload, until=until)
+        lb.channel.call = call  # type: ignore[method-assign]
+        if not after:
+            harm()
+        answer = call(command, payload, until=until)
+        if after:
+            harm()
+        return answer
+
+    lb.channel.call = interrupted  # type: ignore[method-assign]
+
+
+def lose() -> None:
+    """Have no answer."""
+    raise TimeoutError("timed out")
+
+
+def pem(text: bytes) -> str:
+    """Return it as the payload of a command."""
+    return f"<<\n{text.decode().strip()}\n"
+
+
+BEFORE_THE_COMMIT = ("set ssl ", "add map", "prompt\nadd acl", "add ssl ca-file", "show ssl crl-file *")
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_an_answer_that_is_lost_before_the_commit_leaves_nothing_behind(
+    lb: Living, files: dict[str, bytes], kind: str
+) -> None:
+    """What was begun is taken back; haproxy has what it had, and that is known."""
+    had, digest, changes = stores(lb.folder), lb.runs.digest, CHANGES[kind](files)
+    if kind == "one line less":
+        pytest.skip("this is one command")
+    interrupt(lb, BEFORE_THE_COMMIT, lose, after=True)
+    outcome = applied(lb, {**files, **changes})
+    assert outcome.problem.endswith("timed out")
+    assert (outcome.digest, outcome.refused, lb.runs.digest) == ("", False, digest)
+    assert stores(lb.folder) == had
+    assert "three.pem" not in ask(lb.folder, "show ssl cert")
+    for name in ("map hosts.map", "acl paths.lst") if not is_new() else ():
+        # 3.5 leaves it there until the next one.
+        kept, _, of = name.partition(" ")
+        assert ask(lb.folder, f"show {kept} @1 {of}").strip() == ""
+    assert applied(lb, {**files, **changes, "ip.lst": b"10.0.0.2\n"}).problem == ""
+    assert stores(lb.folder) == fresh(lb.folder)
+
+
+SOMEBODY_ELSE: Mapping[str, tuple[str, str, Callable[[dict[str, bytes]], list[str]]]] = {
+    "a certificate": (
+        "site.pem",
+        "show ssl cert site.pem",
+        lambda files: [f"set ssl cert site.pem {pem(files['three.pem'])}", "commit ssl cert site.pem"],
+    ),
+    "another CA": (
+        "ca.pem",
+        "show ssl ca-file ca.pem",
+        lambda files: [f"set ssl ca-file ca.pem {pem(files['tls.pem'])}", "commit ssl ca-file ca.pem"],
+    ),
+    "a CRL": (
+        "crl.pem",
+        "show ssl crl-file crl.pem",
+        lambda files: [f"set ssl crl-file crl.pem {pem(files['crl.pem'])}", "commit ssl crl-file crl.pem"],
+    ),
+    "lines of a crt-list": (
+        "list.txt",
+        "show ssl crt-list list.txt",
+        lambda _: ["add ssl crt-list list.txt one.pem"],
+    ),
+}
+"""Commands of somebody else, for the moment in which we ask what haproxy has."""
+
+
+@pytest.mark.parametrize("kind", SOMEBODY_ELSE)
+def test_whatever_haproxy_has_instead_is_noticed(lb: Living, files: dict[str, bytes], kind: str) -> None:
+    """The answer to a commit is not what counts."""
+    name, shows, commands = SOMEBODY_ELSE[kind]
+
+    def harm() -> None:
+        for command in commands(files):
+            ask(lb.folder, command)
+
+    interrupt(lb, (shows,), harm)
+    digest, changes = lb.runs.digest, CHANGES[kind](files)
+    outcome = applied(lb, {**files, **changes})
+    assert outcome.problem == f"{lb.folder}/{name}: haproxy has something else now than the file"
+    assert (outcome.files, outcome.refused) == ((), False)
+    assert outcome.digest not in {"", digest, lb.read().digest}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SOMEBODY_ELSE if "list" not in kind])
+def test_somebody_else_s_next_transaction_is_not_aborted(lb: Living, files: dict[str, bytes], kind: str) -> None:
+    """Ours was over, and only its look at haproxy has failed."""
+    _, shows, commands = SOMEBODY_ELSE[kind]
+
+    def harm() -> None:
+        ask(lb.folder, commands(files)[0])
+        lose()
+
+    interrupt(lb, (shows,), harm)
+    assert applied(lb, {**files, **CHANGES[kind](files)}).problem.endswith("timed out")
+    assert ask(lb.folder, " ".join(shows.split()[:3])).startswith("# transaction\n*")
+
+
+def test_lines_that_were_added_stay_if_others_cannot_be_removed(lb: Living, files: dict[str, bytes]) -> None:
+    """Nothing tells where a removed one was: a reload puts all in order."""
+    interrupt(lb, ("show ssl crt-list list.txt",), lose)
+    outcome = applied(lb, {**files, "list.txt": f"{LIST[0]}\n{LIST[2]}\n".encode()})
+    assert outcome.problem.endswith("timed out")
+    assert outcome.digest not in {"", lb.read().digest}
+    assert stores(lb.folder) == fresh(lb.folder)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CHANGES if "ACL" not in kind])
+def test_what_was_not_begun_is_what_it_was(lb: Living, files: dict[str, bytes], kind: str) -> None:
+    """A job that has succeeded says nothing of the next one."""
+    outcome = applied(lb, {**files, **CHANGES[kind](files), "ip.lst": b"no address\n"})
+    assert outcome.problem.startswith(f"{lb.folder}/ip.lst: 'no")
+    assert {os.path.basename(path) for path in outcome.files} >= {*CHANGES[kind](files)}
+    write(lb.folder, {**files, **CHANGES[kind](files)})
+    assert lb.read().digest == outcome.digest
+    assert lb.apply() is None
+
+
+def test_lines_before_a_bad_one_are_taken_back(lb: Living, files: dict[str, bytes]) -> None:
+    """With their certificates."""
+    had = stores(lb.folder)
+    changes = {"list.txt": "".join(f"{line}\n" for line in LIST).encode(), "four.pem": b"garbage"}
+    outcome = applied(lb, {**files, **changes})
+    assert outcome.problem.startswith(f"{lb.folder}/list.txt: {lb.folder}/four.pem: unable to load certificate")
+    assert outcome.refused
+    assert stores(lb.folder) == had
+    assert not {"three.pem", "four.pem"} & {*ask(lb.folder, "show ssl cert").split()}
+    assert "three" not in ask(lb.folder, "show ssl crt-list list.txt")
+    assert applied(lb, {**files, "list.txt": changes["list.txt"]}).problem == ""
+    assert stores(lb.folder) == fresh(lb.folder)
+
+
+def test_a_certificate_that_is_gone_with_its_line_is_known_to_be_gone(lb: Living, files: dict[str, bytes]) -> None:
+    """Also if something else was not taken: the rest is what is on disk then."""
+    files = {**files, "list.txt": f"{LIST[0]}\n".encode()}
+    del files["two.pem"]
+    outcome = applied(lb, {**files, "ip.lst": b"no address\n"})
+    assert {os.path.basename(path) for path in outcome.files} == {"list.txt", "two.pem"}
+    write(lb.folder, files)
+    assert lb.read().digest == outcome.digest
+
+
+def test_a_line_of_which_no_answer_tells_may_be_there(lb: Living, files: dict[str, bytes]) -> None:
+    """The certificate is known to be, and the old list is not what haproxy has."""
+    digest = lb.runs.digest
+    interrupt(lb, ("add ssl crt-list",), lose, after=True)
+    outcome = applied(lb, {**files, "list.txt": "".join(f"{line}\n" for line in LIST[:3]).encode()})
+    assert outcome.problem.endswith("timed out")
+    assert outcome.files == ()
+    assert outcome.digest not in {"", digest, lb.read().digest}
+
+
+def test_a_line_that_may_mean_two_certificates_is_a_reload(
+    other: Callable[..., Living], files: dict[str, bytes]
+) -> None:
+    """haproxy has each by its name, and the line may have either."""
+    lb = other(("ssl crt tls.pem", "ssl crt tls.pem crt ./two.pem"))
+    had = stores(lb.folder)
+    outcome = applied(lb, {**files, "list.txt": f"{LIST[0]}\n".encode()})
+    assert outcome.problem == f"{lb.folder}/list.txt: two.pem is not one file, or names others"
+    assert stores(lb.folder) == had
+
+
+def test_a_crt_list_in_another_order_is_a_reload(lb: Living, files: dict[str, bytes]) -> None:
+    """Nothing is sent."""
+    had = stores(lb.folder)
+    outcome = applied(lb, {**files, "list.txt": f"{LIST[1]}\n{LIST[0]}\n".encode(), "hosts.map": b"/a Z\n"})
+    assert outcome.problem.startswith(f"{lb.folder}/list.txt: more has changed in it")
+    assert stores(lb.folder) == had
+
+
+def test_what_is_too_long_for_a_command_is_a_reload(lb: Living, files: dict[str, bytes]) -> None:
+    """At some lengths haproxy says nothing, or dies."""
+    had = stores(lb.folder)
+    chain = files["tls.pem"] * 30
+    assert len(chain) > 15360
+    outcome = applied(lb, {**files, "site.pem": files["site.pem"] + chain})
+    assert outcome.problem == f"{lb.folder}/site.pem: it is too long for a command: more than 15360 bytes"
+    assert (outcome.digest, outcome.refused) == ("", False)
+    assert stores(lb.folder) == had
+
+
+def test_a_ca_file_that_is_too_long_for_a_command_needs_several(lb: Living, files: dict[str, bytes]) -> None:
+    """HAProxy 2.6 has none that adds to a CA file: what was begun is taken back."""
+    had, pool = stores(lb.folder), made()[1]
+    many = b"".join(pool[name][0] for name in NAMES) + pool["four"][0] * 20
+    outcome = applied(lb, {**files, "ca.pem": many})
+    if is_new():
+        assert outcome.problem == ""
+        assert stores(lb.folder) == fresh(lb.folder)
+    else:
+        assert outcome.problem.startswith(f"{lb.folder}/ca.pem: Unknown command")
+        assert outcome.digest == ""
+        assert stores(lb.folder) == had
+
+
+@pytest.mark.parametrize(("name", "label"), [("ca.pem", "CERTIFICATE"), ("crl.pem", "X509 CRL")])
+def test_haproxy_s_words_about_a_bad_ca_or_crl_file_are_told(
+    lb: Living, files: dict[str, bytes], name: str, label: str
+) -> None:
+    """They are no refusal: a reload says more."""
+    had = stores(lb.folder)
+    outcome = applied(lb, {**files, name: f"-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n".encode()})
+    assert outcome.problem == f"{lb.folder}/{name}: Invalid payload"
+    assert (outcome.digest, outcome.refused) == ("", False)
+    assert stores(lb.folder) == had
+
+
+def test_a_payload_that_haproxy_cuts_is_noticed(lb: Living, files: dict[str, bytes]) -> None:
+    """As 3.5 may do without a word; the transaction shows no more than what has arrived."""
+    one, two = ((made()[0] / f"{name}.crl").read_bytes() for name in ("one", "two"))
+    call = lb.channel.call
+
+    def cutting(command: str, payload: bytes = b"", *, until: float) -> bytes:
+        return call(command, one if command.startswith("set ssl crl-file") else payload, until=until)
+
+    lb.channel.call = cutting  # type: ignore[method-assign]
+    outcome = applied(lb, {**files, "crl.pem": two + one})
+    assert outcome.problem == f"{lb.folder}/crl.pem: haproxy has something else now than the file"
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (ConnectionResetError(104, "Connection reset by peer"), "Connection reset by peer"),
+        (MemoryError(), "there is not enough memory"),
+        (ValueError("odd\nwords"), r"odd\nwords"),
+    ],
+    ids=["OSError", "MemoryError", "ValueError"],
+)
+@pytest.mark.parametrize("command", ["show ssl cert", "prepare map"])
+def test_whatever_goes_wrong_is_told_and_is_a_reload(
+    lb: Living, files: dict[str, bytes], command: str, error: Exception, problem: str
+) -> None:
+    """In one line; nothing was taken."""
+
+    def harm() -> None:
+        raise error
+
+    interrupt(lb, (command,), harm)
+    outcome = applied(lb, {**files, "hosts.map": b"/a Z\n"})
+    assert outcome == Outcome(problem=problem)
+
+
+def test_a_file_that_is_too_large_to_be_given_is_a_reload(lb: Living, files: dict[str, bytes]) -> None:
+    """It is not read to its end, and haproxy reads it faster."""
+    had = stores(lb.folder)
+    outcome = applied(lb, {**files, "hosts.map": b"# " + b"x" * (16 << 20) + b"\n"})
+    assert outcome.problem.startswith(f"{lb.folder}/hosts.map: it has more than ")
+    assert stores(lb.folder) == had
+
+
+@pytest.fixture
+def other(tmp_path: Path, files: dict[str, bytes]) -> Iterator[Callable[..., Living]]:
+    """A function that starts one whose configuration and files differ."""
+    with ExitStack() as stack:
+
+        def start(*replaced: tuple[str, str], **more: bytes) -> Living:
+            text = files["haproxy.cfg"].decode()
+            for old, new in replaced:
+                assert old in text
+                text = text.replace(old, new)
+            files.update({"haproxy.cfg": text.encode(), **{name.replace("_", "."): more[name] for name in more}})
+            folder = tmp_path / "other"
+            folder.mkdir()
+            write(folder, files)
+            found = stack.enter_context(living(folder))
+            assert found
+            return found
+
+        yield start
+
+
+def test_a_key_beside_a_certificate_that_has_one_is_not_haproxy_s(
+    other: Callable[..., Living], files: dict[str, bytes]
+) -> None:
+    """haproxy looks for it only if there is none; whose it is does not matter."""
+    lb = other(site_pem_key=made()[1]["four"][1])
+    assert applied(lb, {**files, "site.pem": files["two.pem"]}).problem == ""
+    assert stores(lb.folder) == fresh(lb.folder)
+    assert applied(lb, {**files, "site.pem": files["two.pem"], "site.pem.key": made()[1]["three"][1]}).problem == ""
+    assert stores(lb.folder) == fresh(lb.folder)
+
+
+def test_the_key_of_a_crt_may_have_another_name(other: Callable[..., Living], files: dict[str, bytes]) -> None:
+    """Where the configuration says so, and nowhere else."""
+    crt, key = made()[1]["one"]
+    changes = dict(zip(("x.crt", "x.key"), made()[1]["two"], strict=True))
+    lb = other(
+        ("global\n", "global\n  ssl-load-extra-del-ext\n"), ("ssl crt tls.pem", "ssl crt x.crt"), x_crt=crt, x_key=key
+    )
+    outcome = applied(lb, {**files, **changes})
+    assert (outcome.problem, len(outcome.files)) == ("", 2)
+    assert stores(lb.folder) == fresh(lb.folder)
+    same_key = applied(lb, {**files, **changes, "x.key": changes["x.key"] + b"# comment\n"})
+    assert same_key.problem == ""
+    assert stores(lb.folder) == fresh(lb.folder)
+
+
+@pytest.mark.parametrize("kind", ["issuer", "sctl"])
+def test_other_files_beside_a_certificate_are_a_reload(
+    other: Callable[..., Living], files: dict[str, bytes], kind: str
+) -> None:
+    """The CLI takes an issuer that a start refuses, and haproxy dies of a list of SCTs."""
+    lb = other(tls_pem_issuer=made()[1]["one"][0])
+    had, (crt, key) = stores(lb.folder), made()[1]["two"]
+    changes = {"tls.pem": crt, "tls.pem.key": key, f"tls.pem.{kind}": files["tls.pem.issuer"]}
+    outcome = applied(lb, {**files, **changes})
+    assert outcome.problem == f"{lb.folder}/tls.pem: it has an .issuer or .sctl file"
+    assert (outcome.digest, outcome.refused, stores(lb.folder)) == ("", False, had)
+
+
+def test_only_a_changed_response_is_given_alone(other: Callable[..., Living], files: dict[str, bytes]) -> None:
+    """With it the certificate stays as it is, also one with an issuer beside it, which cannot be set."""
+    authority = Authority(made()[0], "signer")
+    crt, key = authority.signs("leaf")
+    old, new = authority.responds("leaf", 3, 7)
+    lb = other(tls_pem=crt.encode(), tls_pem_key=key.encode(), tls_pem_issuer=authority.crt.encode(), tls_pem_ocsp=old)
+    (shown,) = (line for line in ask(lb.folder, "show ssl cert tls.pem").splitlines() if "OCSP Response Key" in line)
+    response = f"show ssl ocsp-response {shown.split(': ')[1]}"
+    (before,) = (line for line in ask(lb.folder, response).splitlines() if "Next Update" in line)
+    outcome = applied(lb, {**files, "tls.pem.ocsp": new})
+    assert (outcome.problem, outcome.files) == ("", (f"{lb.folder}/tls.pem.ocsp",))
+    assert before not in ask(lb.folder, response)
+    assert "Next Update" in ask(lb.folder, response)
+    outcome = applied(lb, {name: text for name, text in files.items() if name != "tls.pem.ocsp"})
+    assert outcome.problem == f"{lb.folder}/tls.pem: it has an .issuer or .sctl file"
+
+
+def test_a_certificate_that_is_used_elsewhere_outlives_its_line(
+    other: Callable[..., Living], files: dict[str, bytes]
+) -> None:
+    """And is renewed in the same moment."""
+    lb = other(("ssl crt tls.pem", "ssl crt tls.pem crt two.pem"))
+    outcome = applied(lb, {**files, "list.txt": f"{LIST[0]}\n".encode(), "two.pem": files["three.pem"]})
+    assert outcome.problem == ""
+    assert certificate_at(lb.folder / "tls.sock", "three") == as_shown(files["three.pem"])
+    assert stores(lb.folder) == fresh(lb.folder)
+    # The line is back, with another content at once.
+    outcome = applied(lb, {**files, "list.txt": f"{LIST[0]}\ntwo.pem two\n".encode(), "two.pem": files["four.pem"]})
+    assert outcome.problem == ""
+    assert certificate_at(lb.folder / "tls.sock", "four") == as_shown(files["four.pem"])
+    assert stores(lb.folder) == fresh(lb.folder)
+
+
+def as_shown(text: bytes) -> str:
+    """Return a certificate as `certificate_at` does."""
+    return ssl.PEM_cert_to_DER_cert(text.decode().partition("-----BEGIN PRIVATE")[0]).hex()
+
+
+def test_where_relative_names_have_another_folder_nothing_is_guessed(
+    other: Callable[..., Living], files: dict[str, bytes]
+) -> None:
+    """haproxy shows them without it: a file of that name may be another one."""
+    lb = other(("global\n", "global\n  default-path config\n"))
+    had = stores(lb.folder)
+    outcome = applied(lb, {**files, "hosts.map": b"/a Z\n"})
+    assert outcome.problem == f"{lb.folder}/hosts.map is nothing that haproxy can take while it runs"
+    assert stores(lb.folder) == had
+    assert list(applying.reported(lb.channel, lb.disk, replace(lb.disk.read(), digests={}))) == []
+
+
+def test_a_name_with_its_folder_is_known_wherever_others_are_relative_to(
+    other: Callable[..., Living], files: dict[str, bytes], tmp_path: Path
+) -> None:
+    """It is the same file for everybody."""
+    path = str(tmp_path / "other" / "hosts.map")
+    lb = other(("global\n", "global\n  default-path config\n"), ("map(hosts.map,none)", f"map({path},none)"))
+    assert list(applying.reported(lb.channel, lb.disk, replace(lb.disk.read(), digests={}))) == [path]
+    write(lb.folder, {**files, "hosts.map": b"/a Z\n"})
+    outcome = lb.apply()
+    assert outcome
+    assert (outcome.problem, outcome.files) == ("", (path,))
+
+
+def test_a_map_that_is_an_acl_file_as_well_is_a_reload(other: Callable[..., Living], files: dict[str, bytes]) -> None:
+    """Each of the two commands would set the other's entries, too."""
+    lb = other(("path_beg -f paths.lst", "path_beg -M -f hosts.map"))
+    assert "hosts.map" in ask(lb.folder, "show acl")
+    had = ask(lb.folder, "show map hosts.map")
+    outcome = applied(lb, {**files, "hosts.map": b"/a Z\n"})
+    assert outcome.problem == f"{lb.folder}/hosts.map is a map and an ACL file at once"
+    assert ask(lb.folder, "show map hosts.map") == had
+
+
+needs_stores = pytest.mark.skipif(not WORDS or not is_new(), reason="this HAProxy knows no crt-store")
+
+
+@needs_stores
+def test_a_named_key_that_does_not_fit_is_final(lb: Living, files: dict[str, bytes]) -> None:
+    """A new haproxy would start with it, and every handshake would fail."""
+    had = stores(lb.folder)
+    outcome = applied(lb, {**files, "store.key": made()[1]["two"][1]})
+    assert outcome.problem == f"{lb.folder}/store.crt: its private key does not fit its certificate"
+    assert outcome.refused
+    assert stores(lb.folder) == had
+
+
+@needs_stores
+def test_a_certificate_with_a_named_key_is_left_alone_if_nothing_of_it_has_changed(
+    lb: Living, files: dict[str, bytes]
+) -> None:
+    """Like any other one that somebody has set."""
+    ask(lb.folder, f"set ssl cert @web/a {pem(files['three.pem'])}")
+    ask(lb.folder, "commit ssl cert @web/a")
+    theirs = certificate_at(lb.folder / "store.sock")
+    assert theirs == as_shown(files["three.pem"])
+    assert applied(lb, {**files, "site.pem": files["two.pem"]}).problem == ""
+    assert certificate_at(lb.folder / "store.sock") == theirs
+
+
+@needs_stores
+def test_a_named_key_counts_whatever_the_certificate_has(lb: Living, files: dict[str, bytes]) -> None:
+    """As haproxy reads it at a start."""
+    (crt, key), (_, another) = made()[1]["two"], made()[1]["three"]
+    assert applied(lb, {**files, "store.crt": crt + another, "store.key": key}).problem == ""
+    assert stores(lb.folder) == fresh(lb.folder)
+
+
+@needs_stores
+def test_a_certificate_that_has_two_keys_by_the_configuration_is_a_reload(
+    other: Callable[..., Living], files: dict[str, bytes]
+) -> None:
+    """Only haproxy knows which branch of a condition it has taken."""
+    load = "load crt store.crt key store.key alias a\n"
+    both = f".if version_atleast(99.0)\n{load.replace('store.key', 'tls.pem.key')}.else\n{load}.endif\n"
+    lb = other((load, both))
+    had = stores(lb.folder)
+    outcome = applied(lb, {**files, **dict(zip(("store.crt", "store.key"), made()[1]["two"], strict=True))})
+    assert outcome.problem == "the configuration has two different certificates @web/a"
+    assert stores(lb.folder) == had
+
+
+@needs_stores
+def test_a_new_line_that_names_a_key_is_a_reload(other: Callable[..., Living], files: dict[str, bytes]) -> None:
+    """haproxy knows no such certificate, and a command for it has no such options."""
+    crt, key = made()[1]["three"]
+    lb = other(x_crt=crt, x_key=key)
+    had = stores(lb.folder)
+    outcome = applied(lb, {**files, "list.txt": files["list.txt"] + b"x.crt [key x.key] x\n"})
+    assert outcome.problem == f"{lb.folder}/list.txt: x.crt is not one file, or names others"
+    assert stores(lb.folder) == had

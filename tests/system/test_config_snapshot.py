@@ -16,6 +16,7 @@ from entrypoint.haproxy.file_names import Named
 from entrypoint.haproxy.referenced_files import named_by
 from entrypoint.system import config_snapshot as system
 from entrypoint.system.config_snapshot import ConfigFiles, ConfigSnapshot
+from entrypoint.system.config_snapshot.look import Look
 from tests.certificates import key_pair
 from tests.system.apart import apart, in_child
 from tests.system.mounting import bind, mount, own_mounts, why_no_mounts
@@ -266,6 +267,124 @@ def test_a_key_that_does_not_fit_its_certificate_is_reported(tmp_path: Path) -> 
         assert reader.read().incomplete == ()
     (tmp_path / "haproxy.cfg").write_text(f"frontend f\n bind :1 ssl crt {tmp_path}/site.crt\n")
     assert put("old", "new") == ()
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> dict[str, tuple[str, str]]:
+    """Key pairs with their names, made elsewhere."""
+    (tmp_path / "made").mkdir()
+    return {name: key_pair(tmp_path / "made", name) for name in ("old", "new")}
+
+
+BESIDE = {
+    "a `bind`": ("bind :1 ssl crt ETC/crts/site.crt", "site.crt", "site.crt.key"),
+    "ssl-load-extra-del-ext": ("bind :1 ssl crt ETC/crts/site.crt", "site.crt", "site.key"),
+    "a server": ("server s x:1 ssl crt ETC/crts/site.pem", "site.pem", "site.pem.key"),
+    "a folder": ("bind :1 ssl crt ETC/crts", "site.pem", "site.pem.key"),
+    "a crt-list": ("bind :1 ssl crt-list ETC/list", "site.pem", "site.pem.key"),
+}
+
+
+@pytest.mark.parametrize("kind", BESIDE)
+def test_a_changed_certificate_without_its_key_is_reported(
+    etc: Path, pairs: dict[str, tuple[str, str]], kind: str
+) -> None:
+    """Beside it or in it; haproxy would refuse it, but a moment later the key may be there."""
+    line, certificate, key = BESIDE[kind]
+    crt, where = etc / "crts" / certificate, etc / "crts" / key
+    (etc / "list").write_text(f"{crt} a.example\n")
+    (etc / "haproxy.cfg").write_text(f"listen l\n {line.replace('ETC', str(etc))}\n")
+    crt.write_text(pairs["old"][0])
+    where.write_text(pairs["old"][1])
+    reader = disk(etc / "haproxy.cfg")
+    before = reader.read()
+    assert before.incomplete == ()
+
+    def now() -> tuple[str, ...]:
+        assert reader.read().incomplete == ()
+        return reader.read((), before.digests).incomplete
+
+    assert now() == ()
+    crt.write_text(pairs["new"][0])
+    assert now() == (f"{where} does not fit {crt}",)
+    where.write_text(pairs["new"][1])
+    assert now() == ()
+    where.unlink()
+    assert now() == (f"{crt} has no private key",)
+    crt.write_text("".join(pairs["new"]))
+    assert now() == ()
+    where.write_text(pairs["old"][1])
+    # haproxy does not look for another one.
+    assert now() == ()
+    crt.write_text("")
+    assert now() == (f"{crt} is empty",)
+    crt.write_text("garbage")
+    assert now() == ()
+    where.unlink()
+    assert now() == ()
+    crt.unlink()
+    assert now() == ()
+
+
+def test_what_belongs_to_a_certificate_needs_no_key(etc: Path, pairs: dict[str, tuple[str, str]]) -> None:
+    """In a folder everything is a certificate, but for an issuer's."""
+    (etc / "crts" / "one.pem").write_text("".join(pairs["old"]))
+    reader = disk(etc / "haproxy.cfg")
+    before = reader.read()
+    (etc / "crts" / "one.pem.issuer").write_text(pairs["new"][0])
+    (etc / "crts" / "one.pem.ocsp").write_text("")
+    assert reader.read((), before.digests).incomplete == ()
+    (etc / "crts" / "three.pem").write_text(pairs["new"][0])
+    assert reader.read((), before.digests).incomplete == (f"{etc}/crts/three.pem has no private key",)
+
+
+def test_certificates_are_read_only_if_they_have_changed(
+    etc: Path, pairs: dict[str, tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There can be ten thousand, and there is a look every few seconds."""
+    read: list[str] = []
+    right = Look.text_of
+
+    def text_of(look: Look, path: str) -> bytes:
+        read.append(os.path.basename(path))
+        return right(look, path)
+
+    monkeypatch.setattr(Look, "text_of", text_of)
+    for name in ("one.pem", "two.pem"):
+        (etc / "crts" / name).write_text("".join(pairs["old"]))
+    for name, text in zip(("site.crt", "site.key"), pairs["old"], strict=True):
+        (etc / name).write_text(text)
+    with (etc / "haproxy.cfg").open("a") as file:
+        file.write(f"crt-store\n load crt {etc}/site.crt key {etc}/site.key\n")
+    reader = disk(etc / "haproxy.cfg")
+    before = reader.read()
+    assert read == ["site.crt", "site.key"]
+    read.clear()
+    reader.read((), before.digests)
+    assert read == []
+    (etc / "crts" / "two.pem").write_text("".join(pairs["new"]))
+    (etc / "site.key").write_text(pairs["new"][1])
+    assert reader.read((), before.digests).incomplete == (f"{etc}/site.key does not fit {etc}/site.crt",)
+    assert sorted(read) == ["site.crt", "site.key", "two.pem"]
+
+
+def test_what_only_another_haproxy_can_read_is_known(etc: Path) -> None:
+    """The configuration itself, and each file of a folder; also what comes later. What is watched besides is not it."""
+    (etc / "list").write_text("one.pem\n")
+    (etc / "haproxy.cfg").write_text(
+        f"global\n crt-base {etc}/crts\n issuers-chain-path {etc}/extra\n lua-load {etc}/a.map\nlisten l\n"
+        f" bind :1 ssl crt-list {etc}/list\n acl a path -f {etc}/a.map -f {etc}/503.http\n"
+        f" errorfile 503 {etc}/later\n"
+    )
+    (etc / "more").write_text("")
+    (etc / "said").write_text("")
+    contents = disk(etc / "haproxy.cfg", extra=(etc / "more",)).read([str(etc / "said")])
+    fixed = {os.path.relpath(path, etc) for path in contents.fixed}
+    assert fixed >= {"haproxy.cfg", "extra/x", "a.map", "later"}
+    assert {*names(contents, etc)} - fixed == {"list", "crts/one.pem", "503.http", "more", "said"}
+    assert {*contents.digests} == {*contents.files}
+    assert contents.crt_lists == {str(etc / "list"): b"one.pem\n"}
+    assert [(one.name, one.crt) for one in contents.stores] == [(f"{etc}/crts/one.pem",) * 2]
 
 
 def test_our_own_output_never_counts(tmp_path: Path) -> None:

@@ -4,14 +4,18 @@ import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from entrypoint.haproxy.runtime_api import is_idle, pid
-from entrypoint.system.haproxy_cli import CliChannel, Conversation
+from entrypoint.system.haproxy_cli import MOST_ANSWERED, CliChannel, Conversation
 from tests.system.lives import stat
 from tests.waiting import eventually
 
@@ -229,3 +233,209 @@ def test_the_configuration_can_be_read_again_and_again(channel: CliChannel) -> N
                 "  stats maxconn 32\n"
             )
     channel.spawned()
+
+
+# ---- calls that wait -------------------------------------------------------------------------------------------------
+
+
+def soon() -> float:
+    """Return a time at which nobody should have to give up."""
+    return time.monotonic() + PATIENCE_MS / 1000
+
+
+@contextmanager
+def answering(answer: Callable[[socket.socket], object]) -> Iterator[CliChannel]:
+    """Give a line at whose other end each session is answered like this, and then closed."""
+    ours, theirs = socket.socketpair()
+    with closing(CliChannel(ours.detach())) as channel, theirs:
+
+        def serve() -> None:
+            while descriptors := socket.recv_fds(theirs, 1, 1)[1]:
+                with socket.socket(fileno=descriptors[0]) as session:
+                    answer(session)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield channel
+        finally:
+            theirs.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def question(session: socket.socket, end: bytes = b"\n") -> bytes:
+    """Return what is asked."""
+    asked = b""
+    while not asked.endswith(end):
+        asked += session.recv(65536)
+    return asked
+
+
+def test_a_call_waits_until_haproxy_answers(channel: CliChannel, start: Start) -> None:
+    """Also for one that only starts; each call is a session of its own, and leaves nothing open."""
+    haproxy = start(channel)
+    assert pid(channel.call("show info", until=soon()).decode()) == haproxy.pid
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        assert pid(channel.call("show info", until=soon()).decode()) == haproxy.pid
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(channel.call(";".join(["show env"] * 30), until=soon())) > 300_000
+
+
+def test_a_payload_is_sent_after_its_command(channel: CliChannel, start: Start) -> None:
+    """haproxy reads it until an empty line."""
+    start(channel)
+    answer = channel.call("set ssl cert no.pem", b"one\ntwo\n", until=soon())
+    assert b"no.pem" in answer
+    assert b"Unknown command" not in answer
+
+
+@pytest.mark.parametrize(
+    ("command", "payload", "sent"),
+    [
+        ("a b", b"", b"a b\n"),
+        ("a \udcff", b"x\ny", b"a \xff <<\nx\ny\n\n"),
+        ("a", b"x\n\n", b"a <<\nx\n\n"),
+    ],
+)
+def test_a_question_is_sent_as_haproxy_reads_it(command: str, payload: bytes, sent: bytes) -> None:
+    """A payload ends with one empty line, whatever is at its end; and names need not be UTF-8."""
+    asked = []
+
+    def answer(session: socket.socket) -> None:
+        asked.append(question(session, b"\n\n" if payload else b"\n"))
+        session.sendall(b"ok\n")
+
+    with answering(answer) as channel:
+        assert channel.call(command, payload, until=soon()) == b"ok\n"
+    assert asked == [sent]
+
+
+def test_an_answer_in_pieces_is_whole() -> None:
+    """It ends where haproxy closes the session, and nowhere before."""
+
+    def answer(session: socket.socket) -> None:
+        question(session)
+        for piece in (b"one\n", b"\n", b"two", b"\n" + b"x" * 300_000):
+            session.sendall(piece)
+
+    with answering(answer) as channel:
+        assert channel.call("show", until=soon()) == b"one\n\ntwo\n" + b"x" * 300_000
+
+
+def test_an_answer_without_an_end_is_an_error() -> None:
+    """It would take all memory; the next question is answered."""
+    rest = [b"x" * (1 << 20)] * (2 * MOST_ANSWERED >> 20)
+
+    def answer(session: socket.socket) -> None:
+        question(session)
+        try:
+            for piece in rest:
+                session.sendall(piece)
+        except OSError:
+            rest[:] = [b"short\n"]
+
+    with answering(answer) as channel:
+        with pytest.raises(OSError, match=f"^haproxy answers with more than {MOST_ANSWERED} bytes$"):
+            channel.call("show", until=soon())
+        eventually(lambda: len(rest) == 1)
+        assert channel.call("show", until=soon()) == b"short\n"
+
+
+@pytest.mark.parametrize("said", [b"", b"the first half"])
+def test_an_answer_that_does_not_come_in_time_is_an_error(said: bytes) -> None:
+    """As is one that stops in the middle."""
+    over = threading.Event()
+
+    def answer(session: socket.socket) -> None:
+        question(session)
+        session.sendall(said)
+        over.wait()
+
+    with answering(answer) as channel:
+        try:
+            with pytest.raises(TimeoutError):
+                channel.call("show", until=time.monotonic() + 0.05)
+        finally:
+            over.set()
+
+
+def test_an_answer_in_many_pieces_is_waited_for_no_longer() -> None:
+    """The time is for all of them together."""
+    over = threading.Event()
+
+    def answer(session: socket.socket) -> None:
+        question(session)
+        try:
+            for _ in range(1000):
+                if over.wait(0.01):
+                    return
+                session.sendall(b"x")
+        except OSError:
+            pass
+
+    with answering(answer) as channel:
+        try:
+            with pytest.raises(TimeoutError):
+                channel.call("show", until=time.monotonic() + 0.3)
+        finally:
+            over.set()
+
+
+def test_a_time_that_is_over_already_is_no_endless_wait() -> None:
+    """A timeout of nothing would be none, and a negative one no number that a socket takes."""
+    over = threading.Event()
+    with answering(lambda _: over.wait()) as channel:
+        try:
+            with pytest.raises(TimeoutError):
+                channel.call("show", until=time.monotonic() - 5)
+        finally:
+            over.set()
+
+
+@pytest.mark.parametrize("answer", [b"too big\n", b""])
+def test_what_is_answered_before_it_was_read_whole_counts(answer: bytes) -> None:
+    """haproxy does not read a command that is too long to its end; 2.6 says nothing then."""
+
+    def refuse(session: socket.socket) -> None:
+        session.recv(16)
+        session.sendall(answer)
+
+    with answering(refuse) as channel:
+        payload = b"x\n" * (4 << 20)
+        if answer:
+            assert channel.call("set", payload, until=soon()) == answer
+        else:
+            with pytest.raises(OSError, match=r"^haproxy does not answer$"):
+                channel.call("set", payload, until=soon())
+
+
+def test_a_command_that_nobody_reads_is_given_up() -> None:
+    """What does not fit into the socket is not sent for ever."""
+    over = threading.Event()
+    with answering(lambda _: over.wait()) as channel:
+        try:
+            with pytest.raises(TimeoutError):
+                channel.call("set", b"x\n" * (4 << 20), until=time.monotonic() + 0.05)
+        finally:
+            over.set()
+
+
+def test_without_a_haproxy_a_call_is_an_error(channel: CliChannel, start: Start) -> None:
+    """Whether there never was one or it has died: an empty answer is nothing that haproxy has done."""
+    haproxy = start(channel)
+    assert channel.call("show info", until=soon())
+    haproxy.kill()
+    haproxy.wait()
+    with pytest.raises(OSError, match=r"^haproxy does not answer$"):
+        channel.call("show info", until=soon())
+
+
+def test_a_copy_is_the_same_line(channel: CliChannel, start: Start) -> None:
+    """It outlives ours, and another process can have it."""
+    haproxy = start(channel)
+    with closing(CliChannel(channel.copy())) as other:
+        assert other.fileno() != channel.fileno()
+        assert not os.get_inheritable(other.fileno())
+        assert pid(other.call("show info", until=soon()).decode()) == haproxy.pid
+    assert pid(channel.call("show info", until=soon()).decode()) == haproxy.pid

@@ -170,11 +170,11 @@ def test_a_reader_that_answers_garbage_is_killed(begin: Begin, answer: bytes) ->
     fault = f"""
 import entrypoint.pid1.reading as reading
 right = reading._Reader._look
-def wrong(self, **how):
+def wrong(self, *known, **how):
     if os.path.exists("HANG"):
         self._line._end.send({answer!r} or b"found")
         return
-    right(self, **how)
+    right(self, *known, **how)
 reading._Reader._look = wrong
 """
     lb = begin(code="import os" + fault).serves(1)

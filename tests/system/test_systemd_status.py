@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.certificates import key_pair
 from tests.descriptors import sockets
 from tests.notify import NotifySocket
-from tests.system.instance import CONFIGURATION, Begin
+from tests.system.instance import CONFIGURATION, Begin, instances
 from tests.waiting import eventually
 
 REFUSED = "nosuch keyword\n"
@@ -176,6 +177,41 @@ def test_a_stop_ends_the_reload_that_runs(begin: Begin, systemd: NotifySocket, t
     assert lb.process.wait(timeout=30) == 0
     eventually(lambda: systemd.statuses()[-1] == "stopped")
     assert systemd.said() == ["READY", "RELOADING", "READY", "STOPPING"]
+
+
+def test_files_that_are_applied_are_between_reloading_and_ready(systemd: NotifySocket, tmp_path: Path) -> None:
+    """As a reload is, though no generation starts; a refused one says why, and the next success takes that back."""
+    site = tmp_path / "site.pem"
+
+    def put(text: str) -> None:
+        new = tmp_path / "new.pem"
+        new.write_text(text)
+        new.rename(site)
+
+    put("".join(key_pair(tmp_path, "one")))
+    with instances(tmp_path) as begin:
+        lb = begin(
+            *("--debounce", "0.05", "--poll", "0.3"),
+            text=f"{CONFIGURATION}  bind unix@{tmp_path}/s.sock ssl crt {site}\n",
+            NOTIFY_SOCKET=str(tmp_path / "notify"),
+        )
+        eventually(lambda: systemd.said() == ["READY"])
+        for number, (text, ends) in enumerate(
+            (
+                ("".join(key_pair(tmp_path, "two")), r"generation 1 \(pid \d+\)(, \d+ connections?)?"),
+                ("garbage", rf"generation 1 .*, the last reload failed: {site}: unable to load certificate from .*"),
+                ("".join(key_pair(tmp_path, "three")), r"generation 1 \(pid \d+\)(, \d+ connections?)?"),
+            ),
+            start=1,
+        ):
+            put(text)
+            expected = ["READY", *["RELOADING", "READY"] * number]
+            eventually(lambda expected=expected: systemd.said() == expected)  # type: ignore[misc]
+            reloading, ready = [one for one in systemd.messages if {"READY", "RELOADING"} & one.keys()][-2:]
+            assert reloading["MONOTONIC_USEC"].isdigit()
+            assert "is starting" not in reloading["STATUS"]
+            assert re.fullmatch(ends, ready["STATUS"]), ready
+        assert lb.get() == "1"
 
 
 # ---- deaths --------------------------------------------------------------------------------------------------------

@@ -220,15 +220,18 @@ class ConfigFiles:
                 is_old = before is None or known == (before.get(certificate), before.get(key))
                 if known[0] is None or (is_old and not store.key) or certificate.endswith(COMPANIONS):
                     continue
+                if store.key and self._fitting.get(known):
+                    fitting[known] = True
+                    continue
                 text = look.text_of(certificate)
                 if not text:
                     yield f"{certificate} is empty"
-                if not has_certificate(text) or (not store.key and has_key(text)) or (store.key and known[1] is None):
+                if not has_certificate(text) or (not store.key and has_key(text)):
                     continue
                 if not key:
                     yield f"{certificate} has no private key"
                     continue
-                fitting[known] = self._fitting.get(known) or fits(text, look.text_of(key))
+                fitting[known] = fits(text, look.text_of(key))
                 if not fitting[known]:
                     yield f"{key} does not fit {certificate}"
         self._fitting = fitting
