@@ -26,7 +26,7 @@ _RESERVE = 1024
 3.5-dev5 may drop the end without a word."""
 _LONGEST_PATTERN = 900
 """Bytes of a line, as in `system.haproxy_cli`."""
-_BEGIN, _END = b"-----BEGIN ", b"-----END "
+_BEGIN, _END = b"-----BEGIN", b"-----END"
 _CERTIFICATE, _KEY, _REVOCATIONS = b"CERTIFICATE-----", b"PRIVATE KEY-----", b"X509 CRL-----"
 _ENCRYPTED = b"ENCRYPTED"
 """In the label of such a key (RFC 7468, 11), or below it (RFC 1421, 4.6.1.1)."""
@@ -65,19 +65,23 @@ class Parts:
 
 
 def blocks(text: bytes, label: bytes = b"") -> list[bytes]:
-    """Return the PEM blocks whose label ends like this, without blank lines and what is between them.
+    """Return the PEM blocks whose label ends like this, also one that is cut off, without what is between them.
 
-    An empty line ends a payload.
+    Raises:
+        CannotError: one has an empty line in it, which ends a payload; OpenSSL takes it in some places only.
+
     """
-    found = []
-    at = text.find(_BEGIN)
-    while at >= 0:
-        last = text.find(_END, at)
-        end = text.find(b"-----", last + len(_END)) + 5 if last >= 0 else len(text)
-        lines = [line.strip() for line in text[at : max(end, at)].splitlines()]
-        if lines and lines[0].endswith(label):
-            found.append(b"\n".join(filter(None, lines)) + b"\n")
-        at = text.find(_BEGIN, at + 1 if end <= at else end)
+    found: list[bytes] = []
+    lines: list[bytes] = []
+    for line in (*(one.rstrip() for one in text.split(b"\n")), _BEGIN):
+        if line.startswith(_BEGIN) or (lines and lines[-1].startswith(_END)):
+            if lines and lines[0].endswith(label):
+                found.append(b"\n".join(lines).rstrip() + b"\n")
+            lines = []
+        if lines or line.startswith(_BEGIN):
+            lines.append(line)
+    if any(b"\n\n" in block for block in found):
+        raise CannotError("it has an empty line within PEM")
     return found
 
 
@@ -100,9 +104,9 @@ def set_certificate(name: str, parts: Parts, *, names_key: bool = False) -> Iter
 
     """
     if parts.certificate:
-        pem = b"".join([*blocks(parts.key, _KEY), *blocks(parts.certificate)])
-        if _ENCRYPTED in pem:
+        if _ENCRYPTED in parts.key + parts.certificate:
             raise CannotError("its private key is encrypted")
+        pem = b"".join([*blocks(parts.key, _KEY), *blocks(parts.certificate)])
         if not fits(pem, pem):
             raise (RefusedError if names_key else CannotError)("its private key does not fit its certificate")
         # haproxy says best what is wrong with something that is no PEM at all.

@@ -19,11 +19,18 @@ CRL = b"-----BEGIN X509 CRL-----\nQ1JM\n-----END X509 CRL-----\n"
 # ---- PEM -------------------------------------------------------------------------------------------------------------
 
 
-def test_what_ends_a_payload_is_left_out() -> None:
-    """Blank lines, comments, carriage returns, and blanks around lines."""
-    text = b"Bag Attributes\n\n" + CRT.replace(b"\n", b" \r\n\r\n") + b"# more\n" + KEY
+def test_what_is_not_pem_is_left_out() -> None:
+    """Comments and empty lines between blocks, carriage returns, and blanks at the ends of lines."""
+    text = b"Bag Attributes\n\n" + CRT.replace(b"\n", b" \r\n") + b"# more\n\n" + KEY
     assert updates.blocks(text) == [CRT, KEY]
     assert updates.blocks(text, b"PRIVATE KEY-----") == [KEY]
+    assert updates.blocks(b"x" + CRT + b" " + KEY) == []
+
+
+def test_an_empty_line_within_a_block_is_not_given() -> None:
+    """It ends a payload, and OpenSSL takes a file with it or not."""
+    with pytest.raises(CannotError, match="empty line"):
+        updates.blocks(CRT.replace(b"\n", b"\n\n", 1))
 
 
 def test_a_block_without_an_end_is_sent_as_it_is() -> None:
@@ -32,7 +39,7 @@ def test_a_block_without_an_end_is_sent_as_it_is() -> None:
     assert updates.blocks(CRT + cut) == [CRT, cut.rstrip() + b"\n"]
     assert updates.blocks(b"-----BEGIN ") == [b"-----BEGIN\n"]
     assert updates.blocks(b"") == []
-    assert updates.blocks(b"comment\n-----BEGIN X\nQQ==\n-----END X") == []
+    assert updates.blocks(b"comment\n-----BEGIN X\nQQ==\n-----END X") == [b"-----BEGIN X\nQQ==\n-----END X\n"]
 
 
 @given(
@@ -185,7 +192,7 @@ def test_pieces_are_joined_up_to_a_limit(pieces: list[bytes]) -> None:
 
 def test_a_piece_that_is_longer_than_a_payload_should_be_is_one() -> None:
     """A command that has nothing to add would be an error."""
-    long = b"x" * 9000
+    long = b"x" * 14336
     assert list(updates.in_payloads([long, b"a", long])) == [long, b"a", long]
     assert list(updates.in_payloads([])) == []
 

@@ -743,7 +743,7 @@ def test_what_is_too_long_for_a_command_is_a_reload(lb: Living, files: dict[str,
 def test_a_ca_file_that_is_too_long_for_a_command_needs_several(lb: Living, files: dict[str, bytes]) -> None:
     """HAProxy 2.6 has none that adds to a CA file: what was begun is taken back."""
     had, pool = stores(lb.folder), made()[1]
-    many = b"".join(pool[name][0] for name in NAMES) + pool["four"][0] * 20
+    many = b"".join(pool[name][0] for name in NAMES) + pool["four"][0] * 40
     outcome = applied(lb, {**files, "ca.pem": many})
     if is_new():
         assert outcome.problem == ""
