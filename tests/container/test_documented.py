@@ -21,6 +21,7 @@ from typing import Any, Self
 import pytest
 
 import docker
+from tests.certificates import key_pair
 from tests.connections import free_port
 from tests.container.conftest import Balancer, Start
 from tests.container.test_systemd import booted
@@ -525,11 +526,11 @@ VIP = "*:8080:FD_HTTP"
 class Failures:
     """Containers in which something goes wrong, and the page that shows what one sees then."""
 
-    def __init__(self, start: Start, folder: Path) -> None:
+    def __init__(self, start: Start, folder: Path, page: str = "docs/what-do-i-see.md") -> None:
         """Mount this folder where the page's examples have it."""
         self._start = start
         self._folder = folder
-        self.page = Page("docs/what-do-i-see.md", folder)
+        self.page = Page(page, folder)
         self.file = folder / "haproxy.cfg"
 
     def begin(self, text: str = GOOD, *, vips: str = VIP, words: tuple[str, ...] = (), **more: Any) -> Balancer:
@@ -587,6 +588,26 @@ def test_a_refused_reload_and_a_crash_after_it_look_as_shown(failures: Failures)
     status = inside(lb, "safe_reload status")[1]
     gone = failures.page.block("configuration  577f31b2a7be; the disk: ")
     assert looks_like(gone.text).search(status), status
+
+
+def test_changed_files_look_as_shown(start: Start, tmp_path: Path) -> None:
+    """One that haproxy takes, one that it refuses, and one that needs a reload."""
+    folder = tmp_path / "etc"
+    folder.mkdir()
+    folder.chmod(0o755)
+    page = Failures(start, folder, "docs/without-a-reload.md")
+    site, blocked = folder / "site.pem", folder / "blocked.lst"
+    site.write_text("".join(key_pair(tmp_path, "site")))
+    blocked.write_text("192.0.2.1\n")
+    denied = "    http-request deny if { src -f /usr/local/etc/haproxy/blocked.lst }\n"
+    lb = page.begin(GOOD + "    bind :8443 ssl crt /usr/local/etc/haproxy/site.pem\n" + denied).begins("one")
+    site.write_text("".join(key_pair(tmp_path, "site")))
+    page.are_shown(lb, "[INFO  safe_reload (1)] applied ")
+    site.write_text("garbage\n")
+    page.are_shown(lb, "[ERROR safe_reload (1)] generation 1 (pid 8) ")
+    site.write_text("".join(key_pair(tmp_path, "site")))
+    blocked.write_text("nowhere\n")
+    page.are_shown(lb, "[INFO  safe_reload (1)] this change is a reload: ")
 
 
 def test_a_file_that_was_replaced_where_it_is_mounted_from_looks_as_shown(failures: Failures) -> None:
