@@ -14,6 +14,7 @@ from entrypoint.haproxy.file_names import Store
 from entrypoint.haproxy.file_updates import CannotError, Parts, RefusedError
 from entrypoint.haproxy.key_pairs import has_key
 from entrypoint.haproxy.loaded_files import escaped
+from entrypoint.lean.one_line import reason
 from entrypoint.lean.record import record
 from entrypoint.system.haproxy_cli import CliChannel
 
@@ -39,7 +40,7 @@ class Certificate:
 
 
 class Transactions:
-    """Runs transactions; each method raises CannotError, RefusedError or OSError, and names the file."""
+    """Runs transactions; each method raises CannotError or RefusedError, and names the file."""
 
     def __init__(self, channel: CliChannel, content: Callable[[str], bytes | None], most: int, until: float) -> None:
         """Use this channel.
@@ -92,6 +93,8 @@ class Transactions:
                     self._channel.call(command, until=time.monotonic() + _UNDONE_WITHIN)
             if isinstance(error, RefusedError | CannotError):
                 raise type(error)(f"{path}: {error}") from None
+            if isinstance(error, OSError):
+                raise CannotError(f"{path}: {reason(error)}") from None
             raise
 
     # ---- certificates ------------------------------------------------------------------------------------------------

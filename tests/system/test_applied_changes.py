@@ -792,14 +792,15 @@ def test_a_payload_that_haproxy_cuts_is_noticed(lb: Living, files: dict[str, byt
 def test_whatever_goes_wrong_is_told_and_is_a_reload(
     lb: Living, files: dict[str, bytes], command: str, error: Exception, problem: str
 ) -> None:
-    """In one line; nothing was taken."""
+    """In one line, with the file if it is one's; nothing was taken."""
 
     def harm() -> None:
         raise error
 
     interrupt(lb, (command,), harm)
     outcome = applied(lb, {**files, "hosts.map": b"/a Z\n"})
-    assert outcome == Outcome(problem=problem)
+    named = f"{lb.folder}/hosts.map: " if command == "prepare map" and isinstance(error, OSError) else ""
+    assert outcome == Outcome(problem=f"{named}{problem}")
 
 
 def test_a_file_that_is_too_large_to_be_given_is_a_reload(lb: Living, files: dict[str, bytes]) -> None:
