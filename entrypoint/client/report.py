@@ -25,6 +25,7 @@ It does not match an address that cannot be bound: `for [127.0.0.1:80]`.
 """
 _SERVES = re.compile(r"generation (\d+) \(pid (\d+)\) (?:is current|serves)")
 
+_OR_FILE = ", or the file that it names"
 _KILLED = "was killed by SIGKILL"
 """In the message about a candidate that was not killed by safe_reload, which words its own kills differently."""
 _STAGES = {
@@ -175,7 +176,7 @@ def _last_reload(status: Status, now: float, style: Style) -> Iterator[tuple[str
         yield "", printable(last["message"])
     output = "\n".join(map(printable, str(last.get("words") or "").split("\n")))
     error = first_error(output)
-    if error:
+    if error and error not in str(last.get("message") or ""):
         yield "", style(error, _RED)
     yield "", _advice(status, printable(last.get("message")), output)
     at = status.get("last_success_at")
@@ -184,6 +185,7 @@ def _last_reload(status: Status, now: float, style: Style) -> Iterator[tuple[str
 
 def _advice(status: Status, message: str, output: str) -> str:
     """Say what to do about a failed reload or start."""
+    is_applied = mapping(status.get("last_reload")).get("kind") == APPLIED
     configuration = mapping(status.get("configuration"))
     facts = []
     # If the last known good configuration runs after a crash, it may be older than the one that ran before.
@@ -195,8 +197,12 @@ def _advice(status: Status, message: str, output: str) -> str:
             facts.append("SIGKILL comes mostly from the kernel, out of memory: look at its log and at the memory limit")
         return "; ".join(facts)
     place = place_of(output)
-    where = f"correct line {place[1]} of {place[0]}" if place else "correct the configuration"
-    what = ", and it is loaded"
+    if place:
+        # haproxy puts the line that names a file in front of what is wrong with the file.
+        where = f"correct line {place[1]} of {place[0]}{_OR_FILE if _names_a_file(output) else ''}"
+    else:
+        where = "correct the file" if is_applied else "correct the configuration"
+    what = f", and it is {'taken' if is_applied else 'loaded'}"
     if mapping(status.get("watch")).get("mode") == "off":
         what = ", try it with `safe_reload check`, then `safe_reload reload`"
     return "; ".join([*facts, f"{where}{what}"])
@@ -354,6 +360,13 @@ def place_of(output: str) -> tuple[str, int] | None:
     """Return the file and line that haproxy's first alert with a place names. Warnings do not count."""
     matches = (_PLACE.search(alert) for alert in _alerts(output.split("\n")))
     return next(((match[1], int(match[2])) for match in matches if match), None)
+
+
+def _names_a_file(output: str) -> bool:
+    """Tell whether haproxy's first alert with a place names another file behind it, such as a certificate."""
+    alerts = (alert for alert in _alerts(output.split("\n")) if _PLACE.search(alert))
+    alert = next(alerts, "")
+    return "'/" in alert or "</" in alert
 
 
 def _alerts(lines: Iterable[str]) -> list[str]:

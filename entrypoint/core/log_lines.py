@@ -52,7 +52,7 @@ def line_of(notice: Notice) -> Log:
             fields = {"generation": number, "trigger": notice.trigger, "sha256": notice.digest, "kind": "applied"}
             return Log(Level.INFO, "applied", what, fields)
         case FilesRefused(number=number, pid=pid, what=what, trigger=trigger):
-            refused = f"goes on with what it has: {what}"
+            refused = f"refuses a changed file and goes on with the old one: {what}"
             return _line(number, pid, "reload_failed", refused, Level.ERROR, trigger=trigger, kind="applied")
         case Died(number=number, pid=pid, status=status):
             how = how_it_died(status)

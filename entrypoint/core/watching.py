@@ -98,7 +98,7 @@ def incomplete_files(state: State) -> tuple[str, ...]:
 def waited(state: State) -> Step:
     """Use files as they are that have looked incomplete for too long."""
     state = replace(state, patient=False, overdue=state.disk.digest)
-    what = f"after {INCOMPLETE_WITHIN:g} s the files are taken as they are: {'; '.join(state.disk.incomplete)}"
+    what = f"after {INCOMPLETE_WITHIN:g} s nothing is waited for any more: {'; '.join(state.disk.incomplete)}"
     return follow_up(state), (Log(Level.WARNING, "incomplete", what),)
 
 

@@ -100,5 +100,8 @@ def test_the_log_says_what_was_applied_or_refused() -> None:
     assert line.fields == {"generation": 1, "trigger": "files", "sha256": "d", "kind": "applied"}
     assert "a, b, c without" in line_of(FilesApplied(1, tuple("abc"), 0.0)).message
     refused = line_of(FilesRefused(1, 16, "a.pem: inconsistencies"))
-    assert refused.message == "generation 1 (pid 16) goes on with what it has: a.pem: inconsistencies"
+    assert (
+        refused.message
+        == "generation 1 (pid 16) refuses a changed file and goes on with the old one: a.pem: inconsistencies"
+    )
     assert (refused.event, refused.fields["kind"]) == ("reload_failed", "applied")

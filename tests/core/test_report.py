@@ -126,6 +126,36 @@ def test_what_serves_is_not_said_to_be_as_before_when_it_is_the_last_known_good(
     assert text.count("LAST KNOWN GOOD") == 1
 
 
+def test_a_refused_file_is_shown_once_and_it_is_the_file_that_is_to_be_corrected() -> None:
+    """The configuration is well, and haproxy's words are part of the message."""
+    what = "site.pem: unable to load certificate from file 'site.pem': no start line"
+    message = f"generation 3 (pid 17) refuses a changed file and goes on with the old one: {what}"
+    failure = {**STATUS["last_reload"], "result": "failure", "kind": history.APPLIED, "message": message, "words": what}
+    text = "\n".join(lines(status(last_reload=failure)))
+    assert "FAILURE 1m 30s ago, a changed file was refused\n" in text
+    assert text.count(what) == 1
+    assert "; correct the file, and it is taken\n" in text
+
+
+@pytest.mark.parametrize(
+    ("alert", "advice"),
+    [
+        (
+            "'bind :1' : inconsistencies between private key and certificate loaded '/a.pem'.",
+            ", or the file that it names",
+        ),
+        ("invalid args in converter 'map' : failed to open pattern file </a.map>.", ", or the file that it names"),
+        ("unknown keyword 'bnid' in 'frontend' section", ""),
+    ],
+)
+def test_a_file_that_the_line_names_may_be_what_is_wrong(alert: str, advice: str) -> None:
+    """haproxy has no other place for a bad certificate than the line of the bind."""
+    words = f"[ALERT]    (8) : config : parsing [/etc/lb/haproxy.cfg:14] : {alert}"
+    failure = {**STATUS["last_reload"], "result": "failure", "words": words}
+    text = "\n".join(lines(status(last_reload=failure)))
+    assert f"; correct line 14 of /etc/lb/haproxy.cfg{advice}, and it is loaded" in text
+
+
 def test_a_reload_is_advised_only_where_no_file_is_watched() -> None:
     """Elsewhere a corrected file is one."""
     failure = {**STATUS["last_reload"], "result": "failure", "words": WORDS}
