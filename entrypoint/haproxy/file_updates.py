@@ -181,9 +181,10 @@ def shown_fingerprints(answer: str) -> list[str]:
 
 def most_of_a_payload(texts: Iterable[bytes]) -> int:
     """Return the bytes of the longest payload that a haproxy with these configurations takes for sure."""
-    given = (line.split()[1:2] for text in texts for line in text.splitlines() if b"tune.bufsize" in line)
-    sizes = [int(words[0]) for words in given if words and words[0].isdigit()]
-    return min([_BUFFER, *sizes]) - _RESERVE
+    lines = (line.split() for text in texts for line in text.splitlines() if b"tune.bufsize" in line)
+    sizes = [words[1] for words in lines if words[0] == b"tune.bufsize" and len(words) > 1]
+    # A variable may stand for anything.
+    return max(min([_BUFFER, *(int(size) if size.isdigit() else 0 for size in sizes)]) - _RESERVE, 0)
 
 
 def in_payloads(pieces: Sequence[bytes]) -> Iterator[bytes]:

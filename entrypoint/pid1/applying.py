@@ -220,7 +220,7 @@ class _Plan:
         if has.busy and any(job.is_certificate or job.is_authority for job in jobs):
             raise CannotError(f"somebody else has a transaction for {has.busy}")
         if known.has_authorities and not self._is_sound and any(job.is_certificate for job in jobs):
-            raise CannotError("before HAProxy 3.2.8 a certificate does not reach all after a CA or CRL file was set")
+            raise CannotError("before HAProxy 3.2.8 a certificate set after a CA or CRL file may not reach every bind")
         return jobs
 
     def _named(self, names: Iterable[str], changed: Iterable[str]) -> Iterator[tuple[str, str]]:

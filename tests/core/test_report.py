@@ -211,13 +211,15 @@ def test_files_that_were_applied_are_shown_as_such() -> None:
 
 def test_a_refused_file_is_shown_in_haproxy_s_words_and_with_what_to_do() -> None:
     """The generation goes on, and there is no time and no candidate."""
-    message = "generation 3 (pid 17) goes on with what it has: /etc/lb/site.pem: no start line"
+    message = (
+        "generation 3 (pid 17) refuses a changed file and goes on with the old one: /etc/lb/site.pem: no start line"
+    )
     last = {**STATUS["last_reload"], "kind": "applied", "trigger": "files", "seconds": None, "message": message}
     shown = lines(status(last_reload={**last, "result": "failure"}, last_success_at=NOW - 7200))
     at = shown.index("last reload    FAILURE 1m 30s ago, a changed file was refused")
     assert [line.strip() for line in shown[at + 1 : at + 4]] == [
         message,
-        "the current generation still serves; correct the configuration, and it is loaded",
+        "the current generation still serves; correct the file, and it is taken",
         "the last success was 2h ago",
     ]
 

@@ -263,8 +263,10 @@ def test_a_key_that_does_not_fit_its_certificate_is_reported(tmp_path: Path) -> 
         assert put("new", "old") == (f"{tmp_path}/site.key does not fit {tmp_path}/site.crt",)
         assert put("new", "new") == ()
         assert put("old", "new") == (f"{tmp_path}/site.key does not fit {tmp_path}/site.crt",)
+        (tmp_path / "site.key").write_text("")
+        assert reader.read().incomplete == (f"{tmp_path}/site.key has no private key",)
         (tmp_path / "site.key").unlink()
-        assert reader.read().incomplete == ()
+        assert reader.read().incomplete == (f"{tmp_path}/site.key has no private key",)
     (tmp_path / "haproxy.cfg").write_text(f"frontend f\n bind :1 ssl crt {tmp_path}/site.crt\n")
     assert put("old", "new") == ()
 
@@ -385,6 +387,26 @@ def test_what_only_another_haproxy_can_read_is_known(etc: Path) -> None:
     assert {*contents.digests} == {*contents.files}
     assert contents.crt_lists == {str(etc / "list"): b"one.pem\n"}
     assert [(one.name, one.crt) for one in contents.stores] == [(f"{etc}/crts/one.pem",) * 2]
+
+
+def test_a_key_beside_its_certificate_is_reported_while_it_is_empty_or_its_link_leads_nowhere(tmp_path: Path) -> None:
+    """So it is after a `cp` has begun, and after a volume of Kubernetes was replaced by one without it."""
+    crt, key = key_pair(tmp_path, "made")
+    site, beside = tmp_path / "site.crt", tmp_path / "site.key"
+    text = f"global\n ssl-load-extra-del-ext\nfrontend f\n bind :1 ssl crt {site}\n"
+    (tmp_path / "haproxy.cfg").write_text(text)
+    site.write_text(crt)
+    beside.write_text(key)
+    reader = disk(tmp_path / "haproxy.cfg")
+    before = reader.read().digests
+    beside.write_text("")
+    assert reader.read(before=before).incomplete == (f"{beside} has no private key",)
+    beside.write_text(key)
+    assert reader.read(before=before).incomplete == ()
+    beside.unlink()
+    beside.symlink_to("nowhere")
+    site.write_text(crt + "\n")
+    assert reader.read(before=before).incomplete == (f"{beside} has no private key",)
 
 
 def test_our_own_output_never_counts(tmp_path: Path) -> None:

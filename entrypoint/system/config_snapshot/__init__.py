@@ -231,7 +231,11 @@ class ConfigFiles:
                 if not key:
                     yield f"{certificate} has no private key"
                     continue
-                fitting[known] = fits(text, look.text_of(key))
+                key_text = look.text_of(key)
+                if not has_key(key_text):
+                    yield f"{key} has no private key"
+                    continue
+                fitting[known] = fits(text, key_text)
                 if not fitting[known]:
                     yield f"{key} does not fit {certificate}"
         self._fitting = fitting
