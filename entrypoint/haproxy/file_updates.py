@@ -177,8 +177,9 @@ def shown_fingerprints(answer: str) -> list[str]:
 
 def most_of_a_payload(texts: Iterable[bytes]) -> int:
     """Return the bytes of the longest payload that a haproxy with these configurations takes for sure."""
-    given = (line.split()[1:2] for text in texts for line in text.splitlines() if b"tune.bufsize" in line)
-    sizes = [int(words[0]) for words in given if words and words[0].isdigit()]
+    lines = (line.split() for text in texts for line in text.splitlines() if b"tune.bufsize" in line)
+    # Not tune.bufsize.small.
+    sizes = [int(words[1]) for words in lines if words[:1] == [b"tune.bufsize"] and words[1:2] and words[1].isdigit()]
     return min([_BUFFER, *sizes]) - _RESERVE
 
 
