@@ -183,7 +183,7 @@ def most_of_a_payload(texts: Iterable[bytes]) -> int:
     """Return the bytes of the longest payload that a haproxy with these configurations takes for sure."""
     lines = (line.split() for text in texts for line in text.splitlines() if b"tune.bufsize" in line)
     sizes = [words[1] for words in lines if words[0] == b"tune.bufsize" and len(words) > 1]
-    # A variable may stand for anything.
+    # Not tune.bufsize.small. A variable may stand for anything.
     return max(min([_BUFFER, *(int(size) if size.isdigit() else 0 for size in sizes)]) - _RESERVE, 0)
 
 

@@ -216,9 +216,9 @@ class Transactions:
             for command, payload in updates.add(kind, number, version, entries):
                 updates.has_done(self._call(command, payload))
             self.is_unsure = True
-            # What is read back before is read again in a moment, and nobody has seen half of it.
-            updates.has_done(self._call(f"commit {kind} @{version} {number}"))
+            # From here on this would empty what is in use, if only the answer is late.
             undo.clear()
+            updates.has_done(self._call(f"commit {kind} @{version} {number}"))
             if updates.shown_entries(self._channel.call(f"show {kind} {number}", until=self._until)) != entries:
                 raise CannotError(_DIFFERS)
             self.is_unsure = False

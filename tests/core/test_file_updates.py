@@ -183,6 +183,7 @@ def test_a_payload_stays_below_the_buffer() -> None:
     """The smallest that any of the configurations sets, and never more than the usual one."""
     assert updates.most_of_a_payload([b"global\n"]) == 15360
     assert updates.most_of_a_payload([b"x", b"global\n tune.bufsize 8192 # or 1\n", b" tune.bufsize 32768\n"]) == 7168
+    assert updates.most_of_a_payload([b" tune.bufsize.small 1024\n"]) == 15360
     assert updates.most_of_a_payload([b" tune.bufsize\n # tune.bufsize 1\n"]) == 15360
     assert (
         updates.most_of_a_payload([b" tune.bufsize ${SIZE}\n"]) == updates.most_of_a_payload([b"tune.bufsize 9"]) == 0

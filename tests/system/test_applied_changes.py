@@ -22,6 +22,7 @@ from entrypoint.core.outcome import Outcome
 from entrypoint.lean.record import replace
 from entrypoint.pid1 import applying
 from entrypoint.system.config_snapshot import ConfigSnapshot
+from entrypoint.system.haproxy_cli import CliChannel
 from tests.certificates import Authority
 from tests.opened import version
 from tests.stores import (
@@ -314,6 +315,35 @@ def test_edits_by_others_are_left_alone(lb: Living, files: dict[str, bytes]) -> 
     outcome = applied(lb, {**files, "paths.lst": b"/more\n", "site.pem": files["three.pem"]})
     assert "somebody else has a transaction for two.pem" in outcome.problem
     assert ask(lb.folder, "show ssl cert").startswith("# transaction\n*two.pem")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "text", "entry"),
+    [("map", "hosts.map", b"/new n\n", "/new n"), ("acl", "paths.lst", b"/new\n", "/new")],
+)
+def test_a_late_answer_does_not_empty_what_was_committed(
+    lb: Living,
+    files: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    name: str,
+    text: bytes,
+    entry: str,
+) -> None:
+    """A new version that haproxy has in use is not taken back: it would serve with an empty map until the reload."""
+    right = CliChannel.call
+
+    def late(self: CliChannel, command: str, payload: bytes = b"", *, until: float) -> bytes:
+        answer = right(self, command, payload, until=until)
+        if command.startswith("commit"):
+            raise TimeoutError("timed out")
+        return answer
+
+    monkeypatch.setattr(CliChannel, "call", late)
+    outcome = applied(lb, {**files, name: text})
+    assert outcome.problem == "timed out"
+    assert not outcome.files
+    assert entry in ask(lb.folder, f"show {kind} {name}")
 
 
 def test_after_half_of_a_change_the_rest_and_the_old_content_are_changes(lb: Living, files: dict[str, bytes]) -> None:
