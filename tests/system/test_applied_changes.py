@@ -341,7 +341,7 @@ def test_a_late_answer_does_not_empty_what_was_committed(
 
     monkeypatch.setattr(CliChannel, "call", late)
     outcome = applied(lb, {**files, name: text})
-    assert outcome.problem == "timed out"
+    assert outcome.problem == f"{lb.folder}/{name}: timed out"
     assert not outcome.files
     assert entry in ask(lb.folder, f"show {kind} {name}")
 
