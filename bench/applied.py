@@ -15,8 +15,9 @@ from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import ModuleType
 
-from bench.lives import PORT, Life, StuckError, address, wait_for
+from bench.lives import PORT, Life, StuckError, address, head, wait_for
 from bench.load import Values
 from bench.ways import Master, SafeReload, Way
 
@@ -69,7 +70,7 @@ class Reloaded(Applied):
 WAYS_TO_APPLY: tuple[Way, ...] = (Applied(), Reloaded(), Master())
 
 
-def _clients_module() -> object:
+def _clients_module() -> ModuleType:
     loader = SourceFileLoader("open_connections", str(Path(__file__).with_name("open_connections")))
     spec = spec_from_loader(loader.name, loader)
     assert spec
@@ -82,15 +83,7 @@ def configuration(way: Way, life: Life, kind: str, mark: str) -> str:
     """Return a configuration with a VIP for HTTP/1, one for TLS, and one for HTTP/2."""
     what = f"crt-list {life.folder}/list" if kind == "list" else f"crt {life.folder}/site.pem"
     lines = [
-        "global",
-        "    nbthread 2",
-        "    maxconn 6000",
-        "defaults",
-        "    mode http",
-        "    timeout client 60s",
-        "    timeout server 60s",
-        "    timeout connect 5s",
-        "    option idle-close-on-response",
+        *head(),
         "frontend web",
         f"    bind {address(way.bind, 0)}",
         f"    bind {address(way.bind, 1)} ssl {what}",
@@ -122,19 +115,19 @@ def _pairs(life: Life) -> list[tuple[str, bytes]]:
     return found
 
 
-def _shown() -> bytes:
-    """Return the certificate of a new handshake; nothing when there is none."""
+def _shows(certificate: bytes) -> bool:
+    """Tell whether a new handshake has this certificate."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     tls.check_hostname, tls.verify_mode = False, ssl.VerifyMode.CERT_NONE
     try:
         with socket.create_connection(("127.0.0.1", PORT + 1), timeout=5) as plain, tls.wrap_socket(plain) as client:
-            return client.getpeercert(binary_form=True) or b""
+            return client.getpeercert(binary_form=True) == certificate
     except OSError:
-        return b""
+        return False
 
 
-def _mapped() -> bytes:
-    """Return what the map has."""
+def _maps_to(value: bytes) -> bool:
+    """Tell whether the map has this value."""
     try:
         with socket.create_connection(("127.0.0.1", PORT), timeout=5) as client:
             client.sendall(b"GET /map HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
@@ -142,8 +135,8 @@ def _mapped() -> bytes:
             while data := client.recv(65536):
                 answer += data
     except OSError:
-        return b""
-    return answer.rpartition(b"\r\n\r\n")[2]
+        return False
+    return answer.rpartition(b"\r\n\r\n")[2] == value
 
 
 def _changes(life: Life, kind: str) -> Iterator[tuple[Callable[[], None], Callable[[], bool]]]:
@@ -154,18 +147,18 @@ def _changes(life: Life, kind: str) -> Iterator[tuple[Callable[[], None], Callab
             value = f"value-{number}"
             yield (
                 partial(_replace, life.folder / "site.map", f"{text}key {value}\n"),
-                lambda value=value: _mapped() == value.encode(),  # type: ignore[misc]
+                partial(_maps_to, value.encode()),
             )
     for text, certificate in itertools.cycle(_pairs(life)):
         yield (
             partial(_replace, life.folder / "site.pem", text),
-            lambda certificate=certificate: _shown() == certificate,  # type: ignore[misc]
+            partial(_shows, certificate),
         )
 
 
 async def _converse(line: Connection) -> None:
     module = _clients_module()
-    kinds = {"h1": (module.Client, PORT), "h2": (module.Http2, PORT + 2)}  # type: ignore[attr-defined]
+    kinds = {"h1": (module.Client, PORT), "h2": (module.Http2, PORT + 2)}
     clients = {name: [make(port) for _ in range(CLIENTS)] for name, (make, port) in kinds.items()}
     everyone = [one for some in clients.values() for one in some]
     tasks = [asyncio.ensure_future(one.run()) for one in everyone]
@@ -219,7 +212,7 @@ def applied(way: Way, times: int) -> Values:
             life.edit()
             way.start(life)
             life.until_it_answers()
-            time.sleep(1)
+            time.sleep(way.settle)
             found = _one_kind(way, life, times, changes)
             values |= {f"{kind}.{key}": value for key, value in found.items()}
     return values

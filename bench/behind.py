@@ -15,7 +15,7 @@ from functools import partial
 from socketserver import BaseRequestHandler, ThreadingUDPServer
 from threading import Thread
 
-from bench.lives import PORT, Life, StuckError, address, wait_for
+from bench.lives import PORT, Life, StuckError, address, head, wait_for
 from bench.load import Load, Values
 from bench.ways import Outside, Way
 
@@ -64,16 +64,7 @@ def configuration(way: Way, life: Life, mark: str, *, dns: bool, inter: float) -
     hosts = [f"{name}.test" if dns else "127.0.0.1" for name in SERVERS]
     options = " resolvers local init-addr none" if dns else ""
     lines = [
-        "global",
-        "    nbthread 2",
-        "    maxconn 6000",
-        f"    stats socket {life.folder}/cli level admin",
-        "defaults",
-        "    mode http",
-        "    timeout client 60s",
-        "    timeout server 60s",
-        "    timeout connect 5s",
-        "    option idle-close-on-response",
+        *head(f"    stats socket {life.folder}/cli level admin"),
         "    retries 0",
         "frontend web",
         f"    bind {address(way.bind, 0)}",

@@ -60,21 +60,29 @@ def address(bind: str, number: int) -> str:
     return f'"fd@${{FD_{number}}}"' if bind == "fd" else f"127.0.0.1:{PORT + number}"
 
 
-def configuration(bind: str, *, mark: str, backends: int = 0, vips: int = 1) -> str:
-    """Return a configuration that answers "MARK PID" by itself, with so many VIPs and so many unused backends.
-
-    `bind` is "fd" or "plain".
-    """
-    lines = [
+def head(*of_global: str) -> list[str]:
+    """Return the lines before the first `bind`, with more for the section `global`."""
+    return [
         "global",
         "    nbthread 2",
         "    maxconn 6000",
+        *of_global,
         "defaults",
         "    mode http",
         "    timeout client 60s",
         "    timeout server 60s",
         "    timeout connect 5s",
         "    option idle-close-on-response",
+    ]
+
+
+def configuration(bind: str, *, mark: str, backends: int = 0, vips: int = 1) -> str:
+    """Return a configuration that answers "MARK PID" by itself, with so many VIPs and so many unused backends.
+
+    `bind` is "fd" or "plain".
+    """
+    lines = [
+        *head(),
         "frontend web",
         *(f"    bind {address(bind, n)}" for n in range(vips)),
         f'    http-request return status 200 content-type text/plain lf-string "{mark} %pid"',

@@ -59,7 +59,8 @@ def _answered(state: State, event: Applied) -> Step:
             current = replace(current, incomplete=disk.incomplete)
         state = state.update(current)
         if event.files:
-            effects.append(Tell(FilesApplied(current.number, event.files, event.seconds, digest=event.digest)))
+            trigger = watching.FILES.trigger
+            effects.append(Tell(FilesApplied(current.number, event.files, event.seconds, trigger, event.digest)))
         if state.kept == before.digest:
             state, later = candidate.keep(state, current)
             effects += later
@@ -79,7 +80,7 @@ def _not_all(state: State, current: Generation, event: Applied) -> Step:
     """Go on after a file that was not taken: with a reload, unless haproxy calls a certificate bad."""
     if event.refused:
         state = replace(state, failed=event.disk.digest, retried="", retries=0)
-        return state, (Tell(FilesRefused(current.number, current.pid, event.problem)),)
+        return state, (Tell(FilesRefused(current.number, current.pid, event.problem, watching.FILES.trigger)),)
     line = Log(Level.INFO, "not_applied", f"this change is a reload: {event.problem}", {"generation": current.number})
     # Also where the disk could not be read: then this is all that is known of the change.
     return watching.follow_up(replace(state, disk=replace(state.disk, applicable=False))), (line,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from entrypoint.core.effects import Log
 from entrypoint.core.exit_status import how_it_died, shell_status
+from entrypoint.core.history import APPLIED
 from entrypoint.core.notices import (
     Died,
     FilesApplied,
@@ -49,11 +50,11 @@ def line_of(notice: Notice) -> Log:
             return _line(number, pid, "start_failed", f"{what}{_then(notice)}", Level.ERROR)
         case FilesApplied(number=number, files=files, seconds=seconds):
             what = f"applied {names(files)} without a reload ({1000 * seconds:.0f} ms)"
-            fields = {"generation": number, "trigger": notice.trigger, "sha256": notice.digest, "kind": "applied"}
+            fields = {"generation": number, "trigger": notice.trigger, "sha256": notice.digest, "kind": APPLIED}
             return Log(Level.INFO, "applied", what, fields)
         case FilesRefused(number=number, pid=pid, what=what, trigger=trigger):
             refused = f"refuses a changed file and goes on with the old one: {what}"
-            return _line(number, pid, "reload_failed", refused, Level.ERROR, trigger=trigger, kind="applied")
+            return _line(number, pid, "reload_failed", refused, Level.ERROR, trigger=trigger, kind=APPLIED)
         case Died(number=number, pid=pid, status=status):
             how = how_it_died(status)
             return _line(number, pid, "died", f"{how}, unasked", Level.ERROR, status=shell_status(status), how=how)

@@ -73,8 +73,8 @@ class FilesApplied:
     number: int
     files: tuple[str, ...]
     seconds: float
-    trigger: str = "files"
-    digest: str = ""
+    trigger: str
+    digest: str
     """Of what it runs now."""
 
 
@@ -85,8 +85,8 @@ class FilesRefused:
     number: int
     pid: int | None
     what: str
-    """Why, in haproxy's words."""
-    trigger: str = "files"
+    """Why, mostly in haproxy's words."""
+    trigger: str
 
 
 @record(frozen=True)

@@ -18,7 +18,6 @@ from entrypoint.haproxy.loaded_files import escaped
 from entrypoint.lean.record import record
 from entrypoint.lean.sha1 import sha1
 
-_MOST_OF_A_PAYLOAD = 14336
 _BUFFER = 16384
 """Bytes of tune.bufsize, unless it is configured."""
 _RESERVE = 1024
@@ -85,7 +84,7 @@ def blocks(text: bytes, label: bytes = b"") -> list[bytes]:
     return found
 
 
-def set_certificate(name: str, parts: Parts, *, names_key: bool = False) -> Iterator[tuple[str, bytes]]:
+def set_certificate(name: str, parts: Parts, *, unchecked: bool = False) -> Iterator[tuple[str, bytes]]:
     """Yield the commands that put a certificate into a transaction, each with its payload.
 
     The key comes first, because haproxy takes the first one; without one in the payload it would forget the old one. A
@@ -94,13 +93,13 @@ def set_certificate(name: str, parts: Parts, *, names_key: bool = False) -> Iter
     Args:
         name: of the certificate in haproxy, as a word of a command.
         parts: what it is made of.
-        names_key: the configuration names the key.
+        unchecked: a new haproxy would not check whether the key fits.
 
     Raises:
         CannotError: the key is encrypted: haproxy would ask its terminal or stdin for the pass phrase, and serve nobody
             until somebody answers. Or it certainly does not fit: haproxy would say so, but leave the error in OpenSSL's
             queue, and end whatever connection its thread reads from next (seen with 2.6, 3.0 and 3.2).
-        RefusedError: a key that is named does not fit; a new haproxy would not notice.
+        RefusedError: it does not fit, and a new haproxy would take it.
 
     """
     if parts.certificate:
@@ -108,7 +107,7 @@ def set_certificate(name: str, parts: Parts, *, names_key: bool = False) -> Iter
             raise CannotError("its private key is encrypted")
         pem = b"".join([*blocks(parts.key, _KEY), *blocks(parts.certificate)])
         if not fits(pem, pem):
-            raise (RefusedError if names_key else CannotError)("its private key does not fit its certificate")
+            raise (RefusedError if unchecked else CannotError)("its private key does not fit its certificate")
         # haproxy says best what is wrong with something that is no PEM at all.
         yield f"set ssl cert {name}", pem or b"no PEM"
     if parts.ocsp:
@@ -187,11 +186,11 @@ def most_of_a_payload(texts: Iterable[bytes]) -> int:
     return max(min([_BUFFER, *(int(size) if size.isdigit() else 0 for size in sizes)]) - _RESERVE, 0)
 
 
-def in_payloads(pieces: Sequence[bytes]) -> Iterator[bytes]:
-    """Yield the pieces joined to payloads."""
+def in_payloads(pieces: Iterable[bytes], most: int) -> Iterator[bytes]:
+    """Yield the pieces joined to payloads of at most so many bytes, unless one has more."""
     joined = b""
     for piece in pieces:
-        if joined and len(joined) + len(piece) > _MOST_OF_A_PAYLOAD:
+        if joined and len(joined) + len(piece) > most:
             yield joined
             joined = b""
         joined += piece
@@ -267,17 +266,25 @@ def entries(kind: str, text: bytes) -> list[bytes]:
     return found
 
 
-def add(kind: str, number: str, version: str, entries: Sequence[bytes]) -> Iterator[tuple[str, bytes]]:
-    """Yield the commands that add entries to a new version of a map or an ACL file, each with its payload."""
+def add(kind: str, number: str, version: str, entries: Sequence[bytes], most: int) -> Iterator[tuple[str, bytes]]:
+    """Yield the commands that add entries to a new version of a map or an ACL file, each with its payload.
+
+    Args:
+        kind: map or acl.
+        number: what haproxy calls the file.
+        version: of the new content.
+        entries: see `entries`.
+        most: bytes of a payload.
+
+    """
     if kind == "map":
-        for payload in in_payloads([entry + b"\n" for entry in entries]):
+        for payload in in_payloads((entry + b"\n" for entry in entries), most):
             yield f"add map @{version} {number}", payload
     else:
         # These have no payload. An interactive session takes many lines.
-        lines = [
-            f"add acl @{version} {number} {escaped(entry.decode(*_AS_IT_IS))}\n".encode(*_AS_IT_IS) for entry in entries
-        ]
-        for script in in_payloads(lines):
+        words = (escaped(entry.decode(*_AS_IT_IS)) for entry in entries)
+        lines = (f"add acl @{version} {number} {word}\n".encode(*_AS_IT_IS) for word in words)
+        for script in in_payloads(lines, most):
             yield f"prompt\n{script.decode(*_AS_IT_IS)}quit", b""
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
 
 from entrypoint.core.look import Known
 from entrypoint.core.outcome import Outcome
@@ -22,7 +23,7 @@ from entrypoint.lean.hashing import sha256
 from entrypoint.lean.one_line import one_line, reason
 from entrypoint.lean.record import record, replace
 from entrypoint.pid1.transactions import Certificate, Transactions
-from entrypoint.system.config_snapshot import ConfigFiles, ConfigSnapshot, digest_of_all
+from entrypoint.system.config_snapshot import ConfigFiles, ConfigSnapshot, changed_files, digest_of_all
 from entrypoint.system.config_snapshot.look import COMPANIONS
 from entrypoint.system.haproxy_cli import CliChannel
 
@@ -110,7 +111,7 @@ def apply(
 
     """
     began = time.monotonic()
-    changed = _differing(before.digests, now.digests)
+    changed = changed_files(before, now)
     begun: set[str] = set()
     """Files of which something was taken."""
     failed: set[str] = set()
@@ -135,7 +136,7 @@ def apply(
         begun |= failed
     if not begun:
         return Outcome(problem=problem, refused=refused, has_authorities=authorities), before
-    runs, taken = now, tuple(changed)
+    runs, taken = now, changed
     if problem:
         taken = tuple(path for path in changed if path in begun - failed)
         digests = {**before.digests, **{path: now.digests.get(path, b"") for path in taken}}
@@ -150,10 +151,6 @@ def apply(
             stores=tuple(dict.fromkeys((*before.stores, *now.stores))),
         )
     return Outcome(runs.digest, taken, time.monotonic() - began, problem, refused, authorities), runs
-
-
-def _differing(before: Mapping[str, bytes], now: Mapping[str, bytes]) -> list[str]:
-    return [path for path in {**before, **now} if before.get(path) != now.get(path)]
 
 
 class _Plan:
@@ -208,12 +205,12 @@ class _Plan:
         jobs = [*self._certificates({*changed} - of_lists), *lists]
         for names, run in ((has.authorities, do.set_authorities), (has.revocations, do.set_revocations)):
             for name, path in self._named(names, changed):
-                jobs.append(_Job(lambda run=run, it=(name, path): run(*it), (path,), is_authority=True))  # type: ignore[misc]
+                jobs.append(_Job(partial(run, name, path), (path,), is_authority=True))
         for kind, names in (("map", has.maps), ("acl", has.acls)):
             for name, path in self._named(names, changed):
                 if name in has.maps and name in has.acls:
                     raise CannotError(f"{path} is a map and an ACL file at once")
-                jobs.append(_Job(lambda it=(kind, names[name], path): do.set_patterns(*it), (path,)))  # type: ignore[misc]
+                jobs.append(_Job(partial(do.set_patterns, kind, names[name], path), (path,)))
         missing = {*changed}.difference(*(job.paths for job in jobs))
         if missing:
             raise CannotError(f"{min(missing)} is nothing that haproxy can take while it runs")
@@ -246,7 +243,7 @@ class _Plan:
             concerned = tuple(path for path in one.paths if path in changed)
             if concerned:
                 only_ocsp = concerned == (one.store.ocsp,) and one.store.ocsp in self._now.digests
-                run = lambda one=one, only=only_ocsp: self._do.set_certificate(one, only_ocsp=only)  # noqa: E731
+                run = partial(self._do.set_certificate, one, only_ocsp=only_ocsp)
                 yield _Job(run, concerned, is_certificate=True)
 
     def _whole(self) -> Iterator[Store]:
@@ -288,7 +285,7 @@ class _Plan:
         gone = [(one.store.name, one.store.name not in still) for one in removed]
         paths = [path, *(file for _, one, is_new in new if is_new for file in one.paths)]
         paths += [file for one in removed for file in one.paths if file not in self._now.digests]
-        run = lambda: self._do.edit_crt_list(name, path, new, gone, names)  # noqa: E731
+        run = partial(self._do.edit_crt_list, name, path, new, gone, names)
         return _Job(run, tuple(paths), is_certificate=True)
 
     def _in_list(self, line: str, snapshot: ConfigSnapshot) -> Certificate:

@@ -27,7 +27,7 @@ from entrypoint.haproxy.health_checks import changed
 from entrypoint.haproxy.server_state import MENTIONS
 from entrypoint.lean.one_line import reason
 from entrypoint.lean.record import record, replace
-from entrypoint.system.config_snapshot import MOST_TEXT, ConfigFiles, ConfigSnapshot
+from entrypoint.system.config_snapshot import MOST_TEXT, ConfigFiles, ConfigSnapshot, changed_files
 from entrypoint.system.confinement import confine
 from entrypoint.system.files import make_folder, replace_file
 from entrypoint.system.haproxy_cli import CliChannel
@@ -213,7 +213,7 @@ class _Reader:
                 if reported != known.reported:
                     _, contents = self._read(replace(known, reported=reported))
                     # If anything has changed meanwhile, that is a reload.
-                    if contents and not {*_changed(now, contents)}.intersection(now.digests, contents.digests):
+                    if contents and not {*changed_files(now, contents)}.intersection(now.digests, contents.digests):
                         learned = replace(known, digest=contents.digest, reported=reported)
         except (OSError, MemoryError):
             # It has died, or the next look says more.
@@ -303,15 +303,9 @@ class _Reader:
             self._say(look.STIRRED)
 
 
-def _changed(before: ConfigSnapshot, now: ConfigSnapshot) -> tuple[str, ...]:
-    """Return the files that are new, gone, or have another content."""
-    files = {**before.digests, **now.digests}
-    return tuple(path for path in files if before.digests.get(path) != now.digests.get(path))
-
-
 def _is_applicable(before: ConfigSnapshot, now: ConfigSnapshot) -> bool:
-    changed = _changed(before, now)
-    return bool(changed) and not (before.fixed | now.fixed).intersection(changed)
+    files = changed_files(before, now)
+    return bool(files) and not (before.fixed | now.fixed).intersection(files)
 
 
 def _master_worker(contents: ConfigSnapshot, *, in_block: bool = False) -> str:

@@ -115,7 +115,8 @@ class Transactions:
                 key = b""
             undo.append(f"abort ssl cert {name}")
             parts = Parts(b"" if only_ocsp else text, key, ocsp)
-            for command, payload in updates.set_certificate(name, parts, names_key=not certificate.beside):
+            # A start checks only what it has found by itself (3.0 to 3.5): not a crt-store, and no key that is named.
+            for command, payload in updates.set_certificate(name, parts, unchecked=not certificate.beside):
                 updates.has_taken(self._call(command, payload), store.name, refusable=True)
             self._commit(f"commit ssl cert {name}", refusable=True)
             undo.clear()
@@ -172,7 +173,7 @@ class Transactions:
         with self._transaction(path) as undo:
             text = self._read(path)
             undo.append(f"abort ssl ca-file {one}")
-            for number, payload in enumerate(updates.in_payloads(updates.authorities(text))):
+            for number, payload in enumerate(updates.in_payloads(updates.authorities(text), self._most)):
                 answer = self._call(f"{'add' if number else 'set'} ssl ca-file {one}", payload)
                 updates.has_taken(answer, name, refusable=False)
             self._commit(f"commit ssl ca-file {one}")
@@ -213,7 +214,7 @@ class Transactions:
             entries = updates.entries(kind, self._read(path))
             version = updates.new_version(self._call(f"prepare {kind} {number}"))
             undo.append(f"clear {kind} @{version} {number}")
-            for command, payload in updates.add(kind, number, version, entries):
+            for command, payload in updates.add(kind, number, version, entries, self._most):
                 updates.has_done(self._call(command, payload))
             self.is_unsure = True
             # From here on this would empty what is in use, if only the answer is late.

@@ -87,7 +87,7 @@ def _digest(state: State) -> str:
 def test_a_change_that_haproxy_can_take_is_no_reload() -> None:
     """It is told, and what runs has another digest; the disk is no news."""
     state, effects = happens(given(), Applied(1, B, "b", FILES, 0.006))
-    assert told(effects) == [FilesApplied(1, FILES, 0.006, digest="b")]
+    assert told(effects) == [FilesApplied(1, FILES, 0.006, "files", "b")]
     assert not begins_a_reload(effects)
     assert _digest(state) == "b"
     state, effects = happens(state, Seen(Why.SETTLED, Disk("b")))
@@ -168,7 +168,7 @@ def test_what_was_not_taken_is_a_reload_once() -> None:
 def test_a_refused_certificate_is_not_tried_again_until_the_disk_changes() -> None:
     """It is told as a failed reload; the old content is the end of the failure, and another one is given."""
     state, effects = happens(given(), Applied(1, B, problem="inconsistencies", refused=True))
-    assert told(effects) == [FilesRefused(1, pid_of(1), "inconsistencies")]
+    assert told(effects) == [FilesRefused(1, pid_of(1), "inconsistencies", "files")]
     assert not begins_a_reload(effects)
     assert happens(state, Seen(Why.SETTLED, B))[1] == ()
     back, effects = happens(state, Seen(Why.SETTLED, Disk("a")))
@@ -195,7 +195,10 @@ def test_what_is_applied_ends_an_earlier_failure_and_nothing_else_does() -> None
 def test_what_was_partly_taken_is_taken_back_with_the_disk() -> None:
     """The old content is a change then."""
     state, effects = happens(given(), Applied(1, B, MIXED, FILES, 0.1, "inconsistencies", refused=True))
-    assert told(effects) == [FilesApplied(1, FILES, 0.1, digest=MIXED), FilesRefused(1, pid_of(1), "inconsistencies")]
+    assert told(effects) == [
+        FilesApplied(1, FILES, 0.1, "files", MIXED),
+        FilesRefused(1, pid_of(1), "inconsistencies", "files"),
+    ]
     _, effects = happens(state, Seen(Why.SETTLED, Disk("a", applicable=True)))
     assert effects == (Apply(1),)
 
@@ -219,7 +222,7 @@ def test_a_late_answer_still_says_what_runs() -> None:
     state, _ = happens(given(), Elapsed(Timer(Clock.APPLY, 1)), Seen(Why.START, BROKEN, 2))
     state, effects = happens(state, Applied(1, B, "b", FILES, 12.0))
     assert _digest(state) == "b"
-    assert told(effects) == [FilesApplied(1, FILES, 12.0, digest="b")]
+    assert told(effects) == [FilesApplied(1, FILES, 12.0, "files", "b")]
     assert not begins_a_reload(effects)
     # Its look at the disk is older than the reload's.
     assert state.disk == BROKEN
@@ -241,7 +244,7 @@ def test_what_looks_incomplete_in_what_runs_is_no_reason_to_wait() -> None:
 def test_a_doubt_is_known_but_nothing_is_told_as_applied() -> None:
     """haproxy has something else than before, and else than the file."""
     state, effects = happens(given(), Applied(1, B, MIXED, problem="haproxy has something else now than the file"))
-    assert told(effects)[:1] != [FilesApplied(1, (), 0.0, digest=MIXED)]
+    assert told(effects)[:1] != [FilesApplied(1, (), 0.0, "files", MIXED)]
     assert begins_a_reload(effects)
     assert _digest(state) == MIXED
 

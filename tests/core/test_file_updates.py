@@ -68,7 +68,7 @@ def test_the_key_comes_first_and_the_ocsp_response_last() -> None:
     assert list(updates.set_certificate("a", Parts(b"", ocsp=b"x"))) == [("set ssl cert a.ocsp", b"eA==")]
 
 
-@pytest.mark.parametrize("names_key", [False, True])
+@pytest.mark.parametrize("unchecked", [False, True])
 @pytest.mark.parametrize(
     "key",
     [
@@ -77,11 +77,11 @@ def test_the_key_comes_first_and_the_ocsp_response_last() -> None:
     ],
     ids=["PKCS 8", "RFC 1421"],
 )
-def test_an_encrypted_key_is_never_given(key: bytes, names_key: bool) -> None:
+def test_an_encrypted_key_is_never_given(key: bytes, unchecked: bool) -> None:
     """haproxy would wait for a pass phrase and serve nobody."""
     for parts in (Parts(CRT + key), Parts(CRT, key), Parts(CRT + KEY, key)):
         with pytest.raises(CannotError, match=r"^its private key is encrypted$"):
-            list(updates.set_certificate("a", parts, names_key=names_key))
+            list(updates.set_certificate("a", parts, unchecked=unchecked))
 
 
 def test_a_key_that_does_not_fit_is_never_given(tmp_path: Path) -> None:
@@ -91,10 +91,10 @@ def test_a_key_that_does_not_fit_is_never_given(tmp_path: Path) -> None:
         with pytest.raises(CannotError, match=r"^its private key does not fit its certificate$"):
             list(updates.set_certificate("a", parts))
         with pytest.raises(RefusedError, match=r"^its private key does not fit its certificate$"):
-            list(updates.set_certificate("a", parts, names_key=True))
-    for names_key in (False, True):
+            list(updates.set_certificate("a", parts, unchecked=True))
+    for unchecked in (False, True):
         # The issuer's certificate follows, and is not compared.
-        sent = list(updates.set_certificate("a", Parts(crt + other, key), names_key=names_key))
+        sent = list(updates.set_certificate("a", Parts(crt + other, key), unchecked=unchecked))
         assert sent == [("set ssl cert a", key + crt + other)]
     # Only a response: nothing is compared.
     assert list(updates.set_certificate("a", Parts(b"", key, b"x"))) == [("set ssl cert a.ocsp", b"eA==")]
@@ -193,7 +193,7 @@ def test_a_payload_stays_below_the_buffer() -> None:
 @given(st.lists(st.binary(min_size=1, max_size=900), max_size=60))
 def test_pieces_are_joined_up_to_a_limit(pieces: list[bytes]) -> None:
     """In order, and none is empty."""
-    joined = list(updates.in_payloads(pieces))
+    joined = list(updates.in_payloads(pieces, 14336))
     assert b"".join(joined) == b"".join(pieces)
     assert all(0 < len(one) <= 8192 for one in joined)
     assert len(joined) <= 1 + sum(map(len, pieces)) // (8192 - 900)
@@ -202,8 +202,8 @@ def test_pieces_are_joined_up_to_a_limit(pieces: list[bytes]) -> None:
 def test_a_piece_that_is_longer_than_a_payload_should_be_is_one() -> None:
     """A command that has nothing to add would be an error."""
     long = b"x" * 14336
-    assert list(updates.in_payloads([long, b"a", long])) == [long, b"a", long]
-    assert list(updates.in_payloads([])) == []
+    assert list(updates.in_payloads([long, b"a", long], 14336)) == [long, b"a", long]
+    assert list(updates.in_payloads([], 14336)) == []
 
 
 # ---- CA and CRL files ------------------------------------------------------------------------------------------------
@@ -270,12 +270,12 @@ def test_what_a_command_cannot_say_is_a_reload(bad: bytes) -> None:
 
 def test_a_map_has_payloads_and_an_acl_a_session() -> None:
     """`add acl` takes none."""
-    assert list(updates.add("map", "#1", "7", [b"a b", b"c "])) == [("add map @7 #1", b"a b\nc \n")]
-    ((command, payload),) = updates.add("acl", "#2", "7", [b"a b", b"c;d"])
+    assert list(updates.add("map", "#1", "7", [b"a b", b"c "], 14336)) == [("add map @7 #1", b"a b\nc \n")]
+    ((command, payload),) = updates.add("acl", "#2", "7", [b"a b", b"c;d"], 14336)
     assert command == "prompt\nadd acl @7 #2 a\\ b\nadd acl @7 #2 c\\;d\nquit"
     assert payload == b""
-    assert list(updates.add("map", "#1", "7", [])) == []
-    assert len(list(updates.add("acl", "#1", "7", [b"x" * 800] * 20))) == 2
+    assert list(updates.add("map", "#1", "7", [], 14336)) == []
+    assert len(list(updates.add("acl", "#1", "7", [b"x" * 800] * 20, 14336))) == 2
 
 
 def test_entries_are_shown_with_addresses() -> None:

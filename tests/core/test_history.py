@@ -80,11 +80,11 @@ def test_a_failed_start_is_shown_until_one_from_the_disk_works() -> None:
 def test_files_that_were_applied_are_counted_apart_from_reloads() -> None:
     """The time of a reload is a generation's: they do not count in its buckets. A refusal is a failure."""
     history = History(0.0)
-    history.note(FilesApplied(1, ("a.map",), 0.006, digest="b"), "applied", 1.0, 1.0)
+    history.note(FilesApplied(1, ("a.map",), 0.006, "files", "b"), "applied", 1.0, 1.0)
     assert history.last
     assert (history.last.success, history.last.kind, history.last.seconds) == (True, "applied", 0.006)
     assert history.last_success == 1.0
-    history.note(FilesRefused(1, 16, "bad"), "refused", 2.0, 2.0)
+    history.note(FilesRefused(1, 16, "bad", "files"), "refused", 2.0, 2.0)
     assert (history.last.success, history.last.kind, history.last.message) == (False, "applied", "refused")
     assert history.reloads == {("files", "success", "applied"): 1, ("files", "failure", "applied"): 1}
     assert (history.failures, history.finished, history.last_success) == (1, 0, 1.0)
@@ -95,11 +95,11 @@ def test_files_that_were_applied_are_counted_apart_from_reloads() -> None:
 
 def test_the_log_says_what_was_applied_or_refused() -> None:
     """A few names, the time, and that haproxy goes on."""
-    line = line_of(FilesApplied(1, tuple("abcde"), 0.0064, digest="d"))
+    line = line_of(FilesApplied(1, tuple("abcde"), 0.0064, "files", "d"))
     assert line.message == "applied a, b, c and 2 more without a reload (6 ms)"
     assert line.fields == {"generation": 1, "trigger": "files", "sha256": "d", "kind": "applied"}
-    assert "a, b, c without" in line_of(FilesApplied(1, tuple("abc"), 0.0)).message
-    refused = line_of(FilesRefused(1, 16, "a.pem: inconsistencies"))
+    assert "a, b, c without" in line_of(FilesApplied(1, tuple("abc"), 0.0, "files", "d")).message
+    refused = line_of(FilesRefused(1, 16, "a.pem: inconsistencies", "files"))
     assert (
         refused.message
         == "generation 1 (pid 16) refuses a changed file and goes on with the old one: a.pem: inconsistencies"

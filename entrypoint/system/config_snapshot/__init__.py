@@ -62,6 +62,12 @@ class ConfigSnapshot:
     """The certificates that the configuration names; their files as the configuration has them."""
 
 
+def changed_files(before: ConfigSnapshot, now: ConfigSnapshot) -> tuple[str, ...]:
+    """Return the files that are new, gone, or have another content."""
+    files = {**before.digests, **now.digests}
+    return tuple(path for path in files if before.digests.get(path) != now.digests.get(path))
+
+
 def digest_of_all(digests: Mapping[str, bytes]) -> str:
     """Return the digest of a configuration with these files."""
     digest: str = sha256(b"".join(counted(path, one) for path, one in digests.items())).hexdigest()
