@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from entrypoint.haproxy.key_pairs import fits
 from entrypoint.haproxy.loaded_files import escaped
 from entrypoint.lean.record import record
-from entrypoint.lean.sha1 import sha1
 
 _BUFFER = 16384
 """Bytes of tune.bufsize, unless it is configured."""
@@ -37,8 +36,7 @@ _REFUSALS = (
     "unable to load SSL private key",
 )
 """What haproxy says of a bad certificate. Everything else may be its own limit, and a reload may succeed."""
-
-
+_OCSP_KEY = "OCSP Response Key: "
 _REPEATS = ("Can't load the payload", "Can't update ", "Can't commit ", "Committing ", "Failed")
 
 
@@ -159,23 +157,15 @@ def in_one_line(answer: str) -> str:
     return ": ".join([line for line in lines if not line.startswith(_REPEATS)] or lines)
 
 
-def fingerprint(text: bytes) -> str:
-    """Return the SHA-1 of the first certificate in a PEM file as haproxy shows it; empty if there is none."""
-    return next(iter(fingerprints(text)), "")
+def described(answer: str) -> str:
+    """Return how haproxy describes what is in a certificate, CA file or CRL file, from the answer to `show ssl`.
 
-
-def fingerprints(text: bytes) -> list[str]:
-    """Return the SHA-1 of each certificate in a PEM file."""
-    found = []
-    for block in blocks(text, _CERTIFICATE):
-        der = a2b_base64(b"".join(block.splitlines()[1:-1]))
-        found.append(sha1(der).hexdigest().upper())
-    return found
-
-
-def shown_fingerprints(answer: str) -> list[str]:
-    """Return the fingerprints in the answer to `show ssl cert NAME` or `show ssl ca-file NAME`."""
-    return [line.partition(": ")[2].strip() for line in answer.splitlines() if line.startswith("SHA1 FingerPrint")]
+    A transaction is described like what has been committed, but for its name, its status, and the key under which an
+    OCSP response is found. Of an Ed25519 certificate little more is said than its serial number and dates.
+    """
+    _, _, after_status = answer.partition("\nStatus: ")
+    _, _, text = after_status.partition("\n")
+    return "\n".join(line.partition(_OCSP_KEY)[0].strip() for line in text.splitlines()).strip()
 
 
 def most_of_a_payload(texts: Iterable[bytes]) -> int:
@@ -199,7 +189,7 @@ def in_payloads(pieces: Iterable[bytes], most: int) -> Iterator[bytes]:
 
 
 def authorities(text: bytes) -> list[bytes]:
-    """Return the certificates of a CA file.
+    """Return the certificates of a CA file, each once, as haproxy has them.
 
     Raises:
         CannotError: it has CRLs, which a command cannot set, or no whole certificates.
@@ -207,7 +197,7 @@ def authorities(text: bytes) -> list[bytes]:
     """
     if blocks(text, _REVOCATIONS):
         raise CannotError("it has CRLs besides certificates")
-    return _whole(blocks(text, _CERTIFICATE), "certificate")
+    return _whole([*dict.fromkeys(blocks(text, _CERTIFICATE))], "certificate")
 
 
 def revocations(text: bytes) -> list[bytes]:
@@ -231,11 +221,6 @@ def _whole(found: list[bytes], what: str) -> list[bytes]:
     for block in found:
         a2b_base64(b"".join(block.splitlines()[1:-1]))
     return found
-
-
-def shown_revocations(answer: str) -> list[str]:
-    """Return the CRLs in the answer to `show ssl crl-file NAME`, as haproxy describes them."""
-    return [one.strip() for one in answer.split("Certificate Revocation List #")[1:]]
 
 
 # ---- maps and ACL files ----------------------------------------------------------------------------------------------

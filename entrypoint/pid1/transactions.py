@@ -66,15 +66,32 @@ class Transactions:
             raise CannotError("it is gone")
         return text
 
-    def _commit(self, command: str, *, refusable: bool = False) -> None:
-        """Commit a transaction of TLS; haproxy takes all of it or nothing, and says which."""
+    def _commit(self, kind: str, name: str, undo: list[str], *, refusable: bool = False, shows: str = "") -> None:
+        """Commit a transaction of TLS, and check that haproxy has then what it has read of the payload.
+
+        Args:
+            kind: cert, ca-file or crl-file.
+            name: as a word of a command.
+            undo: is emptied once haproxy has committed.
+            refusable: see `updates.has_taken`.
+            shows: must be in haproxy's description before anything is committed.
+
+        """
+        wanted = updates.described(self._call(f"show ssl {kind} *{name}"))
+        if not wanted or shows not in wanted:
+            raise CannotError("haproxy has not read all of it")
         self.is_unsure = True
-        answer = self._call(command)
+        answer = self._call(f"commit ssl {kind} {name}")
         try:
+            # It takes all of it or nothing, and says which.
             updates.has_committed(answer, refusable=refusable)
         except (CannotError, RefusedError):
             self.is_unsure = False
             raise
+        undo.clear()
+        if updates.described(self._call(f"show ssl {kind} {name}")) != wanted:
+            raise CannotError(_DIFFERS)
+        self.is_unsure = False
 
     def _call(self, command: str, payload: bytes = b"") -> str:
         if len(payload) > self._most:
@@ -118,12 +135,7 @@ class Transactions:
             # A start checks only what it has found by itself (3.0 to 3.5): not a crt-store, and no key that is named.
             for command, payload in updates.set_certificate(name, parts, unchecked=not certificate.beside):
                 updates.has_taken(self._call(command, payload), store.name, refusable=True)
-            self._commit(f"commit ssl cert {name}", refusable=True)
-            undo.clear()
-            shown = updates.shown_fingerprints(self._call(f"show ssl cert {name}"))
-            if shown[:1] != [updates.fingerprint(text)]:
-                raise CannotError(_DIFFERS)
-            self.is_unsure = False
+            self._commit("cert", name, undo, refusable=True)
 
     def edit_crt_list(
         self,
@@ -171,17 +183,12 @@ class Transactions:
         """Set the certificates of a CA file."""
         one = escaped(name)
         with self._transaction(path) as undo:
-            text = self._read(path)
+            certificates = updates.authorities(self._read(path))
             undo.append(f"abort ssl ca-file {one}")
-            for number, payload in enumerate(updates.in_payloads(updates.authorities(text), self._most)):
+            for number, payload in enumerate(updates.in_payloads(certificates, self._most)):
                 answer = self._call(f"{'add' if number else 'set'} ssl ca-file {one}", payload)
                 updates.has_taken(answer, name, refusable=False)
-            self._commit(f"commit ssl ca-file {one}")
-            undo.clear()
-            shown = updates.shown_fingerprints(self._call(f"show ssl ca-file {one}"))
-            if {*shown} != {*updates.fingerprints(text)}:
-                raise CannotError(_DIFFERS)
-            self.is_unsure = False
+            self._commit("ca-file", one, undo, shows=f"Certificate #{len(certificates)}:")
 
     def set_revocations(self, name: str, path: str) -> None:
         """Set the CRLs of a CRL file."""
@@ -191,13 +198,7 @@ class Transactions:
             undo.append(f"abort ssl crl-file {one}")
             answer = self._call(f"set ssl crl-file {one}", b"".join(lists))
             updates.has_taken(answer, name, refusable=False)
-            wanted = updates.shown_revocations(self._call(f"show ssl crl-file *{one}"))
-            self._commit(f"commit ssl crl-file {one}")
-            undo.clear()
-            shown = updates.shown_revocations(self._call(f"show ssl crl-file {one}"))
-            if shown != wanted or len(shown) != len(lists):
-                raise CannotError(_DIFFERS)
-            self.is_unsure = False
+            self._commit("crl-file", one, undo, shows=f"Certificate Revocation List #{len(lists)}:")
 
     # ---- maps and ACL files ------------------------------------------------------------------------------------------
 

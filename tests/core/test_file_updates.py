@@ -100,15 +100,16 @@ def test_a_key_that_does_not_fit_is_never_given(tmp_path: Path) -> None:
     assert list(updates.set_certificate("a", Parts(b"", key, b"x"))) == [("set ssl cert a.ocsp", b"eA==")]
 
 
-def test_fingerprints_are_those_that_haproxy_shows() -> None:
-    """SHA-1 of each certificate, the first first."""
-    of_abc = "3C01BDBB26F358BAB27F267924AA2C9A03FCFDB8"
-    assert updates.fingerprint(KEY + CRT + ISSUER) == of_abc
-    assert updates.fingerprints(CRT + ISSUER)[0] == of_abc
-    assert len(updates.fingerprints(CRT + ISSUER)) == 2
-    assert updates.fingerprint(KEY) == ""
-    shown = f"Filename: a\nSHA1 FingerPrint: {of_abc}\nSubject: /CN=SHA1 FingerPrint\n"
-    assert updates.shown_fingerprints(shown) == [of_abc]
+def test_a_transaction_is_described_like_what_has_been_committed() -> None:
+    """But for its name, its status, and the key of an OCSP response, which is known later."""
+    rest = "Serial: 4D\nnotAfter: Dec 28\nAlgorithm: EC256\nSHA1 FingerPrint: 3C\nOCSP Response Key: "
+    before = updates.described(f"Filename: *a\nStatus: Unused\n{rest}\n\n")
+    assert before == "Serial: 4D\nnotAfter: Dec 28\nAlgorithm: EC256\nSHA1 FingerPrint: 3C"
+    assert updates.described(f"Filename: a\nCrt filename: a\nStatus: Used\n{rest}304d\n\n") == before
+    # All that haproxy says of an Ed25519 certificate.
+    short = updates.described("Filename: *a\nStatus: Unused\nSerial: 4D\nAlgorithm: OCSP Response Key: \n\n")
+    assert short == "Serial: 4D\nAlgorithm:"
+    assert updates.described("Can't display the certificate: Not found or the certificate is a bundle!\n") == ""
 
 
 # ---- answers ---------------------------------------------------------------------------------------------------------
@@ -232,7 +233,7 @@ def test_revocations_are_compared_as_haproxy_describes_them() -> None:
     one = "Certificate Revocation List #"
     shown = f"Filename: {{}}\nStatus: {{}}\n \n{one}1:\nVersion 1\n \n{one}2:\n2\n"
     before, after = shown.format("*a", "Unused"), shown.format("a", "Used")
-    assert updates.shown_revocations(before) == updates.shown_revocations(after) == ["1:\nVersion 1", "2:\n2"]
+    assert updates.described(before) == updates.described(after) == f"{one}1:\nVersion 1\n\n{one}2:\n2"
 
 
 # ---- maps and ACL files ----------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from entrypoint.lean.record import replace
 from entrypoint.pid1 import applying
 from entrypoint.system.config_snapshot import ConfigSnapshot
 from entrypoint.system.haproxy_cli import CliChannel
-from tests.certificates import Authority
+from tests.certificates import Authority, key_pair
 from tests.opened import version
 from tests.stores import (
     LIST,
@@ -770,11 +770,14 @@ def test_what_is_too_long_for_a_command_is_a_reload(lb: Living, files: dict[str,
     assert stores(lb.folder) == had
 
 
-def test_a_ca_file_that_is_too_long_for_a_command_needs_several(lb: Living, files: dict[str, bytes]) -> None:
-    """HAProxy 2.6 has none that adds to a CA file: what was begun is taken back."""
-    had, pool = stores(lb.folder), made()[1]
-    many = b"".join(pool[name][0] for name in NAMES) + pool["four"][0] * 40
-    outcome = applied(lb, {**files, "ca.pem": many})
+def test_a_ca_file_that_is_too_long_for_a_command_needs_several(
+    lb: Living, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    """HAProxy 2.6 has none that adds to a CA file: what was begun is taken back. The same certificate twice is one."""
+    had = stores(lb.folder)
+    (tmp_path / "many").mkdir()
+    many = "".join(key_pair(tmp_path / "many", f"{number}")[0] for number in range(30)) * 2
+    outcome = applied(lb, {**files, "ca.pem": many.encode()})
     if is_new():
         assert outcome.problem == ""
         assert stores(lb.folder) == fresh(lb.folder)
@@ -796,17 +799,31 @@ def test_haproxy_s_words_about_a_bad_ca_or_crl_file_are_told(
     assert stores(lb.folder) == had
 
 
-def test_a_payload_that_haproxy_cuts_is_noticed(lb: Living, files: dict[str, bytes]) -> None:
-    """As 3.5 may do without a word; the transaction shows no more than what has arrived."""
-    one, two = ((made()[0] / f"{name}.crl").read_bytes() for name in ("one", "two"))
-    call = lb.channel.call
+@pytest.mark.parametrize("name", ["crl.pem", "ca.pem"])
+def test_a_payload_that_haproxy_cuts_is_never_in_use(lb: Living, files: dict[str, bytes], name: str) -> None:
+    """As 3.5 may cut it without a word; the transaction shows no more than what has arrived."""
+    folder, extension = made()[0], "crl" if name == "crl.pem" else "crt"
+    one, two = ((folder / f"{who}.{extension}").read_bytes() for who in ("one", "two"))
+    call, had = lb.channel.call, stores(lb.folder)
 
     def cutting(command: str, payload: bytes = b"", *, until: float) -> bytes:
-        return call(command, one if command.startswith("set ssl crl-file") else payload, until=until)
+        return call(command, one if command.startswith(("set ssl crl", "set ssl ca")) else payload, until=until)
 
     lb.channel.call = cutting  # type: ignore[method-assign]
-    outcome = applied(lb, {**files, "crl.pem": two + one})
-    assert outcome.problem == f"{lb.folder}/crl.pem: haproxy has something else now than the file"
+    outcome = applied(lb, {**files, name: two + one})
+    assert outcome.problem == f"{lb.folder}/{name}: haproxy has not read all of it"
+    assert outcome.digest == ""
+    assert stores(lb.folder) == had
+
+
+def test_an_ed25519_certificate_is_taken(lb: Living, files: dict[str, bytes], tmp_path: Path) -> None:
+    """haproxy says neither its fingerprint nor its algorithm (up to 3.5)."""
+    (tmp_path / "ed").mkdir()
+    crt, key = key_pair(tmp_path / "ed", "ed", ("ed25519",))
+    outcome = applied(lb, {**files, "site.pem": f"{crt}{key}".encode(), "ca.pem": crt.encode()})
+    assert outcome.problem == ""
+    assert len(outcome.files) == 2
+    assert stores(lb.folder) == fresh(lb.folder)
 
 
 @pytest.mark.parametrize(
