@@ -210,7 +210,7 @@ class ConfigStore:
             self._configurations.reported = after.reported
             self._runtime.submit(Learned(before.digest, after.digest))
             # The status names the files of the last look.
-            self._runtime.submit(Stirred())
+            self.reader.look(Why.POLLED, 0)
 
     def restored(self, kind: bytes, problem: str, content: int | None) -> None:
         """Submit the last known good configuration that the state directory holds, or use the states of servers."""

@@ -149,3 +149,17 @@ def test_a_stop_waits_for_no_application(start: Begin) -> None:
     lb.signal(signal.SIGTERM)
     assert lb.process.wait(timeout=60) == 0
     eventually(lambda: not os.path.exists(f"/proc/{reader}"))
+
+
+def test_a_file_that_is_read_in_another_way_as_well_is_a_reload(start: Begin, tmp_path: Path) -> None:
+    """The map could be taken, but not the answer that haproxy has read from the same file."""
+    lb = start()
+    path = mapped(tmp_path)
+    lb.append(
+        f"  http-response set-header x %[src,map({path},none)]\n"
+        f"  http-request return status 200 content-type text/plain file {path} if {{ path /file }}"
+    )
+    lb.serves(3)
+    put(lb, "127.0.0.1 new\n")
+    lb.serves(4)
+    assert "without a reload" not in lb.log

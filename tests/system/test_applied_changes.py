@@ -19,8 +19,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from entrypoint.core.outcome import Outcome
+from entrypoint.haproxy.file_names import Store
+from entrypoint.haproxy.file_updates import CannotError, RefusedError
 from entrypoint.lean.record import replace
 from entrypoint.pid1 import applying
+from entrypoint.pid1.transactions import Certificate, Transactions
 from entrypoint.system.config_snapshot import ConfigSnapshot
 from entrypoint.system.haproxy_cli import CliChannel
 from tests.certificates import Authority, key_pair
@@ -816,11 +819,28 @@ def test_a_payload_that_haproxy_cuts_is_never_in_use(lb: Living, files: dict[str
     assert stores(lb.folder) == had
 
 
+@pytest.mark.parametrize(("beside", "error"), [(True, CannotError), (False, RefusedError)])
+def test_a_key_that_a_start_would_not_check_is_refused_for_good(beside: bool, error: type[Exception]) -> None:
+    """A crt-store's, and one that is named: a new haproxy would take it. Nothing is sent to this one."""
+    pool = made()[1]
+    texts = {"a.crt": pool["one"][0], "a.key": pool["two"][1]}
+    channel = CliChannel()
+    channel.spawned()
+    try:
+        transactions = Transactions(channel, texts.get, 15360, 0.0)
+        with pytest.raises(error, match=r"^a\.crt: its private key does not fit its certificate$"):
+            transactions.set_certificate(Certificate(Store("@web/a", "a.crt", key="a.key"), beside))
+        assert not transactions.is_unsure
+    finally:
+        channel.close()
+
+
 def test_an_ed25519_certificate_is_taken(lb: Living, files: dict[str, bytes], tmp_path: Path) -> None:
     """haproxy says neither its fingerprint nor its algorithm (up to 3.5)."""
     (tmp_path / "ed").mkdir()
     crt, key = key_pair(tmp_path / "ed", "ed", ("ed25519",))
-    outcome = applied(lb, {**files, "site.pem": f"{crt}{key}".encode(), "ca.pem": crt.encode()})
+    # A CA twice in a file is one in haproxy.
+    outcome = applied(lb, {**files, "site.pem": f"{crt}{key}".encode(), "ca.pem": 2 * crt.encode()})
     assert outcome.problem == ""
     assert len(outcome.files) == 2
     assert stores(lb.folder) == fresh(lb.folder)

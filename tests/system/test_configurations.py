@@ -83,3 +83,27 @@ def test_what_a_configuration_mentions_is_known_after_an_upgrade() -> None:
         assert one.mentions(3, kept=True) == ("init-state",)
     for descriptor in passed:
         os.close(descriptor)
+
+
+def test_what_a_generation_has_taken_is_known_after_an_upgrade() -> None:
+    """Its digest, and that it has taken a CA: before HAProxy 3.2.8 the next certificate is a reload then."""
+    configurations = Configurations(lambda _: None, watches=True)
+    for number, digest in ((1, DIGEST), (2, DIGEST)):
+        texts = in_memory(digest, (("/a.cfg", b"global\n"),))
+        configurations.give(number, Found(digest), texts)
+        os.close(texts)
+    texts = in_memory("cd" * 32, (("/a.cfg", b"global\n"),))
+    configurations.applied(2, "cd" * 32, texts, has_authorities=True)
+    configurations.applied(3, "cd" * 32, texts, has_authorities=True)
+    os.close(texts)
+    saved, passed = configurations.serialize()
+    after = Configurations(lambda _: None, watches=True)
+    after.restore(saved)
+    one, two = after.given(1), after.given(2)
+    assert one
+    assert two
+    assert (one.digest, one.has_authorities) == (DIGEST, False)
+    assert (two.digest, two.has_authorities) == ("cd" * 32, True)
+    assert after.given(3) is None
+    for descriptor in passed:
+        os.close(descriptor)

@@ -79,3 +79,14 @@ def test_a_file_that_only_haproxy_tells_of(begin: Begin, tmp_path: Path, event: 
     if event is not _after_the_readers_death:
         assert f"{path} without a reload" in lb.log
         assert lb.status()["generations"][-1]["number"] == reloads, lb.log
+
+
+def test_what_is_learned_is_in_the_status_although_nothing_changes(begin: Begin, tmp_path: Path) -> None:
+    """The status names the files of the last look, so there is one more."""
+    path = tmp_path / "etc" / "ips.lst"
+    path.parent.mkdir()
+    path.write_text("10.0.0.1\n")
+    text = CONFIGURATION.replace("  http-request", f"  acl x src -f {path}\n  http-request deny if x\n  http-request")
+    lb = begin("--debounce", "3600", code=HIDES, text=text).serves(1)
+    eventually(lambda: _is_settled(lb, path))
+    assert lb.status()["generations"][-1]["number"] == 1, lb.log
