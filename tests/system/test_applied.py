@@ -163,3 +163,22 @@ def test_a_file_that_is_read_in_another_way_as_well_is_a_reload(start: Begin, tm
     put(lb, "127.0.0.1 new\n")
     lb.serves(4)
     assert "without a reload" not in lb.log
+
+
+def test_after_half_of_a_change_the_other_half_needs_no_reload(start: Begin, tmp_path: Path) -> None:
+    """It is known that one file was taken and the other was not."""
+    lb = start()
+    path, ips = mapped(tmp_path), tmp_path / "etc" / "ips.lst"
+    ips.write_text("10.0.0.1\n")
+    rules = f"  http-response set-header x %[src,map({path},none)]\n  acl in src -f {ips}\n  http-request deny if in"
+    lb.append(rules)
+    lb.serves(3)
+    ips.write_text("nowhere\n")
+    put(lb, "127.0.0.1 new\n")
+    eventually(lambda: lb.status()["last_reload"]["result"] == "failure")
+    assert entry(lb) == "127.0.0.1 new"
+    assert f"applied {path} without a reload" in lb.log
+
+    ips.write_text("10.0.0.2\n")
+    eventually(lambda: f"applied {ips} without a reload" in lb.log)
+    assert [one["number"] for one in lb.status()["generations"] if one["state"] == "current"] == [3]
