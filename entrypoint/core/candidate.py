@@ -14,6 +14,7 @@ from entrypoint.core.effects import (
     Look,
     NoteServers,
     Publish,
+    ReadDatagrams,
     Reply,
     Send,
     Spawn,
@@ -193,7 +194,12 @@ def _pass_over(state: State, candidate: Generation) -> Step:
 
 def _with_binds(state: State, candidate: Generation, answer: str) -> Generation:
     vips = [descriptor for _, descriptor in state.vips]
-    return replace(candidate, binds=runtime_api.binds_on(answer, vips), doubt=runtime_api.doubt(answer, vips))
+    return replace(
+        candidate,
+        binds=runtime_api.binds_on(answer, vips),
+        doubt=runtime_api.doubt(answer, vips),
+        datagrams=runtime_api.has_datagrams(answer),
+    )
 
 
 def _promote(state: State, candidate: Generation) -> Step:
@@ -206,7 +212,9 @@ def _promote(state: State, candidate: Generation) -> Step:
     unused = dict.fromkeys(tag for tag, descriptor in state.vips if descriptor not in bound)
     old = state.current
     trigger, replaces = stopping.triggers(phase.asked_by), old.number if old else None
+    reads = tuple(dict.fromkeys(tag for tag, _ in state.vips if candidate.doubt or tag not in unused))
     effects: list[Effect] = [
+        ReadDatagrams(candidate.number, reads, replaces or 0),
         Tell(Promoted(candidate.number, pid, trigger, replaces, candidate.digest, candidate.kept)),
         Publish(pid),
         *(Send(candidate.number, signum) for signum in state.held),

@@ -121,6 +121,27 @@ class Ask:
 
 
 @record(frozen=True)
+class AskHandshakes:
+    """Ask a generation that reads no new datagrams for its QUIC handshakes, once it has read the old ones.
+
+    Answered by Answered or Unanswered.
+    """
+
+    number: int
+
+
+@record(frozen=True)
+class ReadDatagrams:
+    """Have this generation read all new datagrams, and the one before none."""
+
+    number: int
+    tags: tuple[str, ...]
+    """Of the VIPs that it binds, or may bind."""
+    previous: int
+    """The number of the one before; 0 for none."""
+
+
+@record(frozen=True)
 class NoteServers:
     """Note the states of this generation's servers, for the next one."""
 
@@ -197,6 +218,8 @@ Effect = (
     Spawn
     | SpawnExporter
     | Ask
+    | AskHandshakes
+    | ReadDatagrams
     | NoteServers
     | AskCandidate
     | Send
@@ -240,7 +263,7 @@ def failure_of(effect: Effect, why: str) -> Event | None:
             return Seen(reason, Disk(unreadable=f"it could not be looked at: {why}", unfinished=True), number)
         case Apply(number=number):
             return Applied(number, problem=why)
-        case Ask(number=number) | AskCandidate(number=number):
+        case Ask(number=number) | AskHandshakes(number=number) | AskCandidate(number=number):
             return Unanswered(number)
         case Adopt(number=number):
             return NotAdopted(number)
@@ -250,7 +273,7 @@ def failure_of(effect: Effect, why: str) -> Event | None:
         case Rehearse(client=client) | Upgrade(client=client):
             return Rehearsed(client, why)
         case (Send() | Listen() | CloseVips() | Publish() | TakeOver()) | (
-            NoteServers() | Keep() | Reply() | Log() | Tell()
+            ReadDatagrams() | NoteServers() | Keep() | Reply() | Log() | Tell()
         ):
             return None
         case _:
@@ -275,6 +298,8 @@ def lasting(effect: Effect) -> object:
             | Look()
             | Apply()
             | Ask()
+            | AskHandshakes()
+            | ReadDatagrams()
             | NoteServers()
             | AskCandidate()
             | Rehearse()

@@ -19,6 +19,8 @@ class Began:
 
     vips: tuple[tuple[str, int], ...] = ()
     """Tag and descriptor of each VIP; the descriptor has the same number in every haproxy."""
+    taking_turns: frozenset[int] = frozenset()
+    """Those of the VIPs that are another socket in every haproxy, because they take datagrams."""
 
 
 @record(frozen=True)
@@ -278,6 +280,8 @@ class Clock(StrEnum):
     """A current generation that lives this long clears the count of deaths in a row."""
     ASK_AGAIN = "ask again"
     """The next look at whether a retiring generation has let go of the VIPs."""
+    HANDSHAKES = "handshakes"
+    """A generation with a successor has this long to finish its QUIC handshakes."""
     RETIRE = "retire"
     """A retiring generation that does not answer is told to leave anyway."""
     DRAIN = "drain"

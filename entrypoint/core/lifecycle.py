@@ -3,8 +3,8 @@
 Theory of operation
 -------------------
 A generation is one haproxy process. It is a *candidate* until its CLI has answered with its pid, then *current*, then
-*retiring* (it is made to let go of the VIPs), then *draining* (it serves its remaining connections), then gone. There
-is at most one candidate, one current and one retiring generation.
+*retiring* (it finishes its QUIC handshakes and is made to let go of the VIPs), then *draining* (it serves its remaining
+connections), then gone. There is at most one candidate, one current and one retiring generation.
 
 A reload spawns a candidate and does not touch the current generation. A candidate replaces the current one only if it
 has answered, and only if the files are still those that it was given. One that fails leaves a log line and an answer,
@@ -133,8 +133,8 @@ def _go_on(state: State) -> Step:
 
 def _decide(state: State, event: Event) -> Step:
     match event:
-        case Began(vips=vips):
-            state = replace(state, vips=vips)
+        case Began(vips=vips, taking_turns=taking_turns):
+            state = replace(state, vips=vips, taking_turns=taking_turns)
             return then(candidate.spawn(state, ()), *((SpawnExporter(),) if state.settings.exporter else ()))
         case Restored(digest=digest):
             # A configuration that has proved good since then is newer.
@@ -274,7 +274,7 @@ def _unanswered(state: State, number: int, failure: str = "") -> Step:
         case Generation(phase=Candidate(given_up="", answer="")) if failure:
             return candidate.give_up(state, generation, failure)
         case Generation(phase=Retiring()):
-            return retiring.drain_as_it_is(state, generation)
+            return retiring.unanswered(state, generation)
         case Generation(phase=Candidate(given_up="", answer="")):
             return candidate.unanswered(state, generation)
         case _:
@@ -364,6 +364,8 @@ def _elapsed(state: State, timer: Timer) -> Step:
             return retiring.ask_again(state, generation)
         case Clock.ASK_AGAIN, Generation(phase=Candidate()):
             return candidate.ask(state, generation)
+        case Clock.HANDSHAKES, Generation():
+            return retiring.handshakes_elapsed(state, generation)
         case Clock.RETIRE, Generation():
             return retiring.drain_as_it_is(state, generation)
         case Clock.DRAIN, Generation():

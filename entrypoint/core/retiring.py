@@ -1,4 +1,8 @@
-"""How a generation leaves: it lets go of the VIPs, finishes what it has, or is ended.
+"""How a generation leaves: it finishes its handshakes, lets go of the VIPs, finishes what it has, or is ended.
+
+A QUIC handshake that is under way at haproxy's soft stop is lost: haproxy goes on with it, but never accepts the
+connection (docs/upstream-quic-handshake.md). When a generation gets a successor, it gets no new datagrams, and is asked
+until it has no handshake left.
 
 Retiring is why old generations cost no CPU. epoll(7) knows a listening socket by its open file description, which
 safe_reload keeps open: a haproxy that only closes its descriptor is still woken up for every connection of its
@@ -10,10 +14,10 @@ from __future__ import annotations
 
 import signal
 
-from entrypoint.core.effects import Ask, Effect, Listen, Poke, Send
+from entrypoint.core.effects import Ask, AskHandshakes, Effect, Listen, Poke, Send
 from entrypoint.core.log_lines import say
-from entrypoint.core.state import Draining, Ending, Generation, Retiring, State, Step, then
-from entrypoint.haproxy import runtime_api
+from entrypoint.core.state import HANDSHAKES_WITHIN, Draining, Ending, Generation, Retiring, State, Step, then
+from entrypoint.haproxy import quic, runtime_api
 from entrypoint.lean.level import Level
 from entrypoint.lean.record import replace
 
@@ -26,8 +30,14 @@ MOST_ROUNDS_OUT_OF_REACH = 20
 
 
 def retire(state: State, old: Generation) -> Step:
-    """Make a generation let go of the VIPs, and then leave."""
-    binds = tuple(bind for bind in old.binds if runtime_api.can_pause(bind))
+    """Make a generation finish its handshakes, let go of the VIPs, and then leave."""
+    if not old.datagrams:
+        return _let_go(state, old)
+    return state.update(replace(old, phase=Retiring(handshakes=True))), (AskHandshakes(old.number),)
+
+
+def _let_go(state: State, old: Generation) -> Step:
+    binds = tuple(bind for bind in old.binds if runtime_api.can_pause(bind) and not _has_own_socket(state, bind))
     if not binds:
         return drain(state, old)
     return (
@@ -36,9 +46,19 @@ def retire(state: State, old: Generation) -> Step:
     )
 
 
+def _has_own_socket(state: State, bind: runtime_api.Bind) -> bool:
+    """Tell whether a listener's socket gets nothing that is for the next generation."""
+    shared = {descriptor for _, descriptor in state.vips} - state.taking_turns
+    return bind.datagrams and bind.descriptor not in shared
+
+
 def answered(state: State, old: Generation, text: str) -> Step:
     """Follow the answer of a retiring generation."""
     assert isinstance(old.phase, Retiring)
+    if old.phase.handshakes:
+        clean = runtime_api.pid(text) is not None and not quic.handshakes(text)
+        # Twice: haproxy may have read a handshake's first packet, or be about to accept it.
+        return _let_go(state, old) if clean and old.phase.clean else _wait_for_handshakes(state, old, clean=clean)
     # It has no connections: it is gone in a moment, and its pollers with it.
     if runtime_api.is_idle(text):
         return drain(state, old)
@@ -54,6 +74,24 @@ def answered(state: State, old: Generation, text: str) -> Step:
         return drain_as_it_is(state, old)
     state = state.update(replace(old, phase=replace(old.phase, rounds=rounds, asked=False)))
     return state, (Poke(tags),) if rounds > ROUNDS_FOR_CLIENTS else ()
+
+
+def unanswered(state: State, old: Generation) -> Step:
+    """Go on with a retiring generation that has not answered."""
+    assert isinstance(old.phase, Retiring)
+    return _wait_for_handshakes(state, old, clean=False) if old.phase.handshakes else drain_as_it_is(state, old)
+
+
+def _wait_for_handshakes(state: State, old: Generation, *, clean: bool) -> Step:
+    assert isinstance(old.phase, Retiring)
+    phase = replace(old.phase, rounds=old.phase.rounds + 1, asked=False, clean=clean)
+    return state.update(replace(old, phase=phase)), ()
+
+
+def handshakes_elapsed(state: State, old: Generation) -> Step:
+    """Wait for the handshakes no longer."""
+    what = f"has not finished its QUIC handshakes within {HANDSHAKES_WITHIN:g} s: their clients have to begin again"
+    return then(_let_go(state, old), say(old, "handshakes", what, Level.WARNING))
 
 
 def _tags(state: State, old: Generation, binds: tuple[runtime_api.Bind, ...]) -> tuple[str, ...]:
@@ -77,6 +115,8 @@ def ask_again(state: State, old: Generation) -> Step:
     """Ask once more whether a retiring generation has let go."""
     assert isinstance(old.phase, Retiring)
     state = state.update(replace(old, phase=replace(old.phase, asked=True)))
+    if old.phase.handshakes:
+        return state, (AskHandshakes(old.number),)
     return state, (Ask(old.number, runtime_api.look(old.binds)),)
 
 

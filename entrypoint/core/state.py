@@ -21,6 +21,9 @@ FIRST_RESTART_DELAY = 0.1
 LONGEST_RESTART_DELAY = 30.0
 ASK_AGAIN_AFTER = 0.01
 ASK_CANDIDATE_AGAIN_AFTER = 1.0
+HANDSHAKES_WITHIN = 1.0
+"""Meanwhile the old generation still accepts TCP connections. A handshake takes two round trips."""
+LONGEST_PAUSE_OF_HANDSHAKES = 0.16
 RETIRE_WITHIN = 5.0
 LOOK_WITHIN = 5.0
 """A slow disk must not hold up a start: after this long a generation starts without a look at the disk."""
@@ -87,6 +90,10 @@ class Retiring:
     """It was asked, and its answer is awaited."""
     out_of_reach: frozenset[str] = frozenset()
     """Tags of the VIPs that safe_reload could not connect to at the last try."""
+    handshakes: bool = False
+    """It still accepts, and finishes its QUIC handshakes."""
+    clean: bool = False
+    """The last answer had no handshake."""
 
 
 @record(frozen=True)
@@ -117,6 +124,8 @@ class Generation:
     """Its listeners on VIPs; known once it is ready."""
     doubt: str = ""
     """Why it may have more than these; empty if it has not."""
+    datagrams: bool = False
+    """It has QUIC or other datagram listeners, on VIPs or its own."""
     digest: str = ""
     """SHA-256 of the configuration that it was given; empty if that could not be read."""
     kept: bool = False
@@ -181,6 +190,8 @@ class State:
 
     settings: Settings
     vips: tuple[tuple[str, int], ...] = ()
+    taking_turns: frozenset[int] = frozenset()
+    """See `Began`."""
     stage: Stage = Serving()
     generations: tuple[Generation, ...] = ()
     """Oldest first."""
@@ -352,6 +363,11 @@ def _generation_timers(generation: Generation, state: State) -> Iterator[tuple[T
                 yield Timer(Clock.SERVED, number), SERVED_AFTER
             if not proven:
                 yield Timer(Clock.PROVEN, number), PROVEN_AFTER
+        case Retiring(handshakes=True, rounds=rounds, asked=asked):
+            yield Timer(Clock.HANDSHAKES, number), HANDSHAKES_WITHIN
+            if not asked:
+                pause = min(LONGEST_PAUSE_OF_HANDSHAKES, ASK_AGAIN_AFTER * 2.0**rounds)
+                yield Timer(Clock.ASK_AGAIN, number, rounds), pause
         case Retiring(rounds=rounds, asked=asked):
             yield Timer(Clock.RETIRE, number), RETIRE_WITHIN
             if not asked:

@@ -14,7 +14,7 @@ from entrypoint.lean.record import record, replace
 from entrypoint.lean.typing import Any
 from entrypoint.options.settings import Settings
 
-FORMAT = 5
+FORMAT = 6
 """Any change of the fields needs a new number. A program with another one refuses, and the old program goes on."""
 
 Plain = Mapping[str, Any]
@@ -40,7 +40,9 @@ class UpgradeState:
     """Of each generation's stderr: the descriptor, the remembered text, and the unfinished line."""
     versions: Mapping[int, str]
     """Version of each generation's haproxy, where it is known."""
-    listeners: Sequence[tuple[str, int, bool, str, bool]]
+    listeners: Sequence[tuple[Any, ...]]
+    datagram_turns: Plain
+    """Which sockets the current generation reads, and its `cluster-secret`."""
     adopted: Sequence[tuple[int, bytes, bytes]]
     configurations: Plain
     ticket_keys: tuple[int, float]
@@ -96,8 +98,9 @@ def serialize(state: State) -> dict[str, Any]:
                 "pid": one.pid,
                 "phase": type(one.phase).__name__,
                 "proven": isinstance(one.phase, Current) and one.phase.proven,
-                "binds": [[bind.descriptor, bind.frontend, bind.mixed] for bind in one.binds],
+                "binds": [[bind.descriptor, bind.frontend, bind.mixed, bind.datagrams] for bind in one.binds],
                 "doubt": one.doubt,
+                "datagrams": one.datagrams,
                 "digest": one.digest,
                 "kept": one.kept,
                 "incomplete": list(one.incomplete),
@@ -105,6 +108,7 @@ def serialize(state: State) -> dict[str, Any]:
             for one in state.generations
         ],
         "vips": [list(vip) for vip in state.vips],
+        "taking_turns": list(state.taking_turns),
         "last_number": state.last_number,
         "deaths": state.deaths,
         "kept": state.kept,
@@ -129,6 +133,7 @@ def restore(settings: Settings, plain: Plain) -> State:
         state = State(
             settings,
             vips=tuple((str(tag), int(descriptor)) for tag, descriptor in plain["vips"]),
+            taking_turns=frozenset(map(int, plain["taking_turns"])),
             generations=generations,
             last_number=int(plain["last_number"]),
             started=True,
@@ -159,9 +164,14 @@ def _generation(plain: Plain) -> Generation:
         int(plain["number"]),
         phases[plain["phase"]],
         int(plain["pid"]),
-        tuple(Bind(int(descriptor), str(frontend), bool(mixed)) for descriptor, frontend, mixed in plain["binds"]),
+        tuple(_bind(*bind) for bind in plain["binds"]),
         str(plain["doubt"]),
+        bool(plain["datagrams"]),
         str(plain["digest"]),
         bool(plain["kept"]),
         tuple(map(str, plain["incomplete"])),
     )
+
+
+def _bind(descriptor: object, frontend: object, mixed: object, datagrams: object) -> Bind:
+    return Bind(int(str(descriptor)), str(frontend), bool(mixed), bool(datagrams))

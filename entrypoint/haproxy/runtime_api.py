@@ -19,8 +19,8 @@ _EXPORTED = 1 << 20
 """FD_EXPORTED in haproxy's fd-t.h, the same bit from 2.6 to 3.5: haproxy has bound the socket itself."""
 _CLI = "GLOBAL"
 """The frontend of every `stats socket`."""
-_DATAGRAMS = "(syslog_fd_handler"
-"""The handler of a `dgram-bind`, which `show fd` does not mark as a listener, but `show info` counts as one."""
+_SYSLOG, _QUIC = "(syslog_fd_handler", "(quic_lstnr_sock_fd_iocb"
+"""The handlers of datagrams. `show fd` does not mark a `dgram-bind` as a listener, but `show info` counts it as one."""
 _MOST_DIGITS = 18
 _LONGEST_VERSION = 100
 """Characters; haproxy's own versions have 20."""
@@ -36,6 +36,8 @@ class Bind:
     mixed: bool = False
     """The frontend has ordinary listeners as well, whose shared sockets `disable frontend` would disconnect for all, or
     unix sockets, which HAProxy 2.6 does not pause."""
+    datagrams: bool = False
+    """It is a QUIC `bind` or a `dgram-bind`."""
 
 
 def of_a_candidate(others: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -106,7 +108,12 @@ def binds_on(answer: str, vips: Iterable[int]) -> tuple[Bind, ...]:
     ours = _on_vips(listeners, frozenset(vips))
     known = frozenset(ours)
     mixed = {one.frontend for one in listeners if one not in known or not one.port}
-    return tuple(Bind(one.descriptor, one.frontend, one.frontend in mixed) for one in ours)
+    return tuple(Bind(one.descriptor, one.frontend, one.frontend in mixed, one.datagrams) for one in ours)
+
+
+def has_datagrams(answer: str) -> bool:
+    """Tell from `show fd` whether the process has any QUIC `bind` or `dgram-bind`."""
+    return any(one.datagrams for one in _listeners(answer))
 
 
 def doubt(answer: str, vips: Iterable[int]) -> str:
@@ -185,18 +192,23 @@ class _Listener:
     """haproxy has bound it itself and would pass it on; None if the line does not say."""
     pollers: int | None
     """A mask of the threads that poll it; None if the line does not say."""
+    datagrams: bool
+    """It is a QUIC `bind` or a `dgram-bind`."""
 
     @property
     def place(self) -> tuple[str, ...]:
         """Where it listens, the same for all copies. CLI sockets without a port are told apart by their descriptors."""
-        return (self.frontend, self.port) if self.port or self.frontend not in {"", _CLI} else (str(self.descriptor),)
+        if self.port or self.frontend not in {"", _CLI}:
+            return (self.frontend, self.port, *(("udp",) if self.datagrams else ()))
+        return (str(self.descriptor),)
 
 
 def _listeners(answer: str) -> Iterator[_Listener]:
     """Yield the listeners. There can be thousands of lines of 30 words, so each line is searched and not split."""
     for line in answer.splitlines():
         number, colon, rest = line.partition(" : ")
-        descriptor = decimal(number.strip()) if colon and (" l.st=" in rest or _DATAGRAMS in rest) else None
+        syslog = _SYSLOG in rest
+        descriptor = decimal(number.strip()) if colon and (" l.st=" in rest or syslog) else None
         if descriptor is None:
             continue
         flags = _hexadecimal(rest.partition("(")[0], "st=")
@@ -207,6 +219,7 @@ def _listeners(answer: str) -> Iterator[_Listener]:
             _word(rest, " l.st=") == "RDY",
             None if flags is None else bool(flags & _EXPORTED),
             _hexadecimal(rest, " prmsk="),
+            syslog or _QUIC in rest,
         )
 
 

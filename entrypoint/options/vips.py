@@ -1,6 +1,7 @@
 """Parses the VIP list, with errors that name the wrong entry and say what would be right.
 
-VIPS is VIP *( "," VIP ), VIP is ADDRESS ":" PORT ":" TAG, ADDRESS is IPv4, IPv6 in brackets, or "*".
+VIPS is VIP *( "," VIP ), VIP is [ SCHEME "@" ] ADDRESS ":" PORT ":" TAG, ADDRESS is IPv4, IPv6 in brackets, or "*".
+Without a SCHEME it is TCP; `quic` and `udp` both mean a datagram socket.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from entrypoint.lean.record import record
 ANY = "*"
 """Every address of both families."""
 
+_DATAGRAMS = ("quic@", "udp@")
+"""Schemes of datagram sockets, as haproxy names them: a QUIC `bind` uses UDP."""
+_NOT_DATAGRAMS = ("tcp@", "tcp4@", "tcp6@", "ipv4@", "ipv6@")
 _HIGHEST_PORT = 65535
 _RESERVED = ("SAFE_RELOAD_", "HAPROXY_", "LISTEN_", "LD_", "TINI_")
 _EXAMPLE = "10.0.0.1:80:FD_HTTP"
@@ -21,16 +25,18 @@ class VipError(ValueError):
 
 @record(frozen=True)
 class Vip:
-    """One declared listener: an address (IPv4, IPv6 without brackets, or `*`), a TCP port, and its tag."""
+    """One declared listener: an address (IPv4, IPv6 without brackets, or `*`), a port, and its tag."""
 
     address: str
     port: int
     tag: str
+    datagrams: bool = False
+    """UDP instead of TCP."""
 
     def __str__(self) -> str:
         """Return the entry as the list has it."""
         host = f"[{self.address}]" if ":" in self.address else self.address
-        return f"{host}:{self.port}:{self.tag}"
+        return f"{_DATAGRAMS[0] if self.datagrams else ''}{host}:{self.port}:{self.tag}"
 
 
 def parse_vips(text: str) -> tuple[Vip, ...]:
@@ -57,14 +63,19 @@ def parse_vips(text: str) -> tuple[Vip, ...]:
 def _parse_entry(number: int, entry: str) -> Vip:
     if not entry:
         raise _error(number, entry, f"it is empty; an entry is ADDRESS:PORT:TAG, such as {_EXAMPLE}")
-    address, port, tag = _split(number, entry)
+    name, at, rest = entry.partition("@")
+    if at and name + at not in _DATAGRAMS:
+        wanted = "" if name + at in _NOT_DATAGRAMS else _DATAGRAMS[0]
+        why = f"{name + at!r} is no scheme of a VIP: quic@ and udp@ are datagrams, and TCP has none"
+        raise _error(number, entry, f"{why}; write {wanted}{rest}")
+    address, port, tag = _split(number, rest if at else entry)
     if not _is_port(port):
         raise _error(number, entry, f"the port {port!r} is not a number from 1 to {_HIGHEST_PORT}")
     if tag == "PATH" or tag.startswith(_RESERVED):
         raise _error(number, entry, f"the variable {tag} has another meaning; choose a tag like FD_HTTP")
     if not (tag.isascii() and tag.isidentifier()):
         raise _error(number, entry, f"the tag {tag!r} is not a variable's name: letters, digits and _, no digit first")
-    return Vip(address, int(port), tag)
+    return Vip(address, int(port), tag, bool(at))
 
 
 def _is_port(text: str) -> bool:

@@ -6,13 +6,14 @@ import os
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
-from entrypoint.haproxy import lua
+from entrypoint.haproxy import lua, quic
 from entrypoint.haproxy.server_state import HOLD
 from entrypoint.lean.record import record
 from entrypoint.options.command_line import Serve, with_configuration, without_configurations
 from entrypoint.options.inheritance import VARIABLE as INHERITED_VARIABLE
 from entrypoint.options.settings import Settings
 from entrypoint.pid1.configurations import Configurations
+from entrypoint.pid1.datagram_turns import Turn
 from entrypoint.system.getsocks.offer import Adopted, SocketOffer
 from entrypoint.system.haproxy_cli import CliChannel
 from entrypoint.system.listeners import Listeners
@@ -85,13 +86,14 @@ class HaproxyLaunch:
     configurations: Configurations
     ticket_keys: TicketKeys
 
-    def of(self, number: int, *, kept: bool, prelude: Prelude) -> PreparedChild:
+    def of(self, number: int, *, kept: bool, prelude: Prelude, turn: Turn) -> PreparedChild:
         """Return what to start, and our channels to it.
 
         Args:
             number: of the generation.
             kept: start it from the last known good configuration.
             prelude: what it does before it serves.
+            turn: its datagram sockets.
 
         Raises:
             RefusedError: the configuration has `master-worker`.
@@ -102,25 +104,32 @@ class HaproxyLaunch:
             passed = tuple(self.configurations.last_known_good())
             paths = [word for descriptor in passed for word in ("-f", f"/dev/fd/{descriptor}")]
             arguments = (*without_configurations(self.command.arguments), *paths)
-            return self._prepared(number, arguments, passed, prelude, kept=kept)
+            return self._prepared(number, arguments, passed, prelude, turn, kept=kept)
         given = self.configurations.given(number)
         if given and given.master_worker:
             raise RefusedError(REFUSAL.format(given.master_worker))
-        return self._prepared(number, self.command.arguments, (), prelude, kept=kept)
+        return self._prepared(number, self.command.arguments, (), prelude, turn, kept=kept)
 
     def _prepared(
-        self, number: int, arguments: tuple[str, ...], passed: tuple[int, ...], prelude: Prelude, *, kept: bool
+        self,
+        number: int,
+        arguments: tuple[str, ...],
+        passed: tuple[int, ...],
+        prelude: Prelude,
+        turn: Turn,
+        *,
+        kept: bool,
     ) -> PreparedChild:
         prepared = PreparedChild(_NOTHING, passed=passed)
         try:
-            fragment = HOLD if prelude.holds else ""
+            mentions = self.configurations.mentions(number, kept=kept)
+            fragment = (HOLD if prelude.holds else "") + quic.secret_fragment(turn.secret, mentions)
             script = () if prelude.script is None else (prelude.script,)
             if script:
-                mentions = self.configurations.mentions(number, kept=kept) or ()
-                fragment += lua.fragment(f"/dev/fd/{prelude.script}", mentions, holds=prelude.holds)
+                fragment += lua.fragment(f"/dev/fd/{prelude.script}", mentions or (), holds=prelude.holds)
             prepared.channel = channel = CliChannel(fragment=fragment)
             prepared.stderr = pipe = StderrPipe()
-            prepared.offer = offer = self.adopted.offer() if self.adopted.sockets else None
+            prepared.offer = offer = self.adopted.offer(turn.in_place_of) if self.adopted.sockets else None
             ticket_keys = self.ticket_keys.of_a_candidate()
         except BaseException:
             prepared.spawned()
@@ -133,13 +142,15 @@ class HaproxyLaunch:
             TICKET_KEYS_VARIABLE: f"/dev/fd/{ticket_keys}",
         }
         taken = ("-x", offer.argument) if offer else ()
-        vips = (descriptor for _, descriptor in self.listeners.descriptors())
+        datagrams = {number: one.fileno() for number, one in turn.vips.items()}
+        vips = (descriptor for _, descriptor in self.listeners.descriptors() if descriptor not in datagrams)
         ours = (ticket_keys, *channel.inherited, *(offer.inherited if offer else ()), *script)
         descriptors = (*vips, *ours, *passed)
         prepared.spec = SpawnSpec(
             (self.command.program, "-db", *taken, *with_configuration(arguments, channel.configuration)),
             environment,
             descriptors,
+            datagrams,
             stderr=pipe.writer,
         )
         return prepared

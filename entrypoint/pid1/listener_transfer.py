@@ -46,6 +46,7 @@ class OrdinaryListeners:
         self._may_take = may_take
         self._binds_of = binds_of
         self._waiting: tuple[Passed, ...] | None = None
+        self._logged = adopted.addresses
         self._closed = False
 
     @property
@@ -76,10 +77,10 @@ class OrdinaryListeners:
         if self._waiting is None or self._may_take():
             return
         waiting, self._waiting = self._waiting, None
-        before = self._adopted.addresses
         self._adopted.renew(waiting, self._vips())
         after = self._adopted.addresses
-        if after != before:
+        if after != self._logged:
+            self._logged = after
             held = f"holds the ordinary listeners {', '.join(after)}" if after else "holds no ordinary listener"
             dual = ", ".join(filter(needs_v6only, after))
             hint = f"; without v6only in its `bind` each generation binds its own instead: {dual}" if dual else ""

@@ -16,6 +16,7 @@ import time
 from collections.abc import Collection, Mapping
 
 from entrypoint.core import look
+from entrypoint.haproxy import quic
 from entrypoint.haproxy.config_text import (
     line_of_master_worker,
     mentioned,
@@ -245,7 +246,7 @@ class _Reader:
             if compare[0] is None
             else changed(contents_of(compare[0]), (text for _, text in contents.texts), compare[1]),
             server_state_file=self._server_state_file,
-            mentions=mentioned(texts, MENTIONS),
+            mentions=mentioned(texts, (*MENTIONS, *quic.MENTIONS)),
         )
 
     def _keep(self, state_file: StateFile, descriptor: int) -> None:

@@ -18,6 +18,7 @@ from entrypoint.core.log_lines import line_of
 from entrypoint.core.notices import Notice, Promoted
 from entrypoint.core.state import Candidate, Current, Ended, State, timers
 from entrypoint.core.upgrade_state import UpgradeState, serialize
+from entrypoint.haproxy import quic
 from entrypoint.lean.json_text import json_text
 from entrypoint.lean.level import Level
 from entrypoint.lean.libc import libc_functions
@@ -26,6 +27,7 @@ from entrypoint.lean.typing import assert_never
 from entrypoint.pid1 import upgrade
 from entrypoint.pid1.children import Children
 from entrypoint.pid1.config_store import ConfigStore
+from entrypoint.pid1.datagram_turns import DatagramTurns
 from entrypoint.pid1.front import Front
 from entrypoint.pid1.launch import RefusedError, exporter_spec
 from entrypoint.pid1.listener_transfer import ListenerTransfer, OrdinaryListeners
@@ -65,12 +67,13 @@ class Supervisor:
         self._retries = Retries(runtime)
         self._refusing = Refusing(runtime.event_loop)
         self._children = children = Children(runtime, parts.processes, to_groups=parts.settings.kill_group)
+        self._turns = DatagramTurns(parts.listeners, parts.adopted)
         self._ordinary = OrdinaryListeners(
-            parts.adopted, parts.listeners.inodes, runtime.log, children.may_take, self._binds_of
+            parts.adopted, self._inodes_of_vips, runtime.log, children.may_take, self._binds_of
         )
         self._transfer = ListenerTransfer(runtime.event_loop, children.channel_of, self._ordinary, runtime.submit)
         self._servers = servers = ServerStates(runtime, children, parts, lambda: self.state)
-        children.tell(taken=self._ordinary.taken, gone=self._gone, servers_changed=servers.changed)
+        children.tell(taken=self._taken, gone=self._gone, servers_changed=servers.changed)
         self._store = ConfigStore(runtime, children, parts, lambda: self.state, servers.restored)
         servers.ask = lambda number: self._carry_out(effects.AskCandidate(number))
         servers.keep, servers.keep_table = self._store.keep_servers, self._store.keep_table
@@ -118,11 +121,13 @@ class Supervisor:
         if parts.saved:
             return self._resume(parts.saved)
         self._store.read_state_files()
-        return events.Began(parts.listeners.descriptors())
+        taking_turns = (vip.socket.fileno() for vip in parts.listeners.taking_turns())
+        return events.Began(parts.listeners.descriptors(), frozenset(taking_turns))
 
     def _resume(self, saved: UpgradeState) -> events.Event:
         """Restore the previous program's state; the files may have changed since it stopped watching."""
         runtime = self._runtime
+        self._turns.restore(saved.datagram_turns)
         self._children.restore(saved)
         self._parts.logger.restore(saved.log)
         self._front.open()
@@ -156,12 +161,14 @@ class Supervisor:
         front, of_front = self._front.serialize(client, others=others)
         configurations, texts = parts.configurations.serialize()
         children = self._children.serialize()
-        descriptors = [*(one[1] for one in listeners), *(one[0] for one in adopted), *of_front, *texts]
+        turns, of_turns = self._turns.serialize()
+        descriptors = [*(one[1] for one in listeners), *(one[0] for one in adopted), *of_turns, *of_front, *texts]
         descriptors += [parts.ticket_keys.current[0], *children["channels"].values()]
         descriptors += [descriptor for descriptor, *_ in children["stderr_pipes"].values()]
         return UpgradeState(
             state=serialize(self.state),
             listeners=listeners,
+            datagram_turns=turns,
             adopted=adopted,
             configurations=configurations,
             ticket_keys=parts.ticket_keys.current,
@@ -272,18 +279,19 @@ class Supervisor:
             case effects.SpawnExporter():
                 spec = exporter_spec(parts.settings, parts.name, parts.environment, upgrade.own_command)
                 self._children.spawn_exporter(spec)
-            case effects.Ask(number=number, commands=commands):
-                self._ask(number, commands)
-            case effects.NoteServers(number=number):
-                self._servers.note(number)
-            case effects.AskCandidate(number=number):
-                self._servers.ask_candidate(number)
+            case effects.Ask() | effects.AskHandshakes():
+                self._ask(effect)
+            case effects.NoteServers(number=number) | effects.AskCandidate(number=number):
+                servers = self._servers
+                (servers.note if isinstance(effect, effects.NoteServers) else servers.ask_candidate)(number)
             case effects.Send(number=number, signum=signum, line=line):
                 self._children.send(number, signum, line, self._carry_out)
             case effects.Poke(tags=tags):
                 self._runtime.submit(events.Poked(parts.listeners.poke(tags)))
             case effects.Listen(tags=tags, doubtful=doubtful):
                 self._listen(tags, doubtful)
+            case effects.ReadDatagrams(number=number, tags=tags, previous=previous):
+                self._turns.begin(number, tags, previous)
             case effects.Publish(pid=pid):
                 parts.ticket_keys.promoted()
                 self._pid.publish(pid)
@@ -296,7 +304,7 @@ class Supervisor:
             case effects.CloseVips():
                 self._refusing.refuse_at(())
                 self._runtime.isolated(self._servers.end)
-                for close in (parts.listeners.close, self._ordinary.close):
+                for close in (self._turns.close, parts.listeners.close, self._ordinary.close):
                     self._runtime.isolated(close)
             case effects.Look(why=why, number=number):
                 self._store.look(why, number, self._servers.backends_down())
@@ -316,18 +324,23 @@ class Supervisor:
         number, kept = spawn.number, spawn.kept
         try:
             prelude = self._servers.prelude(number, kept=kept)
-            self._children.spawn(number, self._parts.launch.of(number, kept=kept, prelude=prelude))
+            turn = self._turns.prepare(number, beside=self.state.current is not None)
+            self._children.spawn(number, self._parts.launch.of(number, kept=kept, prelude=prelude, turn=turn))
         except RefusedError as error:
             self._runtime.submit(events.NotSpawned(number, f"was not started: {error}", 1, refused=True))
         finally:
             self._servers.spawned()
 
-    def _ask(self, number: int, commands: tuple[str, ...]) -> None:
-        child = self._children.find(number)
-        if child:
+    def _ask(self, effect: effects.Ask | effects.AskHandshakes) -> None:
+        child = self._children.find(effect.number)
+        if isinstance(effect, effects.Ask):
+            commands = effect.commands
+        else:
+            commands = () if self._turns.has_unread(effect.number) else quic.of_handshakes()
+        if child and commands:
             child.ask(commands)
         else:
-            self._runtime.submit(events.Unanswered(number))
+            self._runtime.submit(events.Unanswered(effect.number))
 
     def _tell(self, notice: Notice) -> None:
         line, runtime = line_of(notice), self._runtime
@@ -371,6 +384,14 @@ class Supervisor:
     def _gone(self, number: int) -> None:
         self._transfer.forget(number)
         self._servers.gone(number)
+        self._turns.gone(number)
+
+    def _taken(self) -> None:
+        self._turns.taken()
+        self._ordinary.taken()
+
+    def _inodes_of_vips(self) -> frozenset[int]:
+        return self._parts.listeners.inodes() | self._turns.inodes()
 
     def _binds_of(self, number: int) -> int | None:
         generation = self.state.find(number)

@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from entrypoint.core.events import Exited, Reaped
 from entrypoint.lean.record import record
@@ -24,6 +25,9 @@ _NO_TERMINAL = frozenset({errno.ENOTTY, errno.ENXIO, errno.EBADF})
 """How tcsetpgrp(3) says that stdin is no terminal of ours; EBADF is a closed stdin. The program runs all the same."""
 
 
+NOTHING: Mapping[int, int] = MappingProxyType({})
+
+
 @record(frozen=True)
 class SpawnSpec:
     """Everything about a new process except its signals."""
@@ -33,6 +37,8 @@ class SpawnSpec:
     """None for our own, byte for byte, including entries without `=` and names that occur twice."""
     descriptors: Sequence[int] = ()
     """Descriptors of ours that it inherits under the same numbers."""
+    renumbered: Mapping[int, int] = NOTHING
+    """Descriptors of ours that it inherits, by the numbers that they have there."""
     foreground: bool = False
     """Whether it becomes the foreground process group of the terminal on stdin, if there is one."""
     stderr: int | None = None
@@ -118,6 +124,7 @@ class Processes:
             return None
         # dup2 of a descriptor to itself makes it inheritable: glibc 2.29, musl 1.1.24, POSIX 2024.
         moves = [(os.POSIX_SPAWN_DUP2, one, one) for one in spec.descriptors]
+        moves += [(os.POSIX_SPAWN_DUP2, ours, theirs) for theirs, ours in spec.renumbered.items()]
         if spec.stderr is not None:
             moves.append((os.POSIX_SPAWN_DUP2, spec.stderr, _STDERR))
         mask, reset = self._signal_setup
@@ -185,6 +192,8 @@ class Processes:
                 _take_terminal()
             for descriptor in spec.descriptors:
                 os.set_inheritable(descriptor, True)
+            for theirs, ours in spec.renumbered.items():
+                os.dup2(ours, theirs)
             if spec.stderr is not None:
                 os.dup2(spec.stderr, _STDERR)
             self._prepare()

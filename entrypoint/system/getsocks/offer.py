@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from entrypoint.system.getsocks import INT, PARAMETERS, REQUEST, Passed, identity, is_unreachable, receive
 
@@ -21,15 +21,21 @@ class SocketOffer:
     sends us the other end. So there is no path, and nobody else can ask.
     """
 
-    def __init__(self, sockets: Iterable[Passed]) -> None:
-        """Make the socket pair. The sockets stay the caller's, and must stay open until the candidate has them."""
+    def __init__(self, sockets: Iterable[Passed], in_place_of: Callable[[Passed], Passed]) -> None:
+        """Make the socket pair.
+
+        Args:
+            sockets: what is offered. They stay the caller's, and must stay open until the candidate has them.
+            in_place_of: returns what the candidate gets in place of one of them; called when it asks.
+
+        """
         self._waiting = list(sockets)
-        self._count = len(self._waiting)
+        self._in_place_of = in_place_of
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._ours.setblocking(False)
         self._session: socket.socket | None = None
         self._heard = bytearray()
-        self._asked = False
+        self._asked = self._has_all = False
         self.failure = ""
         """One line; empty if the candidate has everything, or never asked."""
 
@@ -61,7 +67,7 @@ class SocketOffer:
                 if data:
                     self._hear(data)
                 else:
-                    self._end("the candidate hung up")
+                    self._end("" if self._has_all else "the candidate hung up")
         except BlockingIOError:
             return False
         except OSError as error:
@@ -106,13 +112,14 @@ class SocketOffer:
         elif self._heard == REQUEST:
             self._asked = True
             self._heard.clear()
-            self._send(INT.pack(self._count), ())
+            self._waiting = [self._in_place_of(one) for one in self._waiting]
+            self._send(INT.pack(len(self._waiting)), ())
             self._send_batch()
         elif not REQUEST.startswith(self._heard):
             self._end("the candidate sent another command than _getsocks")
 
     def _send_batch(self) -> None:
-        """Send the next sockets; end the session if there are none."""
+        """Send the next sockets, if there are more. haproxy looks at them and then hangs up."""
         records = bytearray()
         descriptors: list[int] = []
         for one in self._waiting[:_MOST_IN_A_BATCH]:
@@ -125,8 +132,10 @@ class SocketOffer:
         del self._waiting[: len(descriptors)]
         if descriptors:
             self._send(bytes(records), descriptors)
+        elif self._has_all:
+            self._end("the candidate goes on talking")
         else:
-            self._end("")
+            self._has_all = True
 
     def _send(self, data: bytes, descriptors: Collection[int]) -> None:
         """Send all of it into an empty buffer; raise OSError, but not BlockingIOError: waiting would not help."""
@@ -205,13 +214,24 @@ class Adopted:
         for one in gone:
             one.socket.close()
 
-    def offer(self) -> SocketOffer:
+    def offer(self, in_place_of: Callable[[Passed], Passed]) -> SocketOffer:
         """Offer the sockets to a candidate, even if there are none; haproxy accepts that.
 
         Unix sockets with a path that has been removed are left out: haproxy does not check, and nobody could ever
         connect.
+
+        Args:
+            in_place_of: see `SocketOffer`.
+
         """
-        return SocketOffer(one for one in self._sockets.values() if not is_unreachable(one.socket))
+        return SocketOffer((one for one in self._sockets.values() if not is_unreachable(one.socket)), in_place_of)
+
+    def release(self, wanted: Callable[[socket.socket], bool]) -> list[socket.socket]:
+        """Keep these sockets no longer, and return them; they are the caller's from now on."""
+        gone = [(same, one.socket) for same, one in self._sockets.items() if wanted(one.socket)]
+        for same, _ in gone:
+            del self._sockets[same]
+        return [one for _, one in gone]
 
     def close(self) -> None:
         """Close all of them."""

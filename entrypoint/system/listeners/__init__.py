@@ -1,19 +1,23 @@
 """The VIPs' sockets: bound once, with low numbers, passed to each generation and never closed.
 
-Owns every listening socket. A VIP is bound at the start and listens only while a generation uses it, so that a VIP that
+Owns every listening socket. Of a datagram socket each generation gets another one under the same number (see
+`pid1.datagram_turns`). A TCP VIP is bound at the start and listens only while a generation uses it, so that a VIP that
 no `bind` uses refuses its clients instead of keeping them waiting. systemd may store the VIPs until our next start (its
 file descriptor store): adopt() receives them, and bind() makes them VIPs again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
 from collections.abc import Collection, Iterable, Mapping
 
 from entrypoint.lean.record import record
+from entrypoint.lean.typing import Any
 from entrypoint.options.vips import ANY, Vip
+from entrypoint.system.listeners.datagrams import ROOM, successor, takes_turns, unsilence
 from entrypoint.system.listeners.places import ListenError, Place, connects, is_at, places, poke, reason_of, shown
 
 STORED = "safe_reload_vip_"
@@ -42,6 +46,15 @@ class Listener:
     """Its name at systemd or podman."""
     stored: bool = False
     """systemd has stored a copy of it already."""
+    address: Any = None
+    """Where it was bound, as getsockname(2) said then."""
+    shared: str = ""
+    """Why all generations share this datagram socket; empty for one that each generation gets another of."""
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether it is a datagram socket that each generation gets another of."""
+        return takes_turns(self.socket) and not self.shared
 
 
 class Listeners:
@@ -82,6 +95,9 @@ class Listeners:
                 raise ListenError(f"LISTEN_FDS names descriptor {_FIRST_PASSED + index}: {error.strerror}") from error
             listener.set_inheritable(False)
             listener.setblocking(False)
+            if takes_turns(listener):
+                # A safe_reload that was killed has left it silent.
+                unsilence(listener)
             if name.startswith(STORED):
                 self._returned.setdefault(name.removeprefix(STORED), []).append(listener)
                 continue
@@ -91,7 +107,9 @@ class Listeners:
             if other:
                 names_of_both = f"the passed sockets {other.name!r} and {name!r} would both have the tag {tag}"
                 raise ListenError(f"LISTEN_FDNAMES: {names_of_both}; give one another name (FileDescriptorName=)")
-            self._listeners.append(Listener(tag, listener, ours=False, name=name))
+            address = listener.getsockname()
+            why = _why_shared(listener, address) if takes_turns(listener) else ""
+            self._listeners.append(Listener(tag, listener, ours=False, name=name, address=address, shared=why))
 
     def bind(self, vips: Iterable[Vip], *, freebind: bool) -> None:
         """Bind every VIP, or none.
@@ -129,7 +147,7 @@ class Listeners:
                 if vip.address == ANY and place.family == socket.AF_INET6 and error.errno in _NO_IPV6:
                     continue
                 raise
-            self._listeners.append(Listener(vip.tag, made, ours=True, stored=returned is not None))
+            self._listeners.append(Listener(vip.tag, made, True, "", returned is not None, made.getsockname()))
 
     def _take_back(self, tag: str, place: Place) -> socket.socket | None:
         returned = next((candidate for candidate in self._returned.get(tag, ()) if is_at(candidate, place)), None)
@@ -175,7 +193,7 @@ class Listeners:
         """
         for vip in vips:
             for place in places(vip, scoped=False):
-                self._listeners.append(Listener(vip.tag, socket.socket(place.family), ours=True))
+                self._listeners.append(Listener(vip.tag, socket.socket(place.family, place.kind), ours=True))
         for tag, datagrams in others:
             kind = socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM
             self._listeners.append(Listener(tag, socket.socket(socket.AF_INET, kind), ours=True))
@@ -205,24 +223,35 @@ class Listeners:
         for listener in self._listeners:
             if listener.tag not in found and len(found) == most:
                 break
-            found.setdefault(listener.tag, []).append(shown(listener.socket))
+            found.setdefault(listener.tag, []).append(shown(listener.socket, listener.address))
         return found
 
-    def serialize(self) -> list[tuple[str, int, bool, str, bool]]:
-        """Return every VIP as plain values, for the next program."""
-        return [(one.tag, one.socket.fileno(), one.ours, one.name, one.stored) for one in self._listeners]
+    def taking_turns(self) -> tuple[Listener, ...]:
+        """Return the datagram sockets that each generation gets another of."""
+        return tuple(listener for listener in self._listeners if listener.takes_turns)
 
-    def restore(self, left: Iterable[tuple[str, int, bool, str, bool]]) -> None:
+    def shared(self) -> dict[str, str]:
+        """Return the tags of the datagram sockets that all generations share, and why."""
+        return {listener.tag: listener.shared for listener in self._listeners if listener.shared}
+
+    def serialize(self) -> list[tuple[Any, ...]]:
+        """Return every VIP as plain values, for the next program."""
+        return [
+            (one.tag, one.socket.fileno(), one.ours, one.name, one.stored, one.address, one.shared)
+            for one in self._listeners
+        ]
+
+    def restore(self, left: Iterable[tuple[Any, ...]]) -> None:
         """Take over what `serialize` of the previous program returned.
 
         Raises:
             OSError: a descriptor is not open.
 
         """
-        for tag, descriptor, ours, name, stored in left:
+        for tag, descriptor, *rest in left:
             listener = socket.socket(fileno=descriptor)
             listener.set_inheritable(False)
-            self._listeners.append(Listener(tag, listener, ours, name, stored))
+            self._listeners.append(Listener(tag, listener, *rest))
 
     def inodes(self) -> frozenset[int]:
         """Return the inode of each VIP's socket, which identifies it (fstat(2))."""
@@ -231,7 +260,11 @@ class Listeners:
     def status(self) -> list[dict[str, object]]:
         """Return tag and address of each VIP, and whether it accepts; None if nobody knows whether it is used."""
         return [
-            {"tag": listener.tag, "address": shown(listener.socket), "accepts": self._accepts(listener)}
+            {
+                "tag": listener.tag,
+                "address": shown(listener.socket, listener.address),
+                "accepts": self._accepts(listener),
+            }
             for listener in self._listeners
         ]
 
@@ -292,8 +325,11 @@ class Listeners:
         return tuple(listener.tag for listener in wanted if not poke(listener.socket))
 
     def close(self) -> None:
-        """Close every socket."""
+        """Close every socket. Datagrams wait in the copies that systemd has until the next start."""
         for listener in self._listeners:
+            if listener.takes_turns:
+                with contextlib.suppress(OSError):
+                    unsilence(listener.socket)
             listener.socket.close()
         self._listeners.clear()
         for rest in self._returned.values():
@@ -314,12 +350,21 @@ def _is_us(identity: str) -> bool:
         return str(os.fstat(ourselves).st_ino) == identity
 
 
+def _why_shared(one: socket.socket, address: Any) -> str:
+    """Return why no other socket can be bound at this address; empty if one can."""
+    try:
+        successor(one, address).close()
+    except OSError as error:
+        return reason_of(error)
+    return ""
+
+
 def _listens(listener: socket.socket) -> bool:
     return bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def _bind(place: Place, *, freebind: bool) -> socket.socket:
-    listener = socket.socket(place.family, socket.SOCK_STREAM)
+    listener = socket.socket(place.family, place.kind)
     try:
         listener.setblocking(False)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -328,6 +373,8 @@ def _bind(place: Place, *, freebind: bool) -> socket.socket:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if freebind:
             listener.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+        if takes_turns(listener):
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ROOM)
         listener.bind(place.address)
     except BaseException:
         listener.close()

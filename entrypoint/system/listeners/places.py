@@ -43,6 +43,7 @@ class Place:
     port: int
     index: int = 0
     """Of the interface, for a link-local address."""
+    kind: socket.SocketKind = socket.SOCK_STREAM
 
     @property
     def address(self) -> tuple[Any, ...]:
@@ -65,15 +66,16 @@ def places(vip: Vip, *, scoped: bool = True) -> Iterator[Place]:
         OSError: there is no such interface.
 
     """
+    kind = socket.SOCK_DGRAM if vip.datagrams else socket.SOCK_STREAM
     if vip.address == ANY:
-        yield Place(socket.AF_INET, "0.0.0.0", vip.port)
+        yield Place(socket.AF_INET, "0.0.0.0", vip.port, kind=kind)
         if ipv6_addresses():
-            yield Place(socket.AF_INET6, "::", vip.port)
+            yield Place(socket.AF_INET6, "::", vip.port, kind=kind)
     elif ":" in vip.address:
         host, _, scope = vip.address.partition("%")
-        yield Place(socket.AF_INET6, host, vip.port, _index(scope) if scope and scoped else 0)
+        yield Place(socket.AF_INET6, host, vip.port, _index(scope) if scope and scoped else 0, kind)
     else:
-        yield Place(socket.AF_INET, vip.address, vip.port)
+        yield Place(socket.AF_INET, vip.address, vip.port, kind=kind)
 
 
 def ipv6_addresses() -> list[tuple[str, int]]:
@@ -100,7 +102,7 @@ def _index(scope: str) -> int:
 def is_at(listener: socket.socket, place: Place) -> bool:
     """Tell whether a socket is bound to this place."""
     try:
-        if listener.type != socket.SOCK_STREAM or listener.family != place.family:
+        if listener.type != place.kind or listener.family != place.family:
             return False
         host, port, *more = listener.getsockname()
         here = socket.inet_pton(listener.family, host.partition("%")[0])
@@ -111,9 +113,8 @@ def is_at(listener: socket.socket, place: Place) -> bool:
     return bool(port == place.port and here == there and v6only and (not place.index or more[-1:] == [place.index]))
 
 
-def shown(listener: socket.socket) -> str:
-    """Return a socket's address in the notation of VIPS."""
-    address = listener.getsockname()
+def shown(listener: socket.socket, address: Any) -> str:
+    """Return the address that a socket was bound to in the notation of VIPS."""
     if listener.family == socket.AF_UNIX:
         return os.fsdecode(address)
     datagrams = "" if connects(listener) else "udp@"

@@ -1,0 +1,44 @@
+"""What safe_reload asks haproxy about QUIC, and what it adds to the configuration for it.
+
+The commands are in HAProxy's management guide, section 9.3; `show quic` is for debugging. Its lines are from the source
+(`dump_quic_oneline`); they are the same from HAProxy 3.0 to 3.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from entrypoint.haproxy.runtime_api import WHO
+
+_HANDSHAKE = "HDSHK"
+_BINDS = ("quic4@", "quic6@", "quic+")
+_SECRET = "cluster-secret"  # noqa: S105  # the keyword
+MENTIONS = (*_BINDS, _SECRET)
+"""Words of a configuration that matter here."""
+
+
+def of_handshakes() -> tuple[str, ...]:
+    """Return the commands that ask for the connections. `show info` comes last: without it the answer is cut off."""
+    return ("show quic", WHO)
+
+
+def handshakes(answer: str) -> int:
+    """Return how many QUIC handshakes are under way, from `show quic`; 0 if haproxy has no QUIC."""
+    return sum(line.split(None, 2)[1:2] == [_HANDSHAKE] for line in answer.splitlines() if _HANDSHAKE in line)
+
+
+def secret_fragment(secret: str, mentions: Collection[str] | None) -> str:
+    """Return lines for the `global` section that set `cluster-secret`, or nothing.
+
+    A process that has the secret of a dead one can tell clients of that one that their connection is gone (stateless
+    reset, RFC 9000, 10.3). Without `cluster-secret` haproxy makes one at random. If it is set twice, haproxy does not
+    start.
+
+    Args:
+        secret: any text without blanks.
+        mentions: those of MENTIONS that the configuration has; None if they are not known.
+
+    """
+    if mentions is None or _SECRET in mentions or not any(word in mentions for word in _BINDS):
+        return ""
+    return f".if feature(QUIC)\n  {_SECRET} {secret}\n.endif\n"

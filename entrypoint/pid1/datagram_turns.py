@@ -1,0 +1,192 @@
+"""Who reads the datagrams: at each address one generation, the current one.
+
+Each generation gets sockets of its own (`system.listeners.datagrams`): as a VIP under the VIP's number, and of an
+ordinary `bind` in place of the one that safe_reload holds. They are silent until the generation is current. Then those
+of the one before are silenced; it still reads what they hold, and has its connections on sockets that haproxy connects
+to their clients.
+
+After a crash the next generation gets the same sockets as the dead one: the clients in them are answered. It also gets
+the same `cluster-secret`, so that clients of the dead one are told at once that their connection is gone. After a
+reload it gets another one: of two live processes with one secret each could be made to end connections of the other
+(RFC 9000, 21.11).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Collection, Mapping
+
+from entrypoint.lean.record import record, replace
+from entrypoint.lean.typing import Any
+from entrypoint.system.getsocks import Passed
+from entrypoint.system.getsocks.offer import Adopted
+from entrypoint.system.listeners import Listeners
+from entrypoint.system.listeners.datagrams import has_unread, silence, successor, takes_turns, unsilence
+
+
+@record()
+class Turn:
+    """The datagram sockets of one candidate."""
+
+    vips: dict[int, socket.socket]
+    """By the VIP's descriptor."""
+    in_place_of: Callable[[Passed], Passed]
+    """Returns what it gets in place of a socket that is held for an ordinary `bind`."""
+    secret: str
+    """For `cluster-secret`."""
+    beside: bool
+    """Another generation serves meanwhile."""
+    offered: list[socket.socket]
+    """What `in_place_of` has made."""
+    shared: list[socket.socket]
+    """The held ones that it gets themselves: nothing else can be bound at their addresses."""
+
+
+class DatagramTurns:
+    """Owns the datagram sockets of the generations, except the VIPs' first ones and those that are held."""
+
+    def __init__(self, listeners: Listeners, adopted: Adopted) -> None:
+        """Begin; the VIPs' first sockets are read by the first generation."""
+        self._listeners = listeners
+        self._adopted = adopted
+        self._serving = {one.socket.fileno(): one.socket for one in listeners.taking_turns()}
+        self._secret = _new_secret()
+        self._turns: dict[int, Turn] = {}
+        self._leaving: dict[int, list[socket.socket]] = {}
+
+    def prepare(self, number: int, *, beside: bool) -> Turn:
+        """Make the sockets of a candidate.
+
+        Args:
+            number: of its generation.
+            beside: another generation serves meanwhile.
+
+        Raises:
+            OSError: no descriptors are left.
+
+        """
+        self.gone(number)
+        turn = Turn({}, lambda one: one, _new_secret() if beside else self._secret, beside, [], [])
+        if not beside:
+            turn.vips.update(self._serving)
+        else:
+            turn.in_place_of = lambda one: self._in_place_of(one, turn)
+            try:
+                for vip in self._listeners.taking_turns():
+                    made = turn.vips[vip.socket.fileno()] = successor(self._serving[vip.socket.fileno()], vip.address)
+                    silence(made)
+            except OSError:
+                self._close(turn)
+                raise
+        self._turns[number] = turn
+        return turn
+
+    def _in_place_of(self, held: Passed, turn: Turn) -> Passed:
+        """Return a new socket. It is not silent until haproxy has compared its address with the `bind` lines."""
+        if not takes_turns(held.socket):
+            return held
+        try:
+            # A socket of another network namespace cannot be made here.
+            made = None if held.namespace else successor(held.socket, held.socket.getsockname())
+        except OSError:
+            made = None
+        if not made:
+            turn.shared.append(held.socket)
+            return held
+        turn.offered.append(made)
+        return replace(held, socket=made)
+
+    def taken(self) -> None:
+        """Silence what candidates were offered, once they have it."""
+        for turn in self._turns.values():
+            for one in turn.offered:
+                silence(one)
+
+    def begin(self, number: int, tags: Collection[str], previous: int) -> None:
+        """Let a generation read from now on, and the one before no more.
+
+        Args:
+            number: of the generation.
+            tags: of the VIPs that it binds, or may bind.
+            previous: the number of the one before; 0 for none.
+
+        """
+        turn = self._turns.pop(number, None)
+        if turn is None:
+            return
+        leaving = []
+        for vip in self._listeners.taking_turns():
+            descriptor = vip.socket.fileno()
+            new, old = turn.vips[descriptor], self._serving[descriptor]
+            if vip.tag in tags:
+                unsilence(new)
+            else:
+                silence(new)
+            if new is not old:
+                silence(old)
+                leaving.append(old)
+            self._serving[descriptor] = new
+        self._secret = turn.secret
+        for one in turn.offered:
+            # If haproxy has not taken it, this was its last descriptor.
+            unsilence(one)
+            one.close()
+        if turn.beside:
+            released = self._adopted.release(lambda one: takes_turns(one) and one not in turn.shared)
+            for one in released:
+                silence(one)
+            leaving += released
+        self._leaving[previous] = leaving
+
+    def has_unread(self, number: int) -> bool:
+        """Tell whether datagrams wait in the sockets of a generation that reads no new ones."""
+        return any(map(has_unread, self._leaving.get(number, ())))
+
+    def gone(self, number: int) -> None:
+        """Close the sockets of a generation that has exited, or is told to leave, and those of a failed candidate."""
+        turn = self._turns.pop(number, None)
+        if turn:
+            self._close(turn)
+        for one in self._leaving.pop(number, ()):
+            if one.fileno() not in self._serving:
+                one.close()
+
+    def close(self) -> None:
+        """Close all of them."""
+        for number in {*self._turns, *self._leaving}:
+            self.gone(number)
+        for descriptor, one in self._serving.items():
+            if one.fileno() != descriptor:
+                one.close()
+
+    def inodes(self) -> frozenset[int]:
+        """Return the inode of each VIP's socket that the current generation reads (fstat(2))."""
+        return frozenset(os.fstat(one.fileno()).st_ino for one in self._serving.values())
+
+    def serialize(self) -> tuple[dict[str, Any], tuple[int, ...]]:
+        """Return what the next program needs as plain values, and the descriptors among it."""
+        serving = {vip: one.fileno() for vip, one in self._serving.items()}
+        return {"serving": serving, "secret": self._secret}, tuple(serving.values())
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Take over what `serialize` of the previous program returned.
+
+        Raises:
+            OSError: a descriptor is not open.
+
+        """
+        self._secret = saved["secret"]
+        for vip, descriptor in saved["serving"].items():
+            if vip != descriptor:
+                self._serving[vip] = socket.socket(fileno=descriptor)
+                self._serving[vip].set_inheritable(False)
+
+    def _close(self, turn: Turn) -> None:
+        for one in (*turn.vips.values(), *turn.offered):
+            if one not in self._serving.values():
+                one.close()
+
+
+def _new_secret() -> str:
+    return os.urandom(16).hex()
