@@ -135,8 +135,11 @@ class ReadDatagrams:
     """Have this generation read all new datagrams, and the one before none."""
 
     number: int
+    pid: int
     tags: tuple[str, ...]
     """Of the VIPs that it binds, or may bind."""
+    quic_ports: tuple[int, ...]
+    """The ports of its QUIC listeners."""
     previous: int
     """The number of the one before; 0 for none."""
 

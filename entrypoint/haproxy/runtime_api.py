@@ -116,6 +116,12 @@ def has_datagrams(answer: str) -> bool:
     return any(one.datagrams for one in _listeners(answer))
 
 
+def quic_ports(answer: str) -> tuple[int, ...]:
+    """Return the ports of its QUIC listeners, from `show fd`."""
+    ports = (decimal(one.port) for one in _listeners(answer) if one.datagrams and one.frontend)
+    return tuple(dict.fromkeys(port for port in ports if port))
+
+
 def doubt(answer: str, vips: Iterable[int]) -> str:
     """Say why binds_on() may miss the `bind` of a VIP, from `show fd` and `show info`.
 

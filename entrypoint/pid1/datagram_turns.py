@@ -17,12 +17,22 @@ import os
 import socket
 from collections.abc import Callable, Collection, Mapping
 
+from entrypoint.core.effects import Log, ReadDatagrams
+from entrypoint.lean.level import Level
 from entrypoint.lean.record import record, replace
 from entrypoint.lean.typing import Any
 from entrypoint.system.getsocks import Passed
 from entrypoint.system.getsocks.offer import Adopted
 from entrypoint.system.listeners import Listeners
-from entrypoint.system.listeners.datagrams import has_unread, silence, successor, takes_turns, unsilence
+from entrypoint.system.listeners.datagrams import has_unread, may_bind, silence, successor, takes_turns, unsilence
+from entrypoint.system.listeners.places import shown
+
+
+_LOSES = "QUIC handshakes and datagrams can be lost in a reload"
+_REMEDY = (
+    "write `setcap cap_net_bind_service` into `global` (HAProxy 2.9 and later), or allow all processes to bind it "
+    "(net.ipv4.ip_unprivileged_port_start)"
+)
 
 
 @record()
@@ -46,8 +56,10 @@ class Turn:
 class DatagramTurns:
     """Owns the datagram sockets of the generations, except the VIPs' first ones and those that are held."""
 
-    def __init__(self, listeners: Listeners, adopted: Adopted) -> None:
+    def __init__(self, listeners: Listeners, adopted: Adopted, log: Callable[[Log], None]) -> None:
         """Begin; the VIPs' first sockets are read by the first generation."""
+        self._log = log
+        self._logged: set[str] = set()
         self._listeners = listeners
         self._adopted = adopted
         self._serving = {one.socket.fileno(): one.socket for one in listeners.taking_turns()}
@@ -103,23 +115,16 @@ class DatagramTurns:
             for one in turn.offered:
                 silence(one)
 
-    def begin(self, number: int, tags: Collection[str], previous: int) -> None:
-        """Let a generation read from now on, and the one before no more.
-
-        Args:
-            number: of the generation.
-            tags: of the VIPs that it binds, or may bind.
-            previous: the number of the one before; 0 for none.
-
-        """
-        turn = self._turns.pop(number, None)
+    def begin(self, reads: ReadDatagrams) -> None:
+        """Let a generation read from now on, and the one before no more."""
+        turn = self._turns.pop(reads.number, None)
         if turn is None:
             return
         leaving = []
         for vip in self._listeners.taking_turns():
             descriptor = vip.socket.fileno()
             new, old = turn.vips[descriptor], self._serving[descriptor]
-            if vip.tag in tags:
+            if vip.tag in reads.tags:
                 unsilence(new)
             else:
                 silence(new)
@@ -137,7 +142,22 @@ class DatagramTurns:
             for one in released:
                 silence(one)
             leaving += released
-        self._leaving[previous] = leaving
+        self._leaving[reads.previous] = leaving
+        for one in turn.shared:
+            what = f"the UDP socket at {shown(one, one.getsockname())} is shared by old and new haproxy"
+            self._warn("shared_datagrams", f"{what}: safe_reload may not bind another one there; {_LOSES}")
+        refused = [str(port) for port in reads.quic_ports if not may_bind(reads.pid, port)]
+        if refused:
+            what = (
+                f"haproxy itself may not bind the QUIC port {', '.join(refused)}, so its connections share one socket"
+            )
+            self._warn("shared_quic_socket", f"{what}, and a reload ends them all; {_REMEDY}")
+
+    def _warn(self, event: str, what: str) -> None:
+        """Log this once, not with each reload."""
+        if what not in self._logged:
+            self._logged.add(what)
+            self._log(Log(Level.WARNING, event, what))
 
     def has_unread(self, number: int) -> bool:
         """Tell whether datagrams wait in the sockets of a generation that reads no new ones."""

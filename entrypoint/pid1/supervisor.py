@@ -67,7 +67,7 @@ class Supervisor:
         self._retries = Retries(runtime)
         self._refusing = Refusing(runtime.event_loop)
         self._children = children = Children(runtime, parts.processes, to_groups=parts.settings.kill_group)
-        self._turns = DatagramTurns(parts.listeners, parts.adopted)
+        self._turns = DatagramTurns(parts.listeners, parts.adopted, runtime.log)
         self._ordinary = OrdinaryListeners(
             parts.adopted, self._inodes_of_vips, runtime.log, children.may_take, self._binds_of
         )
@@ -290,8 +290,8 @@ class Supervisor:
                 self._runtime.submit(events.Poked(parts.listeners.poke(tags)))
             case effects.Listen(tags=tags, doubtful=doubtful):
                 self._listen(tags, doubtful)
-            case effects.ReadDatagrams(number=number, tags=tags, previous=previous):
-                self._turns.begin(number, tags, previous)
+            case effects.ReadDatagrams():
+                self._turns.begin(effect)
             case effects.Publish(pid=pid):
                 parts.ticket_keys.promoted()
                 self._pid.publish(pid)

@@ -19,6 +19,9 @@ _IP_FREEBIND, _IP_TRANSPARENT, _IPV6_TRANSPARENT = 15, 19, 75
 """From linux/in.h and linux/in6.h; the socket module lacks them."""
 _BIND_TO_DEVICE_ROOM = 16
 """IFNAMSIZ of linux/if.h."""
+_FIRST_UNPRIVILEGED = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
+_NET_BIND_SERVICE = 10
+"""From linux/capability.h."""
 _UNSPECIFIED = bytes(16)
 """A sockaddr of the family AF_UNSPEC."""
 ROOM = 4 << 20
@@ -75,6 +78,22 @@ def successor(one: socket.socket, address: Any) -> socket.socket:
         made.close()
         raise
     return made
+
+
+def may_bind(pid: int, port: int) -> bool:
+    """Tell whether a process may bind this port (ip_unprivileged_port_start of ip-sysctl, capabilities(7)).
+
+    If its capabilities cannot be read, it may.
+    """
+    try:
+        with open(_FIRST_UNPRIVILEGED, encoding="ascii") as file:
+            if port >= int(file.read()):
+                return True
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            effective = next(line for line in file if line.startswith("CapEff:"))
+    except (OSError, StopIteration):
+        return True
+    return bool(int(effective.split()[1], 16) >> _NET_BIND_SERVICE & 1)
 
 
 def silence(one: socket.socket) -> None:
