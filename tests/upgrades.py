@@ -13,6 +13,7 @@ NOTHING = UpgradeState(
     stderr_pipes={},
     versions={},
     listeners=(),
+    datagram_turns={},
     adopted=(),
     configurations={},
     ticket_keys=(-1, 0.0),

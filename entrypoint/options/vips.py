@@ -67,7 +67,7 @@ def _parse_entry(number: int, entry: str) -> Vip:
     if at and name + at not in _DATAGRAMS:
         wanted = "" if name + at in _NOT_DATAGRAMS else _DATAGRAMS[0]
         why = f"{name + at!r} is no scheme of a VIP: quic@ and udp@ are datagrams, and TCP has none"
-        raise _error(number, entry, f"{why}; write {wanted}{rest}")
+        raise _error(number, entry, f"{why}; write {wanted + rest!r}")
     address, port, tag = _split(number, rest if at else entry)
     if not _is_port(port):
         raise _error(number, entry, f"the port {port!r} is not a number from 1 to {_HIGHEST_PORT}")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 
 from entrypoint.core.effects import Log, ReadDatagrams
 from entrypoint.lean.level import Level
@@ -26,7 +26,6 @@ from entrypoint.system.getsocks.offer import Adopted
 from entrypoint.system.listeners import Listeners
 from entrypoint.system.listeners.datagrams import has_unread, may_bind, silence, successor, takes_turns, unsilence
 from entrypoint.system.listeners.places import shown
-
 
 _LOSES = "QUIC handshakes and datagrams can be lost in a reload"
 _REMEDY = (
