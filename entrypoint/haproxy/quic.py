@@ -1,7 +1,7 @@
 """What safe_reload asks haproxy about QUIC, and what it adds to the configuration for it.
 
-The commands are in HAProxy's management guide, section 9.3; `show quic` is for debugging. Its lines are from the source
-(`dump_quic_oneline`); they are the same from HAProxy 3.0 to 3.5.
+The commands are in HAProxy's management guide, section 9.3; `show quic` is for debugging. What it prints is from the
+source (`dump_quic_full`); it is the same from HAProxy 3.0 to 3.5.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from collections.abc import Collection
 
 from entrypoint.haproxy.runtime_api import WHO
 
-_HANDSHAKE = "HDSHK"
+_NOT_ACCEPTED = "mux=null"
+"""Of a connection from its first packet until haproxy has accepted it, which is just after the handshake."""
 _BINDS = ("quic4@", "quic6@", "quic+")
 _SECRET = "cluster-secret"  # noqa: S105  # the keyword
 MENTIONS = (*_BINDS, _SECRET)
@@ -19,12 +20,12 @@ MENTIONS = (*_BINDS, _SECRET)
 
 def of_handshakes() -> tuple[str, ...]:
     """Return the commands that ask for the connections. `show info` comes last: without it the answer is cut off."""
-    return ("show quic", WHO)
+    return ("show quic sock", WHO)
 
 
 def handshakes(answer: str) -> int:
     """Return how many QUIC handshakes are under way, from `show quic`; 0 if haproxy has no QUIC."""
-    return sum(line.split(None, 2)[1:2] == [_HANDSHAKE] for line in answer.splitlines() if _HANDSHAKE in line)
+    return answer.count(_NOT_ACCEPTED)
 
 
 def secret_fragment(secret: str, mentions: Collection[str] | None) -> str:
