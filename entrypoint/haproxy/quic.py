@@ -14,7 +14,8 @@ _NOT_ACCEPTED = "mux=null"
 """Of a connection from its first packet until haproxy has accepted it, which is just after the handshake."""
 _BINDS = ("quic4@", "quic6@", "quic+")
 _SECRET = "cluster-secret"  # noqa: S105  # the keyword
-MENTIONS = (*_BINDS, _SECRET)
+_RETRY = "quic-force-retry"
+MENTIONS = (*_BINDS, _SECRET, _RETRY)
 """Words of a configuration that matter here."""
 
 
@@ -26,6 +27,16 @@ def of_handshakes() -> tuple[str, ...]:
 def handshakes(answer: str) -> int:
     """Return how many QUIC handshakes are under way, from `show quic`; 0 if haproxy has no QUIC."""
     return answer.count(_NOT_ACCEPTED)
+
+
+def always_retries(mentions: Collection[str] | None) -> bool:
+    """Tell whether each handshake needs the answer of the process that has begun it, or of one with its secret.
+
+    Args:
+        mentions: those of MENTIONS that the configuration has; None if they are not known.
+
+    """
+    return mentions is not None and _RETRY in mentions
 
 
 def secret_fragment(secret: str, mentions: Collection[str] | None) -> str:

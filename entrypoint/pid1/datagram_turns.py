@@ -8,7 +8,7 @@ to their clients.
 After a crash the next generation gets the same sockets as the dead one: the clients in them are answered. It also gets
 the same `cluster-secret`, so that clients of the dead one are told at once that their connection is gone. After a
 reload it gets another one: of two live processes with one secret each could be made to end connections of the other
-(RFC 9000, 21.11).
+(RFC 9000, 21.11). Only with `quic-force-retry` it keeps it: no handshake could be continued without it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from entrypoint.system.listeners import Listeners
 from entrypoint.system.listeners.datagrams import has_unread, may_bind, silence, successor, takes_turns, unsilence
 from entrypoint.system.listeners.places import shown
 
+_SECRET_BYTES = 16
+"""haproxy uses 128 bits."""
 _LOSES = "QUIC handshakes and datagrams can be lost in a reload"
 _REMEDY = (
     "write `setcap cap_net_bind_service` into `global` (HAProxy 2.9 and later), or allow all processes to bind it "
@@ -44,6 +46,8 @@ class Turn:
     """Returns what it gets in place of a socket that is held for an ordinary `bind`."""
     secret: str
     """For `cluster-secret`."""
+    inherited_secret: str
+    """That of the generation before."""
     beside: bool
     """Another generation serves meanwhile."""
     offered: list[socket.socket]
@@ -62,7 +66,7 @@ class DatagramTurns:
         self._listeners = listeners
         self._adopted = adopted
         self._serving = {one.socket.fileno(): one.socket for one in listeners.taking_turns()}
-        self._secret = _new_secret()
+        self._secret = os.urandom(_SECRET_BYTES).hex()
         self._turns: dict[int, Turn] = {}
         self._leaving: dict[int, list[socket.socket]] = {}
 
@@ -78,7 +82,8 @@ class DatagramTurns:
 
         """
         self.gone(number)
-        turn = Turn({}, lambda one: one, _new_secret() if beside else self._secret, beside, [], [])
+        secret = os.urandom(_SECRET_BYTES).hex() if beside else self._secret
+        turn = Turn({}, lambda one: one, secret, self._secret, beside, [], [])
         if not beside:
             turn.vips.update(self._serving)
         else:
@@ -205,7 +210,3 @@ class DatagramTurns:
         for one in (*turn.vips.values(), *turn.offered):
             if one not in self._serving.values():
                 one.close()
-
-
-def _new_secret() -> str:
-    return os.urandom(16).hex()

@@ -123,6 +123,8 @@ class HaproxyLaunch:
         prepared = PreparedChild(_NOTHING, passed=passed)
         try:
             mentions = self.configurations.mentions(number, kept=kept)
+            if quic.always_retries(mentions):
+                turn.secret = turn.inherited_secret
             fragment = (HOLD if prelude.holds else "") + quic.secret_fragment(turn.secret, mentions)
             script = () if prelude.script is None else (prelude.script,)
             if script:
