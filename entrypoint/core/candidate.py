@@ -214,8 +214,8 @@ def _promote(state: State, candidate: Generation) -> Step:
     trigger, replaces = stopping.triggers(phase.asked_by), old.number if old else None
     reads = tuple(dict.fromkeys(tag for tag, _ in state.vips if candidate.doubt or tag not in unused))
     effects: list[Effect] = [
-        ReadDatagrams(candidate.number, pid, reads, runtime_api.quic_ports(phase.answer), replaces or 0),
         Tell(Promoted(candidate.number, pid, trigger, replaces, candidate.digest, candidate.kept)),
+        ReadDatagrams(candidate.number, pid, reads, runtime_api.quic_ports(phase.answer), replaces or 0),
         Publish(pid),
         *(Send(candidate.number, signum) for signum in state.held),
     ]

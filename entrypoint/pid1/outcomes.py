@@ -41,6 +41,14 @@ _TWO_SOCKETS = (
     'a VIP of * is a socket of each family: write bind "fd@${TAG}" in double quotes and without `id`, '
     "or give the VIP 0.0.0.0, which is one of IPv4 alone"
 )
+_WRONG_TYPE = "is of the wrong type"
+"""haproxy's error about a TCP socket for a QUIC `bind`, and the other way round."""
+_NO_QUIC_ERRORS = ("QUIC is not compiled in", "missing port specification in 'quic+fd@")
+"""HAProxy 2.6's errors about QUIC where it was built without it, as Debian's is."""
+_NO_QUIC = (
+    "this haproxy has no QUIC: take the QUIC `bind` lines out, or put them between `.if feature(QUIC)` and `.endif`, or "
+    "use another one, such as Debian's 3.0 and later"
+)
 _MOST_LISTED = 10
 
 
@@ -113,6 +121,10 @@ class Outcomes:
             event, hint = "missing_vips", self._missing_vips()
         elif _TWO_DESCRIPTORS in stderr and any(error in stderr for error in _TWO_SOCKETS_ERRORS):
             event, hint = "two_sockets", _TWO_SOCKETS
+        elif _WRONG_TYPE in stderr:
+            event, hint = "wrong_scheme", self._wrong_scheme(stderr)
+        elif any(error in stderr for error in _NO_QUIC_ERRORS):
+            event, hint = "no_quic", _NO_QUIC
         elif failed.forked:
             event, hint = "master_worker", self._master_worker()
         elif any(error in stderr for error in _PROGRAM_ERRORS):
@@ -129,6 +141,16 @@ class Outcomes:
         more = f" and {len(missing) - _MOST_LISTED} more" if len(missing) > _MOST_LISTED else ""
         names = f"{', '.join(missing[:_MOST_LISTED])}{more}"
         return f"not in --vips: {names}; correct the `bind`, or give the VIP, such as --vips '*:80:{missing[0]}'"
+
+    def _wrong_scheme(self, stderr: str) -> str:
+        kinds = {descriptor: (tag, datagrams) for tag, descriptor, datagrams in self._parts.listeners.kinds()}
+        number = stderr.partition(_WRONG_TYPE)[0].rstrip(" '").rpartition("'")[2]
+        tag, datagrams = kinds.get(int(number) if number.isdecimal() else -1, ("", False))
+        if not tag:
+            return ""
+        if datagrams:
+            return f'the VIP {tag} is UDP: write bind "quic+fd@${{{tag}}}", or give the VIP without quic@ or udp@'
+        return f'the VIP {tag} is TCP: give it as quic@ADDRESS:PORT:{tag}, or write bind "fd@${{{tag}}}"'
 
     def _master_worker(self) -> str:
         where = self._configurations.found.conditional_master_worker

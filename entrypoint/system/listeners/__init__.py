@@ -206,6 +206,10 @@ class Listeners:
         """Return tag and descriptor of each socket; a VIP of both address families has two."""
         return tuple((listener.tag, listener.socket.fileno()) for listener in self._listeners)
 
+    def kinds(self) -> tuple[tuple[str, int, bool], ...]:
+        """Return tag and descriptor of each socket, and whether it takes datagrams."""
+        return tuple((one.tag, one.socket.fileno(), not connects(one.socket)) for one in self._listeners)
+
     def variables(self) -> dict[str, str]:
         """Return the value of each tag's variable, which haproxy's configuration puts behind `fd@`.
 
