@@ -247,7 +247,13 @@ class Option:
 
 
 OPTIONS = (
-    Option("vips", 'the VIPs to bind, ADDRESS:PORT:TAG,...; in haproxy: bind "fd@${TAG}"', "LIST", (), parse_vips),
+    Option(
+        "vips",
+        'the VIPs, [quic@]ADDRESS:PORT:TAG,...; in haproxy: bind "fd@${TAG}", "quic+fd@${TAG}"',
+        "LIST",
+        (),
+        parse_vips,
+    ),
     Option("pid_file", "write the current haproxy's pid to this file", "PATH", None, _path),
     Option("name", "the name for verbs and logs; from the pid file's path unless given", "NAME", None, _name),
     Option("runtime_dir", "control socket and transient files", "DIR", "/run/safe_reload", _path),

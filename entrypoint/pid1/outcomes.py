@@ -46,7 +46,7 @@ _WRONG_TYPE = "is of the wrong type"
 _NO_QUIC_ERRORS = ("QUIC is not compiled in", "missing port specification in 'quic+fd@")
 """HAProxy 2.6's errors about QUIC where it was built without it, as Debian's is."""
 _NO_QUIC = (
-    "this haproxy has no QUIC: take the QUIC `bind` lines out, or put them between `.if feature(QUIC)` and `.endif`, or "
+    "this haproxy has no QUIC: take the QUIC `bind` lines out, put them between `.if feature(QUIC)` and `.endif`, or "
     "use another one, such as Debian's 3.0 and later"
 )
 _MOST_LISTED = 10
