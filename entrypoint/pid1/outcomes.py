@@ -34,7 +34,7 @@ _PROGRAMS = (
     "a `program` section is for haproxy's own master, and gone from HAProxy 3.3 on: take it out, and run its command as"
     " a service, or a container, of its own"
 )
-_TWO_DESCRIPTORS = ",fd@"
+_TWO_DESCRIPTORS = (",fd@", ",quic+fd@")
 _TWO_SOCKETS_ERRORS = ("is not a valid integer", "can only be used with a single socket")
 """haproxy's errors about a `bind` that cannot have the two sockets of a VIP `*`."""
 _TWO_SOCKETS = (
@@ -119,7 +119,7 @@ class Outcomes:
     def _hint_for(self, failed: ReloadFailed | StartFailed, stderr: str) -> Log | None:
         if _NO_DESCRIPTOR in stderr:
             event, hint = "missing_vips", self._missing_vips()
-        elif _TWO_DESCRIPTORS in stderr and any(error in stderr for error in _TWO_SOCKETS_ERRORS):
+        elif any(two in stderr for two in _TWO_DESCRIPTORS) and any(one in stderr for one in _TWO_SOCKETS_ERRORS):
             event, hint = "two_sockets", _TWO_SOCKETS
         elif _WRONG_TYPE in stderr:
             event, hint = "wrong_scheme", self._wrong_scheme(stderr)

@@ -179,6 +179,14 @@ def test_a_literal_ipv6_address_is_for_ipv6_alone(listeners: Listeners, port: in
 
 
 @needs_ipv6
+def test_of_datagrams_any_is_two_quic_binds(listeners: Listeners, port: int) -> None:
+    """The variable continues a `bind` that begins with quic+fd@."""
+    listeners.bind([Vip("*", port, "A", datagrams=True)], freebind=False)
+    (four, six) = (descriptor for _, descriptor in listeners.descriptors())
+    assert listeners.variables() == {"A": f"{four},quic+fd@{six}"}
+
+
+@needs_ipv6
 def test_any_is_a_socket_of_each_family(listeners: Listeners, port: int) -> None:
     """`*` is one of IPv4 and one of IPv6, under one tag: who comes by IPv4 is seen with an address of IPv4."""
     listeners.bind([Vip("*", port, "A"), Vip("127.0.0.1", port, "B")], freebind=False)

@@ -214,11 +214,14 @@ class Listeners:
         """Return the value of each tag's variable, which haproxy's configuration puts behind `fd@`.
 
         It is the descriptor. For a VIP of both address families it is like 3,fd@4, because a `bind` takes several
-        addresses with commas between them.
+        addresses with commas between them. Of datagram sockets it is like 3,quic+fd@4: the first has its `quic+` in the
+        configuration.
         """
         found: dict[str, str] = {}
-        for tag, descriptor in self.descriptors():
-            found[tag] = f"{found[tag]},fd@{descriptor}" if tag in found else str(descriptor)
+        for listener in self._listeners:
+            tag, descriptor = listener.tag, str(listener.socket.fileno())
+            kind = "quic+fd@" if listener.socket.type == socket.SOCK_DGRAM else "fd@"
+            found[tag] = f"{found[tag]},{kind}{descriptor}" if tag in found else descriptor
         return found
 
     def addresses(self, most: int) -> dict[str, list[str]]:
