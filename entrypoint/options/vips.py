@@ -1,7 +1,7 @@
 """Parses the VIP list, with errors that name the wrong entry and say what would be right.
 
 VIPS is VIP *( "," VIP ), VIP is [ SCHEME "@" ] ADDRESS ":" PORT ":" TAG, ADDRESS is IPv4, IPv6 in brackets, or "*".
-Without a SCHEME it is TCP; `quic` and `udp` both mean a datagram socket.
+Without a SCHEME it is TCP; `quic` and `udp` mean a datagram socket, for a QUIC `bind` or a `dgram-bind`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from entrypoint.lean.record import record
 ANY = "*"
 """Every address of both families."""
 
-_DATAGRAMS = ("quic@", "udp@")
+QUIC = "quic@"
+_DATAGRAMS = (QUIC, "udp@")
 """Schemes of datagram sockets, as haproxy names them: a QUIC `bind` uses UDP."""
 _NOT_DATAGRAMS = ("tcp@", "tcp4@", "tcp6@", "ipv4@", "ipv6@")
 _HIGHEST_PORT = 65535
@@ -30,13 +31,13 @@ class Vip:
     address: str
     port: int
     tag: str
-    datagrams: bool = False
-    """UDP instead of TCP."""
+    scheme: str = ""
+    """`quic@` or `udp@`; empty for TCP."""
 
     def __str__(self) -> str:
         """Return the entry as the list has it."""
         host = f"[{self.address}]" if ":" in self.address else self.address
-        return f"{_DATAGRAMS[0] if self.datagrams else ''}{host}:{self.port}:{self.tag}"
+        return f"{self.scheme}{host}:{self.port}:{self.tag}"
 
 
 def parse_vips(text: str) -> tuple[Vip, ...]:
@@ -65,8 +66,8 @@ def _parse_entry(number: int, entry: str) -> Vip:
         raise _error(number, entry, f"it is empty; an entry is ADDRESS:PORT:TAG, such as {_EXAMPLE}")
     name, at, rest = entry.partition("@")
     if at and name + at not in _DATAGRAMS:
-        wanted = "" if name + at in _NOT_DATAGRAMS else _DATAGRAMS[0]
-        why = f"{name + at!r} is no scheme of a VIP: quic@ and udp@ are datagrams, and TCP has none"
+        wanted = "" if name + at in _NOT_DATAGRAMS else QUIC
+        why = f"{name + at!r} is no scheme of a VIP: quic@ and udp@ are for datagrams, and TCP has none"
         raise _error(number, entry, f"{why}; write {wanted + rest!r}")
     address, port, tag = _split(number, rest if at else entry)
     if not _is_port(port):
@@ -75,7 +76,7 @@ def _parse_entry(number: int, entry: str) -> Vip:
         raise _error(number, entry, f"the variable {tag} has another meaning; choose a tag like FD_HTTP")
     if not (tag.isascii() and tag.isidentifier()):
         raise _error(number, entry, f"the tag {tag!r} is not a variable's name: letters, digits and _, no digit first")
-    return Vip(address, int(port), tag, bool(at))
+    return Vip(address, int(port), tag, name + at if at else "")
 
 
 def _is_port(text: str) -> bool:

@@ -149,7 +149,7 @@ class Outcomes:
         if not tag:
             return ""
         if datagrams:
-            return f'the VIP {tag} is UDP: write bind "quic+fd@${{{tag}}}", or give the VIP without quic@ or udp@'
+            return f'the VIP {tag} is UDP: write bind "quic+fd@${{{tag}}}" for quic@, or give the VIP without a scheme'
         return f'the VIP {tag} is TCP: give it as quic@ADDRESS:PORT:{tag}, or write bind "fd@${{{tag}}}"'
 
     def _master_worker(self) -> str:

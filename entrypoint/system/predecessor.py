@@ -95,7 +95,7 @@ def _serves(pid: int, vips: tuple[Vip, ...]) -> bool:
         port == vip.port and _meets(address, vip.address)
         for address, port in theirs
         for vip in vips
-        if not vip.datagrams
+        if not vip.scheme
     )
 
 

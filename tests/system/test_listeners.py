@@ -181,7 +181,7 @@ def test_a_literal_ipv6_address_is_for_ipv6_alone(listeners: Listeners, port: in
 @needs_ipv6
 def test_of_datagrams_any_is_two_quic_binds(listeners: Listeners, port: int) -> None:
     """The variable continues a `bind` that begins with quic+fd@."""
-    listeners.bind([Vip("*", port, "A", datagrams=True)], freebind=False)
+    listeners.bind([Vip("*", port, "A", "quic@")], freebind=False)
     (four, six) = (descriptor for _, descriptor in listeners.descriptors())
     assert listeners.variables() == {"A": f"{four},quic+fd@{six}"}
 

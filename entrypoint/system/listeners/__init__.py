@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from entrypoint.lean.record import record
 from entrypoint.lean.typing import Any
-from entrypoint.options.vips import ANY, Vip
+from entrypoint.options.vips import ANY, QUIC, Vip
 from entrypoint.system.listeners.datagrams import ROOM, successor, takes_turns, unsilence
 from entrypoint.system.listeners.places import ListenError, Place, connects, is_at, places, poke, reason_of, shown
 
@@ -48,6 +48,8 @@ class Listener:
     """systemd has stored a copy of it already."""
     address: Any = None
     """Where it was bound, as getsockname(2) said then."""
+    scheme: str = ""
+    """As in `Vip`."""
     shared: str = ""
     """Why all generations share this datagram socket; empty for one that each generation gets another of."""
 
@@ -147,7 +149,8 @@ class Listeners:
                 if vip.address == ANY and place.family == socket.AF_INET6 and error.errno in _NO_IPV6:
                     continue
                 raise
-            self._listeners.append(Listener(vip.tag, made, True, "", returned is not None, made.getsockname()))
+            address, stored = made.getsockname(), returned is not None
+            self._listeners.append(Listener(vip.tag, made, True, "", stored, address, vip.scheme))
 
     def _take_back(self, tag: str, place: Place) -> socket.socket | None:
         returned = next((candidate for candidate in self._returned.get(tag, ()) if is_at(candidate, place)), None)
@@ -193,7 +196,9 @@ class Listeners:
         """
         for vip in vips:
             for place in places(vip, scoped=False):
-                self._listeners.append(Listener(vip.tag, socket.socket(place.family, place.kind), ours=True))
+                self._listeners.append(
+                    Listener(vip.tag, socket.socket(place.family, place.kind), ours=True, scheme=vip.scheme)
+                )
         for tag, datagrams in others:
             kind = socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM
             self._listeners.append(Listener(tag, socket.socket(socket.AF_INET, kind), ours=True))
@@ -214,14 +219,13 @@ class Listeners:
         """Return the value of each tag's variable, which haproxy's configuration puts behind `fd@`.
 
         It is the descriptor. For a VIP of both address families it is like 3,fd@4, because a `bind` takes several
-        addresses with commas between them. Of datagram sockets it is like 3,quic+fd@4: the first has its `quic+` in the
+        addresses with commas between them. Of `quic@` it is like 3,quic+fd@4: the first has its `quic+` in the
         configuration.
         """
         found: dict[str, str] = {}
-        for listener in self._listeners:
-            tag, descriptor = listener.tag, str(listener.socket.fileno())
-            kind = "quic+fd@" if listener.socket.type == socket.SOCK_DGRAM else "fd@"
-            found[tag] = f"{found[tag]},{kind}{descriptor}" if tag in found else descriptor
+        for one in self._listeners:
+            more = f"{found[one.tag]},{'quic+' if one.scheme == QUIC else ''}fd@" if one.tag in found else ""
+            found[one.tag] = f"{more}{one.socket.fileno()}"
         return found
 
     def addresses(self, most: int) -> dict[str, list[str]]:
@@ -244,7 +248,7 @@ class Listeners:
     def serialize(self) -> list[tuple[Any, ...]]:
         """Return every VIP as plain values, for the next program."""
         return [
-            (one.tag, one.socket.fileno(), one.ours, one.name, one.stored, one.address, one.shared)
+            (one.tag, one.socket.fileno(), one.ours, one.name, one.stored, one.address, one.scheme, one.shared)
             for one in self._listeners
         ]
 

@@ -66,7 +66,7 @@ def places(vip: Vip, *, scoped: bool = True) -> Iterator[Place]:
         OSError: there is no such interface.
 
     """
-    kind = socket.SOCK_DGRAM if vip.datagrams else socket.SOCK_STREAM
+    kind = socket.SOCK_DGRAM if vip.scheme else socket.SOCK_STREAM
     if vip.address == ANY:
         yield Place(socket.AF_INET, "0.0.0.0", vip.port, kind=kind)
         if ipv6_addresses():
