@@ -17,8 +17,8 @@ from entrypoint.lean.typing import Any
 
 _IP_FREEBIND, _IP_TRANSPARENT, _IPV6_TRANSPARENT = 15, 19, 75
 """From linux/in.h and linux/in6.h; the socket module lacks them."""
-_BIND_TO_DEVICE_ROOM = 16
-"""IFNAMSIZ of linux/if.h."""
+_SO_BINDTOIFINDEX = 62
+"""From asm-generic/socket.h; Linux 5.0."""
 _FIRST_UNPRIVILEGED = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 _NET_BIND_SERVICE = 10
 """From linux/capability.h."""
@@ -70,14 +70,17 @@ def successor(one: socket.socket, address: Any) -> socket.socket:
         ):
             if (level != socket.IPPROTO_IPV6 or one.family == socket.AF_INET6) and one.getsockopt(level, option):
                 made.setsockopt(level, option, 1)
-        device = one.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _BIND_TO_DEVICE_ROOM)
-        if device.strip(b"\0"):
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device)
+        _bind_to_interface(made, one.getsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX))
         made.bind(address)
     except BaseException:
         made.close()
         raise
     return made
+
+
+def _bind_to_interface(one: socket.socket, index: int) -> None:
+    if index:
+        one.setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, index)
 
 
 def may_bind(pid: int, port: int) -> bool:
@@ -112,9 +115,12 @@ def unsilence(one: socket.socket) -> None:
         OSError: this Python cannot call connect(2) with AF_UNSPEC.
 
     """
+    # Linux forgets the interface with the association (__udp_disconnect).
+    index = one.getsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX)
     connect, errno = libc_functions("connect")
     if connect(one.fileno(), _UNSPECIFIED, len(_UNSPECIFIED)) < 0:
         raise OSError(errno(), os.strerror(errno()))
+    _bind_to_interface(one, index)
 
 
 def has_unread(one: socket.socket) -> bool:
