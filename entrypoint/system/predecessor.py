@@ -92,10 +92,7 @@ def _serves(pid: int, vips: tuple[Vip, ...]) -> bool:
     inodes = frozenset(_inodes(pid, names))
     theirs = [(address, port) for inode, address, port in _listeners() if inode in inodes]
     return any(
-        port == vip.port and _meets(address, vip.address)
-        for address, port in theirs
-        for vip in vips
-        if not vip.scheme
+        port == vip.port and _meets(address, vip.address) for address, port in theirs for vip in vips if not vip.scheme
     )
 
 
