@@ -152,9 +152,8 @@ class DatagramTurns:
             self._warn("shared_datagrams", f"{what}: safe_reload may not bind another one there; {_LOSES}")
         refused = [str(port) for port in reads.quic_ports if not may_bind(reads.pid, port)]
         if refused:
-            what = (
-                f"haproxy itself may not bind the QUIC port {', '.join(refused)}, so its connections share one socket"
-            )
+            ports = ", ".join(refused)
+            what = f"haproxy may not bind the QUIC port {ports} itself, so all connections share a socket"
             self._warn("shared_quic_socket", f"{what}, and a reload ends them all; {_REMEDY}")
 
     def _warn(self, event: str, what: str) -> None:
