@@ -64,6 +64,23 @@ class Http3Client:
         self._send()
         return int(found.pop(":status")), found, body.decode()
 
+    def is_reset_by(self, other: socket.socket) -> bool:
+        """Have a packet arrive elsewhere; tell whether the answer ends this connection.
+
+        That is a stateless reset (RFC 9000, 10.3), for which aioquic does not look.
+
+        Args:
+            other: a UDP socket, connected to a server that does not know this connection. It is closed.
+
+        """
+        with other:
+            other.settimeout(30)
+            self._quic.send_ping(1)
+            for data, _ in self._quic.datagrams_to_send(now=time.monotonic()):
+                other.send(data)
+            answer = other.recv(_LARGEST)
+        return answer.endswith(self._quic._peer_cid.stateless_reset_token)  # noqa: SLF001  # it has no public name
+
     def close(self) -> None:
         """Tell the server, and close the socket."""
         self._quic.close()
