@@ -11,7 +11,7 @@ import pytest
 
 from tests.certificates import key_pair
 from tests.connections import http_get
-from tests.container.conftest import IMAGES, Balancer, Start
+from tests.container.conftest import IMAGES, IPV6, Balancer, Start
 from tests.http3 import Http3Client, http3_get
 from tests.waiting import eventually
 
@@ -40,11 +40,11 @@ def https_get(lb: Balancer) -> tuple[str, str]:
     return http_get(context.wrap_socket(lb.connect(8443)))
 
 
-def datagrams(lb: Balancer) -> socket.socket:
+def datagrams(lb: Balancer, host: str = "127.0.0.1") -> socket.socket:
     """Return a UDP socket that is connected to the port of HTTP/3."""
     with lb.network():
-        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        made.connect(("127.0.0.1", 8443))
+        made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+        made.connect((host, 8443))
     return made
 
 
@@ -73,19 +73,19 @@ def test_a_pod_resets_a_connection_of_another_pod_if_they_have_the_same_secret(
 
 
 def test_the_demo_has_http3_where_haproxy_can(start: Start, image: str, tmp_path: Path) -> None:
-    """HTTP and HTTPS always; HTTP/3 on the same port, announced, and after reloads, but not with HAProxy 2.6."""
+    """HTTP and HTTPS always; HTTP/3 on the same port, by IPv4 and IPv6, after reloads too, not with HAProxy 2.6."""
     folder, vips = demo(tmp_path)
     volumes = {str(folder): {"bind": "/usr/local/etc/haproxy", "mode": "ro"}}
-    lb = start(image, operands=(), vips=vips, volumes=volumes)
+    lb = start(image, operands=(), vips=vips, volumes=volumes, sysctls=IPV6)
     eventually(lambda: is_current(lb))
     assert "from generation 1 " in lb.get()
 
-    for number in (2, 3):
+    for number in (2, 3, 4):
         head, body = https_get(lb)
         assert f"from generation {number - 1} " in body
         assert ('alt-svc: h3=":8443"' in head) == (image != IMAGES["2.6"])
-        if image != IMAGES["2.6"]:
-            status, _, text = http3_get(datagrams(lb))
+        for host in ("127.0.0.1", "::1") if image != IMAGES["2.6"] else ():
+            status, _, text = http3_get(datagrams(lb, host))
             assert (status, "HTTP/3" in text) == (200, True)
             assert f"from generation {number - 1} " in text
         assert lb.run("safe_reload", "reload")[0] == 0
