@@ -190,7 +190,7 @@ def test_the_service_has_udp_443_where_it_is_asked_for_and_nowhere_else() -> Non
     (container,) = pod_of(manifests)["spec"]["containers"]
     (port,) = [p["containerPort"] for p in container["ports"] if p["name"] == "http3" and p["protocol"] == "UDP"]
     (vips,) = [v["value"] for v in container["env"] if v["name"] == "SAFE_RELOAD_VIPS"]
-    (vip,) = [vip for vip in parse_vips(vips) if vip.datagrams]
+    (vip,) = [vip for vip in parse_vips(vips) if vip.scheme == "quic@"]
     assert (vip.port, vip.tag) == (port, "FD_HTTP3")
     assert '"quic+fd@${FD_HTTP3}"' in the("ConfigMap", manifests)["data"]["haproxy.cfg"]
 
@@ -318,6 +318,7 @@ def test_helm_has_nothing_against_the_chart() -> None:
         {"http3": {"enabled": True}},
         {"http3": {"enabled": True}, "tls": {"secretName": ""}},
         {"http3": {"vips": "*:8443:FD_HTTP3"}},
+        {"http3": {"vips": "udp@*:8443:FD_HTTP3"}},
         {"image": {"repository": "x", "version": "1"}},
         {"options": {"SAFE_RELOAD_DEBOUNCE": 1}},
         {"options": {"debounce": "1"}},
