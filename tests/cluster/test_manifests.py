@@ -333,6 +333,15 @@ def test_a_wrong_value_is_an_error(values: dict[str, Any]) -> None:
         chart(values)
 
 
+def test_udp_443_comes_behind_tcp_443() -> None:
+    """A `kubectl apply` that takes both for one port keeps the first one: HTTPS goes on."""
+    for manifests in (kustomize(K8S / "overlays/http3"), chart(SAME["overlays/http3"])):
+        (container,) = pod_of(manifests)["spec"]["containers"]
+        for ports in (the("Service", manifests)["spec"]["ports"], container["ports"]):
+            names = [port["name"] for port in ports]
+            assert names.index("https") < names.index("http3")
+
+
 def test_a_daemonset_has_the_node_s_udp_port_too() -> None:
     """The same number as for HTTPS, because that is the port of the address that clients know."""
     values = {"kind": "DaemonSet", "tls": {"secretName": "x"}, "http3": {"enabled": True}, "hostPorts": {"https": 444}}
