@@ -69,6 +69,10 @@ NOT_RUN = {
         "Debian has no kustomize but the one in kubectl; what the page has for those without it is rendered"
     ),
     "kubectl apply -k": "the same as with k8s/base",
+    "kubectl apply --server-side -k k8s/overlays/http3": (
+        "the same as with k8s/base; tests/cluster/test_http3.py applies its Service in the server"
+    ),
+    "helm upgrade --server-side=true": "Debian has no Helm, and the tests' cluster no chart",
     "kubectl rollout undo": "the page says not to",
     "helm rollback haproxy": "Debian has no Helm; tests/cluster/test_manifests.py renders the chart with its engine",
     "systemctl reload lb": "podman: it needs 5.5, and Debian has an older one",

@@ -29,6 +29,7 @@ import yaml
 
 from tests import certificates
 from tests.cluster.manifests import Manifest, kustomize, the
+from tests.http3 import http3_get
 from tests.waiting import eventually
 
 IMAGE = "haproxy-safe-reload:dev"  # the one that k8s/base names
@@ -146,6 +147,13 @@ class Cluster:
         with self.network():
             return socket.create_connection(("127.0.0.1", port), timeout=30)
 
+    def datagrams(self, port: int) -> socket.socket:
+        """Return a UDP socket that is connected over the loopback of the node."""
+        with self.network():
+            made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made.connect(("127.0.0.1", port))
+        return made
+
     def nudge(self, pod: str) -> None:
         """Change an annotation of a pod: its kubelet looks at its volumes now, and not within 90 s."""
         self.kubectl("annotate", "--overwrite", "pod", pod, f"example.org/nudge={next(self._nudges)}")
@@ -260,6 +268,11 @@ class Pod:
                 return False
 
         eventually(answers)
+
+    def http3(self) -> tuple[int, str]:
+        """Return the status and the text of an answer over a new QUIC connection."""
+        status, _, text = http3_get(self.cluster.datagrams(HTTPS))
+        return status, text
 
     def metric(self, name: str) -> float:
         """Return the sum of a metric's samples."""

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from entrypoint.options import settings
+from entrypoint.options.vips import parse_vips
 from tests.cluster.manifests import K8S, ROOT, Manifest, kustomize, the
 from tests.documented import the as documented
 
@@ -108,7 +109,13 @@ def test_a_misspelt_field_would_be_seen() -> None:
 
 @pytest.mark.parametrize(
     ("folder", "expected"),
-    [("base", []), ("overlays/tls", []), ("overlays/monitoring", []), ("overlays/daemonset", ["hostPort"])],
+    [
+        ("base", []),
+        ("overlays/tls", []),
+        ("overlays/http3", []),
+        ("overlays/monitoring", []),
+        ("overlays/daemonset", ["hostPort"]),
+    ],
 )
 def test_the_pod_meets_the_restricted_standard(folder: str, expected: list[str]) -> None:
     """Restricted, except that the DaemonSet has the host ports that it is there for."""
@@ -167,6 +174,25 @@ def test_an_edit_is_never_a_rollout() -> None:
 
         assert the("ConfigMap", manifests)["metadata"]["name"] == mounted == "haproxy"
         assert not [key for key in pod["metadata"]["annotations"] if "checksum" in key]
+
+
+def test_the_service_has_udp_443_where_it_is_asked_for_and_nowhere_else() -> None:
+    """Beside TCP 443 of the same Service, to a port of the container that a QUIC VIP has."""
+    udp = {
+        folder.name: [p for p in the("Service", kustomize(folder))["spec"]["ports"] if p["protocol"] == "UDP"]
+        for folder in FOLDERS
+    }
+    assert {name for name, ports in udp.items() if ports} == {"http3"}
+    assert udp["http3"] == [{"name": "http3", "port": 443, "targetPort": "http3", "protocol": "UDP"}]
+
+    manifests = kustomize(K8S / "overlays/http3")
+    assert (443, "TCP") in {(p["port"], p["protocol"]) for p in the("Service", manifests)["spec"]["ports"]}
+    (container,) = pod_of(manifests)["spec"]["containers"]
+    (port,) = [p["containerPort"] for p in container["ports"] if p["name"] == "http3" and p["protocol"] == "UDP"]
+    (vips,) = [v["value"] for v in container["env"] if v["name"] == "SAFE_RELOAD_VIPS"]
+    (vip,) = [vip for vip in parse_vips(vips) if vip.scheme == "quic@"]
+    assert (vip.port, vip.tag) == (port, "FD_HTTP3")
+    assert '"quic+fd@${FD_HTTP3}"' in the("ConfigMap", manifests)["data"]["haproxy.cfg"]
 
 
 def test_no_file_is_mounted_by_its_own_name() -> None:
@@ -236,6 +262,11 @@ SAME: dict[str, dict[str, Any]] = {
         "tls": {"secretName": "haproxy-tls"},
         "configuration": (K8S / "overlays/tls/haproxy.cfg").read_text(),
     },
+    "overlays/http3": {
+        "tls": {"secretName": "haproxy-tls"},
+        "http3": {"enabled": True},
+        "configuration": (K8S / "overlays/http3/haproxy.cfg").read_text(),
+    },
     "overlays/monitoring": {"monitoring": {"enabled": True}},
 }
 
@@ -283,6 +314,11 @@ def test_helm_has_nothing_against_the_chart() -> None:
         {"replicas": 0},
         {"kind": "StatefulSet"},
         {"vips": "8080:FD_HTTP"},
+        {"vips": "tcp@*:8080:FD_HTTP"},
+        {"http3": {"enabled": True}},
+        {"http3": {"enabled": True}, "tls": {"secretName": ""}},
+        {"http3": {"vips": "*:8443:FD_HTTP3"}},
+        {"http3": {"vips": "udp@*:8443:FD_HTTP3"}},
         {"image": {"repository": "x", "version": "1"}},
         {"options": {"SAFE_RELOAD_DEBOUNCE": 1}},
         {"options": {"debounce": "1"}},
@@ -295,6 +331,29 @@ def test_a_wrong_value_is_an_error(values: dict[str, Any]) -> None:
     """The schema refuses what the chart does not know, before anything is rendered."""
     with pytest.raises(helm_python().HelmValuesError):
         chart(values)
+
+
+def test_udp_443_comes_behind_tcp_443() -> None:
+    """A `kubectl apply` that takes both for one port keeps the first one: HTTPS goes on."""
+    for manifests in (kustomize(K8S / "overlays/http3"), chart(SAME["overlays/http3"])):
+        (container,) = pod_of(manifests)["spec"]["containers"]
+        for ports in (the("Service", manifests)["spec"]["ports"], container["ports"]):
+            names = [port["name"] for port in ports]
+            assert names.index("https") < names.index("http3")
+
+
+def test_a_daemonset_has_the_node_s_udp_port_too() -> None:
+    """The same number as for HTTPS, because that is the port of the address that clients know."""
+    values = {"kind": "DaemonSet", "tls": {"secretName": "x"}, "http3": {"enabled": True}, "hostPorts": {"https": 444}}
+    (container,) = pod_of(chart(values))["spec"]["containers"]
+    ports = [
+        (p["name"], p["containerPort"], p["hostPort"], p["protocol"]) for p in container["ports"] if "hostPort" in p
+    ]
+    assert ports == [
+        ("http", 8080, 80, "TCP"),
+        ("https", 8443, 444, "TCP"),
+        ("http3", 8443, 444, "UDP"),
+    ]
 
 
 def test_values_reach_the_pod() -> None:

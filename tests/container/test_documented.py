@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from tests.connections import free_port
 from tests.container.conftest import Balancer, Start
 from tests.container.test_systemd import booted
 from tests.documented import Shown, looks_like, shown, the
+from tests.http3 import http3_get
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -273,9 +275,20 @@ def test_the_demo_and_what_it_tells_to_try(readme: Page) -> None:
         path.write_text(text)
 
     printed = readme.shell("docker/demo/run")
-    tries = dict(re.findall(r"^  (look|change it|load it|logs|stop) +(.*?)(?: {4,}.*)?$", printed, re.MULTILINE))
-    assert set(tries) == {"look", "change it", "load it", "logs", "stop"}, printed
+    found = re.findall(r"^  (look|HTTP/3|change it|load it|logs|stop) +(.*?)(?: {4,}(.*))?$", printed, re.MULTILINE)
+    tries = {name: command for name, command, _ in found}
+    remarks = {name: remark for name, _, remark in found}
+    assert set(tries) == {"look", "HTTP/3", "change it", "load it", "logs", "stop"}, printed
     assert readme.shell(tries["look"]).count("Hello") == 2
+    assert tries["HTTP/3"] == f"curl -k --http3-only https://{ports['127.0.0.1:8443']}/"
+    if "HTTP3" in readme.shell("curl -V"):
+        assert readme.shell(tries["HTTP/3"]).count("Hello") == 1
+    else:
+        assert "has no HTTP/3" in remarks["HTTP/3"]
+        host, _, number = ports["127.0.0.1:8443"].partition(":")
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        client.connect((host, int(number)))
+        assert "Hello" in http3_get(client)[2]
     readme.shell(tries["change it"])
     eventually(lambda: "Good morning" in readme.shell(tries["look"]))
     load = readme.shell(f"{tries['load it']} 2000")

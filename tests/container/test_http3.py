@@ -15,7 +15,7 @@ from tests.certificates import key_pair
 from tests.children import children_of
 from tests.container.conftest import DEFAULTS, IMAGES, IPV6, Balancer, Start
 from tests.container.trouble import is_alone
-from tests.http3 import OK
+from tests.quic_clients import OK
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -82,11 +82,11 @@ def _pair(start: Start, version: str, http3: str, head: str = "", more: str = ""
 
 
 class Clients:
-    """`tests.http3` in the network namespace of a container."""
+    """`tests.quic_clients` in the network namespace of a container."""
 
     def __init__(self, lb: Balancer, *words: str) -> None:
         """Start it."""
-        enter = ("nsenter", "-t", str(lb.pid), "-n", sys.executable, "-m", "tests.http3")
+        enter = ("nsenter", "-t", str(lb.pid), "-n", sys.executable, "-m", "tests.quic_clients")
         self.program = subprocess.Popen(
             (*enter, *(words or ("127.0.0.1", str(PORT)))),
             cwd=ROOT,

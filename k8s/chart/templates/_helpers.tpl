@@ -5,7 +5,7 @@ app.kubernetes.io/name: {{ .Release.Name }}
 {{- end }}
 
 {{- define "haproxy-safe-reload.vips" -}}
-{{ .Values.vips }}{{ if .Values.tls.secretName }},{{ .Values.tls.vips }}{{ end }}
+{{ .Values.vips }}{{ if .Values.tls.secretName }},{{ .Values.tls.vips }}{{ end }}{{ if .Values.http3.enabled }},{{ .Values.http3.vips }}{{ end }}
 {{- end }}
 
 {{- /* The variables without their prefix; .Values.options win. */ -}}
