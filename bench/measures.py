@@ -11,6 +11,7 @@ from statistics import median
 from bench.applied import AFTERWARDS, WAYS_TO_APPLY, applied
 from bench.applied import KINDS as KINDS_APPLIED
 from bench.behind import behind
+from bench.http3 import INTERVALS_OF_HTTP3, KILLS, WAYS_OF_HTTP3, http3
 from bench.lives import PORT, Life, StuckError, configuration, cpu, cpu_ms, memory, wait_for, wake_ups
 from bench.load import KINDS, Load, Values, named
 from bench.ways import BARE, WAYS, Outside, Way
@@ -279,6 +280,12 @@ MEASURES: tuple[Measure, ...] = (
         lambda way, size: applied(way, size.reloads),
         WAYS_TO_APPLY,
         lambda size: len(KINDS_APPLIED) * (3 + size.reloads * (AFTERWARDS + 0.5)),
+    ),
+    Measure(
+        "http3",
+        lambda way, size: http3(way, size.storm),
+        WAYS_OF_HTTP3,
+        lambda size: len(INTERVALS_OF_HTTP3) * (size.storm + 5) + KILLS * 15,
     ),
     Measure("latency", latency, WAYS, lambda size: 2 * size.latency + 0.4),
     Measure("draining", draining, WAYS, lambda size: 3 * size.load + 2),

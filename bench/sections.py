@@ -7,6 +7,7 @@ from typing import Any
 from bench.applied import CLIENTS, DEBOUNCE, PROTOCOLS
 from bench.applied import KINDS as KINDS_APPLIED
 from bench.behind import BEHIND_CLIENTS, BEHIND_RATE, DNS_TAKES, EVENTS, KINDS_OF_SERVERS, LOADS
+from bench.http3 import DOWNLOADS, HELD, INTERVALS_OF_HTTP3, NEW_RATE, PERSISTENT, ROUND_TRIP
 from bench.load import KINDS
 from bench.measures import BACKENDS, DRAINING, INTERVALS, RATE, VIPS
 from bench.values import cell, named
@@ -143,6 +144,23 @@ def applied_table(results: Results) -> str:
     for _, title, repetitions in ways_of(results, "applied"):
         cells = [_sum(repetitions, [f"certificate.{key}"]) for key in keys]
         lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def http3_table(results: Results) -> str:
+    """Draw the sums of what was lost of HTTP/3."""
+    kinds = {"new": "new connections lost", "downloads": "downloads cut", "requests": "requests lost"}
+    heads = [f"{what}, every {interval / 1000:g} s" for interval in INTERVALS_OF_HTTP3 for what in kinds.values()]
+    lines = [f"| | {' | '.join(heads)} | new connections lost in kills |", "| --- |" + " ---: |" * (len(heads) + 1)]
+    for _, title, repetitions in ways_of(results, "http3"):
+        cells = []
+        for interval in INTERVALS_OF_HTTP3:
+            for kind in kinds:
+                lost = "downloads_cut" if kind == "downloads" else f"{kind}_lost"
+                whole = _sum(repetitions, [f"{interval}.{kind}"])
+                cells.append(f"{_sum(repetitions, [f'{interval}.{lost}'])} of {whole}")
+        lost, whole = (f"{sum(named(key, repetitions)):,.0f}" for key in ("kill.new_lost.", "kill.new."))
+        lines.append(f"| {title} | {' | '.join(cells)} | {lost} of {whole} |")
     return "\n".join(lines)
 
 
@@ -292,6 +310,23 @@ SECTIONS: tuple[Section, ...] = (
         [metric(words, f"{kind}.ms.") for kind, words in KINDS_APPLIED.items()],
         "ms",
         remark=REMARK_APPLIED,
+    ),
+    Section(
+        "http3",
+        "HTTP/3 through reloads and kills",
+        f"QUIC clients behind a relay that makes a round trip of {ROUND_TRIP * 1000:.0f} ms: {NEW_RATE} new "
+        f"connections a second with a request each, {DOWNLOADS} downloads of 3 s begun before the first reload, and "
+        f"{PERSISTENT} connections with a request every 0.1 s that are opened again when they end. Then haproxy is "
+        f"killed while {HELD} connections are open: the time from the kill until a client knows that its connection is "
+        "gone, while it sends a request every 50 ms. Milliseconds.",
+        [plain("http3", metric("a client knows after a kill", "kill.ms.")), http3_table],
+        [metric("a client knows after a kill", "kill.ms.")],
+        "ms",
+        remark=(
+            "Requests on open connections are lost in every way: haproxy's soft stop says GOAWAY and CONNECTION_CLOSE "
+            "at once, and a request that crosses them is not answered ([HTTP/3](http3.md)). With `haproxy -W` a "
+            "client knows that its connection is gone when its own idle timeout is over."
+        ),
     ),
     Section(
         "latency",

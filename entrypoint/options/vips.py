@@ -69,24 +69,26 @@ def _parse_entry(number: int, entry: str) -> Vip:
         wanted = "" if name + at in _NOT_DATAGRAMS else QUIC
         why = f"{name + at!r} is no scheme of a VIP: quic@ and udp@ are for datagrams, and TCP has none"
         raise _error(number, entry, f"{why}; write {wanted + rest!r}")
-    address, port, tag = _split(number, rest if at else entry)
+    scheme = name + at if at else ""
+    address, port, tag = _split(number, entry, scheme)
     if not _is_port(port):
         raise _error(number, entry, f"the port {port!r} is not a number from 1 to {_HIGHEST_PORT}")
     if tag == "PATH" or tag.startswith(_RESERVED):
         raise _error(number, entry, f"the variable {tag} has another meaning; choose a tag like FD_HTTP")
     if not (tag.isascii() and tag.isidentifier()):
         raise _error(number, entry, f"the tag {tag!r} is not a variable's name: letters, digits and _, no digit first")
-    return Vip(address, int(port), tag, name + at if at else "")
+    return Vip(address, int(port), tag, scheme)
 
 
 def _is_port(text: str) -> bool:
     return text.isascii() and text.isdigit() and text[0] != "0" and len(text) <= 5 and int(text) <= _HIGHEST_PORT
 
 
-def _split(number: int, entry: str) -> tuple[str, str, str]:
+def _split(number: int, entry: str, scheme: str) -> tuple[str, str, str]:
     """Split an entry into address, port and tag, and check the address."""
-    if entry.startswith("["):
-        inside, closed, rest = entry[1:].partition("]")
+    bare = entry.removeprefix(scheme)
+    if bare.startswith("["):
+        inside, closed, rest = bare[1:].partition("]")
         fields = rest.split(":")
         if not closed or len(fields) != 3 or fields[0]:
             raise _error(number, entry, "an IPv6 entry is [ADDRESS]:PORT:TAG, such as [2001:db8::1]:443:FD_HTTPS")
@@ -97,10 +99,10 @@ def _split(number: int, entry: str) -> tuple[str, str, str]:
         except ValueError:
             raise _error(number, entry, f"{inside!r} is not an IPv6 address") from None
         if parsed.ipv4_mapped:
-            mapped = f"{parsed.ipv4_mapped}:{fields[1]}:{fields[2]}"
+            mapped = f"{scheme}{parsed.ipv4_mapped}:{fields[1]}:{fields[2]}"
             raise _error(number, entry, f"this is an IPv4 address: write {mapped}")
         return str(parsed), fields[1], fields[2]
-    fields = entry.split(":")
+    fields = bare.split(":")
     if len(fields) > 3:
         wanted = f"one entry is ADDRESS:PORT:TAG, such as {_EXAMPLE}; a comma separates two, brackets enclose IPv6"
         raise _error(number, entry, f"it has more than three fields; {wanted}")

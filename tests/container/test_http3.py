@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from bench.quic_clients import OK
 from tests.certificates import key_pair
 from tests.children import children_of
 from tests.container.conftest import DEFAULTS, IMAGES, IPV6, Balancer, Start
 from tests.container.trouble import is_alone
-from tests.quic_clients import OK
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -82,11 +82,11 @@ def _pair(start: Start, version: str, http3: str, head: str = "", more: str = ""
 
 
 class Clients:
-    """`tests.quic_clients` in the network namespace of a container."""
+    """`bench.quic_clients` in the network namespace of a container."""
 
     def __init__(self, lb: Balancer, *words: str) -> None:
         """Start it."""
-        enter = ("nsenter", "-t", str(lb.pid), "-n", sys.executable, "-m", "tests.quic_clients")
+        enter = ("nsenter", "-t", str(lb.pid), "-n", sys.executable, "-m", "bench.quic_clients")
         self.program = subprocess.Popen(
             (*enter, *(words or ("127.0.0.1", str(PORT)))),
             cwd=ROOT,

@@ -6,6 +6,8 @@ JSON object for each:
     new COUNT RATE      open COUNT connections, RATE a second; each sends one request; say how they ended
     hold COUNT          open COUNT connections with one request each, and keep them
     ask                 send a request on each held one; say how they ended
+    persist COUNT SECONDS   on COUNT connections send a request each 0.1 s, and open another one when one has ended;
+                        say how the requests ended
     lost                send a request on each held one until it is over; say after how many seconds, and why
     download COUNT      begin a download on COUNT connections, and say when each has its first bytes
     downloaded          wait for the downloads; say how many bytes each has had, and how it ended
@@ -28,6 +30,7 @@ from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.h3.connection import H3_ALPN, H3Connection
 from aioquic.h3.events import DataReceived, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import ConnectionTerminated, QuicEvent
 
 PATIENCE = 12.0
@@ -44,9 +47,9 @@ Address = tuple[str, int]
 class Client(QuicConnectionProtocol):
     """One connection."""
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
+    def __init__(self, quic: QuicConnection, stream_handler: Callable[..., None] | None = None) -> None:
         """Begin it."""
-        super().__init__(*arguments, **named)
+        super().__init__(quic, stream_handler)
         self.http = H3Connection(self._quic)
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.received: dict[int, int] = {}
@@ -55,7 +58,7 @@ class Client(QuicConnectionProtocol):
         """Something of a body has been received."""
         self._answers: dict[int, asyncio.Future[str]] = {}
 
-    def datagram_received(self, data: bytes | str, addr: Any) -> None:
+    def datagram_received(self, data: bytes | str, addr: object) -> None:
         """Look for a stateless reset, which aioquic does not know."""
         peers = (self._quic._peer_cid, *self._quic._peer_cid_available)  # noqa: SLF001  # there is no other way
         tokens = [peer.stateless_reset_token for peer in peers if peer.stateless_reset_token]
@@ -106,8 +109,9 @@ class Relay(asyncio.DatagramProtocol):
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def connection_made(self, transport: Any) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the socket that clients send to."""
+        assert isinstance(transport, asyncio.DatagramTransport)
         self._down = transport
 
     def datagram_received(self, data: bytes, addr: Address) -> None:
@@ -134,7 +138,7 @@ class _Back(asyncio.DatagramProtocol):
         self._relay = relay
         self._client = client
 
-    def datagram_received(self, data: bytes, _: Any) -> None:
+    def datagram_received(self, data: bytes, _: object) -> None:
         self._relay.answer(data, self._client)
 
 
@@ -185,6 +189,23 @@ class Clients:
         answers = [client.request()[1] for client in self._held]
         done = await asyncio.gather(*(_within(answer) for answer in answers))
         return dict(Counter(done))
+
+    async def persist(self, count: str, seconds: str) -> dict[str, Any]:
+        """Send requests on connections that stay open."""
+        until = time.monotonic() + float(seconds)
+        all_of = await asyncio.gather(*(self._persist(until) for _ in range(int(count))))
+        return dict(sum(all_of, Counter[str]()))
+
+    async def _persist(self, until: float) -> Counter[str]:
+        ends: Counter[str] = Counter()
+        while time.monotonic() < until:
+            with contextlib.suppress(ConnectionError):
+                async with self._connect() as client:
+                    assert isinstance(client, Client)
+                    while time.monotonic() < until and not client.ended.done():
+                        ends[await _within(client.request()[1])] += 1
+                        await asyncio.sleep(0.1)
+        return ends
 
     async def lost(self) -> dict[str, Any]:
         """Send requests on each held one until it is over."""
@@ -239,10 +260,18 @@ async def main() -> None:
     clients = Clients(here[:2], LONG_HELLO if given.long_hello else H3_ALPN)
     commands: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
         one.__name__: one
-        for one in (clients.new, clients.hold, clients.ask, clients.lost, clients.download, clients.downloaded)
+        for one in (
+            clients.new,
+            clients.hold,
+            clients.ask,
+            clients.persist,
+            clients.lost,
+            clients.download,
+            clients.downloaded,
+        )
     }
     while words := (await loop.run_in_executor(None, sys.stdin.readline)).split():
-        print(json.dumps(await commands[words[0]](*words[1:])), flush=True)  # noqa: T201
+        print(json.dumps(await commands[words[0]](*words[1:])), flush=True)
 
 
 if __name__ == "__main__":
