@@ -86,7 +86,9 @@ NOT_RUN = {
     "pytest tests/system/test_generic.py --init PROGRAM": "bench/conformity.py does, for the page that says it",
     "bench/watching.py": "three minutes of measuring",
     "--- a/src/sock_inet.c": "docs/upstream-epoll.md: a change to haproxy, which takes haproxy's source",
-    "HAProxy version 3.2": "docs/upstream-epoll.md: what haproxy -vv said on the day on which the rest was measured",
+    "--- a/src/listener.c": "docs/upstream-quic-handshake.md: the same",
+    "\t\tif (l->rx.flags & RX_F_BOUND)": "docs/upstream-quic-handshake.md: what haproxy's source is",
+    "HAProxy version 3.2": "docs/upstream-*.md: what haproxy -vv said on the day on which the rest was measured",
     "BENCH_CLIENT=$PWD/bench-client python3 -m bench --here": "an hour of measuring; make bench does it in a container",
 }
 

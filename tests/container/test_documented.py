@@ -422,6 +422,33 @@ def test_the_reproducer_for_haproxy(tmp_path: Path) -> None:
     assert len(re.findall(r"^  -(?:W|db).* [0-9.]+ +[0-9.]+$", printed, re.MULTILINE)) == 4
 
 
+def test_the_reproducer_of_handshakes(tmp_path: Path) -> None:
+    """It works, in the image and with a client of HTTP/3; the page shows its configuration, and what loses nobody."""
+    page = Page("docs/upstream-quic-handshake.md", tmp_path)
+    configuration = page.block("global\n    limited-quic\n    nbthread 2").text
+    for shown_there, named in {"/tmp/cli": "{cli}", "/tmp/pem": "{certificate}", "8443": "{port}"}.items():
+        configuration = configuration.replace(shown_there, named)
+    assert configuration.replace("limited-quic", "{limited}") in (ROOT / "bench/quic_reproducer").read_text()
+    image = f"{IMAGE}-aioquic"
+    file = ROOT / "tests/container/aioquic.Dockerfile"
+    page.shell(f"docker build -q -t {image} --build-arg BASE={IMAGE} - < {file}")
+    try:
+        within = f"docker run --rm --network none -v {ROOT}/bench:/bench:ro --entrypoint /bench/quic_reproducer {image}"
+        printed = page.run("bench/quic_reproducer", then="--clients 2 --seconds 2", **{"bench/quic_reproducer": within})
+    finally:
+        page.shell(f"docker rmi {image}")
+    rows = re.findall(r"^  (-(?:W|db), .*?) +(\d+) +(\d+) +[0-9.]+  (.*)$", printed, re.MULTILINE)
+    assert [(title, complete) for title, complete, *_ in rows] == [
+        ("-db, handshakes are over", "2"),
+        ("-db, SIGUSR1", "2"),
+        ("-db, frontend disabled first", "2"),
+        ("-W, SIGUSR2", "2"),
+    ]
+    for _, _, answered, end in (rows[0], rows[2]):
+        assert answered == "2"
+        assert end.startswith("gone")
+
+
 def _lost(printed: str) -> dict[str, tuple[int, int, int]]:
     """Return what bench/open_connections prints: how many connections ended, were lost, may be sent again."""
     rows = re.findall(r"^(HTTP/.*?) +(\d+) +(\d+) +(\d+)$", printed, re.MULTILINE)
