@@ -24,7 +24,15 @@ from entrypoint.lean.typing import Any
 from entrypoint.system.getsocks import Passed
 from entrypoint.system.getsocks.offer import Adopted
 from entrypoint.system.listeners import Listeners
-from entrypoint.system.listeners.datagrams import has_unread, may_bind, silence, successor, takes_turns, unsilence
+from entrypoint.system.listeners.datagrams import (
+    has_unread,
+    may_bind,
+    silence,
+    successor,
+    takes_turns,
+    unsilence,
+    why_not_silenced,
+)
 from entrypoint.system.listeners.places import shown
 
 _SECRET_BYTES = 16
@@ -102,14 +110,12 @@ class DatagramTurns:
         """Return a new socket. It is not silent until haproxy has compared its address with the `bind` lines."""
         if not takes_turns(held.socket):
             return held
-        try:
-            # A socket of another network namespace cannot be made here.
-            made = None if held.namespace else successor(held.socket, held.socket.getsockname())
-        except OSError:
-            made = None
-        if not made:
+        address = held.socket.getsockname()
+        # A socket of another network namespace cannot be made here.
+        if held.namespace or why_not_silenced(held.socket, address):
             turn.shared.append(held.socket)
             return held
+        made = successor(held.socket, address)
         turn.offered.append(made)
         return replace(held, socket=made)
 
@@ -147,6 +153,9 @@ class DatagramTurns:
                 silence(one)
             leaving += released
         self._leaving[reads.previous] = leaving
+        if not reads.previous:
+            # The one before died while this one was starting.
+            self.gone(reads.previous)
         for one in turn.shared:
             what = f"the UDP socket at {shown(one, one.getsockname())} is shared by old and new haproxy"
             self._warn("shared_datagrams", f"{what}: safe_reload may not bind another one there; {_LOSES}")

@@ -326,7 +326,10 @@ class Supervisor:
             prelude = self._servers.prelude(number, kept=kept)
             turn = self._turns.prepare(number, beside=self.state.current is not None)
             self._children.spawn(number, self._parts.launch.of(number, kept=kept, prelude=prelude, turn=turn))
-        except RefusedError as error:
+        except BaseException as error:
+            self._turns.gone(number)
+            if not isinstance(error, RefusedError):
+                raise
             self._runtime.submit(events.NotSpawned(number, f"was not started: {error}", 1, refused=True))
         finally:
             self._servers.spawned()

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Mapping
 from entrypoint.lean.record import record
 from entrypoint.lean.typing import Any
 from entrypoint.options.vips import ANY, QUIC, Vip
-from entrypoint.system.listeners.datagrams import ROOM, successor, takes_turns, unsilence
+from entrypoint.system.listeners.datagrams import ROOM, takes_turns, unsilence, why_not_silenced
 from entrypoint.system.listeners.places import ListenError, Place, connects, is_at, places, poke, reason_of, shown
 
 STORED = "safe_reload_vip_"
@@ -110,7 +110,7 @@ class Listeners:
                 names_of_both = f"the passed sockets {other.name!r} and {name!r} would both have the tag {tag}"
                 raise ListenError(f"LISTEN_FDNAMES: {names_of_both}; give one another name (FileDescriptorName=)")
             address = listener.getsockname()
-            why = _why_shared(listener, address) if takes_turns(listener) else ""
+            why = _why_shared(listener, address)
             self._listeners.append(Listener(tag, listener, ours=False, name=name, address=address, shared=why))
 
     def bind(self, vips: Iterable[Vip], *, freebind: bool) -> None:
@@ -150,7 +150,9 @@ class Listeners:
                     continue
                 raise
             address, stored = made.getsockname(), returned is not None
-            self._listeners.append(Listener(vip.tag, made, True, "", stored, address, vip.scheme))
+            self._listeners.append(
+                Listener(vip.tag, made, True, "", stored, address, vip.scheme, _why_shared(made, address))
+            )
 
     def _take_back(self, tag: str, place: Place) -> socket.socket | None:
         returned = next((candidate for candidate in self._returned.get(tag, ()) if is_at(candidate, place)), None)
@@ -362,12 +364,9 @@ def _is_us(identity: str) -> bool:
 
 
 def _why_shared(one: socket.socket, address: Any) -> str:
-    """Return why no other socket can be bound at this address; empty if one can."""
-    try:
-        successor(one, address).close()
-    except OSError as error:
-        return reason_of(error)
-    return ""
+    """Return why all generations have to share a socket; empty if it is not of datagrams, or each can have another."""
+    error = why_not_silenced(one, address) if takes_turns(one) else None
+    return reason_of(error) if error else ""
 
 
 def _listens(listener: socket.socket) -> bool:

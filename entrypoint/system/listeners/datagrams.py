@@ -8,7 +8,6 @@ packets of one QUIC handshake would end up in both. So each process has a socket
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 
@@ -19,6 +18,7 @@ _IP_FREEBIND, _IP_TRANSPARENT, _IPV6_TRANSPARENT = 15, 19, 75
 """From linux/in.h and linux/in6.h; the socket module lacks them."""
 _SO_BINDTOIFINDEX = 62
 """From asm-generic/socket.h; Linux 5.0."""
+_NO_INTERFACE = 2**31 - 1
 _FIRST_UNPRIVILEGED = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 _NET_BIND_SERVICE = 10
 """From linux/capability.h."""
@@ -102,10 +102,19 @@ def may_bind(pid: int, port: int) -> bool:
 def silence(one: socket.socket) -> None:
     """Have the kernel give a socket no new datagrams.
 
-    An address that is not on this host (IP_FREEBIND) cannot be reached from it; then nobody sends to it either.
+    A socket that cannot reach its own address (IP_FREEBIND, or `[::]` without `::1`) is bound to an interface that no
+    host has. From Linux 5.7 on that needs no capability.
+
+    Raises:
+        OSError: it still gets them.
+
     """
-    with contextlib.suppress(OSError):
+    try:
         one.connect(one.getsockname())
+    except OSError:
+        if one.getsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX):
+            raise
+        _bind_to_interface(one, _NO_INTERFACE)
 
 
 def unsilence(one: socket.socket) -> None:
@@ -120,7 +129,26 @@ def unsilence(one: socket.socket) -> None:
     connect, errno = libc_functions("connect")
     if connect(one.fileno(), _UNSPECIFIED, len(_UNSPECIFIED)) < 0:
         raise OSError(errno(), os.strerror(errno()))
-    _bind_to_interface(one, index)
+    wanted = 0 if index == _NO_INTERFACE else index
+    if one.getsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX) != wanted:
+        one.setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, wanted)
+
+
+def why_not_silenced(one: socket.socket, address: Any) -> OSError | None:
+    """Return why no other socket can take turns with this one; None if one can.
+
+    Args:
+        one: a socket that is not silent.
+        address: where it was bound.
+
+    """
+    try:
+        with successor(one, address) as made:
+            silence(made)
+            unsilence(made)
+    except OSError as error:
+        return error
+    return None
 
 
 def has_unread(one: socket.socket) -> bool:
