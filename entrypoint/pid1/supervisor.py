@@ -69,7 +69,7 @@ class Supervisor:
         self._children = children = Children(runtime, parts.processes, to_groups=parts.settings.kill_group)
         self._turns = DatagramTurns(parts.listeners, parts.adopted, runtime.log)
         self._ordinary = OrdinaryListeners(
-            parts.adopted, self._inodes_of_vips, runtime.log, children.may_take, self._binds_of
+            parts.adopted, self._vip_inodes, runtime.log, children.may_take, self._binds_of
         )
         self._transfer = ListenerTransfer(runtime.event_loop, children.channel_of, self._ordinary, runtime.submit)
         self._servers = servers = ServerStates(runtime, children, parts, lambda: self.state)
@@ -393,7 +393,7 @@ class Supervisor:
         self._turns.taken()
         self._ordinary.taken()
 
-    def _inodes_of_vips(self) -> frozenset[int]:
+    def _vip_inodes(self) -> frozenset[int]:
         return self._parts.listeners.inodes() | self._turns.inodes()
 
     def _binds_of(self, number: int) -> int | None:

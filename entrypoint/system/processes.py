@@ -193,7 +193,8 @@ class Processes:
             for descriptor in spec.descriptors:
                 os.set_inheritable(descriptor, True)
             for theirs, ours in spec.renumbered.items():
-                os.dup2(ours, theirs)
+                # dup2(2) of a descriptor to itself does nothing; posix_spawn(3) makes it inheritable.
+                os.set_inheritable(os.dup2(ours, theirs), True)
             if spec.stderr is not None:
                 os.dup2(spec.stderr, _STDERR)
             self._prepare()
