@@ -15,6 +15,7 @@ from entrypoint.core.effects import (
     Apply,
     Ask,
     AskCandidate,
+    AskHandshakes,
     Effect,
     Look,
     Poke,
@@ -33,7 +34,7 @@ from tests.core.world import VARIANTS, owed, success_of
 
 pytestmark = pytest.mark.explores
 
-AWAITED = (Spawn, SpawnExporter, Look, Apply, Ask, AskCandidate, Adopt, Poke, Rehearse, Upgrade)
+AWAITED = (Spawn, SpawnExporter, Look, Apply, Ask, AskHandshakes, AskCandidate, Adopt, Poke, Rehearse, Upgrade)
 """What the core, or who asked, waits for the answer of (core/events.py says which events answer which effects)."""
 ENOUGH = 1000
 """Steps; no way to the end is nearly as long."""
@@ -192,7 +193,7 @@ def test_a_failed_effect_is_answered_if_somebody_waits(kind: type) -> None:
     effect = kind(*(7 for _ in names))
     event = failure_of(effect, "it is broken")
     assert (event is not None) == (kind in AWAITED)
-    if event and not isinstance(effect, Ask | AskCandidate | Adopt | Poke):
+    if event and not isinstance(effect, Ask | AskHandshakes | AskCandidate | Adopt | Poke):
         assert "it is broken" in repr(event)
     if "number" in names and event and not isinstance(effect, Poke):
         assert event.number == 7  # type: ignore[union-attr]

@@ -273,11 +273,91 @@ def test_a_pause_names_each_frontend_once() -> None:
     assert pause(()) == ()
 
 
+def listening_line(
+    descriptor: int, frontend: str, port: str, handler: str = "sock_accept_iocb", *, exported: bool = False
+) -> str:
+    """Write what `show fd` says of a listener of real haproxys, QUIC included (`cli_io_handler_show_fd`)."""
+    flags = 0x100023 if exported else 0x23
+    return (
+        f"     {descriptor:2} : st=0x{flags:06x}(cl heopi W:sRa R:sRA) ref=0 gid=1 tmask=0x3 umask=0x0 "
+        f"prmsk=0x3 pwmsk=0x0 owner=0x7f19da6c6c00 gen=0 tkov=0 iocb=0x5647f2da4480({handler}) "
+        f"l.st=RDY fe={frontend} fam=ipv4 lport={port}\n"
+    )
+
+
+def of_quic(descriptor: int, frontend: str, port: str, *, exported: bool = False) -> str:
+    """Write what it says of a QUIC listener."""
+    return listening_line(descriptor, frontend, port, "quic_lstnr_sock_fd_iocb", exported=exported)
+
+
+OF_SYSLOG = (
+    "      9 : st=0x000023(cl heopi W:sRa R:sRA) ref=0 gid=1 tmask=0x1 umask=0x0 prmsk=0x1 pwmsk=0x0 "
+    "owner=0x7f19da6c6c00 gen=0 tkov=0 iocb=0x5647f2da4480(syslog_fd_handler)\n"
+)
+"""A `dgram-bind`, which is not marked as a listener."""
+OF_A_CONNECTION = (
+    "     23 : st=0x000021(cl heopi W:sRa R:srA) ref=0 gid=1 tmask=0x1 umask=0x0 prmsk=0x1 pwmsk=0x0 "
+    "owner=0x7f19da87f000 gen=0 tkov=0 iocb=0x5647f2da4b30(quic_conn_sock_fd_iocb) qc=0x7f19da87f000\n"
+)
+
+
+def test_a_quic_listener_is_known_by_its_handler() -> None:
+    """It takes datagrams; one of TCP does not, and the socket of a connection is no listener."""
+    text = of_quic(3, "web", "443") + listening_line(4, "web", "443") + OF_A_CONNECTION
+    assert binds_on(text, [3, 4, 23]) == (Bind(3, "web", datagrams=True), Bind(4, "web"))
+    assert runtime_api.has_datagrams(text)
+    assert not runtime_api.has_datagrams(listening_line(4, "web", "443") + OF_A_CONNECTION)
+    assert doubt(f"{text}Listeners: 2\n", [3, 4]) == ""
+
+
+def test_a_syslog_listener_takes_datagrams() -> None:
+    """It has no frontend in the answer, and no QUIC port."""
+    assert binds_on(OF_SYSLOG, [9]) == (Bind(9, "", mixed=True, datagrams=True),)
+    assert runtime_api.has_datagrams(OF_SYSLOG)
+    assert runtime_api.quic_ports(OF_SYSLOG) == ()
+
+
+def test_the_copies_of_quic_and_of_tcp_are_told_apart_on_one_port() -> None:
+    """With `shards` each `bind` has more sockets; those of one VIP are not taken for those of the other."""
+    of_both = of_quic(3, "web", "443") + listening_line(4, "web", "443")
+    copies = of_quic(14, "web", "443") + listening_line(15, "web", "443") + of_quic(16, "web", "8443")
+    quic = (Bind(3, "web", mixed=True, datagrams=True), Bind(14, "web", mixed=True, datagrams=True))
+    tcp = (Bind(4, "web", mixed=True), Bind(15, "web", mixed=True))
+    assert binds_on(of_both + copies, [3]) == quic
+    assert binds_on(of_both + copies, [4]) == tcp
+    assert set(binds_on(of_both + copies, [3, 4])) == {*quic, *tcp}
+    assert "descriptor 16 " in doubt(f"{of_both}{copies}Listeners: 5\n", [3, 4])
+
+
+def test_ordinary_quic_listeners_beside_a_vip_are_not_its_copies() -> None:
+    """haproxy has bound them itself; the frontend has both kinds then."""
+    text = listening_line(3, "web", "443") + of_quic(14, "web", "443", exported=True)
+    assert binds_on(text, [3]) == (Bind(3, "web", mixed=True),)
+    assert doubt(f"{text}Listeners: 2\n", [3]) == ""
+    assert runtime_api.has_datagrams(text)
+
+
+def test_the_ports_of_quic_are_named_once_each() -> None:
+    """Those of VIPs and of ordinary listeners, not those of TCP."""
+    text = "".join(
+        (
+            of_quic(3, "web", "443"),
+            of_quic(14, "web", "443"),
+            of_quic(15, "other", "8443", exported=True),
+            listening_line(4, "web", "80"),
+            of_quic(16, "odd", "x"),
+            OF_SYSLOG,
+        )
+    )
+    assert runtime_api.quic_ports(text) == (443, 8443)
+    assert runtime_api.quic_ports("") == ()
+
+
 NUMBERS = st.sampled_from(["3", "\N{SUPERSCRIPT TWO}", "-1", "9" * 5000, "0x3", "0xzz", ""]) | st.text(max_size=5)
 KEYS = st.sampled_from(["Pid", "CurrConns", "Jobs", "Listeners", "Version"])
 FIELDS = st.tuples(KEYS, NUMBERS).map(": ".join)
 SOCKETS = st.tuples(NUMBERS, NUMBERS, st.text(max_size=5), NUMBERS, NUMBERS).map(
-    lambda it: "{} : st={}(cl) l.st=RDY fe={} fam=ipv4 lport={} prmsk={}".format(*it)
+    lambda it: "{} : st={}(cl) iocb=(quic_lstnr_sock_fd_iocb) l.st=RDY fe={} fam=ipv4 lport={} prmsk={}".format(*it)
 )
 
 
@@ -290,6 +370,8 @@ def test_no_answer_is_too_bad_to_be_read(text: str) -> None:
     for judge in (holding, never_says, not_paused):
         judge(text, binds)
     doubt(text, VIPS)
+    runtime_api.has_datagrams(text)
+    assert all(port > 0 for port in runtime_api.quic_ports(text))
     look(binds)
     pause([bind for bind in binds if can_pause(bind)])
     assert len(runtime_api.version(text)) <= 100

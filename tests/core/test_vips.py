@@ -16,7 +16,8 @@ ADDRESSES = st.one_of(
     st.ip_addresses(v=4).map(str),
     st.ip_addresses(v=6).map(str).filter(lambda text: not text.startswith("::ffff:")),  # IPv4's
 )
-VIPS = st.builds(Vip, ADDRESSES, st.integers(1, 65535), TAGS)
+SCHEMES = st.sampled_from(["", "quic@", "udp@"])
+VIPS = st.builds(Vip, ADDRESSES, st.integers(1, 65535), TAGS, SCHEMES)
 
 WRONG = [
     ("", "'': it is empty; an entry is ADDRESS:PORT:TAG, such as 10.0.0.1:80:FD_HTTP"),
@@ -55,6 +56,28 @@ WRONG = [
     ("[::g]:80:FD_B", "'[::g]:80:FD_B': '::g' is not an IPv6 address"),
     ("[10.0.0.1]:80:FD_B", "'[10.0.0.1]:80:FD_B': '10.0.0.1' is not an IPv6 address"),
     ("[*]:80:FD_B", "'[*]:80:FD_B': '*' is not an IPv6 address"),
+    (
+        "quic4@*:443:FD_B",
+        "'quic4@' is no scheme of a VIP: quic@ and udp@ are for datagrams",
+    ),
+    (
+        "QUIC@*:443:FD_B",
+        "'QUIC@' is no scheme of a VIP: quic@ and udp@ are for datagrams, and TCP has none; write 'quic@*",
+    ),
+    (
+        "x@y@*:443:FD_B",
+        "'x@' is no scheme of a VIP: quic@ and udp@ are for datagrams, and TCP has none; write 'quic@y@*",
+    ),
+    ("@*:443:FD_B", "'@' is no scheme of a VIP"),
+    ("tcp@*:443:FD_B", "and TCP has none; write '*:443:FD_B'"),
+    ("tcp4@10.0.0.9:443:FD_B", "and TCP has none; write '10.0.0.9:443:FD_B'"),
+    ("ipv6@[::1]:443:FD_B", "and TCP has none; write '[::1]:443:FD_B'"),
+    ("quic@:443:FD_B", "'quic@:443:FD_B': '' is not an IPv4 address"),
+    ("quic@", "'quic@': it has 1 of three fields"),
+    ("udp@*:0:FD_B", "'udp@*:0:FD_B': the port '0' is not a number from 1 to 65535"),
+    ("quic@quic@*:443:FD_B", "'quic@*' is not an IPv4 address"),
+    ("quic@[::ffff:10.0.0.1]:443:FD_B", "this is an IPv4 address: write quic@10.0.0.1:443:FD_B"),
+    ("quic@10.0.0.1:80:FD_A", "'quic@10.0.0.1:80:FD_A': entry 1 has the tag FD_A already; give each VIP its own"),
     ("[::1]:99999:FD_B", "'[::1]:99999:FD_B': the port '99999' is not a number from 1 to 65535"),
 ]
 
@@ -69,6 +92,9 @@ WRONG = [
         ("*:65535:fd3", Vip(ANY, 65535, "fd3")),
         ("0.0.0.0:8080:F", Vip("0.0.0.0", 8080, "F")),
         (" 10.0.0.1:80:FD_A\n", Vip("10.0.0.1", 80, "FD_A")),
+        ("quic@10.0.0.1:443:FD_A", Vip("10.0.0.1", 443, "FD_A", "quic@")),
+        ("quic@*:443:FD_A", Vip(ANY, 443, "FD_A", "quic@")),
+        (" udp@[2001:DB8::1]:514:FD_A ", Vip("2001:db8::1", 514, "FD_A", "udp@")),
     ],
 )
 def test_an_entry_is_an_address_a_port_and_a_tag(text: str, vip: Vip) -> None:
@@ -105,6 +131,14 @@ def test_the_first_wrong_entry_is_the_one_that_is_named() -> None:
     """Of two errors the user is told the first."""
     with pytest.raises(VipError, match=r"^VIPS entry 2 'x': "):
         parse_vips(f"{GOOD},x,y")
+
+
+def test_tcp_and_quic_may_have_one_address_and_port() -> None:
+    """They are two VIPs with a tag each, as HTTP/3 beside HTTP/2 needs them."""
+    assert parse_vips("*:443:FD_HTTPS,quic@*:443:FD_HTTP3") == (
+        Vip(ANY, 443, "FD_HTTPS"),
+        Vip(ANY, 443, "FD_HTTP3", "quic@"),
+    )
 
 
 def test_4096_vips_are_read() -> None:
@@ -144,14 +178,18 @@ def test_no_text_makes_it_stumble(text: str, before: int) -> None:
         assert message.startswith(f"VIPS entry {number} {whole.split(',')[number - 1].strip()!r}: ")
 
 
-PIECES = st.sampled_from(["[", "]", ":", ":", "*", "10.0.0.1", "::1", "%", "80", "FD", ",", " ", "0", "-"])
+PIECES = st.sampled_from(
+    ["quic@", "udp@", "tcp@", "@", "[", "]", ":", ":", "*", "10.0.0.1", "::1", "%", "80", "FD", ",", " ", "0", "-"]
+)
 
 
 @given(st.lists(PIECES, max_size=12))
 def test_no_arrangement_of_its_own_pieces_makes_it_stumble(pieces: list[str]) -> None:
     """What is almost a list is either a list of usable VIPs or refused."""
-    vips, message = read("".join(pieces))
-    assert vips or message.startswith("VIPS entry ")
+    whole = "".join(pieces)
+    vips, message = read(whole)
+    quoted = [f"VIPS entry {number} {entry.strip()!r}: " for number, entry in enumerate(whole.split(","), start=1)]
+    assert vips or message.startswith(tuple(quoted))
     for vip in vips:
         assert vip.address == ANY or ipaddress.ip_address(vip.address)
         assert 1 <= vip.port <= 65535

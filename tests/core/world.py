@@ -9,6 +9,7 @@ from entrypoint.core.effects import (
     Apply,
     Ask,
     AskCandidate,
+    AskHandshakes,
     Effect,
     Log,
     Look,
@@ -85,6 +86,8 @@ CLIENTS = settings(watch=OFF, max_draining=1, restart_limit=1, exporter=":9101")
 """Somebody waits for answers, and there is an exporter."""
 ORDINARY = settings(watch=OFF, max_draining=1, restart_limit=1)
 """haproxy binds listeners of its own, and passes them on or does not."""
+DATAGRAMS = settings(watch=OFF, max_draining=1, restart_limit=1, stop_delay=1.0)
+"""Generations have QUIC listeners, on a VIP of which each has its own socket."""
 VARIANTS = {
     "every limit near": SMALL,
     "no delay, no limits": settings(watch=OFF, max_draining=1, restart_limit=2),
@@ -95,6 +98,7 @@ VARIANTS = {
     "files are applied": APPLYING,
     "clients and an exporter": CLIENTS,
     "ordinary listeners": ORDINARY,
+    "datagrams": DATAGRAMS,
 }
 LEAVING = (Retiring, Draining, Ending)
 DIGESTS = {WATCHING: ("a", "b"), HANGING: ("a",), APPLYING: ("a", "b")}
@@ -103,6 +107,15 @@ HANGS = Disk(unreadable="it takes too long", unfinished=True)
 """What is seen of one that does not answer."""
 MIXED = "m"
 """The digest of what a generation runs that has taken only some of the files."""
+
+
+QUIC_HANDLER = "quic_lstnr_sock_fd_iocb"
+HANDSHAKE = "* 0x55[00]: scid=00 dcid=00\n  st=handshake        mux=null  expire=29s \n  fd=-1\n\n"
+
+
+def finished(pid: int, handshakes: int = 0) -> str:
+    """Write what a haproxy would answer to `show quic sock;show info`."""
+    return f"{HANDSHAKE * handshakes}\nName: HAProxy\nVersion: 3.0.11\nPid: {pid}\n\n"
 
 
 def logged(effects: Iterable[Effect]) -> list[Log]:
@@ -124,13 +137,18 @@ def listening(
     polled: bool = True,
     paused: bool = False,
     connections: int = 1,
+    quic: tuple[int, ...] = (),
 ) -> str:
-    """Write what a haproxy would answer to `show fd;show info`; `others` are listeners that are no VIPs."""
+    """Write what a haproxy would answer to `show fd;show info`.
+
+    `others` are listeners that are no VIPs, `quic` are those of `bound` that are QUIC's.
+    """
     state = "PAU" if paused else "RDY"
     mask = "0x3" if polled else "0x0"
+    handlers = dict.fromkeys(quic, QUIC_HANDLER)
     fds = "".join(
         f"      {fd} : st=0x{flags}(cl heopi W:sRa R:sRA) ref=0 gid=1 tmask=0x3 umask=0x0 prmsk={mask} pwmsk=0x0 "
-        f"owner=0x55 iocb=0x55(sock_accept_iocb) l.st={state} fe={frontend} fam=ipv4{port}\n"
+        f"owner=0x55 iocb=0x55({handlers.get(fd, 'sock_accept_iocb')}) l.st={state} fe={frontend} fam=ipv4{port}\n"
         for fd, flags, frontend, port in (
             *((fd, "000023", f"f{fd}", f" lport=80{fd}") for fd in bound),
             *((fd, "100023", "other", f" lport=90{fd}") for fd in range(20, 20 + others)),
@@ -157,6 +175,8 @@ def owed(state: State) -> Iterator[Effect]:
                 yield Look(Why.CANDIDATE, number)
             case Generation(number=number, phase=Candidate(given_up="", asked=True)):
                 yield AskCandidate(number)
+            case Generation(number=number, phase=Retiring(asked=True, handshakes=True)):
+                yield AskHandshakes(number)
             case Generation(number=number, phase=Retiring(asked=True)):
                 yield Ask(number, ())
             case _:
@@ -181,6 +201,8 @@ def success_of(effect: Effect, state: State) -> Event | None:
             asked = state.find(number)
             pid = asked.pid if asked and asked.pid else pid_of(number)
             return Answered(number, listening(pid, polled=False))
+        case AskHandshakes(number=number):
+            return Answered(number, finished(pid_of(number)))
         case Adopt(number=number):
             return Adopted(number)
         case Rehearse(client=client):
@@ -243,6 +265,8 @@ def possible(state: State) -> Iterator[Event]:
             yield Seen(Why.SETTLED, Disk(digest))
     for generation in state.generations:
         yield from _possible_for(generation, digests, watching=watching, hanging=hanging)
+        if state.settings == DATAGRAMS and generation.pid:
+            yield from _possible_with_datagrams(generation, generation.pid)
     if state.settings == RETRYING and state.candidate and state.candidate.pid:
         yield Exited(state.candidate.number, 1, transient=True)
     if state.settings == ORDINARY and state.current:
@@ -251,6 +275,19 @@ def possible(state: State) -> Iterator[Event]:
     for timer in timers(state):
         if not (watching and timer.clock in {Clock.SERVED, Clock.READY}) and (hanging or timer.clock is not Clock.LOOK):
             yield Elapsed(timer)
+
+
+def _possible_with_datagrams(generation: Generation, pid: int) -> Iterator[Event]:
+    match generation.phase:
+        case Candidate(looked=True, answer=""):
+            yield Answered(generation.number, listening(pid, bound=(3, 4), quic=(4,)))
+            yield Answered(generation.number, listening(pid, bound=(4,), quic=(4,)))
+        case Retiring(asked=True, handshakes=True):
+            yield Answered(generation.number, finished(pid))
+            yield Answered(generation.number, finished(pid, 1))
+            yield Answered(generation.number, finished(pid).partition("Pid: ")[0])
+        case _:
+            pass
 
 
 def _possible_while_applying(state: State) -> Iterator[Event]:
@@ -352,6 +389,9 @@ def canonical(state: State) -> State:
 
 def _canonical(phase: Phase) -> Phase:
     """Make one of all the reasons for which a candidate can be killed."""
+    if isinstance(phase, Retiring) and phase.handshakes:
+        # No round is the last one.
+        return replace(phase, rounds=min(phase.rounds, 1))
     return replace(phase, given_up="why") if isinstance(phase, Candidate) and phase.given_up else phase
 
 
@@ -370,7 +410,8 @@ def starts(state: State, number: int, digest: str = "") -> State:
 
 def begin(chosen: Settings, vips: tuple[tuple[str, int], ...] = VIPS) -> State:
     """Return the state after everything has been bound."""
-    return happens(State(chosen), Began(vips))[0]
+    taking_turns = frozenset({4}) if chosen == DATAGRAMS else frozenset[int]()
+    return happens(State(chosen), Began(vips, taking_turns))[0]
 
 
 def serving(

@@ -339,10 +339,12 @@ def test_an_offer_is_made_in_batches_of_252() -> None:
         assert not offer.proceed()
         assert asking.batch() == MANY - 252
         asking.session.send(number(252))
+        # haproxy looks at the addresses now: what it has may not change before it hangs up.
+        assert not offer.proceed()
+        asking.close()
         assert offer.proceed()
         assert offer.failure == ""
         assert asking.records == RECORD * MANY
-        asking.close()
 
 
 def test_long_names_make_shorter_batches() -> None:
@@ -356,8 +358,10 @@ def test_long_names_make_shorter_batches() -> None:
             assert 1 <= asking.batch() < 40
             asking.session.send(number(0))
             offer.proceed()
-        assert offer.fileno() == -1
         asking.close()
+        assert offer.proceed()
+        assert offer.failure == ""
+        assert offer.fileno() == -1
 
 
 def test_an_offer_of_nothing_is_a_zero() -> None:
@@ -365,10 +369,81 @@ def test_an_offer_of_nothing_is_a_zero() -> None:
     with nothing_leaks():
         offer = SocketOffer(())
         asking = Asking(offer, b"_getsocks\n")
-        assert offer.proceed()
+        assert not offer.proceed()
         assert asking.session.recv(64) == number(0)
-        assert offer.failure == ""
         asking.close()
+        assert offer.proceed()
+        assert offer.failure == ""
+
+
+def test_a_candidate_that_goes_on_talking_ends_the_offer() -> None:
+    """It has everything: haproxy would hang up."""
+    with nothing_leaks(), listeners(1) as kept:
+        offer = SocketOffer(map(Passed, kept))
+        asking = Asking(offer, b"_getsocks\n")
+        assert not offer.proceed()
+        asking.session.recv(4)
+        assert asking.batch() == 1
+        for _ in range(2):
+            assert offer.failure == ""
+            asking.session.send(number(0))
+            ended = offer.proceed()
+        assert ended
+        assert offer.failure == "the candidate goes on talking"
+        asking.close()
+
+
+def test_what_is_offered_can_be_another_socket_that_is_made_when_it_is_asked_for() -> None:
+    """Once for each, in their order, with its names; a candidate that never asks costs nothing."""
+    with nothing_leaks(), listeners(3) as kept, listeners(3) as others:
+        asked: list[Passed] = []
+
+        def in_place_of(one: Passed) -> Passed:
+            asked.append(one)
+            return Passed(others[kept.index(one.socket)], one.namespace, one.interface)
+
+        held = [Passed(one, b"ns", b"lo") for one in kept]
+        offer = SocketOffer(held, in_place_of)
+        session = Asking(offer).session
+        offer.proceed()
+        assert asked == []
+        taking = SocketRequest(session)
+        while not taking.read():
+            offer.proceed()
+        assert asked == held
+        assert [inode(one.socket) for one in taking.sockets] == [inode(one) for one in others]
+        assert [(one.namespace, one.interface) for one in taking.sockets] == [(b"ns", b"lo")] * 3
+        close_all(taking.sockets)
+        offer.close()
+
+
+def test_a_socket_that_cannot_be_made_ends_the_offer() -> None:
+    """It is one line for the log, and nothing is left open."""
+
+    def in_place_of(_: Passed) -> Passed:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with nothing_leaks(), listeners(1) as kept:
+        offer = SocketOffer(map(Passed, kept), in_place_of)
+        asking = Asking(offer, b"_getsocks\n")
+        assert offer.proceed()
+        assert offer.failure == "Too many open files"
+        asking.close()
+
+
+def test_some_of_the_held_sockets_can_be_released() -> None:
+    """They are the caller's then, open; the others stay, and closing touches only those."""
+    with nothing_leaks():
+        adopted = Adopted()
+        with closing(adopted):
+            udp, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.create_server(("127.0.0.1", 0))
+            adopted.renew([Passed(udp), Passed(tcp)])
+            assert adopted.release(lambda one: one.type == socket.SOCK_DGRAM) == [udp]
+            assert adopted.sockets == (tcp,)
+            assert adopted.release(lambda one: one.type == socket.SOCK_DGRAM) == []
+        assert tcp.fileno() == -1
+        assert udp.fileno() >= 0
+        udp.close()
 
 
 @pytest.mark.parametrize("length", range(len(b"_getsocks\n")))

@@ -21,8 +21,10 @@ import pytest
 
 from entrypoint.options.vips import Vip, parse_vips
 from entrypoint.system.listeners import STORED, Listeners
+from entrypoint.system.listeners.datagrams import silence
 from entrypoint.system.listeners.places import ListenError
 from tests.connections import free_port
+from tests.datagrams import bound, is_refused, received, send
 from tests.system.apart import apart, bring_up, in_child, in_own_network, needs_own_network, own_network
 from tests.waiting import eventually
 
@@ -622,6 +624,196 @@ def test_a_descriptor_that_is_not_a_socket_is_refused(kinds: str, count: str, na
     """The error names the first descriptor that is not what was announced."""
     message = apart(lambda: error_of(lambda: Listeners().adopt({**passed(kinds), "LISTEN_FDS": count})))
     assert message.startswith(f"LISTEN_FDS names descriptor {named}: ")
+
+
+# ---- datagrams -----------------------------------------------------------------------------------------------------
+
+
+def passed_datagrams(*hosts: str, port: int = 1025, names: str = "", share: bool = True) -> dict[str, str]:
+    """Have bound UDP sockets from descriptor 3 up, as systemd passes them with ReusePort=yes, or without."""
+    for number, host in enumerate(hosts):
+        made = bound(host, port + number)
+        if not share:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+        made.set_inheritable(True)
+        made.detach()
+    more = {"LISTEN_FDNAMES": names} if names else {}
+    return {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(hosts)), **more}
+
+
+@pytest.mark.parametrize("share", [False, True])
+@in_own_network
+def test_a_passed_udp_socket_takes_turns_where_another_one_can_be_bound(listeners: Listeners, share: bool) -> None:
+    """However systemd has bound it; the test of it takes no datagram away."""
+    environment = passed_datagrams("127.0.0.1", names="quic", share=share)
+    before = open_descriptors()
+    sent = send("127.0.0.1", 1025)
+    listeners.adopt(environment)
+    sent += send("127.0.0.1", 1025)
+    assert [one.tag for one in listeners.taking_turns()] == ["FD_QUIC"]
+    assert listeners.shared() == {}
+    assert open_descriptors() == before
+    assert received(3) == sent
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@in_own_network
+def test_a_passed_udp_socket_that_nobody_else_can_be_bound_beside_is_shared(listeners: Listeners) -> None:
+    """The reason is the kernel's, with the remedy; the next program knows it, too."""
+    Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").write_text("1024")
+    environment = passed_datagrams("127.0.0.1", port=443, names="quic")
+    os.seteuid(65534)
+    listeners.adopt(environment)
+    os.seteuid(0)
+    assert listeners.taking_turns() == ()
+    assert list(listeners.shared()) == ["FD_QUIC"]
+    assert listeners.shared()["FD_QUIC"].startswith("Permission denied")
+    following = Listeners()
+    following.restore(listeners.serialize())
+    assert following.shared() == listeners.shared()
+    assert following.taking_turns() == ()
+
+
+@in_own_network
+def test_passed_tcp_and_unix_sockets_are_not_shared_for_a_reason(listeners: Listeners) -> None:
+    """They never take turns."""
+    listeners.adopt(passed("tx"))
+    assert listeners.shared() == {}
+    assert listeners.taking_turns() == ()
+
+
+@in_own_network
+def test_a_passed_udp_socket_that_was_left_silent_hears_again(listeners: Listeners) -> None:
+    """A safe_reload that was killed could not do that; what waited in it is still there, and it is where it was."""
+    environment = passed_datagrams("0.0.0.0", names="quic")
+    sent = send("127.0.0.1", 1025, 3)
+    with socket.socket(fileno=os.dup(3)) as left:
+        silence(left)
+    listeners.adopt(environment)
+    sent += send("127.0.0.1", 1025, 3)
+    assert received(3) == sent
+    assert listeners.status()[0]["address"] == "udp@0.0.0.0:1025"
+    assert [one.address for one in listeners.taking_turns()] == [("0.0.0.0", 1025)]
+
+
+@pytest.mark.parametrize(("where", "to"), [("127.0.0.1", "127.0.0.1"), ("*", "127.0.0.1"), ("[::1]", "::1")])
+@needs_ipv6
+@in_own_network
+def test_a_stored_datagram_vip_comes_back_though_it_was_silent(listeners: Listeners, where: str, to: str) -> None:
+    """With what waited in it; nothing is bound again, and a silent one at `*` seems to be at the loopback address."""
+    vips = parse_vips(f"quic@{where}:1025:FD_A")
+    last_life = Listeners()
+    last_life.bind(vips, freebind=False)
+    sent = send(to, 1025, 3)
+    kept = [os.dup(descriptor) for _, descriptor in last_life.descriptors()]
+    for one in last_life.taking_turns():
+        silence(one.socket)
+    # It is killed: it closes nothing in order.
+    for one in last_life.taking_turns():
+        os.close(one.socket.detach())
+    for number, descriptor in enumerate(kept):
+        os.dup2(descriptor, 3 + number)
+        if descriptor != 3 + number:
+            os.close(descriptor)
+    name = f"{STORED}FD_A"
+    environment = {
+        "LISTEN_PID": str(os.getpid()),
+        "LISTEN_FDS": str(len(kept)),
+        "LISTEN_FDNAMES": ":".join([name] * len(kept)),
+    }
+    listeners.adopt(environment)
+    listeners.bind(vips, freebind=False)
+    sent += send(to, 1025, 3)
+    assert [descriptor for _, descriptor in listeners.descriptors()] == [*range(3, 3 + len(kept))]
+    assert [one for _, descriptor in listeners.descriptors() for one in received(descriptor)] == sent
+    assert listeners.stored() == len(kept)
+    assert listeners.to_store() == ()
+    assert listeners.forgotten() == ()
+
+
+@pytest.mark.parametrize(("stored", "declared"), [("", "quic@"), ("quic@", "")])
+@in_own_network
+def test_a_stored_vip_of_the_other_kind_is_closed(listeners: Listeners, stored: str, declared: str) -> None:
+    """It has the tag, the address and the port of the declared one, and is of no use for it."""
+    listeners.adopt(returned(*parse_vips(f"{stored}127.0.0.1:1025:A")))
+    listeners.bind(parse_vips(f"{declared}127.0.0.1:1025:A"), freebind=False)
+    assert [kind for _, _, kind in listeners.kinds()] == [bool(declared)]
+    assert listeners.forgotten() == (f"{STORED}A",)
+    assert list(dict(listeners.to_store())) == [f"{STORED}A"]
+
+
+@in_own_network
+def test_closing_ends_the_silence_of_the_copies_that_systemd_has(listeners: Listeners) -> None:
+    """Datagrams wait in them until the next start."""
+    listeners.bind(parse_vips("quic@127.0.0.1:1025:A"), freebind=False)
+    (vip,) = listeners.taking_turns()
+    with socket.socket(fileno=os.dup(vip.socket.fileno())) as copy:
+        silence(vip.socket)
+        assert is_refused("127.0.0.1", 1025)
+        listeners.close()
+        sent = send("127.0.0.1", 1025)
+        assert received(copy) == sent
+
+
+@in_own_network
+def test_a_silent_vip_is_shown_where_it_was_bound(listeners: Listeners) -> None:
+    """Not where the kernel says that a silent socket is."""
+    listeners.bind(parse_vips("udp@0.0.0.0:1025:A,quic@127.0.0.1:1025:B"), freebind=False)
+    for vip in listeners.taking_turns():
+        silence(vip.socket)
+    listeners.listen(["A"])
+    shown = {str(one["tag"]): (one["address"], one["accepts"]) for one in listeners.status()}
+    assert shown == {"A": ("udp@0.0.0.0:1025", True), "B": ("udp@127.0.0.1:1025", False)}
+    assert listeners.addresses(9) == {"A": ["udp@0.0.0.0:1025"], "B": ["udp@127.0.0.1:1025"]}
+    following = Listeners()
+    following.restore(listeners.serialize())
+    assert following.addresses(9) == listeners.addresses(9)
+    assert following.variables() == listeners.variables()
+    assert len(following.taking_turns()) == 2
+
+
+@in_own_network
+def test_tcp_and_datagrams_may_share_an_address(listeners: Listeners) -> None:
+    """HTTP/2 and HTTP/3 on one port, each with a socket of its own kind."""
+    listeners.bind(parse_vips("127.0.0.1:1025:A,quic@127.0.0.1:1025:B"), freebind=False)
+    listeners.listen("AB")
+    assert [kind for _, _, kind in listeners.kinds()] == [False, True]
+    assert accepts(1025)
+    sent = send("127.0.0.1", 1025, 3)
+    assert received(descriptor_of(listeners, "B")) == sent
+    assert [one.tag for one in listeners.taking_turns()] == ["B"]
+    assert listeners.unused() == ()
+
+
+@needs_ipv6
+@in_own_network
+def test_any_of_udp_is_two_dgram_binds(listeners: Listeners) -> None:
+    """The variable continues a `dgram-bind`; clients of both families arrive."""
+    listeners.bind(parse_vips("udp@*:1025:A"), freebind=False)
+    (four, six) = (descriptor for _, descriptor in listeners.descriptors())
+    assert listeners.variables() == {"A": f"{four},fd@{six}"}
+    assert (received(four), received(six)) == ([], [])
+    sent = send("127.0.0.1", 1025, 3), send("::1", 1025, 3)
+    assert (received(four), received(six)) == sent
+
+
+@in_own_network
+def test_a_declared_datagram_vip_holds_as_much_as_the_kernel_allows(listeners: Listeners) -> None:
+    """While nobody reads it."""
+    listeners.bind(parse_vips("quic@127.0.0.1:1025:A"), freebind=False)
+    (vip,) = listeners.taking_turns()
+    with bound("127.0.0.1", 1026) as greedy:
+        greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 30)
+        most = greedy.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    assert vip.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == min(most, 2 * (4 << 20))
+
+
+def test_a_check_has_stand_ins_of_each_kind(listeners: Listeners) -> None:
+    """haproxy compares the type of an inherited socket with the `bind` line."""
+    vips = parse_vips("quic@127.0.0.1:1025:A,127.0.0.1:1025:B")
+    listeners.stand_in(vips, [("C", True), ("D", False)])
+    assert {tag: kind for tag, _, kind in listeners.kinds()} == {"A": True, "B": False, "C": True, "D": False}
 
 
 # ---- poke ----------------------------------------------------------------------------------------------------------

@@ -329,6 +329,52 @@ def test_naming_a_descriptor_does_not_make_ours_inheritable() -> None:
 
 
 @in_child
+def test_a_descriptor_can_have_another_number_there() -> None:
+    """Also one that is something else here, which stays ours; it is not inherited under its own number."""
+    reader, writer = os.pipe()
+    vip = os.open("/dev/null", os.O_RDWR)
+    ours = descriptors(os.getpid())
+    parent = processes()
+    first = sleeper(parent, 1, renumbered={vip: reader, 40: writer})
+    second = sleeper(parent, 2)
+    theirs, others = descriptors(first), descriptors(second)
+    end(parent, 1)
+    end(parent, 2)
+    pipe = ours[reader]
+    assert theirs == {**{number: ours[number] for number in (0, 1, 2)}, vip: pipe, 40: pipe}
+    assert set(others) == {0, 1, 2}
+    assert {number: ours[number] for number in (reader, writer, vip)} == {reader: pipe, writer: pipe, vip: "/dev/null"}
+
+
+@in_child
+def test_a_descriptor_can_be_given_its_own_number() -> None:
+    """As to the generation that reads the VIPs' first sockets."""
+    vip = os.open("/dev/null", os.O_RDWR)
+    parent = processes()
+    pid = sleeper(parent, 1, renumbered={vip: vip})
+    theirs = descriptors(pid)
+    end(parent, 1)
+    again = sleeper(parent, 2)
+    others = descriptors(again)
+    end(parent, 2)
+    assert theirs.get(vip) == "/dev/null"
+    assert vip not in others
+
+
+@in_child
+def test_renumbered_descriptors_are_beside_those_that_keep_their_numbers() -> None:
+    """And beside stderr, which may be one of them here."""
+    reader, writer = os.pipe()
+    null = os.open("/dev/null", os.O_RDWR)
+    ours = descriptors(os.getpid())
+    parent = processes()
+    pid = sleeper(parent, 1, descriptors=(null,), renumbered={30: reader}, stderr=writer)
+    theirs = descriptors(pid)
+    end(parent, 1)
+    assert theirs == {0: ours[0], 1: ours[1], 2: ours[writer], null: "/dev/null", 30: ours[reader]}
+
+
+@in_child
 def test_it_has_a_process_group_of_its_own() -> None:
     """A signal to the group of one generation reaches its children, and neither us nor another generation."""
     become_subreaper()

@@ -1,0 +1,355 @@
+"""Datagram sockets at one address, of which one gets what is new: what the kernel does with them, and to whom."""
+
+import errno
+import os
+import resource
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from entrypoint.system.listeners.datagrams import (
+    has_unread,
+    may_bind,
+    share_address,
+    silence,
+    successor,
+    takes_turns,
+    unsilence,
+)
+from tests.datagrams import bound, is_refused, received, send
+from tests.system.apart import in_child, in_own_network
+from tests.waiting import eventually
+
+PORT = 4433
+NOBODY = 65534
+IP_FREEBIND, IP_TRANSPARENT, IPV6_TRANSPARENT, SO_BINDTOIFINDEX = 15, 19, 75, 62
+"""From the kernel's headers; the socket module lacks them."""
+FIRST_UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+NOT_HERE = "192.0.2.1"
+
+needs_ipv6 = pytest.mark.skipif(not os.path.exists("/proc/net/if_inet6"), reason="this kernel has no IPv6")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+
+EVERYWHERE = [
+    ("127.0.0.1", "127.0.0.1", 1),
+    ("0.0.0.0", "127.0.0.1", 1),
+    ("0.0.0.0", "127.0.0.9", 1),
+    ("::1", "::1", 1),
+    ("::", "::1", 1),
+    ("::", "::1", 0),
+    ("::", "127.0.0.1", 0),
+]
+"""Where a socket is bound, where clients send, and whether it is for IPv6 alone."""
+at_each_address = pytest.mark.parametrize(
+    ("host", "to", "v6only"), [pytest.param(*one, marks=[needs_ipv6] if ":" in one[0] else []) for one in EVERYWHERE]
+)
+
+
+def at(host: str, v6only: int = 1) -> socket.socket:
+    """Return a socket that others may join."""
+    return bound(host, PORT, v6only=v6only)
+
+
+@at_each_address
+@in_own_network
+def test_a_silent_socket_keeps_what_it_has_and_gets_nothing_new(host: str, to: str, v6only: int) -> None:
+    """Whatever port a client sends from: all of it goes to the other one, in which nothing is lost."""
+    with at(host, v6only) as old, successor(old, old.getsockname()) as new:
+        silence(new)
+        before = send(to, PORT)
+        unsilence(new)
+        silence(old)
+        after = send(to, PORT)
+        assert received(old) == before
+        assert received(new) == after
+
+
+@at_each_address
+@in_own_network
+def test_a_socket_that_is_not_silent_any_more_is_where_it_was(host: str, to: str, v6only: int) -> None:
+    """With the same address, in every turn, and it gets everything again."""
+    with at(host, v6only) as one, successor(one, one.getsockname()) as other:
+        where = one.getsockname()
+        silence(other)
+        for silent, reader in ((one, other), (other, one)) * 3:
+            unsilence(reader)
+            silence(silent)
+            assert reader.getsockname() == where
+            sent = send(to, PORT, 10)
+            assert received(reader) == sent
+            assert received(silent) == []
+
+
+@at_each_address
+@in_own_network
+def test_if_all_are_silent_clients_are_refused(host: str, to: str, v6only: int) -> None:
+    """They need not wait until they give up."""
+    with at(host, v6only) as one, successor(one, one.getsockname()) as other:
+        assert not is_refused(to, PORT)
+        silence(one)
+        assert not is_refused(to, PORT)
+        silence(other)
+        silence(other)
+        assert is_refused(to, PORT)
+
+
+@in_own_network
+def test_a_socket_that_is_not_silent_may_be_told_so() -> None:
+    """It keeps its address and what it has."""
+    with at("127.0.0.1") as one:
+        sent = send("127.0.0.1", PORT, 3)
+        unsilence(one)
+        sent += send("127.0.0.1", PORT, 3)
+        assert received(one) == sent
+        assert one.getsockname() == ("127.0.0.1", PORT)
+
+
+@in_own_network
+def test_many_sockets_may_wait_for_their_turn() -> None:
+    """Old ones that drain, and a candidate: only one gets what is new."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(at("0.0.0.0"))]
+        for _ in range(5):
+            sockets.append(stack.enter_context(successor(sockets[-1], ("0.0.0.0", PORT))))
+            silence(sockets[-2])
+            sent = send("127.0.0.1", PORT)
+            assert received(sockets[-1]) == sent
+        assert [received(one) for one in sockets] == [[]] * 6
+
+
+@in_own_network
+def test_a_connection_keeps_its_socket() -> None:
+    """As haproxy's for a QUIC connection: connected to a client it gets what that one sends, whoever reads the rest."""
+    with at("127.0.0.1") as old, at("127.0.0.1") as connection, socket.socket(type=socket.SOCK_DGRAM) as client:
+        client.connect(("127.0.0.1", PORT))
+        connection.connect(client.getsockname())
+        silence(old)
+        with successor(old, ("127.0.0.1", PORT)) as new:
+            client.send(b"more")
+            sent = send("127.0.0.1", PORT)
+            assert received(connection) == ["more"]
+            assert received(new) == sent
+
+
+# ---- successors ----------------------------------------------------------------------------------------------------
+
+
+def option(one: socket.socket, level: int, name: int) -> int:
+    """Return a socket option."""
+    return one.getsockopt(level, name)
+
+
+@needs_ipv6
+@pytest.mark.parametrize("v6only", [0, 1])
+@in_own_network
+def test_a_successor_is_for_the_same_families(v6only: int) -> None:
+    """haproxy compares this with the `bind` line."""
+    with at("::", v6only) as one, successor(one, one.getsockname()) as made:
+        assert option(made, socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == v6only
+        assert made.getsockname() == one.getsockname()
+        assert (made.family, made.type) == (one.family, one.type)
+        assert not made.getblocking()
+        assert not made.get_inheritable()
+
+
+@pytest.mark.parametrize(
+    ("host", "level", "name"),
+    [
+        (NOT_HERE, socket.IPPROTO_IP, IP_FREEBIND),
+        (NOT_HERE, socket.IPPROTO_IP, IP_TRANSPARENT),
+        pytest.param("2001:db8::1", socket.IPPROTO_IP, IP_FREEBIND, marks=needs_ipv6),
+        pytest.param("2001:db8::1", socket.IPPROTO_IPV6, IPV6_TRANSPARENT, marks=needs_ipv6),
+    ],
+)
+@in_own_network
+def test_a_successor_may_be_at_an_address_that_is_not_here_yet(host: str, level: int, name: int) -> None:
+    """With the option that the first one has; to silence it is no error either."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.setsockopt(level, name, 1)
+        share_address(one)
+        one.bind((host, PORT))
+        with successor(one, one.getsockname()) as made:
+            assert made.getsockname() == one.getsockname()
+            assert option(made, level, name) == 1
+            silence(made)
+            unsilence(made)
+            assert made.getsockname() == one.getsockname()
+
+
+@in_own_network
+def test_a_successor_may_hold_as_much_as_we_ask_for() -> None:
+    """More than any other socket, up to the kernel's limit."""
+    with at("127.0.0.1") as one, at("127.0.0.1") as greedy, successor(one, one.getsockname()) as made:
+        greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        room = option(made, socket.SOL_SOCKET, socket.SO_RCVBUF)
+        assert room == option(greedy, socket.SOL_SOCKET, socket.SO_RCVBUF)
+
+
+@in_own_network
+def test_an_interface_is_kept_by_a_successor_and_by_silence() -> None:
+    """Linux forgets it when a socket is disconnected."""
+    index = socket.if_nametoindex("lo")
+    with at("127.0.0.1") as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
+        with successor(one, one.getsockname()) as made:
+            for each in (one, made):
+                silence(each)
+                assert option(each, socket.SOL_SOCKET, SO_BINDTOIFINDEX) == index
+                unsilence(each)
+                assert option(each, socket.SOL_SOCKET, SO_BINDTOIFINDEX) == index
+            silence(one)
+            sent = send("127.0.0.1", PORT)
+            assert received(made) == sent
+
+
+@in_own_network
+def test_one_without_an_interface_gets_none() -> None:
+    """It hears from all."""
+    with at("0.0.0.0") as one, successor(one, one.getsockname()) as made:
+        silence(made)
+        unsilence(made)
+        assert [option(each, socket.SOL_SOCKET, SO_BINDTOIFINDEX) for each in (one, made)] == [0, 0]
+
+
+@needs_root
+@in_own_network
+def test_a_socket_of_another_user_can_be_succeeded() -> None:
+    """As systemd's: SO_REUSEPORT is for one user's sockets only. Nothing is set on it before."""
+    with socket.socket(type=socket.SOCK_DGRAM) as one:
+        one.setblocking(False)
+        one.bind(("127.0.0.1", PORT))
+        os.seteuid(NOBODY)
+        with successor(one, one.getsockname()) as made:
+            silence(one)
+            sent = send("127.0.0.1", PORT)
+            assert received(made) == sent
+            assert received(one) == []
+
+
+@needs_root
+@in_own_network
+def test_who_may_not_bind_a_port_is_told() -> None:
+    """Nothing is left open, and the first socket is as it was."""
+    FIRST_UNPRIVILEGED.write_text("1024")
+    with bound("127.0.0.1", 443) as one:
+        os.seteuid(NOBODY)
+        before = sorted(os.listdir("/proc/self/fd"))
+        with pytest.raises(PermissionError) as caught:
+            successor(one, one.getsockname())
+        assert caught.value.errno == errno.EACCES
+        assert sorted(os.listdir("/proc/self/fd")) == before
+        sent = send("127.0.0.1", 443, 3)
+        assert received(one) == sent
+
+
+@in_child
+def test_without_a_descriptor_there_is_no_successor() -> None:
+    """It is an OSError."""
+    with bound("127.0.0.1") as one:
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        with pytest.raises(OSError, match="Too many open files"):
+            successor(one, one.getsockname())
+
+
+# ---- may_bind ------------------------------------------------------------------------------------------------------
+
+
+@needs_root
+@in_own_network
+def test_a_privileged_port_needs_a_capability() -> None:
+    """The kernel itself agrees."""
+    FIRST_UNPRIVILEGED.write_text("1024")
+    assert [may_bind(os.getpid(), port) for port in (443, 1023, 1024, 65535)] == [True] * 4
+    os.seteuid(NOBODY)
+    assert [may_bind(os.getpid(), port) for port in (443, 1023, 1024, 65535)] == [False, False, True, True]
+    for port, may in ((443, False), (1024, True)):
+        with socket.socket(type=socket.SOCK_DGRAM) as one:
+            try:
+                one.bind(("127.0.0.1", port))
+                bound_it = True
+            except PermissionError:
+                bound_it = False
+        assert bound_it == may
+
+
+@needs_root
+@in_own_network
+def test_the_first_port_for_everybody_is_the_network_s() -> None:
+    """Docker sets it to 0."""
+    FIRST_UNPRIVILEGED.write_text("0")
+    assert may_bind(os.getpid(), 1)
+    os.seteuid(NOBODY)
+    assert may_bind(os.getpid(), 1)
+
+
+@needs_root
+@in_own_network
+def test_a_process_that_cannot_be_looked_at_may() -> None:
+    """No warning is better than a wrong one."""
+    FIRST_UNPRIVILEGED.write_text("1024")
+    assert may_bind(2**22 + 1, 443)
+
+
+@needs_root
+@in_own_network
+def test_it_is_the_other_process_that_is_looked_at() -> None:
+    """haproxy has other capabilities than we have."""
+    FIRST_UNPRIVILEGED.write_text("1024")
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(writer)
+        os.seteuid(NOBODY)
+        os.read(reader, 1)
+        os._exit(0)
+    try:
+        eventually(lambda: not may_bind(pid, 443))
+        assert may_bind(pid, 1024)
+        assert may_bind(os.getpid(), 443)
+    finally:
+        os.close(writer)
+        os.waitpid(pid, 0)
+
+
+# ---- has_unread, takes_turns ---------------------------------------------------------------------------------------
+
+
+def test_what_waits_in_a_socket_is_seen_and_not_read() -> None:
+    """An empty datagram as well."""
+    with bound("127.0.0.1") as one, socket.socket(type=socket.SOCK_DGRAM) as client:
+        assert not has_unread(one)
+        for content in (b"", b"x" * 1200):
+            client.sendto(content, one.getsockname())
+            assert has_unread(one)
+            assert has_unread(one)
+            assert one.recv(2000) == content
+            assert not has_unread(one)
+
+
+def test_an_error_of_an_earlier_datagram_is_no_end() -> None:
+    """It is reported once; then nothing waits."""
+    with bound("127.0.0.1") as one, bound("127.0.0.1") as nobody:
+        where = nobody.getsockname()
+        nobody.close()
+        one.connect(where)
+        one.send(b"x")
+        assert has_unread(one)
+        assert not has_unread(one)
+
+
+def test_the_kinds_that_take_turns_are_udp_of_both_families() -> None:
+    """Not TCP, and no unix socket."""
+    kinds = [(family, kind) for family in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX) for kind in (1, 2)]
+    found = []
+    for family, kind in kinds:
+        if family == socket.AF_INET6 and not socket.has_ipv6:
+            continue
+        with socket.socket(family, kind) as one:
+            if takes_turns(one):
+                found.append((family, kind))
+    assert set(found) <= {(socket.AF_INET, 2), (socket.AF_INET6, 2)}
+    assert (socket.AF_INET, 2) in found
