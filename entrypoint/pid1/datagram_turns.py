@@ -78,6 +78,11 @@ class DatagramTurns:
         self._turns: dict[int, Turn] = {}
         self._leaving: dict[int, list[socket.socket]] = {}
 
+    @property
+    def vips(self) -> frozenset[int]:
+        """The descriptors of the VIPs that each generation gets another socket of."""
+        return frozenset(self._serving)
+
     def prepare(self, number: int, *, beside: bool) -> Turn:
         """Make the sockets of a candidate.
 

@@ -121,8 +121,7 @@ class Supervisor:
         if parts.saved:
             return self._resume(parts.saved)
         self._store.read_state_files()
-        taking_turns = (vip.socket.fileno() for vip in parts.listeners.taking_turns())
-        return events.Began(parts.listeners.descriptors(), frozenset(taking_turns))
+        return events.Began(parts.listeners.descriptors(), self._turns.vips)
 
     def _resume(self, saved: UpgradeState) -> events.Event:
         """Restore the previous program's state; the files may have changed since it stopped watching."""
