@@ -298,6 +298,36 @@ def test_the_demo_and_what_it_tells_to_try(readme: Page) -> None:
     assert "is current" in readme.shell(tries["logs"].replace(" -f", ""))
 
 
+def test_the_page_on_http3(tmp_path: Path) -> None:
+    """Its configuration and its command serve HTTPS, whose answer names HTTP/3, and HTTP/3, also after a reload."""
+    page = Page("docs/http3.md", tmp_path)
+    folder = tmp_path / "lb"
+    folder.mkdir()
+    folder.chmod(0o755)
+    (folder / "haproxy.cfg").write_text(page.block("global\n    limited-quic").text + "\n")
+    crt, key = key_pair(folder, "site")
+    (folder / "site.pem").write_text(crt + key)
+    (folder / "site.pem").chmod(0o644)
+    published = {
+        "--name h3 -p 443:8443/tcp -p 443:8443/udp": f"--name {NAME} -p 127.0.0.1::8443 -p 127.0.0.1::8443/udp"
+    }
+    try:
+        page.run("docker run -d --name h3", **published)
+        eventually(lambda: "is current" in log(NAME))
+        ports = dict(line.split(" -> ") for line in page.shell(f"docker port {NAME}").splitlines())
+        for _ in range(2):
+            written = page.shell(f"curl -ski https://{ports['8443/tcp']}/")
+            assert 'alt-svc: h3=":443"; ma=3600' in written
+            assert written.endswith("hello\n")
+            host, _, number = ports["8443/udp"].partition(":")
+            client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            client.connect((host, int(number)))
+            assert http3_get(client)[2] == "hello\n"
+            page.shell(f"docker exec {NAME} safe_reload reload")
+    finally:
+        subprocess.run(["docker", "rm", "-f", NAME], capture_output=True, check=False)
+
+
 def inside(lb: Balancer, command: str, **more: Any) -> tuple[int, str]:
     """Run a command in a container; return its exit status and what it wrote."""
     done: Any = lb.container.exec_run(command, **more)

@@ -336,6 +336,55 @@ def test_a_port_that_haproxy_may_not_bind_is_warned_of(start: Start) -> None:
         assert lb.log.count(warning) == ("setcap" not in head), lb.log
 
 
+def test_an_address_that_comes_after_a_reload_is_served_by_the_current_haproxy_alone(start: Start) -> None:
+    """With --freebind, as on a standby: the sockets of older generations are silent although it was not there."""
+    binds = '    bind "quic+fd@${FD_HTTP3}" ssl crt /etc/lb/site.pem alpn h3\n'
+    options = ("--freebind",)
+    lb = begun(start, IMAGES["3.0"], of_one_frontend(binds), f"quic@10.9.9.9:{PORT}:FD_HTTP3", options=options)
+    for _ in range(2):
+        assert lb.run("safe_reload", "reload")[0] == 0, lb.log
+    lb.inside("ip", "address", "add", "10.9.9.9/32", "dev", "lo").communicate()
+    with clients_of(lb, "10.9.9.9", str(PORT), "--round-trip", "0") as clients:
+        assert clients.do("new 30 50") == {OK: 30}
+        assert lb.run("safe_reload", "reload")[0] == 0, lb.log
+        assert clients.do("new 30 50") == {OK: 30}
+
+
+@pytest.mark.parametrize("ipv6", [True, False])
+def test_a_socket_of_both_families_takes_turns_with_and_without_ipv6(start: Start, ipv6: bool) -> None:
+    """Also where `::1`, to which it would be connected, is not there."""
+    binds = f"    bind quic6@:::{PORT} v4v6 ssl crt /etc/lb/site.pem alpn h3\n"
+    sysctls = IPV6 if ipv6 else {"net.ipv6.conf.all.disable_ipv6": "1"}
+    lb = begun(start, IMAGES["3.0"], of_one_frontend(binds), "", sysctls=sysctls)
+    for _ in range(3):
+        assert lb.run("safe_reload", "reload")[0] == 0, lb.log
+        with clients_of(lb, "127.0.0.1", str(PORT), "--round-trip", "0") as clients:
+            assert clients.do("new 20 50") == {OK: 20}
+
+
+def test_reloads_leave_no_descriptor_behind(start: Start) -> None:
+    """Neither those that succeed, nor those of a candidate that never had a process."""
+    lb = _pair(start, "3.0", VIP)
+    good = (lb.folder / "haproxy.cfg").read_text()
+
+    def descriptors() -> int:
+        return len(list(Path(f"/proc/{lb.pid}/fd").iterdir()))
+
+    def reload_often() -> None:
+        for text in (good, good.replace("global\n", "global\n    master-worker\n")):
+            lb.edit(text)
+            for _ in range(10):
+                lb.run("safe_reload", "reload")
+        lb.edit(good)
+        assert lb.run("safe_reload", "reload")[0] == 0
+        eventually(lambda: is_alone(lb))
+
+    reload_often()
+    before = descriptors()
+    reload_often()
+    eventually(lambda: descriptors() <= before)
+
+
 def test_2_6_says_that_it_has_no_quic(start: Start) -> None:
     """In one line, whether the socket is a VIP or haproxy's own."""
     for kind in (VIP, OWN):
