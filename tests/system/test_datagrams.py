@@ -213,6 +213,18 @@ def test_one_without_an_interface_gets_none() -> None:
         assert [option(each, socket.SOL_SOCKET, SO_BINDTOIFINDEX) for each in (one, made)] == [0, 0]
 
 
+@pytest.mark.parametrize("name", [socket.SO_REUSEPORT, socket.SO_REUSEADDR])
+@in_own_network
+def test_haproxy_can_bind_the_sockets_of_its_connections_beside_them(name: int) -> None:
+    """With either option, as long as it has the same user."""
+    with socket.socket(type=socket.SOCK_DGRAM) as one, socket.socket(type=socket.SOCK_DGRAM) as connection:
+        one.bind(("127.0.0.1", PORT))
+        connection.setsockopt(socket.SOL_SOCKET, name, 1)
+        with successor(one, one.getsockname()) as made:
+            silence(one)
+            connection.bind(made.getsockname())
+
+
 @needs_root
 @in_own_network
 def test_a_socket_of_another_user_can_be_succeeded() -> None:
