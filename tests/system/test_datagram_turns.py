@@ -263,6 +263,16 @@ def test_clients_of_a_vip_that_nobody_binds_are_refused() -> None:
 
 
 @in_own_network
+def test_what_waits_at_a_vip_that_nobody_binds_holds_up_nothing() -> None:
+    """It came before the first generation was current, which does not read that VIP; nor does any later one."""
+    world = World("quic@127.0.0.1:4433:A,quic@127.0.0.1:4434:B")
+    send(HERE, 4434, 1)
+    world.start(1, ("A",))
+    world.start(2, ("A",))
+    assert not world.turns.has_unread(1)
+
+
+@in_own_network
 def test_a_tcp_vip_takes_no_turn() -> None:
     """It is one socket for all."""
     world = World("127.0.0.1:4433:B")
@@ -321,19 +331,18 @@ def held(world: World) -> list[Passed]:
     return [Passed(one) for one in world.adopted.sockets]
 
 
+@pytest.mark.parametrize("host", [HERE, "0.0.0.0"])
 @in_own_network
-def test_an_ordinary_bind_has_another_socket_in_each_turn() -> None:
+def test_an_ordinary_bind_has_another_socket_in_each_turn(host: str) -> None:
     """It is silent once haproxy has it, and read once it is current; the one that was held is silent then."""
-    first = bound(HERE, ORDINARY)
+    first = bound(host, ORDINARY)
     old = os.dup(first.fileno())
     world = World("", first)
     world.current = 1
     new, turn = world.prepare(2)
     made = turn.in_place_of(held(world)[0])
-    assert made.socket.getsockname() == first.getsockname()
-    # haproxy compares the address, which a silent socket at * would not have.
-    with pytest.raises(OSError, match=os.strerror(errno.ENOTCONN)):
-        made.socket.getpeername()
+    # haproxy compares this with its `bind` lines.
+    assert made.socket.getsockname() == first.getsockname() == (host, ORDINARY)
     new.take(made)
     world.turns.taken()
     world.turns.taken()
@@ -348,6 +357,21 @@ def test_an_ordinary_bind_has_another_socket_in_each_turn() -> None:
     assert first.fileno() >= 0
     world.turns.gone(1)
     assert first.fileno() == -1
+
+
+@in_own_network
+def test_a_candidate_that_takes_a_socket_takes_no_datagram_with_it() -> None:
+    """While it looks at what it is offered; where the address is one, a silent socket has the same name."""
+    world = World("", bound(HERE, ORDINARY))
+    (one,) = world.adopted.sockets
+    world.current = 1
+    candidate, turn = world.prepare(2)
+    candidate.take(turn.in_place_of(held(world)[0]))
+    sent = send(HERE, ORDINARY)
+    world.turns.taken()
+    candidate.exits()
+    world.turns.gone(2)
+    assert received(one) == sent
 
 
 @in_own_network
