@@ -67,10 +67,10 @@ class Haproxy:
 class World:
     """A safe_reload with VIPs, and its generations."""
 
-    def __init__(self, vips: str = VIPS, ordinary: socket.socket | None = None) -> None:
+    def __init__(self, vips: str = VIPS, ordinary: socket.socket | None = None, *, freebind: bool = False) -> None:
         """Bind them; `ordinary` is the socket of an ordinary QUIC `bind` that safe_reload holds."""
         self.listeners, self.adopted = Listeners(), Adopted()
-        self.listeners.bind(parse_vips(vips) if vips else (), freebind=False)
+        self.listeners.bind(parse_vips(vips) if vips else (), freebind=freebind)
         if ordinary:
             self.adopted.renew([Passed(ordinary)])
         self.logged: list[Log] = []
@@ -270,6 +270,16 @@ def test_what_waits_at_a_vip_that_nobody_binds_holds_up_nothing() -> None:
     world.start(1, ("A",))
     world.start(2, ("A",))
     assert not world.turns.has_unread(1)
+
+
+@in_own_network
+def test_a_vip_that_is_not_here_and_that_nobody_binds_is_no_harm() -> None:
+    """The turn of the others is not left half done (--freebind)."""
+    world = World("quic@192.0.2.1:4433:A,quic@127.0.0.1:4434:B", freebind=True)
+    for number in range(1, 4):
+        haproxy = world.start(number, ("B",))
+        sent = send(HERE, 4434)
+        assert haproxy.reads() == sent
 
 
 @in_own_network
