@@ -283,6 +283,18 @@ def test_a_vip_that_is_not_here_and_that_nobody_binds_is_no_harm() -> None:
 
 
 @in_own_network
+def test_a_vip_of_all_addresses_that_is_bound_again_is_at_all_of_them() -> None:
+    """A silent socket seems to be at one address only."""
+    world = World("quic@0.0.0.0:4433:A")
+    world.start(1, ())
+    second = world.start(2, ())
+    third = world.start(3, ("A",))
+    sent = send("127.0.0.9", PORT, 5)
+    assert third.reads() == sent
+    assert second.reads() == []
+
+
+@in_own_network
 def test_a_tcp_vip_takes_no_turn() -> None:
     """It is one socket for all."""
     world = World("127.0.0.1:4433:B")
@@ -581,6 +593,9 @@ def test_the_next_program_goes_on_where_this_one_was(reloads: int) -> None:
     assert set(descriptors) == set(plain["serving"].values())
     sent = send(HERE, PORT, 3)
 
+    # As they pass through exec(2).
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, True)
     following = World("")
     following.listeners.restore(world.listeners.serialize())
     following.turns = DatagramTurns(following.listeners, following.adopted, following.logged.append)
