@@ -119,6 +119,7 @@ def test_the_first_generation_reads_the_vips_themselves() -> None:
     sent += send(HERE, PORT, 3)
     assert first.reads() == sent
     assert list(first.vips) == [dict(world.listeners.descriptors())["A"]]
+    assert world.turns.vips == {*first.vips}
     assert world.turns.inodes() == {*first.inodes()}
 
 
