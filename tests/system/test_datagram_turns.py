@@ -6,7 +6,9 @@ What a haproxy gets of a turn is copied here, as a process has it; the copies ar
 import errno
 import os
 import resource
+import shutil
 import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -293,6 +295,30 @@ def test_a_vip_of_all_addresses_that_is_bound_again_is_at_all_of_them() -> None:
     sent = send("127.0.0.9", PORT, 5)
     assert third.reads() == sent
     assert second.reads() == []
+
+
+@pytest.mark.skipif(shutil.which("ip") is None, reason="ip is not installed")
+@pytest.mark.parametrize(
+    ("host", "prefix"), [("192.0.2.1", "32"), pytest.param("2001:db8::1", "128", marks=needs_ipv6)]
+)
+@in_own_network
+def test_a_reload_succeeds_while_the_address_is_on_another_host(host: str, prefix: str) -> None:
+    """As after a failover; the VIP was bound while it was here, and is read again once it is back."""
+
+    def address(change: str) -> None:
+        more = ["nodad"] if ":" in host and change == "add" else []
+        subprocess.run(["ip", "addr", change, f"{host}/{prefix}", "dev", "lo", *more], check=True)
+
+    address("add")
+    world = World(f"quic@{f'[{host}]' if ':' in host else host}:4433:A")
+    world.start(1)
+    address("del")
+    second = world.start(2)
+    third = world.start(3)
+    address("add")
+    sent = send(host, PORT)
+    assert second.reads() == []
+    assert third.reads() == sent
 
 
 @in_own_network
