@@ -227,6 +227,23 @@ def test_a_vip_with_a_socket_of_its_own_is_not_paused() -> None:
     assert asked.commands == ("disable frontend f3", "show info", "show fd 3")
 
 
+def test_a_copy_of_a_tcp_socket_is_paused() -> None:
+    """With `shards`; its descriptor is no VIP's, and yet it is the socket that the successor has."""
+    copy = (
+        listening(pid_of(1), bound=(14,))
+        .partition("\n")[0]
+        .replace("fe=f14", "fe=f3")
+        .replace("lport=8014", "lport=803")
+    )
+    text = f"{copy}\n{listening(pid_of(1), bound=(3, 4), quic=(4,))}".replace("Listeners: 3", "Listeners: 4")
+    state, _ = happens(State(CHOSEN), Began(VIPS, OWN))
+    state, _ = happens(starts(state, 1), Answered(1, text))
+    state, _ = happens(starts(happens(state, Signalled(signal.SIGUSR1))[0], 2), answer(2))
+    _, effects = hear(state, CLEAN, CLEAN)
+    (asked,) = [one for one in effects if isinstance(one, Ask)]
+    assert asked.commands == ("disable frontend f3", "show info", "show fd 14", "show fd 3")
+
+
 def test_a_shared_socket_is_paused() -> None:
     """Both generations would read it otherwise."""
     state, effects = hear(followed((4, 5), (4, 5))[0], CLEAN, CLEAN)

@@ -11,7 +11,8 @@ from entrypoint.haproxy.quic import MENTIONS, always_retries, handshakes, of_han
 
 INFO = "Name: HAProxy\nVersion: 3.2.4\nPid: 7\nFrontend_mux=null: 1\n"
 SECRET = ".if feature(QUIC)\n  cluster-secret 0123\n.endif\n"
-EVERY_SET = [frozenset(some) for some in chain.from_iterable(combinations(MENTIONS, n) for n in range(6))]
+WORDS = ("quic4@", "quic6@", "quic+", "cluster-secret", "quic-force-retry")
+EVERY_SET = [frozenset(some) for some in chain.from_iterable(combinations(WORDS, n) for n in range(6))]
 
 
 def connection(state: str, mux: str) -> str:
@@ -70,6 +71,11 @@ def test_the_secret_is_set_where_there_is_a_quic_bind_and_no_other_secret(mentio
     wanted = bool(mentions & {"quic4@", "quic6@", "quic+"}) and "cluster-secret" not in mentions
     assert secret_fragment("0123", mentions) == (SECRET if wanted else "")
     assert always_retries(mentions) == ("quic-force-retry" in mentions)
+
+
+def test_these_words_are_looked_for_in_the_configuration() -> None:
+    """All of them, as the manual writes them, and no others."""
+    assert sorted(MENTIONS) == sorted(WORDS)
 
 
 def test_nothing_is_added_to_a_configuration_that_is_not_known() -> None:

@@ -6,7 +6,9 @@ What a haproxy gets of a turn is copied here, as a process has it; the copies ar
 import errno
 import os
 import resource
+import shutil
 import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,10 +69,10 @@ class Haproxy:
 class World:
     """A safe_reload with VIPs, and its generations."""
 
-    def __init__(self, vips: str = VIPS, ordinary: socket.socket | None = None) -> None:
+    def __init__(self, vips: str = VIPS, ordinary: socket.socket | None = None, *, freebind: bool = False) -> None:
         """Bind them; `ordinary` is the socket of an ordinary QUIC `bind` that safe_reload holds."""
         self.listeners, self.adopted = Listeners(), Adopted()
-        self.listeners.bind(parse_vips(vips) if vips else (), freebind=False)
+        self.listeners.bind(parse_vips(vips) if vips else (), freebind=freebind)
         if ordinary:
             self.adopted.renew([Passed(ordinary)])
         self.logged: list[Log] = []
@@ -119,6 +121,7 @@ def test_the_first_generation_reads_the_vips_themselves() -> None:
     sent += send(HERE, PORT, 3)
     assert first.reads() == sent
     assert list(first.vips) == [dict(world.listeners.descriptors())["A"]]
+    assert world.turns.vips == {*first.vips}
     assert world.turns.inodes() == {*first.inodes()}
 
 
@@ -263,6 +266,62 @@ def test_clients_of_a_vip_that_nobody_binds_are_refused() -> None:
 
 
 @in_own_network
+def test_what_waits_at_a_vip_that_nobody_binds_holds_up_nothing() -> None:
+    """It came before the first generation was current, which does not read that VIP; nor does any later one."""
+    world = World("quic@127.0.0.1:4433:A,quic@127.0.0.1:4434:B")
+    send(HERE, 4434, 1)
+    world.start(1, ("A",))
+    world.start(2, ("A",))
+    assert not world.turns.has_unread(1)
+
+
+@in_own_network
+def test_a_vip_that_is_not_here_and_that_nobody_binds_is_no_harm() -> None:
+    """The turn of the others is not left half done (--freebind)."""
+    world = World("quic@192.0.2.1:4433:A,quic@127.0.0.1:4434:B", freebind=True)
+    for number in range(1, 4):
+        haproxy = world.start(number, ("B",))
+        sent = send(HERE, 4434)
+        assert haproxy.reads() == sent
+
+
+@in_own_network
+def test_a_vip_of_all_addresses_that_is_bound_again_is_at_all_of_them() -> None:
+    """A silent socket seems to be at one address only."""
+    world = World("quic@0.0.0.0:4433:A")
+    world.start(1, ())
+    second = world.start(2, ())
+    third = world.start(3, ("A",))
+    sent = send("127.0.0.9", PORT, 5)
+    assert third.reads() == sent
+    assert second.reads() == []
+
+
+@pytest.mark.skipif(shutil.which("ip") is None, reason="ip is not installed")
+@pytest.mark.parametrize(
+    ("host", "prefix"), [("192.0.2.1", "32"), pytest.param("2001:db8::1", "128", marks=needs_ipv6)]
+)
+@in_own_network
+def test_a_reload_succeeds_while_the_address_is_on_another_host(host: str, prefix: str) -> None:
+    """As after a failover; the VIP was bound while it was here, and is read again once it is back."""
+
+    def address(change: str) -> None:
+        more = ["nodad"] if ":" in host and change == "add" else []
+        subprocess.run(["ip", "addr", change, f"{host}/{prefix}", "dev", "lo", *more], check=True)
+
+    address("add")
+    world = World(f"quic@{f'[{host}]' if ':' in host else host}:4433:A")
+    world.start(1)
+    address("del")
+    second = world.start(2)
+    third = world.start(3)
+    address("add")
+    sent = send(host, PORT)
+    assert second.reads() == []
+    assert third.reads() == sent
+
+
+@in_own_network
 def test_a_tcp_vip_takes_no_turn() -> None:
     """It is one socket for all."""
     world = World("127.0.0.1:4433:B")
@@ -321,19 +380,18 @@ def held(world: World) -> list[Passed]:
     return [Passed(one) for one in world.adopted.sockets]
 
 
+@pytest.mark.parametrize("host", [HERE, "0.0.0.0"])
 @in_own_network
-def test_an_ordinary_bind_has_another_socket_in_each_turn() -> None:
+def test_an_ordinary_bind_has_another_socket_in_each_turn(host: str) -> None:
     """It is silent once haproxy has it, and read once it is current; the one that was held is silent then."""
-    first = bound(HERE, ORDINARY)
+    first = bound(host, ORDINARY)
     old = os.dup(first.fileno())
     world = World("", first)
     world.current = 1
     new, turn = world.prepare(2)
     made = turn.in_place_of(held(world)[0])
-    assert made.socket.getsockname() == first.getsockname()
-    # haproxy compares the address, which a silent socket at * would not have.
-    with pytest.raises(OSError, match=os.strerror(errno.ENOTCONN)):
-        made.socket.getpeername()
+    # haproxy compares this with its `bind` lines.
+    assert made.socket.getsockname() == first.getsockname() == (host, ORDINARY)
     new.take(made)
     world.turns.taken()
     world.turns.taken()
@@ -348,6 +406,21 @@ def test_an_ordinary_bind_has_another_socket_in_each_turn() -> None:
     assert first.fileno() >= 0
     world.turns.gone(1)
     assert first.fileno() == -1
+
+
+@in_own_network
+def test_a_candidate_that_takes_a_socket_takes_no_datagram_with_it() -> None:
+    """While it looks at what it is offered; where the address is one, a silent socket has the same name."""
+    world = World("", bound(HERE, ORDINARY))
+    (one,) = world.adopted.sockets
+    world.current = 1
+    candidate, turn = world.prepare(2)
+    candidate.take(turn.in_place_of(held(world)[0]))
+    sent = send(HERE, ORDINARY)
+    world.turns.taken()
+    candidate.exits()
+    world.turns.gone(2)
+    assert received(one) == sent
 
 
 @in_own_network
@@ -547,6 +620,9 @@ def test_the_next_program_goes_on_where_this_one_was(reloads: int) -> None:
     assert set(descriptors) == set(plain["serving"].values())
     sent = send(HERE, PORT, 3)
 
+    # As they pass through exec(2).
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, True)
     following = World("")
     following.listeners.restore(world.listeners.serialize())
     following.turns = DatagramTurns(following.listeners, following.adopted, following.logged.append)

@@ -3,7 +3,9 @@
 import errno
 import os
 import resource
+import shutil
 import socket
+import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from entrypoint.system.listeners.datagrams import (
     successor,
     takes_turns,
     unsilence,
+    why_not_silenced,
 )
 from tests.datagrams import bound, is_refused, received, send
 from tests.system.apart import in_child, in_own_network
@@ -30,6 +33,7 @@ FIRST_UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 NOT_HERE = "192.0.2.1"
 
 needs_ipv6 = pytest.mark.skipif(not os.path.exists("/proc/net/if_inet6"), reason="this kernel has no IPv6")
+needs_ip = pytest.mark.skipif(shutil.which("ip") is None, reason="ip is not installed")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 EVERYWHERE = [
@@ -213,6 +217,18 @@ def test_one_without_an_interface_gets_none() -> None:
         assert [option(each, socket.SOL_SOCKET, SO_BINDTOIFINDEX) for each in (one, made)] == [0, 0]
 
 
+@pytest.mark.parametrize("name", [socket.SO_REUSEPORT, socket.SO_REUSEADDR])
+@in_own_network
+def test_haproxy_can_bind_the_sockets_of_its_connections_beside_them(name: int) -> None:
+    """With either option, as long as it has the same user."""
+    with socket.socket(type=socket.SOCK_DGRAM) as one, socket.socket(type=socket.SOCK_DGRAM) as connection:
+        one.bind(("127.0.0.1", PORT))
+        connection.setsockopt(socket.SOL_SOCKET, name, 1)
+        with successor(one, one.getsockname()) as made:
+            silence(one)
+            connection.bind(made.getsockname())
+
+
 @needs_root
 @in_own_network
 def test_a_socket_of_another_user_can_be_succeeded() -> None:
@@ -253,6 +269,126 @@ def test_without_a_descriptor_there_is_no_successor() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         with pytest.raises(OSError, match="Too many open files"):
             successor(one, one.getsockname())
+
+
+# ---- sockets that cannot reach their own address -------------------------------------------------------------------
+
+
+def ip(*words: str) -> None:
+    """Change the network."""
+    subprocess.run(["ip", *words], check=True)
+
+
+def unreachable(host: str) -> socket.socket:
+    """Return a socket at an address that is not here yet."""
+    one = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+    one.setblocking(False)
+    one.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+    share_address(one)
+    one.bind((host, PORT))
+    return one
+
+
+@needs_ip
+@pytest.mark.parametrize(
+    ("host", "arrives"),
+    [(NOT_HERE, f"{NOT_HERE}/32"), pytest.param("2001:db8::1", "2001:db8::1/128", marks=needs_ipv6)],
+)
+@in_own_network
+def test_a_socket_is_silent_also_once_its_address_arrives(host: str, arrives: str) -> None:
+    """As of a VIP that moves between hosts: the one that reads gets everything, and both get what they had before."""
+    with unreachable(host) as one, successor(one, one.getsockname()) as other:
+        where = one.getsockname()
+        silence(one)
+        ip("addr", "add", arrives, "dev", "lo", *(["nodad"] if ":" in host else []))
+        sent = send(host, PORT)
+        assert received(other) == sent
+        silence(other)
+        assert is_refused(host, PORT)
+        unsilence(one)
+        sent = send(host, PORT)
+        assert (received(one), received(other)) == (sent, [])
+        silence(one)
+        assert is_refused(host, PORT)
+        unsilence(other)
+        sent = send(host, PORT)
+        assert (received(one), received(other)) == ([], sent)
+        assert one.getsockname() == other.getsockname() == where
+        assert [option(each, socket.SOL_SOCKET, SO_BINDTOIFINDEX) for each in (one, other)] == [0, 0]
+
+
+@needs_ip
+@needs_ipv6
+@pytest.mark.parametrize("v6only", [0, 1])
+@in_own_network
+def test_a_socket_for_all_is_silent_where_there_is_no_loopback_address(v6only: int) -> None:
+    """As in a container without ::1."""
+    ip("addr", "del", "::1/128", "dev", "lo")
+    ip("addr", "add", "2001:db8::7/128", "dev", "lo", "nodad")
+    with at("::", v6only) as one, successor(one, one.getsockname()) as other:
+        silence(one)
+        sent = send("2001:db8::7", PORT)
+        assert (received(one), received(other)) == ([], sent)
+        unsilence(one)
+        silence(other)
+        sent = send("2001:db8::7", PORT)
+        assert (received(one), received(other)) == (sent, [])
+
+
+@needs_root
+@in_own_network
+def test_no_capability_is_needed_to_silence_it() -> None:
+    """Nor to end that."""
+    os.seteuid(NOBODY)
+    with unreachable(NOT_HERE) as one, successor(one, one.getsockname()) as other:
+        for _ in range(2):
+            silence(one)
+            unsilence(one)
+        assert why_not_silenced(other, other.getsockname()) is None
+
+
+@in_own_network
+def test_to_silence_twice_is_no_error() -> None:
+    """Nor to end it twice."""
+    with unreachable(NOT_HERE) as one, at("127.0.0.1") as other:
+        for each in (one, other):
+            silence(each)
+            silence(each)
+            unsilence(each)
+            unsilence(each)
+            assert option(each, socket.SOL_SOCKET, SO_BINDTOIFINDEX) == 0
+
+
+@in_own_network
+def test_one_that_can_be_succeeded_and_silenced_has_no_reason_against_it() -> None:
+    """To find that out changes nothing, and takes nothing away."""
+    before = sorted(os.listdir("/proc/self/fd"))
+    with at("0.0.0.0") as one:
+        sent = send("127.0.0.1", PORT, 3)
+        assert why_not_silenced(one, one.getsockname()) is None
+        sent += send("127.0.0.1", PORT, 3)
+        assert received(one) == sent
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+@needs_root
+@in_own_network
+def test_the_reason_is_the_kernel_s() -> None:
+    """What may not be bound, and what cannot be silenced: it has an interface, and cannot reach its address."""
+    FIRST_UNPRIVILEGED.write_text("1024")
+    with unreachable(NOT_HERE) as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
+        with pytest.raises(OSError, match=r"unreachable|No route"):
+            silence(one)
+        assert option(one, socket.SOL_SOCKET, SO_BINDTOIFINDEX) == socket.if_nametoindex("lo")
+        error = why_not_silenced(one, one.getsockname())
+        assert error is not None
+        assert error.errno in {errno.ENETUNREACH, errno.EHOSTUNREACH}
+    with bound("127.0.0.1", 443) as one:
+        os.seteuid(NOBODY)
+        error = why_not_silenced(one, one.getsockname())
+        assert error is not None
+        assert error.errno == errno.EACCES
 
 
 # ---- may_bind ------------------------------------------------------------------------------------------------------

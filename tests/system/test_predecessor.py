@@ -100,6 +100,14 @@ def test_a_haproxy_on_other_ports_is_not_a_predecessor(start: Start, tmp_path: P
     assert descriptors() == before
 
 
+def test_a_haproxy_on_the_tcp_port_of_a_datagram_vip_is_not_a_predecessor(start: Start, tmp_path: Path) -> None:
+    """It takes no client away: TCP and UDP have ports of their own."""
+    process, port = start()
+    datagrams = [Vip("127.0.0.1", port, "FD", "quic@"), Vip("*", port, "FE", "udp@")]
+    assert find(pid_file(tmp_path, process.pid), datagrams) is None
+    assert find(pid_file(tmp_path, process.pid), [*datagrams, *vips(port)])
+
+
 def test_another_program_on_our_port_is_not_a_predecessor(start: Start, tmp_path: Path) -> None:
     """Whatever its name."""
     process, port = start("haproxy2")
