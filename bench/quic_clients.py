@@ -31,7 +31,7 @@ from aioquic.h3.connection import H3_ALPN, H3Connection
 from aioquic.h3.events import DataReceived, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
-from aioquic.quic.events import ConnectionTerminated, QuicEvent
+from aioquic.quic.events import ConnectionTerminated, QuicEvent, StreamReset
 
 PATIENCE = 12.0
 """Seconds: longer than a handshake whose first packets are all sent again twice."""
@@ -57,6 +57,7 @@ class Client(QuicConnectionProtocol):
         self.begun = asyncio.Event()
         """Something of a body has been received."""
         self._answers: dict[int, asyncio.Future[str]] = {}
+        self._statuses: dict[int, str] = {}
 
     def datagram_received(self, data: bytes | str, addr: object) -> None:
         """Look for a stateless reset, which aioquic does not know."""
@@ -68,9 +69,13 @@ class Client(QuicConnectionProtocol):
 
     def quic_event_received(self, event: QuicEvent) -> None:
         """Follow what has arrived."""
+        if isinstance(event, StreamReset) and (answer := self._answers.get(event.stream_id)) and not answer.done():
+            answer.set_result(f"reset with {event.error_code}")
         if isinstance(event, ConnectionTerminated):
             self._end(f"closed with {event.error_code} {event.reason_phrase}".rstrip())
         for one in self.http.handle_event(event):
+            if isinstance(one, HeadersReceived):
+                self._statuses.setdefault(one.stream_id, dict(one.headers).get(b":status", b"").decode())
             if isinstance(one, HeadersReceived | DataReceived):
                 size = len(one.data) if isinstance(one, DataReceived) else 0
                 self.received[one.stream_id] = self.received.get(one.stream_id, 0) + size
@@ -78,7 +83,8 @@ class Client(QuicConnectionProtocol):
                     self.begun.set()
                 answer = self._answers.get(one.stream_id)
                 if one.stream_ended and answer and not answer.done():
-                    answer.set_result(OK)
+                    status = self._statuses.get(one.stream_id)
+                    answer.set_result(OK if status == "200" else f"answered with {status}")
 
     def _end(self, how: str) -> None:
         for one in (self.ended, *self._answers.values()):
@@ -199,12 +205,14 @@ class Clients:
     async def _persist(self, until: float) -> Counter[str]:
         ends: Counter[str] = Counter()
         while time.monotonic() < until:
-            with contextlib.suppress(ConnectionError):
-                async with self._connect() as client:
+            try:
+                async with asyncio.timeout(until + PATIENCE - time.monotonic()), self._connect() as client:
                     assert isinstance(client, Client)
                     while time.monotonic() < until and not client.ended.done():
                         ends[await _within(client.request()[1])] += 1
                         await asyncio.sleep(0.1)
+            except (TimeoutError, ConnectionError):
+                ends["not connected"] += 1
         return ends
 
     async def lost(self) -> dict[str, Any]:
@@ -227,12 +235,15 @@ class Clients:
             assert isinstance(client, Client)
             stream, answer = client.request("/long")
             self._downloads.append((client, stream, answer))
-            await client.begun.wait()
+            begun = asyncio.create_task(client.begun.wait())
+            await asyncio.wait([begun, client.ended], timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
         return {"begun": len(self._downloads)}
 
     async def downloaded(self) -> dict[str, Any]:
         """Wait for the downloads."""
-        ends = [(await _within(answer, 60), client.received[stream]) for client, stream, answer in self._downloads]
+        ends = [
+            (await _within(answer, 60), client.received.get(stream, 0)) for client, stream, answer in self._downloads
+        ]
         self._downloads.clear()
         return {"ends": dict(Counter(end for end, _ in ends)), "bytes": [size for _, size in ends]}
 

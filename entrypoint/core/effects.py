@@ -289,7 +289,7 @@ def lasting(effect: Effect) -> object:
     A later effect with the same key replaces an earlier one.
     """
     match effect:
-        case Listen() | CloseVips():
+        case Listen() | ReadDatagrams() | CloseVips():
             return type(effect)
         case Send(number=number, signum=signum):
             return Send(number, signum)
@@ -302,7 +302,6 @@ def lasting(effect: Effect) -> object:
             | Apply()
             | Ask()
             | AskHandshakes()
-            | ReadDatagrams()
             | NoteServers()
             | AskCandidate()
             | Rehearse()

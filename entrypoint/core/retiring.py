@@ -30,8 +30,11 @@ MOST_ROUNDS_OUT_OF_REACH = 20
 
 
 def retire(state: State, old: Generation) -> Step:
-    """Make a generation finish its handshakes, let go of the VIPs, and then leave."""
-    if not old.datagrams:
+    """Make a generation finish its handshakes, let go of the VIPs, and then leave.
+
+    One that shares a datagram socket with its successor gets new handshakes until it is paused: it is not waited for.
+    """
+    if not old.datagrams or any(bind.datagrams and not _has_own_socket(state, bind) for bind in old.binds):
         return _let_go(state, old)
     return state.update(replace(old, phase=Retiring(handshakes=True))), (AskHandshakes(old.number),)
 
@@ -89,9 +92,9 @@ def _wait_for_handshakes(state: State, old: Generation, *, clean: bool) -> Step:
 
 
 def handshakes_elapsed(state: State, old: Generation) -> Step:
-    """Wait for the handshakes no longer."""
-    what = f"has not finished its QUIC handshakes within {HANDSHAKES_WITHIN:g} s: their clients have to begin again"
-    return then(_let_go(state, old), say(old, "handshakes", what, Level.WARNING))
+    """Wait for the handshakes no longer: most likely their clients have gone."""
+    what = f"has QUIC handshakes that did not end within {HANDSHAKES_WITHIN:g} s, and drains without them"
+    return then(_let_go(state, old), say(old, "handshakes", what, Level.INFO))
 
 
 def _tags(state: State, old: Generation, binds: tuple[runtime_api.Bind, ...]) -> tuple[str, ...]:

@@ -31,6 +31,16 @@ def mentioned(texts: Iterable[bytes], words: Iterable[str]) -> tuple[str, ...]:
     return tuple(word for word in words if any(word.encode() in text for text in bare))
 
 
+def in_use(texts: Iterable[bytes], words: Iterable[str]) -> tuple[str, ...]:
+    """Return those of the words that occur outside comment lines, if only in conditional blocks."""
+    whole = tuple(texts)
+    found = mentioned(whole, words)
+    if not found:
+        return ()
+    lines = [line for text in whole for line in text.splitlines() if not line.lstrip().startswith(b"#")]
+    return mentioned((b"\n".join(lines),), found)
+
+
 def server_state_file(texts: Iterable[bytes], variables: Mapping[str, str]) -> str:
     """Return the path of the file from which haproxy loads the states of servers at its start; empty if there is none.
 

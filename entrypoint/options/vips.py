@@ -11,8 +11,8 @@ from entrypoint.lean.record import record
 ANY = "*"
 """Every address of both families."""
 
-QUIC = "quic@"
-_DATAGRAMS = (QUIC, "udp@")
+QUIC, UDP = "quic@", "udp@"
+_DATAGRAMS = (QUIC, UDP)
 """Schemes of datagram sockets, as haproxy names them: a QUIC `bind` uses UDP."""
 _NOT_DATAGRAMS = ("tcp@", "tcp4@", "tcp6@", "ipv4@", "ipv6@")
 _HIGHEST_PORT = 65535
@@ -65,11 +65,11 @@ def _parse_entry(number: int, entry: str) -> Vip:
     if not entry:
         raise _error(number, entry, f"it is empty; an entry is ADDRESS:PORT:TAG, such as {_EXAMPLE}")
     name, at, rest = entry.partition("@")
-    if at and name + at not in _DATAGRAMS:
+    if at and name + at not in _DATAGRAMS and ":" not in name:
         wanted = "" if name + at in _NOT_DATAGRAMS else QUIC
         why = f"{name + at!r} is no scheme of a VIP: quic@ and udp@ are for datagrams, and TCP has none"
         raise _error(number, entry, f"{why}; write {wanted + rest!r}")
-    scheme = name + at if at else ""
+    scheme = name + at if name + at in _DATAGRAMS else ""
     address, port, tag = _split(number, entry, scheme)
     if not _is_port(port):
         raise _error(number, entry, f"the port {port!r} is not a number from 1 to {_HIGHEST_PORT}")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from entrypoint.core.effects import Log, ReadDatagrams
 from entrypoint.lean.level import Level
@@ -26,12 +26,12 @@ from entrypoint.system.getsocks.offer import Adopted
 from entrypoint.system.listeners import Listeners
 from entrypoint.system.listeners.datagrams import (
     has_unread,
+    interface,
     may_bind,
     silence,
     successor,
     takes_turns,
     unsilence,
-    why_not_silenced,
 )
 from entrypoint.system.listeners.places import shown
 
@@ -58,8 +58,8 @@ class Turn:
     """That of the generation before."""
     beside: bool
     """Another generation serves meanwhile."""
-    offered: list[socket.socket]
-    """What `in_place_of` has made."""
+    offered: list[tuple[socket.socket, int]]
+    """What `in_place_of` has made, each with the index of its interface."""
     shared: list[socket.socket]
     """The held ones that it gets themselves: nothing else can be bound at their addresses."""
 
@@ -74,6 +74,10 @@ class DatagramTurns:
         self._listeners = listeners
         self._adopted = adopted
         self._serving = {one.socket.fileno(): one.socket for one in listeners.taking_turns()}
+        self._current = 0
+        """The number of the generation that reads; 0 while there is none."""
+        self._tags: tuple[str, ...] = ()
+        """Of the VIPs that it reads."""
         self._secret = os.urandom(_SECRET_BYTES).hex()
         self._turns: dict[int, Turn] = {}
         self._leaving: dict[int, list[socket.socket]] = {}
@@ -100,67 +104,98 @@ class DatagramTurns:
         if not beside:
             turn.vips.update(self._serving)
         else:
-            turn.in_place_of = lambda one: self._in_place_of(one, turn)
+            turn.in_place_of = lambda one: self._in_place_of(one, turn, number)
             try:
                 for vip in self._listeners.taking_turns():
-                    made = turn.vips[vip.socket.fileno()] = successor(self._serving[vip.socket.fileno()], vip.address)
-                    silence(made)
+                    descriptor = vip.socket.fileno()
+                    old = self._serving[descriptor]
+                    turn.vips[descriptor] = successor(old, vip.address, vip.interface, number)
             except OSError:
                 self._close(turn)
                 raise
         self._turns[number] = turn
         return turn
 
-    def _in_place_of(self, held: Passed, turn: Turn) -> Passed:
-        """Return a new socket. It is not silent until haproxy has compared its address with the `bind` lines."""
+    def _in_place_of(self, held: Passed, turn: Turn, number: int) -> Passed:
         if not takes_turns(held.socket):
             return held
-        address = held.socket.getsockname()
-        # A socket of another network namespace cannot be made here.
-        if held.namespace or why_not_silenced(held.socket, address):
+        try:
+            index = interface(held.socket)
+            # A socket of another network namespace cannot be made here.
+            address = held.socket.getsockname()
+            made = None if held.namespace else successor(held.socket, address, index, number)
+        except OSError:
+            made = None
+        if not made:
             turn.shared.append(held.socket)
             return held
-        made = successor(held.socket, address)
-        turn.offered.append(made)
+        turn.offered.append((made, index))
         return replace(held, socket=made)
 
-    def taken(self) -> None:
-        """Silence what candidates were offered, once they have it."""
-        for turn in self._turns.values():
-            for one in turn.offered:
-                silence(one)
-
     def begin(self, reads: ReadDatagrams) -> None:
-        """Let a generation read from now on, and the one before no more."""
+        """Let a generation read from now on, and the one before no more.
+
+        Raises:
+            OSError: a socket is not as it should be; everything else is done. Calling it again tries again.
+
+        """
         turn = self._turns.pop(reads.number, None)
-        if turn is None:
-            return
+        leaving = self._hand_over(turn) if turn else []
+        self._current, self._tags = reads.number, reads.tags
+        failures = [*self._let_read(), *(failure for one in leaving if (failure := _tried(silence, one)))]
+        if turn:
+            for one, index in turn.offered:
+                failures += filter(None, [_tried(unsilence, one, index)])
+                # If haproxy has not taken it, this was its last descriptor.
+                one.close()
+            self._leave(reads.previous, leaving)
+            self._say(turn, reads)
+        if failures:
+            raise failures[0]
+
+    def _hand_over(self, turn: Turn) -> list[socket.socket]:
+        """Make the sockets of a turn those that serve; return those that the generation before still reads."""
         leaving = []
         for vip in self._listeners.taking_turns():
             descriptor = vip.socket.fileno()
-            new, old = turn.vips[descriptor], self._serving[descriptor]
-            if vip.tag in reads.tags:
-                unsilence(new)
-            else:
-                silence(new)
-            if new is not old:
-                silence(old)
-                leaving.append(old)
-            self._serving[descriptor] = new
-        self._secret = turn.secret
-        for one in turn.offered:
-            # If haproxy has not taken it, this was its last descriptor.
-            unsilence(one)
-            one.close()
+            old, self._serving[descriptor] = self._serving[descriptor], turn.vips[descriptor]
+            if old is not self._serving[descriptor]:
+                if vip.tag in self._tags:
+                    leaving.append(old)
+                elif old is not vip.socket:
+                    old.close()
         if turn.beside:
-            released = self._adopted.release(lambda one: takes_turns(one) and one not in turn.shared)
-            for one in released:
-                silence(one)
-            leaving += released
-        self._leaving[reads.previous] = leaving
-        if not reads.previous:
-            # The one before died while this one was starting.
-            self.gone(reads.previous)
+            leaving += self._adopted.release(lambda one: takes_turns(one) and one not in turn.shared)
+        self._secret = turn.secret
+        return leaving
+
+    def _leave(self, previous: int, leaving: list[socket.socket]) -> None:
+        self._leaving[previous] = leaving
+        if not previous:
+            # The one before died while this one was starting: nobody reads them.
+            self._close_left(previous)
+
+    def _let_read(self) -> Iterator[OSError]:
+        """Make the serving sockets receive, if their VIPs are used; yield what fails."""
+        for vip in self._listeners.taking_turns():
+            one = self._serving[vip.socket.fileno()]
+            is_used = vip.tag in self._tags or not self._current
+            failure = _tried(unsilence, one, vip.interface) if is_used else _tried(silence, one)
+            if failure:
+                yield failure
+
+    def _let_wait(self) -> None:
+        """Have datagrams wait where the next generation will read them: nobody reads any now."""
+        turn = next((turn for turn in self._turns.values() if turn.beside), None)
+        if not turn:
+            list(self._let_read())
+            return
+        for vip in self._listeners.taking_turns():
+            descriptor = vip.socket.fileno()
+            _tried(unsilence, turn.vips[descriptor], vip.interface)
+            _tried(silence, self._serving[descriptor])
+
+    def _say(self, turn: Turn, reads: ReadDatagrams) -> None:
         for one in turn.shared:
             what = f"the UDP socket at {shown(one, one.getsockname())} is shared by old and new haproxy"
             self._warn("shared_datagrams", f"{what}: safe_reload may not bind another one there; {_LOSES}")
@@ -185,17 +220,28 @@ class DatagramTurns:
         turn = self._turns.pop(number, None)
         if turn:
             self._close(turn)
+        self._close_left(number)
+        if number == self._current:
+            self._current = 0
+        if not self._current:
+            self._let_wait()
+
+    def _close_left(self, number: int) -> None:
         for one in self._leaving.pop(number, ()):
             if one.fileno() not in self._serving:
                 one.close()
 
     def close(self) -> None:
         """Close all of them."""
-        for number in {*self._turns, *self._leaving}:
-            self.gone(number)
+        for turn in self._turns.values():
+            self._close(turn)
+        self._turns.clear()
+        for number in tuple(self._leaving):
+            self._close_left(number)
         for descriptor, one in self._serving.items():
             if one.fileno() != descriptor:
                 one.close()
+        self._serving.clear()
 
     def inodes(self) -> frozenset[int]:
         """Return the inode of each VIP's socket that the current generation reads (fstat(2))."""
@@ -204,7 +250,8 @@ class DatagramTurns:
     def serialize(self) -> tuple[dict[str, Any], tuple[int, ...]]:
         """Return what the next program needs as plain values, and the descriptors among it."""
         serving = {vip: one.fileno() for vip, one in self._serving.items()}
-        return {"serving": serving, "secret": self._secret}, tuple(serving.values())
+        plain = {"serving": serving, "secret": self._secret, "current": self._current, "tags": self._tags}
+        return plain, tuple(serving.values())
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Take over what `serialize` of the previous program returned.
@@ -213,13 +260,22 @@ class DatagramTurns:
             OSError: a descriptor is not open.
 
         """
-        self._secret = saved["secret"]
+        self._secret, self._current, self._tags = saved["secret"], saved["current"], tuple(saved["tags"])
         for vip, descriptor in saved["serving"].items():
             if vip != descriptor:
                 self._serving[vip] = socket.socket(fileno=descriptor)
                 self._serving[vip].set_inheritable(False)
 
     def _close(self, turn: Turn) -> None:
-        for one in (*turn.vips.values(), *turn.offered):
+        for one in (*turn.vips.values(), *(one for one, _ in turn.offered)):
             if one not in self._serving.values():
                 one.close()
+
+
+def _tried(action: Callable[..., None], *arguments: object) -> OSError | None:
+    """Do something; return the error instead of raising it."""
+    try:
+        action(*arguments)
+    except OSError as error:
+        return error
+    return None

@@ -143,14 +143,15 @@ class Outcomes:
         return f"not in --vips: {names}; correct the `bind`, or give the VIP, such as --vips '*:80:{missing[0]}'"
 
     def _wrong_scheme(self, stderr: str) -> str:
-        kinds = {descriptor: (tag, datagrams) for tag, descriptor, datagrams in self._parts.listeners.kinds()}
+        kinds = {descriptor: (tag, scheme) for tag, descriptor, scheme in self._parts.listeners.schemes()}
         number = stderr.partition(_WRONG_TYPE)[0].rstrip(" '").rpartition("'")[2]
-        tag, datagrams = kinds.get(int(number) if number.isdecimal() else -1, ("", False))
+        tag, scheme = kinds.get(int(number) if number.isdecimal() else -1, ("", ""))
         if not tag:
             return ""
-        if datagrams:
-            return f'the VIP {tag} is UDP: write bind "quic+fd@${{{tag}}}" for quic@, or give the VIP without a scheme'
-        return f'the VIP {tag} is TCP: give it as quic@ADDRESS:PORT:{tag}, or write bind "fd@${{{tag}}}"'
+        wants = (
+            f'bind "fd@${{{tag}}}" is for a VIP without a scheme, bind "quic+fd@${{{tag}}}" for quic@, and dgram-bind'
+        )
+        return f"the VIP {tag} is {scheme or 'TCP'}, and its `bind` line wants another kind: {wants} for udp@"
 
     def _master_worker(self) -> str:
         where = self._configurations.found.conditional_master_worker

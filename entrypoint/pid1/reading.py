@@ -18,6 +18,7 @@ from collections.abc import Collection, Mapping
 from entrypoint.core import look
 from entrypoint.haproxy import quic
 from entrypoint.haproxy.config_text import (
+    in_use,
     line_of_master_worker,
     mentioned,
     server_state_file,
@@ -246,7 +247,7 @@ class _Reader:
             if compare[0] is None
             else changed(contents_of(compare[0]), (text for _, text in contents.texts), compare[1]),
             server_state_file=self._server_state_file,
-            mentions=mentioned(texts, (*MENTIONS, *quic.MENTIONS)),
+            mentions=(*mentioned(texts, MENTIONS), *in_use(texts, quic.MENTIONS)),
         )
 
     def _keep(self, state_file: StateFile, descriptor: int) -> None:

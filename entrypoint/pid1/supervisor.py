@@ -73,7 +73,7 @@ class Supervisor:
         )
         self._transfer = ListenerTransfer(runtime.event_loop, children.channel_of, self._ordinary, runtime.submit)
         self._servers = servers = ServerStates(runtime, children, parts, lambda: self.state)
-        children.tell(taken=self._taken, gone=self._gone, servers_changed=servers.changed)
+        children.tell(taken=self._ordinary.taken, gone=self._gone, servers_changed=servers.changed)
         self._store = ConfigStore(runtime, children, parts, lambda: self.state, servers.restored)
         servers.ask = lambda number: self._carry_out(effects.AskCandidate(number))
         servers.keep, servers.keep_table = self._store.keep_servers, self._store.keep_table
@@ -387,10 +387,6 @@ class Supervisor:
         self._transfer.forget(number)
         self._servers.gone(number)
         self._turns.gone(number)
-
-    def _taken(self) -> None:
-        self._turns.taken()
-        self._ordinary.taken()
 
     def _vip_inodes(self) -> frozenset[int]:
         return self._parts.listeners.inodes() | self._turns.inodes()

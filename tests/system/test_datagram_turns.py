@@ -353,7 +353,6 @@ def test_no_descriptor_is_left_by_many_turns() -> None:
                 held = [Passed(one) for one in world.adopted.sockets]
                 for one in held:
                     new.take(turn.in_place_of(one))
-                world.turns.taken()
                 previous = world.current
                 world.begin(number)
                 haproxy.exits()
@@ -393,8 +392,6 @@ def test_an_ordinary_bind_has_another_socket_in_each_turn(host: str) -> None:
     # haproxy compares this with its `bind` lines.
     assert made.socket.getsockname() == first.getsockname() == (host, ORDINARY)
     new.take(made)
-    world.turns.taken()
-    world.turns.taken()
     before = send(HERE, ORDINARY)
     world.begin(2)
     after = send(HERE, ORDINARY)
@@ -417,7 +414,6 @@ def test_a_candidate_that_takes_a_socket_takes_no_datagram_with_it() -> None:
     candidate, turn = world.prepare(2)
     candidate.take(turn.in_place_of(held(world)[0]))
     sent = send(HERE, ORDINARY)
-    world.turns.taken()
     candidate.exits()
     world.turns.gone(2)
     assert received(one) == sent
@@ -430,7 +426,6 @@ def test_the_socket_of_an_ordinary_bind_that_is_gone_refuses() -> None:
     world.current = 1
     candidate, turn = world.prepare(2)
     candidate.take(turn.in_place_of(held(world)[0]))
-    world.turns.taken()
     candidate.exits()
     world.begin(2)
     assert is_refused(HERE, ORDINARY)
@@ -445,9 +440,9 @@ def test_a_candidate_that_fails_leaves_the_ordinary_bind_as_it_was() -> None:
     before = open_descriptors()
     for number, taken in ((2, False), (3, True)):
         candidate, turn = world.prepare(number)
-        candidate.take(turn.in_place_of(held(world)[0]))
+        made = turn.in_place_of(held(world)[0])
         if taken:
-            world.turns.taken()
+            candidate.take(made)
         candidate.exits()
         world.turns.gone(number)
         assert open_descriptors() == before
@@ -465,7 +460,6 @@ def test_after_a_crash_the_held_socket_is_offered_itself() -> None:
     candidate, turn = world.prepare(2)
     assert turn.in_place_of(one) is one
     candidate.take(one)
-    world.turns.taken()
     world.begin(2)
     sent += send(HERE, ORDINARY, 5)
     assert candidate.reads() == sent
@@ -482,7 +476,6 @@ def test_tcp_is_offered_itself_and_is_held_on() -> None:
     _, turn = world.prepare(2)
     passed = Passed(one, b"", b"lo")
     assert turn.in_place_of(passed) is passed
-    world.turns.taken()
     world.begin(2)
     assert world.adopted.sockets == (one,)
     assert world.logged == []
@@ -513,7 +506,6 @@ def test_what_nobody_else_can_be_bound_beside_is_shared_and_said_once(namespace:
             passed = Passed(one, namespace)
             assert turn.in_place_of(passed) is passed
             haproxy.take(passed)
-            world.turns.taken()
             world.begin(number)
             world.turns.gone(number - 1)
             sent = send(HERE, 443, 3)

@@ -12,18 +12,15 @@ from pathlib import Path
 import pytest
 
 from entrypoint.system.listeners.datagrams import (
-    has_unread,
-    may_bind,
+    interface,
     share_address,
     silence,
     successor,
-    takes_turns,
     unsilence,
     why_not_silenced,
 )
 from tests.datagrams import bound, is_refused, received, send
 from tests.system.apart import in_child, in_own_network
-from tests.waiting import eventually
 
 PORT = 4433
 NOBODY = 65534
@@ -60,10 +57,10 @@ def at(host: str, v6only: int = 1) -> socket.socket:
 @in_own_network
 def test_a_silent_socket_keeps_what_it_has_and_gets_nothing_new(host: str, to: str, v6only: int) -> None:
     """Whatever port a client sends from: all of it goes to the other one, in which nothing is lost."""
-    with at(host, v6only) as old, successor(old, old.getsockname()) as new:
+    with at(host, v6only) as old, successor(old, old.getsockname(), interface(old), 1) as new:
         silence(new)
         before = send(to, PORT)
-        unsilence(new)
+        unsilence(new, interface(new))
         silence(old)
         after = send(to, PORT)
         assert received(old) == before
@@ -74,11 +71,11 @@ def test_a_silent_socket_keeps_what_it_has_and_gets_nothing_new(host: str, to: s
 @in_own_network
 def test_a_socket_that_is_not_silent_any_more_is_where_it_was(host: str, to: str, v6only: int) -> None:
     """With the same address, in every turn, and it gets everything again."""
-    with at(host, v6only) as one, successor(one, one.getsockname()) as other:
+    with at(host, v6only) as one, successor(one, one.getsockname(), interface(one), 1) as other:
         where = one.getsockname()
         silence(other)
         for silent, reader in ((one, other), (other, one)) * 3:
-            unsilence(reader)
+            unsilence(reader, interface(reader))
             silence(silent)
             assert reader.getsockname() == where
             sent = send(to, PORT, 10)
@@ -90,9 +87,11 @@ def test_a_socket_that_is_not_silent_any_more_is_where_it_was(host: str, to: str
 @in_own_network
 def test_if_all_are_silent_clients_are_refused(host: str, to: str, v6only: int) -> None:
     """They need not wait until they give up."""
-    with at(host, v6only) as one, successor(one, one.getsockname()) as other:
+    with at(host, v6only) as one, successor(one, one.getsockname(), interface(one), 1) as other:
         assert not is_refused(to, PORT)
         silence(one)
+        assert is_refused(to, PORT)
+        unsilence(other, interface(other))
         assert not is_refused(to, PORT)
         silence(other)
         silence(other)
@@ -104,7 +103,7 @@ def test_a_socket_that_is_not_silent_may_be_told_so() -> None:
     """It keeps its address and what it has."""
     with at("127.0.0.1") as one:
         sent = send("127.0.0.1", PORT, 3)
-        unsilence(one)
+        unsilence(one, interface(one))
         sent += send("127.0.0.1", PORT, 3)
         assert received(one) == sent
         assert one.getsockname() == ("127.0.0.1", PORT)
@@ -116,7 +115,8 @@ def test_many_sockets_may_wait_for_their_turn() -> None:
     with ExitStack() as stack:
         sockets = [stack.enter_context(at("0.0.0.0"))]
         for _ in range(5):
-            sockets.append(stack.enter_context(successor(sockets[-1], ("0.0.0.0", PORT))))
+            sockets.append(stack.enter_context(successor(sockets[-1], ("0.0.0.0", PORT), 0, len(sockets))))
+            unsilence(sockets[-1], 0)
             silence(sockets[-2])
             sent = send("127.0.0.1", PORT)
             assert received(sockets[-1]) == sent
@@ -130,7 +130,8 @@ def test_a_connection_keeps_its_socket() -> None:
         client.connect(("127.0.0.1", PORT))
         connection.connect(client.getsockname())
         silence(old)
-        with successor(old, ("127.0.0.1", PORT)) as new:
+        with successor(old, ("127.0.0.1", PORT), 0, 1) as new:
+            unsilence(new, 0)
             client.send(b"more")
             sent = send("127.0.0.1", PORT)
             assert received(connection) == ["more"]
@@ -150,7 +151,7 @@ def option(one: socket.socket, level: int, name: int) -> int:
 @in_own_network
 def test_a_successor_is_for_the_same_families(v6only: int) -> None:
     """haproxy compares this with the `bind` line."""
-    with at("::", v6only) as one, successor(one, one.getsockname()) as made:
+    with at("::", v6only) as one, successor(one, one.getsockname(), interface(one), 1) as made:
         assert option(made, socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == v6only
         assert made.getsockname() == one.getsockname()
         assert (made.family, made.type) == (one.family, one.type)
@@ -174,18 +175,22 @@ def test_a_successor_may_be_at_an_address_that_is_not_here_yet(host: str, level:
         one.setsockopt(level, name, 1)
         share_address(one)
         one.bind((host, PORT))
-        with successor(one, one.getsockname()) as made:
+        with successor(one, one.getsockname(), interface(one), 1) as made:
             assert made.getsockname() == one.getsockname()
             assert option(made, level, name) == 1
             silence(made)
-            unsilence(made)
+            unsilence(made, interface(made))
             assert made.getsockname() == one.getsockname()
 
 
 @in_own_network
 def test_a_successor_may_hold_as_much_as_we_ask_for() -> None:
     """More than any other socket, up to the kernel's limit."""
-    with at("127.0.0.1") as one, at("127.0.0.1") as greedy, successor(one, one.getsockname()) as made:
+    with (
+        at("127.0.0.1") as one,
+        at("127.0.0.1") as greedy,
+        successor(one, one.getsockname(), interface(one), 1) as made,
+    ):
         greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         room = option(made, socket.SOL_SOCKET, socket.SO_RCVBUF)
         assert room == option(greedy, socket.SOL_SOCKET, socket.SO_RCVBUF)
@@ -197,12 +202,14 @@ def test_an_interface_is_kept_by_a_successor_and_by_silence() -> None:
     index = socket.if_nametoindex("lo")
     with at("127.0.0.1") as one:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
-        with successor(one, one.getsockname()) as made:
+        with successor(one, one.getsockname(), interface(one), 1) as made:
+            unsilence(made, index)
             for each in (one, made):
                 silence(each)
                 assert option(each, socket.SOL_SOCKET, SO_BINDTOIFINDEX) == index
-                unsilence(each)
+                unsilence(each, interface(each))
                 assert option(each, socket.SOL_SOCKET, SO_BINDTOIFINDEX) == index
+            unsilence(made, 0)
             silence(one)
             sent = send("127.0.0.1", PORT)
             assert received(made) == sent
@@ -211,9 +218,9 @@ def test_an_interface_is_kept_by_a_successor_and_by_silence() -> None:
 @in_own_network
 def test_one_without_an_interface_gets_none() -> None:
     """It hears from all."""
-    with at("0.0.0.0") as one, successor(one, one.getsockname()) as made:
+    with at("0.0.0.0") as one, successor(one, one.getsockname(), interface(one), 1) as made:
         silence(made)
-        unsilence(made)
+        unsilence(made, interface(made))
         assert [option(each, socket.SOL_SOCKET, SO_BINDTOIFINDEX) for each in (one, made)] == [0, 0]
 
 
@@ -224,7 +231,7 @@ def test_haproxy_can_bind_the_sockets_of_its_connections_beside_them(name: int) 
     with socket.socket(type=socket.SOCK_DGRAM) as one, socket.socket(type=socket.SOCK_DGRAM) as connection:
         one.bind(("127.0.0.1", PORT))
         connection.setsockopt(socket.SOL_SOCKET, name, 1)
-        with successor(one, one.getsockname()) as made:
+        with successor(one, one.getsockname(), interface(one), 1) as made:
             silence(one)
             connection.bind(made.getsockname())
 
@@ -237,7 +244,8 @@ def test_a_socket_of_another_user_can_be_succeeded() -> None:
         one.setblocking(False)
         one.bind(("127.0.0.1", PORT))
         os.seteuid(NOBODY)
-        with successor(one, one.getsockname()) as made:
+        with successor(one, one.getsockname(), interface(one), 1) as made:
+            unsilence(made, 0)
             silence(one)
             sent = send("127.0.0.1", PORT)
             assert received(made) == sent
@@ -248,12 +256,11 @@ def test_a_socket_of_another_user_can_be_succeeded() -> None:
 @in_own_network
 def test_who_may_not_bind_a_port_is_told() -> None:
     """Nothing is left open, and the first socket is as it was."""
-    FIRST_UNPRIVILEGED.write_text("1024")
     with bound("127.0.0.1", 443) as one:
         os.seteuid(NOBODY)
         before = sorted(os.listdir("/proc/self/fd"))
         with pytest.raises(PermissionError) as caught:
-            successor(one, one.getsockname())
+            successor(one, one.getsockname(), interface(one), 1)
         assert caught.value.errno == errno.EACCES
         assert sorted(os.listdir("/proc/self/fd")) == before
         sent = send("127.0.0.1", 443, 3)
@@ -268,7 +275,7 @@ def test_without_a_descriptor_there_is_no_successor() -> None:
         os.close(free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         with pytest.raises(OSError, match="Too many open files"):
-            successor(one, one.getsockname())
+            successor(one, one.getsockname(), interface(one), 1)
 
 
 # ---- sockets that cannot reach their own address -------------------------------------------------------------------
@@ -297,20 +304,21 @@ def unreachable(host: str) -> socket.socket:
 @in_own_network
 def test_a_socket_is_silent_also_once_its_address_arrives(host: str, arrives: str) -> None:
     """As of a VIP that moves between hosts: the one that reads gets everything, and both get what they had before."""
-    with unreachable(host) as one, successor(one, one.getsockname()) as other:
+    with unreachable(host) as one, successor(one, one.getsockname(), interface(one), 1) as other:
         where = one.getsockname()
+        unsilence(other, 0)
         silence(one)
         ip("addr", "add", arrives, "dev", "lo", *(["nodad"] if ":" in host else []))
         sent = send(host, PORT)
         assert received(other) == sent
         silence(other)
         assert is_refused(host, PORT)
-        unsilence(one)
+        unsilence(one, interface(one))
         sent = send(host, PORT)
         assert (received(one), received(other)) == (sent, [])
         silence(one)
         assert is_refused(host, PORT)
-        unsilence(other)
+        unsilence(other, interface(other))
         sent = send(host, PORT)
         assert (received(one), received(other)) == ([], sent)
         assert one.getsockname() == other.getsockname() == where
@@ -325,11 +333,12 @@ def test_a_socket_for_all_is_silent_where_there_is_no_loopback_address(v6only: i
     """As in a container without ::1."""
     ip("addr", "del", "::1/128", "dev", "lo")
     ip("addr", "add", "2001:db8::7/128", "dev", "lo", "nodad")
-    with at("::", v6only) as one, successor(one, one.getsockname()) as other:
+    with at("::", v6only) as one, successor(one, one.getsockname(), interface(one), 1) as other:
+        unsilence(other, 0)
         silence(one)
         sent = send("2001:db8::7", PORT)
         assert (received(one), received(other)) == ([], sent)
-        unsilence(one)
+        unsilence(one, interface(one))
         silence(other)
         sent = send("2001:db8::7", PORT)
         assert (received(one), received(other)) == (sent, [])
@@ -340,10 +349,10 @@ def test_a_socket_for_all_is_silent_where_there_is_no_loopback_address(v6only: i
 def test_no_capability_is_needed_to_silence_it() -> None:
     """Nor to end that."""
     os.seteuid(NOBODY)
-    with unreachable(NOT_HERE) as one, successor(one, one.getsockname()) as other:
+    with unreachable(NOT_HERE) as one, successor(one, one.getsockname(), interface(one), 1) as other:
         for _ in range(2):
             silence(one)
-            unsilence(one)
+            unsilence(one, interface(one))
         assert why_not_silenced(other, other.getsockname()) is None
 
 
@@ -354,8 +363,8 @@ def test_to_silence_twice_is_no_error() -> None:
         for each in (one, other):
             silence(each)
             silence(each)
-            unsilence(each)
-            unsilence(each)
+            unsilence(each, interface(each))
+            unsilence(each, interface(each))
             assert option(each, socket.SOL_SOCKET, SO_BINDTOIFINDEX) == 0
 
 
@@ -375,117 +384,17 @@ def test_one_that_can_be_succeeded_and_silenced_has_no_reason_against_it() -> No
 @in_own_network
 def test_the_reason_is_the_kernel_s() -> None:
     """What may not be bound, and what cannot be silenced: it has an interface, and cannot reach its address."""
-    FIRST_UNPRIVILEGED.write_text("1024")
     with unreachable(NOT_HERE) as one:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
-        with pytest.raises(OSError, match=r"unreachable|No route"):
-            silence(one)
-        assert option(one, socket.SOL_SOCKET, SO_BINDTOIFINDEX) == socket.if_nametoindex("lo")
+        assert why_not_silenced(one, one.getsockname()) is None
+        os.seteuid(NOBODY)
         error = why_not_silenced(one, one.getsockname())
         assert error is not None
-        assert error.errno in {errno.ENETUNREACH, errno.EHOSTUNREACH}
+        assert error.errno == errno.EPERM
+        os.seteuid(0)
+    FIRST_UNPRIVILEGED.write_text("1024")
     with bound("127.0.0.1", 443) as one:
         os.seteuid(NOBODY)
         error = why_not_silenced(one, one.getsockname())
         assert error is not None
         assert error.errno == errno.EACCES
-
-
-# ---- may_bind ------------------------------------------------------------------------------------------------------
-
-
-@needs_root
-@in_own_network
-def test_a_privileged_port_needs_a_capability() -> None:
-    """The kernel itself agrees."""
-    FIRST_UNPRIVILEGED.write_text("1024")
-    assert [may_bind(os.getpid(), port) for port in (443, 1023, 1024, 65535)] == [True] * 4
-    os.seteuid(NOBODY)
-    assert [may_bind(os.getpid(), port) for port in (443, 1023, 1024, 65535)] == [False, False, True, True]
-    for port, may in ((443, False), (1024, True)):
-        with socket.socket(type=socket.SOCK_DGRAM) as one:
-            try:
-                one.bind(("127.0.0.1", port))
-                bound_it = True
-            except PermissionError:
-                bound_it = False
-        assert bound_it == may
-
-
-@needs_root
-@in_own_network
-def test_the_first_port_for_everybody_is_the_network_s() -> None:
-    """Docker sets it to 0."""
-    FIRST_UNPRIVILEGED.write_text("0")
-    assert may_bind(os.getpid(), 1)
-    os.seteuid(NOBODY)
-    assert may_bind(os.getpid(), 1)
-
-
-@needs_root
-@in_own_network
-def test_a_process_that_cannot_be_looked_at_may() -> None:
-    """No warning is better than a wrong one."""
-    FIRST_UNPRIVILEGED.write_text("1024")
-    assert may_bind(2**22 + 1, 443)
-
-
-@needs_root
-@in_own_network
-def test_it_is_the_other_process_that_is_looked_at() -> None:
-    """haproxy has other capabilities than we have."""
-    FIRST_UNPRIVILEGED.write_text("1024")
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(writer)
-        os.seteuid(NOBODY)
-        os.read(reader, 1)
-        os._exit(0)
-    try:
-        eventually(lambda: not may_bind(pid, 443))
-        assert may_bind(pid, 1024)
-        assert may_bind(os.getpid(), 443)
-    finally:
-        os.close(writer)
-        os.waitpid(pid, 0)
-
-
-# ---- has_unread, takes_turns ---------------------------------------------------------------------------------------
-
-
-def test_what_waits_in_a_socket_is_seen_and_not_read() -> None:
-    """An empty datagram as well."""
-    with bound("127.0.0.1") as one, socket.socket(type=socket.SOCK_DGRAM) as client:
-        assert not has_unread(one)
-        for content in (b"", b"x" * 1200):
-            client.sendto(content, one.getsockname())
-            assert has_unread(one)
-            assert has_unread(one)
-            assert one.recv(2000) == content
-            assert not has_unread(one)
-
-
-def test_an_error_of_an_earlier_datagram_is_no_end() -> None:
-    """It is reported once; then nothing waits."""
-    with bound("127.0.0.1") as one, bound("127.0.0.1") as nobody:
-        where = nobody.getsockname()
-        nobody.close()
-        one.connect(where)
-        one.send(b"x")
-        assert has_unread(one)
-        assert not has_unread(one)
-
-
-def test_the_kinds_that_take_turns_are_udp_of_both_families() -> None:
-    """Not TCP, and no unix socket."""
-    kinds = [(family, kind) for family in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX) for kind in (1, 2)]
-    found = []
-    for family, kind in kinds:
-        if family == socket.AF_INET6 and not socket.has_ipv6:
-            continue
-        with socket.socket(family, kind) as one:
-            if takes_turns(one):
-                found.append((family, kind))
-    assert set(found) <= {(socket.AF_INET, 2), (socket.AF_INET6, 2)}
-    assert (socket.AF_INET, 2) in found

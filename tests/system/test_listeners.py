@@ -738,7 +738,7 @@ def test_a_stored_vip_of_the_other_kind_is_closed(listeners: Listeners, stored: 
     """It has the tag, the address and the port of the declared one, and is of no use for it."""
     listeners.adopt(returned(*parse_vips(f"{stored}127.0.0.1:1025:A")))
     listeners.bind(parse_vips(f"{declared}127.0.0.1:1025:A"), freebind=False)
-    assert [kind for _, _, kind in listeners.kinds()] == [bool(declared)]
+    assert [scheme for _, _, scheme in listeners.schemes()] == [declared]
     assert listeners.forgotten() == (f"{STORED}A",)
     assert list(dict(listeners.to_store())) == [f"{STORED}A"]
 
@@ -764,8 +764,8 @@ def test_a_silent_vip_is_shown_where_it_was_bound(listeners: Listeners) -> None:
         silence(vip.socket)
     listeners.listen(["A"])
     shown = {str(one["tag"]): (one["address"], one["accepts"]) for one in listeners.status()}
-    assert shown == {"A": ("udp@0.0.0.0:1025", True), "B": ("udp@127.0.0.1:1025", False)}
-    assert listeners.addresses(9) == {"A": ["udp@0.0.0.0:1025"], "B": ["udp@127.0.0.1:1025"]}
+    assert shown == {"A": ("udp@0.0.0.0:1025", True), "B": ("quic@127.0.0.1:1025", False)}
+    assert listeners.addresses(9) == {"A": ["udp@0.0.0.0:1025"], "B": ["quic@127.0.0.1:1025"]}
     following = Listeners()
     following.restore(listeners.serialize())
     assert following.addresses(9) == listeners.addresses(9)
@@ -777,7 +777,7 @@ def test_tcp_and_datagrams_may_share_an_address(listeners: Listeners) -> None:
     """HTTP/2 and HTTP/3 on one port, each with a socket of its own kind."""
     listeners.bind(parse_vips("127.0.0.1:1025:A,quic@127.0.0.1:1025:B"), freebind=False)
     listeners.listen("AB")
-    assert [kind for _, _, kind in listeners.kinds()] == [False, True]
+    assert [scheme for _, _, scheme in listeners.schemes()] == ["", "quic@"]
     assert accepts(1025)
     sent = send("127.0.0.1", 1025, 3)
     assert received(descriptor_of(listeners, "B")) == sent
@@ -822,7 +822,7 @@ def test_a_check_has_stand_ins_of_each_kind(listeners: Listeners) -> None:
     """haproxy compares the type of an inherited socket with the `bind` line."""
     vips = parse_vips("quic@127.0.0.1:1025:A,127.0.0.1:1025:B")
     listeners.stand_in(vips, [("C", True), ("D", False)])
-    assert {tag: kind for tag, _, kind in listeners.kinds()} == {"A": True, "B": False, "C": True, "D": False}
+    assert {tag: scheme for tag, _, scheme in listeners.schemes()} == {"A": "quic@", "B": "", "C": "udp@", "D": ""}
 
 
 # ---- poke ----------------------------------------------------------------------------------------------------------

@@ -16,9 +16,19 @@ from collections.abc import Collection, Iterable, Mapping
 
 from entrypoint.lean.record import record
 from entrypoint.lean.typing import Any
-from entrypoint.options.vips import ANY, QUIC, Vip
-from entrypoint.system.listeners.datagrams import ROOM, takes_turns, unsilence, why_not_silenced
-from entrypoint.system.listeners.places import ListenError, Place, connects, is_at, places, poke, reason_of, shown
+from entrypoint.options.vips import ANY, QUIC, UDP, Vip
+from entrypoint.system.listeners.datagrams import ROOM, interface, takes_turns, unsilence
+from entrypoint.system.listeners.places import (
+    ListenError,
+    Place,
+    connects,
+    is_at,
+    places,
+    poke,
+    reason_of,
+    shown,
+    turns_of,
+)
 
 STORED = "safe_reload_vip_"
 """Prefix of the name under which systemd stores a VIP; its tag follows."""
@@ -50,6 +60,8 @@ class Listener:
     """Where it was bound, as getsockname(2) said then."""
     scheme: str = ""
     """As in `Vip`."""
+    interface: int = 0
+    """The index of the interface that it was bound to; 0 for none."""
     shared: str = ""
     """Why all generations share this datagram socket; empty for one that each generation gets another of."""
 
@@ -99,7 +111,8 @@ class Listeners:
             listener.setblocking(False)
             if takes_turns(listener):
                 # A safe_reload that was killed has left it silent.
-                unsilence(listener)
+                with contextlib.suppress(OSError):
+                    unsilence(listener, interface(listener))
             if name.startswith(STORED):
                 self._returned.setdefault(name.removeprefix(STORED), []).append(listener)
                 continue
@@ -110,8 +123,8 @@ class Listeners:
                 names_of_both = f"the passed sockets {other.name!r} and {name!r} would both have the tag {tag}"
                 raise ListenError(f"LISTEN_FDNAMES: {names_of_both}; give one another name (FileDescriptorName=)")
             address = listener.getsockname()
-            why = _why_shared(listener, address)
-            self._listeners.append(Listener(tag, listener, ours=False, name=name, address=address, shared=why))
+            turns = turns_of(listener, address)
+            self._listeners.append(Listener(tag, listener, False, name, False, address, "", *turns))
 
     def bind(self, vips: Iterable[Vip], *, freebind: bool) -> None:
         """Bind every VIP, or none.
@@ -150,9 +163,8 @@ class Listeners:
                     continue
                 raise
             address, stored = made.getsockname(), returned is not None
-            self._listeners.append(
-                Listener(vip.tag, made, True, "", stored, address, vip.scheme, _why_shared(made, address))
-            )
+            turns = turns_of(made, address)
+            self._listeners.append(Listener(vip.tag, made, True, "", stored, address, vip.scheme, *turns))
 
     def _take_back(self, tag: str, place: Place) -> socket.socket | None:
         returned = next((candidate for candidate in self._returned.get(tag, ()) if is_at(candidate, place)), None)
@@ -213,9 +225,12 @@ class Listeners:
         """Return tag and descriptor of each socket; a VIP of both address families has two."""
         return tuple((listener.tag, listener.socket.fileno()) for listener in self._listeners)
 
-    def kinds(self) -> tuple[tuple[str, int, bool], ...]:
-        """Return tag and descriptor of each socket, and whether it takes datagrams."""
-        return tuple((one.tag, one.socket.fileno(), not connects(one.socket)) for one in self._listeners)
+    def schemes(self) -> tuple[tuple[str, int, str], ...]:
+        """Return tag and descriptor of each socket, and its scheme (see `Vip`)."""
+        return tuple(
+            (one.tag, one.socket.fileno(), one.scheme or ("" if connects(one.socket) else UDP))
+            for one in self._listeners
+        )
 
     def variables(self) -> dict[str, str]:
         """Return the value of each tag's variable, which haproxy's configuration puts behind `fd@`.
@@ -236,7 +251,7 @@ class Listeners:
         for listener in self._listeners:
             if listener.tag not in found and len(found) == most:
                 break
-            found.setdefault(listener.tag, []).append(shown(listener.socket, listener.address))
+            found.setdefault(listener.tag, []).append(shown(listener.socket, listener.address, listener.scheme))
         return found
 
     def taking_turns(self) -> tuple[Listener, ...]:
@@ -250,7 +265,7 @@ class Listeners:
     def serialize(self) -> list[tuple[Any, ...]]:
         """Return every VIP as plain values, for the next program."""
         return [
-            (one.tag, one.socket.fileno(), one.ours, one.name, one.stored, one.address, one.scheme, one.shared)
+            (one.tag, one.socket.fileno(), *(getattr(one, name) for name in tuple(Listener.__annotations__)[2:]))
             for one in self._listeners
         ]
 
@@ -275,7 +290,7 @@ class Listeners:
         return [
             {
                 "tag": listener.tag,
-                "address": shown(listener.socket, listener.address),
+                "address": shown(listener.socket, listener.address, listener.scheme),
                 "accepts": self._accepts(listener),
             }
             for listener in self._listeners
@@ -342,7 +357,7 @@ class Listeners:
         for listener in self._listeners:
             if listener.takes_turns:
                 with contextlib.suppress(OSError):
-                    unsilence(listener.socket)
+                    unsilence(listener.socket, listener.interface)
             listener.socket.close()
         self._listeners.clear()
         for rest in self._returned.values():
@@ -361,12 +376,6 @@ def _is_us(identity: str) -> bool:
         return True
     with open(ourselves, "rb", buffering=0):
         return str(os.fstat(ourselves).st_ino) == identity
-
-
-def _why_shared(one: socket.socket, address: Any) -> str:
-    """Return why all generations have to share a socket; empty if it is not of datagrams, or each can have another."""
-    error = why_not_silenced(one, address) if takes_turns(one) else None
-    return reason_of(error) if error else ""
 
 
 def _listens(listener: socket.socket) -> bool:

@@ -2,8 +2,11 @@
 
 A TCP socket is shared by an old and a new process, and each connection that it accepts is whole. A datagram is not: the
 packets of one QUIC handshake would end up in both. So each process has a socket of its own at the same address
-(SO_REUSEPORT of socket(7)), and all but one are silent: connected to their own address, from which nobody else sends
-(udp(7), connect). A silent socket keeps its address and the datagrams that it has, and gets no new ones.
+(SO_REUSEPORT of socket(7)), and all but one are silent. A silent socket keeps its address and the datagrams that it
+has, and gets no new ones. There are two ways to be silent: bound to an interface that no host has, or connected to the
+own address, from which nobody else sends (udp(7), connect). connect(2) with AF_UNSPEC ends both.
+
+It takes Linux 5.7: before that, binding to an interface took a capability.
 """
 
 from __future__ import annotations
@@ -19,6 +22,9 @@ _IP_FREEBIND, _IP_TRANSPARENT, _IPV6_TRANSPARENT = 15, 19, 75
 _SO_BINDTOIFINDEX = 62
 """From asm-generic/socket.h; Linux 5.0."""
 _NO_INTERFACE = 2**31 - 1
+"""The highest number; no interface has one like it."""
+_NO_INTERFACES = 2**20
+"""So many numbers below it are no interfaces either."""
 _FIRST_UNPRIVILEGED = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 _NET_BIND_SERVICE = 10
 """From linux/capability.h."""
@@ -34,24 +40,30 @@ def takes_turns(one: socket.socket) -> bool:
     return one.type == socket.SOCK_DGRAM and one.family in {socket.AF_INET, socket.AF_INET6}
 
 
-def share_address(one: socket.socket) -> None:
-    """Allow more sockets at its address.
+def interface(one: socket.socket) -> int:
+    """Return the index of the interface that a socket was bound to; 0 for none.
 
-    Of these two options SO_REUSEPORT is for sockets of one user only, and SO_REUSEADDR for any (socket(7)).
+    Raises:
+        OSError: Linux is older than 5.0.
+
     """
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    index = one.getsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX)
+    return 0 if index >= _NO_INTERFACE - _NO_INTERFACES else index
 
 
-def successor(one: socket.socket, address: Any) -> socket.socket:
-    """Return a new socket with the same options at the same address. It is not silent.
+def successor(one: socket.socket, address: Any, index: int, generation: int) -> socket.socket:
+    """Return a new silent socket with the same options at the same address.
 
     Args:
         one: the socket that it is to relieve.
-        address: where that was bound: of a silent one at `*` the kernel says the loopback address.
+        address: where that was bound: of a socket at `*` that is connected, the kernel says the loopback address.
+        index: see `interface`.
+        generation: the number of the generation that gets it. Linux spreads clients over the sockets of one address
+            that were bound with the same interface, even if they have another one now (reuseport_select_sock). So
+            those of a generation are silent on the same one, and those of another generation on another one.
 
     Raises:
-        OSError: we may not bind it (EACCES, EPERM), or no descriptors are left.
+        OSError: we may not bind it (EACCES, EPERM) or make it silent, or no descriptors are left.
 
     """
     share_address(one)
@@ -63,24 +75,102 @@ def successor(one: socket.socket, address: Any) -> socket.socket:
         if one.family == socket.AF_INET6:
             v6only = one.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
-        for level, option in (
-            (socket.IPPROTO_IP, _IP_FREEBIND),
-            (socket.IPPROTO_IP, _IP_TRANSPARENT),
-            (socket.IPPROTO_IPV6, _IPV6_TRANSPARENT),
-        ):
+        for level, option in ((socket.IPPROTO_IP, _IP_TRANSPARENT), (socket.IPPROTO_IPV6, _IPV6_TRANSPARENT)):
             if (level != socket.IPPROTO_IPV6 or one.family == socket.AF_INET6) and one.getsockopt(level, option):
                 made.setsockopt(level, option, 1)
-        _bind_to_interface(made, one.getsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX))
-        made.bind(address)
+        # The address may have moved to another host since (VRRP). haproxy takes it only with the option as before.
+        made.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+        _bind_silently(made, address, index, generation)
+        made.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, one.getsockopt(socket.IPPROTO_IP, _IP_FREEBIND))
     except BaseException:
         made.close()
         raise
     return made
 
 
-def _bind_to_interface(one: socket.socket, index: int) -> None:
-    if index:
+def share_address(one: socket.socket) -> None:
+    """Allow more sockets at its address.
+
+    SO_REUSEPORT is for sockets of one user, SO_REUSEADDR also for those that haproxy, as another user, binds for its
+    connections (socket(7)).
+    """
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+
+def _bind_silently(made: socket.socket, address: Any, index: int, generation: int) -> None:
+    """Bind a socket that is silent from the beginning, or in an instant.
+
+    Linux binds a single IPv6 address only on an interface that is there (__inet6_bind).
+    """
+    if made.family == socket.AF_INET or address[0] == "::":
+        nowhere = _NO_INTERFACE - 1 - generation % _NO_INTERFACES
+        made.setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, nowhere)
+        made.bind(address)
+    else:
+        if index:
+            made.setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, index)
+        made.bind(address)
+        silence(made)
+
+
+def silence(one: socket.socket) -> None:
+    """Have the kernel give a socket no new datagrams; nothing happens to a silent one.
+
+    Raises:
+        OSError: it still gets them.
+
+    """
+    index = one.getsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX)
+    if index != interface(one):
+        return
+    try:
+        one.connect(one.getsockname())
+    except OSError:
+        # Its own address is not on this host (IP_FREEBIND), or it is `[::]` and there is no `::1`. One that has an
+        # interface can be given another one with CAP_NET_RAW only.
+        one.setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, _NO_INTERFACE)
+
+
+def unsilence(one: socket.socket, index: int) -> None:
+    """Have the kernel give a socket new datagrams again; nothing happens to one that is not silent.
+
+    Args:
+        one: the socket.
+        index: of its interface; 0 for none.
+
+    Raises:
+        OSError: it still gets none; this Python may be unable to call connect(2) with AF_UNSPEC.
+
+    """
+    connect, errno = libc_functions("connect")
+    if connect(one.fileno(), _UNSPECIFIED, len(_UNSPECIFIED)) < 0:
+        raise OSError(errno(), os.strerror(errno()))
+    # Linux has forgotten the interface, together with the peer (__udp_disconnect).
+    if one.getsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX) != index:
         one.setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, index)
+
+
+def why_not_silenced(one: socket.socket, address: Any) -> OSError | None:
+    """Return why no other socket can take turns with this one; None if one can.
+
+    Args:
+        one: a socket that is not silent.
+        address: where it was bound.
+
+    """
+    try:
+        index = interface(one)
+        with successor(one, address, index, 0) as made:
+            if index:
+                unsilence(made, index)
+                silence(made)
+        with socket.socket(one.family, one.type) as nowhere:
+            nowhere.setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, _NO_INTERFACE)
+            unsilence(nowhere, 0)
+    except OSError as error:
+        return error
+    return None
 
 
 def may_bind(pid: int, port: int) -> bool:
@@ -97,58 +187,6 @@ def may_bind(pid: int, port: int) -> bool:
     except (OSError, StopIteration):
         return True
     return bool(int(effective.split()[1], 16) >> _NET_BIND_SERVICE & 1)
-
-
-def silence(one: socket.socket) -> None:
-    """Have the kernel give a socket no new datagrams.
-
-    A socket that cannot reach its own address (IP_FREEBIND, or `[::]` without `::1`) is bound to an interface that no
-    host has. From Linux 5.7 on that needs no capability.
-
-    Raises:
-        OSError: it still gets them.
-
-    """
-    try:
-        one.connect(one.getsockname())
-    except OSError:
-        if one.getsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX):
-            raise
-        _bind_to_interface(one, _NO_INTERFACE)
-
-
-def unsilence(one: socket.socket) -> None:
-    """Have the kernel give a socket new datagrams again; nothing happens to one that is not silent.
-
-    Raises:
-        OSError: this Python cannot call connect(2) with AF_UNSPEC.
-
-    """
-    # Linux forgets the interface with the association (__udp_disconnect).
-    index = one.getsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX)
-    connect, errno = libc_functions("connect")
-    if connect(one.fileno(), _UNSPECIFIED, len(_UNSPECIFIED)) < 0:
-        raise OSError(errno(), os.strerror(errno()))
-    wanted = 0 if index == _NO_INTERFACE else index
-    if one.getsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX) != wanted:
-        one.setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, wanted)
-
-
-def why_not_silenced(one: socket.socket, address: Any) -> OSError | None:
-    """Return why no other socket can take turns with this one; None if one can.
-
-    Args:
-        one: a socket that is not silent.
-        address: where it was bound.
-
-    """
-    try:
-        with successor(one, address) as made:
-            silence(made)
-            unsilence(made)
-    except OSError as error:
-        return error
-    return None
 
 
 def has_unread(one: socket.socket) -> bool:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from entrypoint.lean.record import record
 from entrypoint.lean.typing import Any
-from entrypoint.options.vips import ANY, Vip
+from entrypoint.options.vips import ANY, UDP, Vip
+from entrypoint.system.listeners.datagrams import interface, takes_turns, why_not_silenced
 
 _HINTS = {
     errno.EADDRNOTAVAIL: "the address is not on this host; --freebind binds it all the same",
@@ -113,11 +114,11 @@ def is_at(listener: socket.socket, place: Place) -> bool:
     return bool(port == place.port and here == there and v6only and (not place.index or more[-1:] == [place.index]))
 
 
-def shown(listener: socket.socket, address: Any) -> str:
+def shown(listener: socket.socket, address: Any, scheme: str = "") -> str:
     """Return the address that a socket was bound to in the notation of VIPS."""
     if listener.family == socket.AF_UNIX:
         return os.fsdecode(address)
-    datagrams = "" if connects(listener) else "udp@"
+    datagrams = scheme or ("" if connects(listener) else UDP)
     host = address[0]
     if listener.family == socket.AF_INET6:
         scope = f"%{_interface(address[3])}" if address[3] else ""
@@ -136,6 +137,20 @@ def reason_of(error: OSError) -> str:
     """Return why a VIP cannot be bound, and the remedy."""
     hint = _HINTS.get(error.errno or 0)
     return f"{error.strerror or error}{f': {hint}' if hint else ''}"
+
+
+def turns_of(one: socket.socket, address: Any) -> tuple[int, str]:
+    """Return the interface of a socket that is not silent, and why it cannot take turns with others; empty if it can.
+
+    Args:
+        one: any socket; of those that do not take datagrams there is nothing to say.
+        address: where it was bound.
+
+    """
+    if not takes_turns(one):
+        return 0, ""
+    error = why_not_silenced(one, address)
+    return (0, reason_of(error)) if error else (interface(one), "")
 
 
 # ---- connections of our own ----------------------------------------------------------------------------------------
