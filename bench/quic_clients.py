@@ -235,8 +235,8 @@ class Clients:
             assert isinstance(client, Client)
             stream, answer = client.request("/long")
             self._downloads.append((client, stream, answer))
-            begun = asyncio.create_task(client.begun.wait())
-            await asyncio.wait([begun, client.ended], timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(client.begun.wait(), PATIENCE)
         return {"begun": len(self._downloads)}
 
     async def downloaded(self) -> dict[str, Any]:

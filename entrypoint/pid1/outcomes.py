@@ -148,10 +148,8 @@ class Outcomes:
         tag, scheme = kinds.get(int(number) if number.isdecimal() else -1, ("", ""))
         if not tag:
             return ""
-        wants = (
-            f'bind "fd@${{{tag}}}" is for a VIP without a scheme, bind "quic+fd@${{{tag}}}" for quic@, and dgram-bind'
-        )
-        return f"the VIP {tag} is {scheme or 'TCP'}, and its `bind` line wants another kind: {wants} for udp@"
+        wants = f'bind "quic+fd@${{{tag}}}" is for quic@, dgram-bind for udp@, and bind "fd@${{{tag}}}" for no scheme'
+        return f"the VIP {tag} {f'has {scheme}' if scheme else 'is TCP'}, and its line wants another kind: {wants}"
 
     def _master_worker(self) -> str:
         where = self._configurations.found.conditional_master_worker
