@@ -109,7 +109,7 @@ class DatagramTurns:
                 for vip in self._listeners.taking_turns():
                     descriptor = vip.socket.fileno()
                     old = self._serving[descriptor]
-                    turn.vips[descriptor] = successor(old, vip.address, vip.interface, number)
+                    turn.vips[descriptor] = successor(old, vip.address, number)
             except OSError:
                 self._close(turn)
                 raise
@@ -123,7 +123,7 @@ class DatagramTurns:
             index = interface(held.socket)
             # A socket of another network namespace cannot be made here.
             address = held.socket.getsockname()
-            made = None if held.namespace else successor(held.socket, address, index, number)
+            made = None if held.namespace else successor(held.socket, address, number)
         except OSError:
             made = None
         if not made:

@@ -308,13 +308,14 @@ def test_a_quic_vip_of_any_address_serves_both_families(start: Start, version: s
     """Also after a reload, a crash and an upgrade."""
     binds = '    bind "quic+fd@${FD_HTTP3}" ssl crt /etc/lb/site.pem alpn h3\n'
     lb = begun(start, IMAGES[version], of_one_frontend(binds), f"quic@*:{PORT}:FD_HTTP3", sysctls=IPV6)
+    lb.inside("ip", "address", "add", "2001:db8::1/128", "dev", "lo", "nodad").communicate()
     for what in ("nothing", "reload", "upgrade", "reload", "crash"):
         if what == "crash":
             before = crash(lb)
             eventually(lambda before=before: lb.log.count("is current") > before)  # type: ignore[misc]
         elif what != "nothing":
             assert lb.run("safe_reload", what)[0] == 0, lb.log
-        for host in ("127.0.0.1", "::1"):
+        for host in ("127.0.0.1", "::1", "2001:db8::1"):
             with clients_of(lb, host, str(PORT), "--round-trip", "0") as clients:
                 assert clients.do("new 3 50") == {OK: 3}, (what, host)
 

@@ -4,13 +4,15 @@ A TCP socket is shared by an old and a new process, and each connection that it 
 packets of one QUIC handshake would end up in both. So each process has a socket of its own at the same address
 (SO_REUSEPORT of socket(7)), and all but one are silent. A silent socket keeps its address and the datagrams that it
 has, and gets no new ones. There are two ways to be silent: bound to an interface that no host has, or connected to the
-own address, from which nobody else sends (udp(7), connect). connect(2) with AF_UNSPEC ends both.
+own address, from which nobody else sends (udp(7), connect). connect(2) with AF_UNSPEC ends both. But an IPv6 socket is
+never connected: Linux would go on comparing senders with its peer (__udp_disconnect leaves sk_v6_daddr).
 
 It takes Linux 5.7: before that, binding to an interface took a capability.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 
@@ -51,13 +53,12 @@ def interface(one: socket.socket) -> int:
     return 0 if index >= _NO_INTERFACE - _NO_INTERFACES else index
 
 
-def successor(one: socket.socket, address: Any, index: int, generation: int) -> socket.socket:
+def successor(one: socket.socket, address: Any, generation: int) -> socket.socket:
     """Return a new silent socket with the same options at the same address.
 
     Args:
         one: the socket that it is to relieve.
         address: where that was bound: of a socket at `*` that is connected, the kernel says the loopback address.
-        index: see `interface`.
         generation: the number of the generation that gets it. Linux spreads clients over the sockets of one address
             that were bound with the same interface, even if they have another one now (reuseport_select_sock). So
             those of a generation are silent on the same one, and those of another generation on another one.
@@ -80,7 +81,7 @@ def successor(one: socket.socket, address: Any, index: int, generation: int) -> 
                 made.setsockopt(level, option, 1)
         # The address may have moved to another host since (VRRP). haproxy takes it only with the option as before.
         made.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
-        _bind_silently(made, address, index, generation)
+        _bind_silently(made, address, generation)
         made.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, one.getsockopt(socket.IPPROTO_IP, _IP_FREEBIND))
     except BaseException:
         made.close()
@@ -98,20 +99,18 @@ def share_address(one: socket.socket) -> None:
     one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
 
-def _bind_silently(made: socket.socket, address: Any, index: int, generation: int) -> None:
+def _bind_silently(made: socket.socket, address: Any, generation: int) -> None:
     """Bind a socket that is silent from the beginning, or in an instant.
 
     Linux binds a single IPv6 address only on an interface that is there (__inet6_bind).
     """
+    nowhere = _NO_INTERFACE - 1 - generation % _NO_INTERFACES
     if made.family == socket.AF_INET or address[0] == "::":
-        nowhere = _NO_INTERFACE - 1 - generation % _NO_INTERFACES
         made.setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, nowhere)
         made.bind(address)
     else:
-        if index:
-            made.setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, index)
         made.bind(address)
-        silence(made)
+        made.setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, nowhere)
 
 
 def silence(one: socket.socket) -> None:
@@ -124,12 +123,13 @@ def silence(one: socket.socket) -> None:
     index = one.getsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX)
     if index != interface(one):
         return
-    try:
-        one.connect(one.getsockname())
-    except OSError:
-        # Its own address is not on this host (IP_FREEBIND), or it is `[::]` and there is no `::1`. One that has an
-        # interface can be given another one with CAP_NET_RAW only.
-        one.setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, _NO_INTERFACE)
+    if one.family == socket.AF_INET:
+        # Better than the other way: haproxy can still send from it. Its address may not be on this host (IP_FREEBIND).
+        with contextlib.suppress(OSError):
+            one.connect(one.getsockname())
+            return
+    # A socket that has an interface can be given another one with CAP_NET_RAW only.
+    one.setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, _NO_INTERFACE)
 
 
 def unsilence(one: socket.socket, index: int) -> None:
@@ -161,7 +161,7 @@ def why_not_silenced(one: socket.socket, address: Any) -> OSError | None:
     """
     try:
         index = interface(one)
-        with successor(one, address, index, 0) as made:
+        with successor(one, address, 0) as made:
             if index:
                 unsilence(made, index)
                 silence(made)
