@@ -23,6 +23,7 @@ WHOLE = {"docs/tutorial.md": "tests/container/test_documented.py::test_the_tutor
 
 # What another test runs, exactly or as its name says.
 ELSEWHERE = {
+    "global\n    limited-quic\n\ndefaults": "tests/container/test_documented.py::test_the_page_on_http3",
     "FROM haproxy:3.0": (
         "tests/container/test_vips.py::test_readme_s_recipe_adds_safe_reload_to_an_existing_haproxy_image"
     ),

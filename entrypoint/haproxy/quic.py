@@ -12,6 +12,7 @@ from entrypoint.haproxy.runtime_api import WHO
 
 _NOT_ACCEPTED = "mux=null"
 """Of a connection from its first packet until haproxy has accepted it, which is just after the handshake."""
+_NO_SOCKET = " fd=-1 "
 _BINDS = ("quic4@", "quic6@", "quic+")
 _SECRET = "cluster-secret"  # noqa: S105  # the keyword
 _RETRY = "quic-force-retry"
@@ -25,8 +26,11 @@ def of_handshakes() -> tuple[str, ...]:
 
 
 def handshakes(answer: str) -> int:
-    """Return how many QUIC handshakes are under way, from `show quic`; 0 if haproxy has no QUIC."""
-    return answer.count(_NOT_ACCEPTED)
+    """Return how many QUIC handshakes are under way, from `show quic`; 0 if haproxy has no QUIC.
+
+    One without a socket of its own cannot be finished: its packets go to the next haproxy.
+    """
+    return sum(_NOT_ACCEPTED in one and _NO_SOCKET not in one for one in answer.split("\n* "))
 
 
 def always_retries(mentions: Collection[str] | None) -> bool:

@@ -249,7 +249,7 @@ class Option:
 OPTIONS = (
     Option(
         "vips",
-        'the VIPs, [quic@]ADDRESS:PORT:TAG,...; in haproxy: bind "fd@${TAG}"',
+        'the VIPs, [quic@|udp@]ADDRESS:PORT:TAG,...; in haproxy: bind "[quic+]fd@${TAG}"',
         "LIST",
         (),
         parse_vips,

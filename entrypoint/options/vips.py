@@ -67,7 +67,7 @@ def _parse_entry(number: int, entry: str) -> Vip:
     name, at, rest = entry.partition("@")
     if at and name + at not in _DATAGRAMS and ":" not in name:
         wanted = "" if name + at in _NOT_DATAGRAMS else QUIC
-        why = f"{name + at!r} is no scheme of a VIP: quic@ and udp@ are for datagrams, and TCP has none"
+        why = f"{name + at!r} is no scheme of a VIP: quic@ and udp@ are for datagrams, and TCP needs no scheme"
         raise _error(number, entry, f"{why}; write {wanted + rest!r}")
     scheme = name + at if name + at in _DATAGRAMS else ""
     address, port, tag = _split(number, entry, scheme)

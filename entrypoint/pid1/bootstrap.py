@@ -64,7 +64,7 @@ def serve(command: Serve, settings: Settings, setting: Setting) -> int:
     vips = parse_vips(command.vips) if command.vips is not None else settings.vips
     path = command.pid_file or settings.pid_file
     files.keep_from_children()
-    raise_open_files(2 * len(vips) + SPARE_DESCRIPTORS)
+    raise_open_files(sum(8 if vip.scheme else 2 for vip in vips) + SPARE_DESCRIPTORS)
     if os.geteuid() == 0 and not signals.can_signal_others():
         what = "root without CAP_KILL: cannot stop a haproxy that switches its user; add KILL"
         logger.write(Log(Level.WARNING, "no_cap_kill", what))

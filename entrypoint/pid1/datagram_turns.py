@@ -173,7 +173,7 @@ class DatagramTurns:
         self._leaving[previous] = leaving
         if not previous:
             # The one before died while this one was starting: nobody reads them.
-            self._close_left(previous)
+            self.leaves(previous)
 
     def _let_read(self) -> Iterator[OSError]:
         """Make the serving sockets receive, if their VIPs are used; yield what fails."""
@@ -216,17 +216,18 @@ class DatagramTurns:
         return any(map(has_unread, self._leaving.get(number, ())))
 
     def gone(self, number: int) -> None:
-        """Close the sockets of a generation that has exited, or is told to leave, and those of a failed candidate."""
+        """Close the sockets of a generation that has exited, and those of a failed candidate."""
         turn = self._turns.pop(number, None)
         if turn:
             self._close(turn)
-        self._close_left(number)
+        self.leaves(number)
         if number == self._current:
             self._current = 0
         if not self._current:
             self._let_wait()
 
-    def _close_left(self, number: int) -> None:
+    def leaves(self, number: int) -> None:
+        """Close the sockets of a generation that is told to leave: it has read everything, or is not waited for."""
         for one in self._leaving.pop(number, ()):
             if one.fileno() not in self._serving:
                 one.close()
@@ -237,7 +238,7 @@ class DatagramTurns:
             self._close(turn)
         self._turns.clear()
         for number in tuple(self._leaving):
-            self._close_left(number)
+            self.leaves(number)
         for descriptor, one in self._serving.items():
             if one.fileno() != descriptor:
                 one.close()

@@ -28,6 +28,8 @@ from entrypoint.pid1.parts import Parts
 
 _NO_DESCRIPTOR = "file descriptor ''"
 """All that haproxy says about `fd@${TAG}` if there is no such variable."""
+_NO_NUMBER, _QUIC_DESCRIPTOR = "is not a valid integer in '", "quic+fd@"
+"""The same if another word follows: haproxy takes that for the descriptor."""
 _PROGRAM_ERRORS = ("'program' section", "unknown keyword 'program'")
 """haproxy's errors about it up to 3.2, and from 3.3 on."""
 _PROGRAMS = (
@@ -117,8 +119,8 @@ class Outcomes:
         return "".join(f"{one_line(line)}\n" for line in (*hints, *self._configurations.notes))
 
     def _hint_for(self, failed: ReloadFailed | StartFailed, stderr: str) -> Log | None:
-        if _NO_DESCRIPTOR in stderr:
-            event, hint = "missing_vips", self._missing_vips()
+        if _NO_DESCRIPTOR in stderr or (_NO_NUMBER in stderr and self._missing_vips()):
+            event, hint = "missing_vips", self._missing_vips(quic=_QUIC_DESCRIPTOR in stderr)
         elif any(two in stderr for two in _TWO_DESCRIPTORS) and any(one in stderr for one in _TWO_SOCKETS_ERRORS):
             event, hint = "two_sockets", _TWO_SOCKETS
         elif _WRONG_TYPE in stderr:
@@ -133,14 +135,15 @@ class Outcomes:
             return None
         return Log(Level.ERROR, event, hint) if hint else None
 
-    def _missing_vips(self) -> str:
+    def _missing_vips(self, *, quic: bool = False) -> str:
         known = {*self._parts.listeners.tags(), *self._parts.environment}
         missing = [tag for tag in self._configurations.found.tags if tag not in known]
         if not missing:
             return ""
         more = f" and {len(missing) - _MOST_LISTED} more" if len(missing) > _MOST_LISTED else ""
         names = f"{', '.join(missing[:_MOST_LISTED])}{more}"
-        return f"not in --vips: {names}; correct the `bind`, or give the VIP, such as --vips '*:80:{missing[0]}'"
+        example = f"{'quic@*:443' if quic else '*:80'}:{missing[0]}"
+        return f"not in --vips: {names}; correct the `bind`, or give the VIP, such as --vips '{example}'"
 
     def _wrong_scheme(self, stderr: str) -> str:
         kinds = {descriptor: (tag, scheme) for tag, descriptor, scheme in self._parts.listeners.schemes()}
@@ -148,8 +151,10 @@ class Outcomes:
         tag, scheme = kinds.get(int(number) if number.isdecimal() else -1, ("", ""))
         if not tag:
             return ""
-        wants = f'bind "quic+fd@${{{tag}}}" is for quic@, dgram-bind for udp@, and bind "fd@${{{tag}}}" for no scheme'
-        return f"the VIP {tag} {f'has {scheme}' if scheme else 'is TCP'}, and its line wants another kind: {wants}"
+        place = f"ADDRESS:PORT:{tag}"
+        has = f"has {scheme}" if scheme else "is TCP"
+        quic, others = f'quic@{place} for bind "quic+fd@${{{tag}}}"', f"udp@{place} for a dgram-bind, {place} for bind"
+        return f'the VIP {tag} {has}, but its line needs another kind: {quic}, {others} "fd@${{{tag}}}"'
 
     def _master_worker(self) -> str:
         where = self._configurations.found.conditional_master_worker

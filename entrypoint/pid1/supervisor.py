@@ -285,6 +285,7 @@ class Supervisor:
                 (servers.note if isinstance(effect, effects.NoteServers) else servers.ask_candidate)(number)
             case effects.Send(number=number, signum=signum, line=line):
                 self._children.send(number, signum, line, self._carry_out)
+                self._turns.leaves(number)
             case effects.Poke(tags=tags):
                 self._runtime.submit(events.Poked(parts.listeners.poke(tags)))
             case effects.Listen(tags=tags, doubtful=doubtful):

@@ -314,6 +314,7 @@ def test_the_page_on_http3(tmp_path: Path) -> None:
     try:
         page.run("docker run -d --name h3", **published)
         eventually(lambda: "is current" in log(NAME))
+        assert "FD_HTTP3  quic@0.0.0.0:8443  accepts" in page.run("docker exec h3 safe_reload status", h3=NAME)
         ports = dict(line.split(" -> ") for line in page.shell(f"docker port {NAME}").splitlines())
         for _ in range(2):
             written = page.shell(f"curl -ski https://{ports['8443/tcp']}/")

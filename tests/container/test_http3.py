@@ -399,8 +399,8 @@ def test_2_6_says_that_it_has_no_quic(start: Start) -> None:
 @pytest.mark.parametrize(
     ("vips", "remedy"),
     [
-        ("127.0.0.1:8443:FD_HTTPS,127.0.0.1:8444:FD_HTTP3", "FD_HTTP3 is TCP, and its line wants another kind"),
-        ("udp@127.0.0.1:8443:FD_HTTPS,quic@127.0.0.1:8444:FD_HTTP3", "FD_HTTPS has udp@, and its line wants another"),
+        ("127.0.0.1:8443:FD_HTTPS,127.0.0.1:8444:FD_HTTP3", "FD_HTTP3 is TCP, but its line needs another kind"),
+        ("udp@127.0.0.1:8443:FD_HTTPS,quic@127.0.0.1:8444:FD_HTTP3", "FD_HTTPS has udp@, but its line needs another"),
     ],
 )
 def test_a_vip_of_the_wrong_kind_is_named_with_the_remedy(start: Start, vips: str, remedy: str) -> None:

@@ -21,6 +21,18 @@ from entrypoint.lean.typing import Any
 
 _IP_FREEBIND, _IP_TRANSPARENT, _IPV6_TRANSPARENT = 15, 19, 75
 """From linux/in.h and linux/in6.h; the socket module lacks them."""
+_COPIED = (
+    (socket.AF_INET, socket.IPPROTO_IP, _IP_TRANSPARENT),
+    (socket.AF_INET6, socket.IPPROTO_IPV6, _IPV6_TRANSPARENT),
+    (socket.AF_INET, socket.IPPROTO_IP, socket.IP_TOS),
+    (socket.AF_INET6, socket.IPPROTO_IPV6, socket.IPV6_TCLASS),
+    (socket.AF_INET, socket.SOL_SOCKET, socket.SO_PRIORITY),
+    (socket.AF_INET, socket.SOL_SOCKET, socket.SO_MARK),
+    (socket.AF_INET, socket.SOL_SOCKET, socket.SO_BROADCAST),
+)
+"""The least family, the level and the name of each option that a successor gets."""
+_SO_RCVBUFFORCE = 33
+"""From asm-generic/socket.h; it takes CAP_NET_ADMIN."""
 _SO_BINDTOIFINDEX = 62
 """From asm-generic/socket.h; Linux 5.0."""
 _NO_INTERFACE = 2**31 - 1
@@ -72,13 +84,7 @@ def successor(one: socket.socket, address: Any, generation: int) -> socket.socke
     try:
         made.setblocking(False)
         share_address(made)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ROOM)
-        if one.family == socket.AF_INET6:
-            v6only = one.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
-        for level, option in ((socket.IPPROTO_IP, _IP_TRANSPARENT), (socket.IPPROTO_IPV6, _IPV6_TRANSPARENT)):
-            if (level != socket.IPPROTO_IPV6 or one.family == socket.AF_INET6) and one.getsockopt(level, option):
-                made.setsockopt(level, option, 1)
+        _copy_options(one, made)
         # The address may have moved to another host since (VRRP). haproxy takes it only with the option as before.
         made.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
         _bind_silently(made, address, generation)
@@ -87,6 +93,21 @@ def successor(one: socket.socket, address: Any, generation: int) -> socket.socke
         made.close()
         raise
     return made
+
+
+def _copy_options(one: socket.socket, made: socket.socket) -> None:
+    """Set what haproxy, or systemd for a socket unit, may have set on a socket (systemd.socket(5))."""
+    room = max(ROOM, one.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+    if made.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < one.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF):
+        made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, room)
+    if one.family == socket.AF_INET6:
+        v6only = one.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
+    for family, level, option in _COPIED:
+        value = one.getsockopt(level, option) if one.family in {family, socket.AF_INET6} else 0
+        if value:
+            made.setsockopt(level, option, value)
 
 
 def share_address(one: socket.socket) -> None:
@@ -109,6 +130,8 @@ def _bind_silently(made: socket.socket, address: Any, generation: int) -> None:
         made.setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, nowhere)
         made.bind(address)
     else:
+        # Without this it would be chosen for others' clients in older kernels, although it is silent.
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
         made.bind(address)
         made.setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, nowhere)
 
