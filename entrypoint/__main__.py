@@ -64,7 +64,7 @@ def _retry_upgrade() -> None:
     os.execvpe(sys.orig_argv[0], sys.orig_argv, os.environ)
 
 
-def _tags_of_instance(runtime_dir: str, name: str | None) -> dict[str, int]:
+def _tags_of_instance(runtime_dir: str, name: str | None) -> dict[str, list[str]]:
     from entrypoint.client.main import tags_of_instance  # noqa: PLC0415  # only `check` needs it
 
     return tags_of_instance(runtime_dir, name)

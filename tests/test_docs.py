@@ -23,6 +23,9 @@ WHOLE = {"docs/tutorial.md": "tests/container/test_documented.py::test_the_tutor
 
 # What another test runs, exactly or as its name says.
 ELSEWHERE = {
+    "[WARN  safe_reload (1)] haproxy may not bind the QUIC port": (
+        "tests/container/test_http3.py::test_a_port_that_haproxy_may_not_bind_is_warned_of"
+    ),
     "global\n    limited-quic\n\ndefaults": "tests/container/test_documented.py::test_the_page_on_http3",
     "FROM haproxy:3.0": (
         "tests/container/test_vips.py::test_readme_s_recipe_adds_safe_reload_to_an_existing_haproxy_image"

@@ -101,8 +101,8 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         return _fail(str(error), _FAILED)
 
 
-def tags_of_instance(runtime_dir: str, name: str | None) -> dict[str, int]:
-    """Return the tags of the VIPs of a running instance, each with the number of its sockets.
+def tags_of_instance(runtime_dir: str, name: str | None) -> dict[str, list[str]]:
+    """Return the tags of the VIPs of a running instance, each with the scheme of each of its sockets.
 
     Args:
         runtime_dir: where its control socket is.

@@ -266,12 +266,12 @@ def _vips(status: Status, style: Style) -> list[str]:
     return _titled(rows, style, len(vips))
 
 
-def tags(status: Status) -> dict[str, int]:
-    """Return the tags of the VIPs, each with the number of its sockets."""
-    found: dict[str, int] = {}
+def tags(status: Status) -> dict[str, list[str]]:
+    """Return the tags of the VIPs, each with the scheme of each of its sockets."""
+    found: dict[str, list[str]] = {}
     for vip in mappings(status.get("vips")):
-        tag = printable(vip.get("tag"))
-        found[tag] = found.get(tag, 0) + 1
+        scheme, at, _ = printable(vip.get("address")).rpartition("@")
+        found.setdefault(printable(vip.get("tag")), []).append(scheme + at)
     return found
 
 

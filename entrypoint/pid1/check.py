@@ -10,6 +10,7 @@ from entrypoint.haproxy.config_text import line_of_master_worker, sharing_ticket
 from entrypoint.lean.level import Level
 from entrypoint.options.command_line import Check, RunOnce, read_by
 from entrypoint.options.settings import Settings, instance_name
+from entrypoint.options.vips import UDP
 from entrypoint.pid1.bootstrap import SPARE_DESCRIPTORS
 from entrypoint.pid1.launch import GENERATION_VARIABLE, REFUSAL, TICKET_KEYS_VARIABLE, RefusedError, haproxy_environment
 from entrypoint.system import files
@@ -19,7 +20,7 @@ from entrypoint.system.processes import SpawnSpec, raise_open_files
 from entrypoint.system.ticket_keys import TicketKeys
 
 _MOST_LISTED = 10
-_TagsOf = Callable[[str, str | None], Mapping[str, int]]
+_TagsOf = Callable[[str, str | None], Mapping[str, list[str]]]
 
 
 def spec_of(
@@ -88,7 +89,7 @@ def _missing(settings: Settings, named: Iterable[str]) -> list[str]:
     return [tag for tag in named if tag not in declared]
 
 
-def _running(settings: Settings, named: Iterable[str], tags_of_instance: _TagsOf) -> Mapping[str, int]:
+def _running(settings: Settings, named: Iterable[str], tags_of_instance: _TagsOf) -> Mapping[str, list[str]]:
     """Return the tags of the running instance, if --vips is empty and the configuration needs some."""
     if settings.vips or not _missing(settings, named):
         return {}
@@ -112,13 +113,14 @@ def _with_stand_ins(
     environment: Mapping[str, str],
     listeners: Listeners,
     named: Mapping[str, bool],
-    running: Mapping[str, int],
+    running: Mapping[str, list[str]],
 ) -> SpawnSpec:
     """Return how a haproxy that does not serve is started: with a stand-in socket for each VIP.
 
     A tag gets as many sockets as in the running instance, because some `bind` keywords allow only one.
     """
-    others = [(tag, named[tag]) for tag in _missing(settings, named) for _ in range(running.get(tag, 1))]
+    missing = _missing(settings, named)
+    others = [(tag, scheme) for tag in missing for scheme in running.get(tag, [UDP if named[tag] else ""])]
     raise_open_files(2 * len(settings.vips) + len(others) + SPARE_DESCRIPTORS)
     listeners.stand_in(settings.vips, others)
     ticket_keys = TicketKeys().of_a_candidate()

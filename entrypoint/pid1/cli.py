@@ -41,8 +41,9 @@ _FAILED = 1
 
 _TEXTS = ("help", "version")
 """Verbs of other programs that are options here."""
-TagsOf = Callable[[str, str | None], Mapping[str, int]]
-"""Takes a runtime directory and a name, None for the only instance; returns the tags of that instance's VIPs."""
+TagsOf = Callable[[str, str | None], Mapping[str, list[str]]]
+"""Takes a runtime directory and a name, None for the only instance; returns the tags of that instance's VIPs, each with
+the scheme of each of its sockets."""
 
 _LICENCE = """\
 safe_reload is free software: you can redistribute it and/or modify it under the terms of the GNU General Public

@@ -821,7 +821,7 @@ def test_a_declared_datagram_vip_holds_as_much_as_the_kernel_allows(listeners: L
 def test_a_check_has_stand_ins_of_each_kind(listeners: Listeners) -> None:
     """haproxy compares the type of an inherited socket with the `bind` line."""
     vips = parse_vips("quic@127.0.0.1:1025:A,127.0.0.1:1025:B")
-    listeners.stand_in(vips, [("C", True), ("D", False)])
+    listeners.stand_in(vips, [("C", "udp@"), ("D", "")])
     assert {tag: scheme for tag, _, scheme in listeners.schemes()} == {"A": "quic@", "B": "", "C": "udp@", "D": ""}
 
 

@@ -200,22 +200,18 @@ class Listeners:
         """Return how many sockets systemd still stores after it has removed what is forgotten()."""
         return sum(listener.ours for listener in self._listeners) - len(self.to_store())
 
-    def stand_in(self, vips: Iterable[Vip], others: Iterable[tuple[str, bool]] = ()) -> None:
+    def stand_in(self, vips: Iterable[Vip], others: Iterable[tuple[str, str]] = ()) -> None:
         """Make unbound sockets that look like the VIPs to a configuration check.
 
         Args:
             vips: the declared ones.
-            others: tags that are not declared, once for each socket, and whether that is a datagram socket.
+            others: tags that are not declared, once for each socket, each with its scheme.
 
         """
-        for vip in vips:
-            for place in places(vip, scoped=False):
-                self._listeners.append(
-                    Listener(vip.tag, socket.socket(place.family, place.kind), ours=True, scheme=vip.scheme)
-                )
-        for tag, datagrams in others:
-            kind = socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM
-            self._listeners.append(Listener(tag, socket.socket(socket.AF_INET, kind), ours=True))
+        kinds = [(vip.tag, vip.scheme, place.family) for vip in vips for place in places(vip, scoped=False)]
+        for tag, scheme, family in (*kinds, *((*other, socket.AF_INET) for other in others)):
+            kind = socket.SOCK_DGRAM if scheme else socket.SOCK_STREAM
+            self._listeners.append(Listener(tag, socket.socket(family, kind), ours=True, scheme=scheme))
 
     def tags(self) -> frozenset[str]:
         """Return every tag."""
