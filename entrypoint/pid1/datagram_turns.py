@@ -140,7 +140,7 @@ class DatagramTurns:
 
         """
         turn = self._turns.pop(reads.number, None)
-        leaving = self._hand_over(turn) if turn else []
+        leaving = self._hand_over(turn) if turn else self._leaving.get(reads.previous, [])
         self._current, self._tags = reads.number, reads.tags
         failures = [*self._let_read(), *(failure for one in leaving if (failure := _tried(silence, one)))]
         if turn:
@@ -186,8 +186,8 @@ class DatagramTurns:
 
     def _let_wait(self) -> None:
         """Have datagrams wait where the next generation will read them: nobody reads any now."""
-        turn = next((turn for turn in self._turns.values() if turn.beside), None)
-        if not turn:
+        turn = self._turns[max(self._turns)] if self._turns else None
+        if not turn or not turn.beside:
             list(self._let_read())
             return
         for vip in self._listeners.taking_turns():
@@ -217,9 +217,6 @@ class DatagramTurns:
 
     def gone(self, number: int) -> None:
         """Close the sockets of a generation that has exited, and those of a failed candidate."""
-        turn = self._turns.pop(number, None)
-        if turn:
-            self._close(turn)
         self.leaves(number)
         if number == self._current:
             self._current = 0
@@ -228,6 +225,9 @@ class DatagramTurns:
 
     def leaves(self, number: int) -> None:
         """Close the sockets of a generation that is told to leave: it has read everything, or is not waited for."""
+        turn = self._turns.pop(number, None)
+        if turn:
+            self._close(turn)
         for one in self._leaving.pop(number, ()):
             if one.fileno() not in self._serving:
                 one.close()

@@ -666,3 +666,37 @@ def test_a_turn_that_cannot_be_made_leaves_nothing() -> None:
     sent = send(HERE, PORT, 3)
     assert haproxy.reads() == sent
     assert world.start(2).vips
+
+
+@in_own_network
+def test_a_crash_while_a_candidate_starts_has_datagrams_wait_for_that_one() -> None:
+    """It is the one that will read them. If it fails, they wait for the next one, in the sockets of the dead."""
+    world = World()
+    first = world.start(1)
+    candidate, _ = world.prepare(2)
+    world.crash(first)
+    sent = send(HERE, PORT)
+    world.begin(2)
+    assert candidate.reads() == sent
+    another, _ = world.prepare(3)
+    world.crash(candidate)
+    another.exits()
+    world.turns.gone(3)
+    sent = send(HERE, PORT)
+    last = world.start(4)
+    assert last.reads() == sent
+
+
+@in_own_network
+def test_one_that_was_passed_over_gets_nothing_when_the_current_one_dies() -> None:
+    """A newer candidate does, or the one after it."""
+    world = World()
+    first = world.start(1)
+    passed_over, _ = world.prepare(2)
+    world.turns.leaves(2)
+    candidate, _ = world.prepare(3)
+    world.crash(first)
+    sent = send(HERE, PORT)
+    world.begin(3)
+    assert candidate.reads() == sent
+    assert passed_over.reads() == []
