@@ -54,3 +54,10 @@ def is_refused(host: str, port: int) -> bool:
         except BlockingIOError:
             return False
         return False
+
+
+def is_here(host: str) -> bool:
+    """Tell whether an address is on this host: Linux adds an IPv6 address to its routes a moment after it is there."""
+    with bound(host) as one:
+        one.sendto(b"x", one.getsockname())
+        return received(one) == ["x"]

@@ -21,8 +21,9 @@ from entrypoint.pid1.datagram_turns import DatagramTurns, Turn
 from entrypoint.system.getsocks import Passed
 from entrypoint.system.getsocks.offer import Adopted
 from entrypoint.system.listeners import Listeners
-from tests.datagrams import bound, is_refused, received, send
+from tests.datagrams import bound, is_here, is_refused, received, send
 from tests.system.apart import in_own_network
+from tests.waiting import eventually
 
 VIPS = "quic@127.0.0.1:4433:A,127.0.0.1:4433:B"
 HERE, PORT, ORDINARY = "127.0.0.1", 4433, 8443
@@ -308,6 +309,8 @@ def test_a_reload_succeeds_while_the_address_is_on_another_host(host: str, prefi
     def address(change: str) -> None:
         more = ["nodad"] if ":" in host and change == "add" else []
         subprocess.run(["ip", "addr", change, f"{host}/{prefix}", "dev", "lo", *more], check=True)
+        if change == "add":
+            eventually(lambda: is_here(host))
 
     address("add")
     world = World(f"quic@{f'[{host}]' if ':' in host else host}:4433:A")
@@ -687,16 +690,31 @@ def test_a_crash_while_a_candidate_starts_has_datagrams_wait_for_that_one() -> N
     assert last.reads() == sent
 
 
+@pytest.mark.parametrize("told", [False, True])
 @in_own_network
-def test_one_that_was_passed_over_gets_nothing_when_the_current_one_dies() -> None:
+def test_one_that_was_passed_over_gets_nothing_when_the_current_one_dies(told: bool) -> None:
     """A newer candidate does, or the one after it."""
     world = World()
     first = world.start(1)
     passed_over, _ = world.prepare(2)
-    world.turns.leaves(2)
+    if told:
+        world.turns.leaves(2)
     candidate, _ = world.prepare(3)
     world.crash(first)
     sent = send(HERE, PORT)
     world.begin(3)
     assert candidate.reads() == sent
     assert passed_over.reads() == []
+
+
+@in_own_network
+def test_turns_of_a_vip_that_nobody_binds_leave_no_descriptor_behind() -> None:
+    """Its sockets are read by nobody, and are closed at once."""
+    world = World()
+    haproxy = world.start(1, ())
+    before = len(open_descriptors())
+    for number in range(2, 12):
+        following = world.start(number, ())
+        haproxy.exits()
+        haproxy = following
+    assert len(open_descriptors()) <= before + 1

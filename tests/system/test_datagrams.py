@@ -19,12 +19,13 @@ from entrypoint.system.listeners.datagrams import (
     unsilence,
     why_not_silenced,
 )
-from tests.datagrams import bound, is_refused, received, send
+from tests.datagrams import bound, is_here, is_refused, received, send
 from tests.system.apart import in_child, in_own_network
+from tests.waiting import eventually
 
 PORT = 4433
 NOBODY = 65534
-IP_FREEBIND, IP_TRANSPARENT, IPV6_TRANSPARENT, SO_BINDTOIFINDEX = 15, 19, 75, 62
+IP_FREEBIND, IP_TRANSPARENT, IPV6_TRANSPARENT, SO_BINDTOIFINDEX, SO_RCVBUFFORCE = 15, 19, 75, 62, 33
 """From the kernel's headers; the socket module lacks them."""
 FIRST_UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 NOT_HERE = "192.0.2.1"
@@ -301,8 +302,10 @@ def test_without_a_descriptor_there_is_no_successor() -> None:
 
 
 def ip(*words: str) -> None:
-    """Change the network."""
+    """Change the network, and wait until it has changed."""
     subprocess.run(["ip", *words], check=True)
+    if words[:2] == ("addr", "add"):
+        eventually(lambda: is_here(words[2].partition("/")[0]))
 
 
 def unreachable(host: str) -> socket.socket:
@@ -417,3 +420,36 @@ def test_the_reason_is_the_kernel_s() -> None:
         error = why_not_silenced(one, one.getsockname())
         assert error is not None
         assert error.errno == errno.EACCES
+
+
+@needs_ipv6
+@in_own_network
+def test_one_at_a_single_ipv6_address_is_in_no_group() -> None:
+    """In a group (SO_REUSEPORT) kernels before 6.13 would give it datagrams although it is silent."""
+    with at("::1") as one, successor(one, one.getsockname(), 1) as made:
+        assert option(made, socket.SOL_SOCKET, socket.SO_REUSEPORT) == 0
+    with at("127.0.0.1") as one, successor(one, one.getsockname(), 1) as made:
+        assert option(made, socket.SOL_SOCKET, socket.SO_REUSEPORT) == 1
+
+
+@in_own_network
+def test_a_successor_is_no_more_foreign_than_the_one_before() -> None:
+    """haproxy compares IP_FREEBIND with its `bind` line."""
+    for foreign in (0, 1):
+        with socket.socket(type=socket.SOCK_DGRAM) as one:
+            one.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, foreign)
+            one.bind(("127.0.0.1", PORT))
+            with successor(one, one.getsockname(), 1) as made:
+                assert option(made, socket.IPPROTO_IP, IP_FREEBIND) == foreign
+
+
+@needs_root
+@in_own_network
+def test_a_successor_has_as_much_room_as_the_one_before() -> None:
+    """As systemd's ReceiveBuffer= gives it: more than net.core.rmem_max allows."""
+    with at("127.0.0.1") as one:
+        one.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
+        room = option(one, socket.SOL_SOCKET, socket.SO_RCVBUF)
+        assert room == 128 << 20
+        with successor(one, one.getsockname(), 1) as made:
+            assert option(made, socket.SOL_SOCKET, socket.SO_RCVBUF) == room
