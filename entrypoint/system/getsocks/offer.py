@@ -39,7 +39,7 @@ class SocketOffer:
         self._ours.setblocking(False)
         self._session: socket.socket | None = None
         self._heard = bytearray()
-        self._asked = self._has_all = False
+        self._asked = False
         self.failure = ""
         """One line; empty if the candidate has everything, or never asked."""
 
@@ -71,7 +71,7 @@ class SocketOffer:
                 if data:
                     self._hear(data)
                 else:
-                    self._end("" if self._has_all else "the candidate hung up")
+                    self._end("the candidate hung up")
         except BlockingIOError:
             return False
         except OSError as error:
@@ -123,7 +123,7 @@ class SocketOffer:
             self._end("the candidate sent another command than _getsocks")
 
     def _send_batch(self) -> None:
-        """Send the next sockets, if there are more. haproxy looks at them and then hangs up."""
+        """Send the next sockets; end the session if there are none."""
         records = bytearray()
         descriptors: list[int] = []
         for one in self._waiting[:_MOST_IN_A_BATCH]:
@@ -136,10 +136,8 @@ class SocketOffer:
         del self._waiting[: len(descriptors)]
         if descriptors:
             self._send(bytes(records), descriptors)
-        elif self._has_all:
-            self._end("the candidate goes on talking")
         else:
-            self._has_all = True
+            self._end("")
 
     def _send(self, data: bytes, descriptors: Collection[int]) -> None:
         """Send all of it into an empty buffer; raise OSError, but not BlockingIOError: waiting would not help."""
