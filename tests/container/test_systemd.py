@@ -8,6 +8,7 @@ import functools
 import io
 import re
 import shlex
+import socket
 import subprocess
 import tarfile
 import time
@@ -18,7 +19,9 @@ from pathlib import Path
 import pytest
 
 import docker
+from tests.certificates import key_pair
 from tests.container.conftest import NEWEST_STABLE, Balancer, configuration, result
+from tests.http3 import http3_get
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -340,6 +343,68 @@ def test_a_restart_of_a_socket_activated_service_loses_no_client(activated: Serv
     assert activated.get() == "activated"
     activated.must("restart")
     assert activated.get() == "activated"
+
+
+# ---- HTTP/3 ----------------------------------------------------------------------------------------------------------
+
+QUIC_PORT = 8443
+
+
+def configure_http3(service: Service, folder: Path) -> None:
+    """Have it answer HTTP/3 beside HTTP/1."""
+    crt, key = key_pair(folder, "site")
+    service.host.put("/etc/haproxy/site.pem", crt + key)
+    bind = '    bind "quic+fd@${FD_QUIC}" ssl crt /etc/haproxy/site.pem alpn h3\n    http-request return'
+    text = (
+        configuration("one").replace("    http-request return", bind).replace("global\n", "global\n    limited-quic\n")
+    )
+    service.configure("", text)
+
+
+def http3(service: Service) -> str:
+    """Return what it answers over a new QUIC connection."""
+    with service.host.network():
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.connect(("127.0.0.1", QUIC_PORT))
+    return http3_get(client)[2]
+
+
+def test_a_quic_vip_survives_reloads_restarts_and_a_kill(service: Service, tmp_path: Path) -> None:
+    """It is stored like a TCP VIP, although the generations get sockets of their own."""
+    service.vips(f"127.0.0.1:8080:FD_WEB,quic@127.0.0.1:{QUIC_PORT}:FD_QUIC")
+    configure_http3(service, tmp_path)
+    service.must("start")
+    for verb in ("reload", "restart", "reload", "restart"):
+        assert http3(service) == "one"
+        service.must(verb)
+        assert service.show("NFileDescriptorStore") == "2"
+    main = service.show("MainPID")
+    service.host.kill_process("KILL", main)
+    eventually(lambda: service.show("MainPID") not in {main, "0"})
+    assert http3(service) == "one"
+
+
+def test_the_first_datagram_starts_it_and_is_answered(service: Service, tmp_path: Path) -> None:
+    """A .socket unit with ListenDatagram=; also after reloads, a restart and a stop."""
+    unit = f"safe_reload@{service.name}.socket"
+    text = (ROOT / "systemd/safe_reload@.socket").read_text()
+    text = text.replace("ListenStream=80\n", f"ListenDatagram=127.0.0.1:{QUIC_PORT}\n")
+    service.host.put(
+        f"/etc/systemd/system/{unit}", text.replace("FileDescriptorName=http\n", "FileDescriptorName=quic\n")
+    )
+    configure_http3(service, tmp_path)
+    service.drop_in(NO_PROTOCOL)
+    service.host.must("systemctl", "start", unit)
+    try:
+        assert service.show("ActiveState") == "inactive"
+        for verb in ("reload", "reload", "restart", "reload", "stop"):
+            assert http3(service) == "one"
+            assert service.show("ActiveState") == "active"
+            service.must(verb)
+        eventually(lambda: service.show("ActiveState") == "inactive")
+        assert http3(service) == "one"
+    finally:
+        service.host.must("systemctl", "stop", unit)
 
 
 # ---- start, reload, stop -------------------------------------------------------------------------------------------
