@@ -173,7 +173,7 @@ def test_no_handshake_is_lost_in_reloads_under_a_round_trip(start: Start, versio
     assert answer == {OK: 200} or (more and answer[OK] >= 195), (answer, lb.log)
     assert reloads > 5
     assert lb.reloads > 5
-    assert "did not end within" not in lb.log
+    assert more or "did not end within" not in lb.log
 
 
 @pytest.mark.parametrize("udp", [VIP, OWN])
