@@ -61,9 +61,11 @@ class Client(QuicConnectionProtocol):
 
     def datagram_received(self, data: bytes | str, addr: object) -> None:
         """Look for a stateless reset, which aioquic does not know."""
-        peers = (self._quic._peer_cid, *self._quic._peer_cid_available)  # noqa: SLF001  # there is no other way
+        assert isinstance(data, bytes)
+        # aioquic keeps the tokens, and has no public name for them.
+        peers = (self._quic._peer_cid, *self._quic._peer_cid_available)  # noqa: SLF001
         tokens = [peer.stateless_reset_token for peer in peers if peer.stateless_reset_token]
-        if bytes(data)[-RESET_TOKEN:] in tokens:  # type: ignore[arg-type]
+        if data[-RESET_TOKEN:] in tokens:
             self._end("stateless reset")
         super().datagram_received(data, addr)
 

@@ -92,8 +92,8 @@ def _wait_for_handshakes(state: State, old: Generation, *, clean: bool) -> Step:
 
 
 def handshakes_elapsed(state: State, old: Generation) -> Step:
-    """Wait for the handshakes no longer: most likely their clients have gone."""
-    what = f"has QUIC handshakes that did not end within {HANDSHAKES_WITHIN:g} s, and drains without them"
+    """Wait no longer: most likely these clients have gone, or the old one does not answer."""
+    what = f"has not finished its QUIC handshakes and datagrams within {HANDSHAKES_WITHIN:g} s: the rest is lost"
     return then(_let_go(state, old), say(old, "handshakes", what, Level.INFO))
 
 

@@ -40,7 +40,7 @@ class UpgradeState:
     """Of each generation's stderr: the descriptor, the remembered text, and the unfinished line."""
     versions: Mapping[int, str]
     """Version of each generation's haproxy, where it is known."""
-    listeners: Sequence[tuple[Any, ...]]
+    listeners: Sequence[tuple[str, int, bool, str, bool, Any, str, int, str]]
     datagram_turns: Plain
     """Which sockets the current generation reads, and its `cluster-secret`."""
     adopted: Sequence[tuple[int, bytes, bytes]]
@@ -164,14 +164,13 @@ def _generation(plain: Plain) -> Generation:
         int(plain["number"]),
         phases[plain["phase"]],
         int(plain["pid"]),
-        tuple(_bind(*bind) for bind in plain["binds"]),
+        tuple(
+            Bind(int(descriptor), str(frontend), bool(mixed), bool(datagrams))
+            for descriptor, frontend, mixed, datagrams in plain["binds"]
+        ),
         str(plain["doubt"]),
         bool(plain["datagrams"]),
         str(plain["digest"]),
         bool(plain["kept"]),
         tuple(map(str, plain["incomplete"])),
     )
-
-
-def _bind(descriptor: object, frontend: object, mixed: object, datagrams: object) -> Bind:
-    return Bind(int(str(descriptor)), str(frontend), bool(mixed), bool(datagrams))

@@ -113,12 +113,14 @@ def binds_on(answer: str, vips: Iterable[int]) -> tuple[Bind, ...]:
 
 def has_datagrams(answer: str) -> bool:
     """Tell from `show fd` whether the process has any QUIC `bind` or `dgram-bind`."""
-    return any(one.datagrams for one in _listeners(answer))
+    return _QUIC in answer or _SYSLOG in answer
 
 
 def quic_ports(answer: str) -> tuple[int, ...]:
     """Return the ports of its QUIC listeners, from `show fd`."""
-    ports = (decimal(one.port) for one in _listeners(answer) if one.datagrams and one.frontend)
+    if _QUIC not in answer:
+        return ()
+    ports = (decimal(one.port) for one in _listeners(answer) if one.datagrams)
     return tuple(dict.fromkeys(port for port in ports if port))
 
 

@@ -34,7 +34,6 @@ SPARE_DESCRIPTORS = 1792
 _KEPT_CAPABILITIES = ("net_bind_service", "setuid", "setgid", "sys_chroot", "kill")
 """haproxy needs them to bind and to switch user and root; PID 1 needs them to signal it afterwards."""
 _MOST_LISTED = 10
-_LOSES = "A reload can lose QUIC handshakes and datagrams there"
 _AUTO, _OFF = "auto", "off"
 """Values of `--watch` that are not paths."""
 
@@ -167,11 +166,6 @@ def _log_vips(logger: Logger, listeners: Listeners) -> None:
         logger.write(Log(Level.INFO, "bound", f"bound the VIPs {', '.join(shown)}{more}"))
     else:
         logger.write(Log(Level.INFO, "no_vips", "no VIPs (--vips): haproxy binds, and safe_reload holds what it binds"))
-    for tag, why in listeners.shared().items():
-        what = (
-            f"all generations share the passed UDP socket {tag}, because another cannot be bound at its address: {why}"
-        )
-        logger.write(Log(Level.WARNING, "shared_datagrams", f"{what}. {_LOSES}"))
 
 
 def _pid_file(path: str) -> PidFile:

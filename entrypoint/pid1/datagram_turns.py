@@ -22,7 +22,7 @@ from entrypoint.lean.level import Level
 from entrypoint.lean.record import record, replace
 from entrypoint.lean.typing import Any
 from entrypoint.system.getsocks import Passed
-from entrypoint.system.getsocks.offer import Adopted
+from entrypoint.system.getsocks.offer import Adopted, itself
 from entrypoint.system.listeners import Listeners
 from entrypoint.system.listeners.datagrams import (
     has_unread,
@@ -100,7 +100,7 @@ class DatagramTurns:
         """
         self.gone(number)
         secret = os.urandom(_SECRET_BYTES).hex() if beside else self._secret
-        turn = Turn({}, lambda one: one, secret, self._secret, beside, [], [])
+        turn = Turn({}, itself, secret, self._secret, beside, [], [])
         if not beside:
             turn.vips.update(self._serving)
         else:
@@ -196,6 +196,9 @@ class DatagramTurns:
             _tried(silence, self._serving[descriptor])
 
     def _say(self, turn: Turn, reads: ReadDatagrams) -> None:
+        for tag, why in self._listeners.shared().items():
+            what = f"all generations share the passed UDP socket {tag}: another cannot be bound at its address: {why}"
+            self._warn("shared_datagrams", f"{what}; {_LOSES}")
         for one in turn.shared:
             what = f"the UDP socket at {shown(one, one.getsockname())} is shared by old and new haproxy"
             self._warn("shared_datagrams", f"{what}: safe_reload may not bind another one there; {_LOSES}")

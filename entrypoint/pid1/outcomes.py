@@ -119,8 +119,9 @@ class Outcomes:
         return "".join(f"{one_line(line)}\n" for line in (*hints, *self._configurations.notes))
 
     def _hint_for(self, failed: ReloadFailed | StartFailed, stderr: str) -> Log | None:
-        if _NO_DESCRIPTOR in stderr or (_NO_NUMBER in stderr and self._missing_vips()):
-            event, hint = "missing_vips", self._missing_vips(quic=_QUIC_DESCRIPTOR in stderr)
+        missing = self._missing_vips(quic=_QUIC_DESCRIPTOR in stderr)
+        if _NO_DESCRIPTOR in stderr or (_NO_NUMBER in stderr and missing):
+            event, hint = "missing_vips", missing
         elif any(two in stderr for two in _TWO_DESCRIPTORS) and any(one in stderr for one in _TWO_SOCKETS_ERRORS):
             event, hint = "two_sockets", _TWO_SOCKETS
         elif _WRONG_TYPE in stderr:
@@ -135,7 +136,7 @@ class Outcomes:
             return None
         return Log(Level.ERROR, event, hint) if hint else None
 
-    def _missing_vips(self, *, quic: bool = False) -> str:
+    def _missing_vips(self, *, quic: bool) -> str:
         known = {*self._parts.listeners.tags(), *self._parts.environment}
         missing = [tag for tag in self._configurations.found.tags if tag not in known]
         if not missing:

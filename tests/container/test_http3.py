@@ -1,158 +1,32 @@
 """HTTP/3 behind QUIC VIPs and ordinary binds: what reloads and crashes cost real QUIC clients over a round trip."""
 
-import json
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bench.quic_clients import OK
-from tests.certificates import key_pair
-from tests.children import children_of
-from tests.container.conftest import DEFAULTS, IMAGES, IPV6, Balancer, Start
+from tests.container.conftest import DEFAULTS, IMAGES, IPV6, Start
+from tests.container.http3 import (
+    CHUNK,
+    CHUNKS,
+    OWN,
+    PORT,
+    VERSIONS,
+    VIP,
+    begun,
+    bind_lines,
+    clients_of,
+    crash,
+    has_connection,
+    https,
+    of_one_frontend,
+    pair,
+    prepared,
+    reload_while,
+    vips_of,
+)
 from tests.container.trouble import is_alone
 from tests.waiting import eventually
-
-ROOT = Path(__file__).parents[2]
-PORT = 8443
-VERSIONS = [version for version in IMAGES if version != "2.6"]
-VIP, OWN = "vip", "ordinary"
-ROUND_TRIP = 0.08
-CHUNKS, CHUNK = 150, 1000
-"""A download takes at least CHUNKS times 20 ms."""
-LONG = f"""\
-core.register_service("long", "http", function(applet)
-  applet:set_status(200)
-  applet:start_response()
-  for _ = 1, {CHUNKS} do
-    applet:send(string.rep("x", {CHUNK}))
-    core.msleep(20)
-  end
-end)
-"""
-
-
-def bind_lines(https: str, http3: str, more: str = "") -> str:
-    """Return the `bind` lines of HTTPS and HTTP/3 on one port."""
-    tcp = '"fd@${FD_HTTPS}"' if https == VIP else f"127.0.0.1:{PORT}"
-    quic = '"quic+fd@${FD_HTTP3}"' if http3 == VIP else f"quic4@127.0.0.1:{PORT}"
-    crt = "ssl crt /etc/lb/site.pem"
-    return f"    bind {tcp} {crt} alpn h2,http/1.1\n    bind {quic} {crt} alpn h3 {more}\n"
-
-
-def of_one_frontend(binds: str, head: str = "") -> str:
-    """Return a configuration with one frontend, which has these `bind` lines and a long download."""
-    text = f"global\n    limited-quic\n    nbthread 2\n    lua-load /etc/lb/long.lua\n{head}"
-    text += f"{DEFAULTS}frontend web\n{binds}"
-    text += "    http-request use-service lua.long if { path /long }\n"
-    return text + '    http-request return status 200 content-type text/plain string "one"\n'
-
-
-def begun(start: Start, image: str, text: str, vips: str, **more: Any) -> Balancer:
-    """Start a container with this configuration, and wait until it serves."""
-
-    def prepare(folder: Path) -> None:
-        crt, key = key_pair(folder, "site")
-        (folder / "site.pem").write_text(crt + key)
-        (folder / "site.pem").chmod(0o644)
-        (folder / "long.lua").write_text(LONG)
-        (folder / "haproxy.cfg").write_text(text)
-
-    more.setdefault("options", ("--restart-limit", "100"))
-    lb = start(image, prepare=prepare, vips=vips, **more)
-    eventually(lambda: "is current" in lb.log)
-    return lb
-
-
-def vips_of(https: str, http3: str) -> str:
-    """Return the VIPs for `bind_lines`."""
-    tcp = [f"127.0.0.1:{PORT}:FD_HTTPS"] if https == VIP else []
-    return ",".join([*tcp, *([f"quic@127.0.0.1:{PORT}:FD_HTTP3"] if http3 == VIP else [])])
-
-
-def _pair(start: Start, version: str, http3: str, head: str = "", more: str = "") -> Balancer:
-    """Start a container with HTTPS and HTTP/3 of one kind."""
-    text = of_one_frontend(bind_lines(http3, http3, more), head)
-    return begun(start, IMAGES[version], text, vips_of(http3, http3))
-
-
-class Clients:
-    """`bench.quic_clients` in the network namespace of a container."""
-
-    def __init__(self, lb: Balancer, *words: str) -> None:
-        """Start it."""
-        enter = ("nsenter", "-t", str(lb.pid), "-n", sys.executable, "-m", "bench.quic_clients")
-        self.program = subprocess.Popen(
-            (*enter, *(words or ("127.0.0.1", str(PORT)))),
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def begin(self, command: str) -> Callable[[], dict[str, Any]]:
-        """Send a command; return what waits for its answer."""
-        assert self.program.stdin
-        assert self.program.stdout
-        answers = self.program.stdout
-        self.program.stdin.write(command + "\n")
-        self.program.stdin.flush()
-        return lambda: dict(json.loads(answers.readline()))
-
-    def do(self, command: str) -> dict[str, Any]:
-        """Send a command, and return its answer."""
-        return self.begin(command)()
-
-
-@contextmanager
-def clients_of(lb: Balancer, *words: str) -> Iterator[Clients]:
-    """Have clients until the end of the block."""
-    clients = Clients(lb, *words)
-    try:
-        yield clients
-    finally:
-        clients.program.kill()
-        clients.program.communicate()
-
-
-def reload_while(lb: Balancer, milliseconds: int, waits: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], int]:
-    """Reload again and again until an answer is there; return it, and how often."""
-    reloads = 0
-    answer: list[dict[str, Any]] = []
-    waiter = threading.Thread(target=lambda: answer.append(waits()))
-    waiter.start()
-    while waiter.is_alive():
-        waiter.join(milliseconds / 1000)
-        if waiter.is_alive():
-            lb.kill("USR1")
-            reloads += 1
-    return answer[0], reloads
-
-
-def https(lb: Balancer) -> str:
-    """Return what HTTPS answers."""
-    return lb.inside("curl", "-sk", f"https://127.0.0.1:{PORT}/").communicate()[0]
-
-
-def has_connection(lb: Balancer) -> bool:
-    """Tell whether haproxy has a socket that is connected to a client (proc_net_udp(5))."""
-    rows = [line.split()[1:3] for line in Path(f"/proc/{lb.pid}/net/udp").read_text().splitlines()[1:]]
-    ports = [tuple(int(address.rpartition(":")[2], 16) for address in row) for row in rows]
-    return any(here == PORT and there not in {0, PORT} for here, there in ports)
-
-
-def crash(lb: Balancer) -> int:
-    """Kill the haproxy that serves; return its generation's number."""
-    before = lb.log.count("is current")
-    child = children_of(lb.pid)[-1]
-    subprocess.run(("kill", "-KILL", str(child)), check=True)
-    return before
-
 
 # ---- reloads -------------------------------------------------------------------------------------------------------
 
@@ -166,14 +40,14 @@ def test_no_handshake_is_lost_in_reloads_under_a_round_trip(start: Start, versio
     If the first flight is two datagrams, they can come just before and just after the sockets change over: about one
     handshake in 400 reloads, at 25 a second, and more on a busy machine, on which these clients pause between the two.
     """
-    lb = _pair(start, version, kind)
+    lb = pair(start, version, kind)
     more = ("--long-hello",) if hello == "long" else ()
     with clients_of(lb, "127.0.0.1", str(PORT), *more) as clients:
         answer, reloads = reload_while(lb, 300, clients.begin("new 200 25"))
     assert answer == {OK: 200} or (more and answer[OK] >= 195), (answer, lb.log)
     assert reloads > 5
     assert lb.reloads > 5
-    assert more or "did not end within" not in lb.log
+    assert more or "has not finished its QUIC" not in lb.log
 
 
 @pytest.mark.parametrize("udp", [VIP, OWN])
@@ -197,7 +71,7 @@ def test_https_and_http3_of_one_frontend_work_after_every_reload(
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_download_that_began_before_a_reload_ends_whole(start: Start, version: str, kind: str) -> None:
     """Each connection has a socket of its own in the old haproxy, and goes on there over several reloads."""
-    lb = _pair(start, version, kind)
+    lb = pair(start, version, kind)
     with clients_of(lb) as clients:
         assert clients.do("download 5") == {"begun": 5}
         for _ in range(3):
@@ -210,7 +84,7 @@ def test_a_download_that_began_before_a_reload_ends_whole(start: Start, version:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_generation_that_drains_with_http3_connections_costs_nothing(start: Start, version: str, kind: str) -> None:
     """Its successor's handshakes do not wake it up."""
-    lb = _pair(start, version, kind)
+    lb = pair(start, version, kind)
     with clients_of(lb) as clients:
         assert clients.do("download 1") == {"begun": 1}
         old = lb.children()[0]
@@ -227,21 +101,21 @@ def test_a_generation_that_drains_with_http3_connections_costs_nothing(start: St
 
 def test_a_handshake_that_never_ends_holds_a_reload_up_for_a_second(start: Start) -> None:
     """Then the log says so, the old generation leaves, and the new one has served all the time."""
-    lb = _pair(start, "3.0", VIP)
+    lb = pair(start, "3.0", VIP)
     # An Initial, and nothing more: the relay of these clients needs longer than the old haproxy is waited for.
     with clients_of(lb, "127.0.0.1", str(PORT), "--round-trip", "6") as slow, clients_of(lb) as clients:
         slow.begin("new 1 50")
         eventually(lambda: has_connection(lb))
         lb.kill("USR1")
         assert clients.do("new 3 50") == {OK: 3}
-        eventually(lambda: "has QUIC handshakes that did not end within 1 s" in lb.log)
+        eventually(lambda: "has not finished its QUIC handshakes and datagrams within 1 s" in lb.log)
         eventually(lambda: "drains" in lb.log)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_with_quic_force_retry_no_handshake_is_lost_either(start: Start, version: str) -> None:
     """The answer to a Retry packet of the old haproxy is understood by the new one."""
-    lb = _pair(start, version, VIP, more="quic-force-retry")
+    lb = pair(start, version, VIP, more="quic-force-retry")
     with clients_of(lb) as clients:
         answer, reloads = reload_while(lb, 300, clients.begin("new 100 25"))
     assert answer == {OK: 100}, (answer, lb.log)
@@ -250,7 +124,7 @@ def test_with_quic_force_retry_no_handshake_is_lost_either(start: Start, version
 
 def test_a_bad_configuration_costs_no_handshake(start: Start) -> None:
     """The socket of a candidate that fails never gets a datagram."""
-    lb = _pair(start, "3.0", VIP)
+    lb = pair(start, "3.0", VIP)
     good = (lb.folder / "haproxy.cfg").read_text()
     lb.edit(good + "    nonsense\n")
     with clients_of(lb) as clients:
@@ -267,7 +141,7 @@ def test_a_bad_configuration_costs_no_handshake(start: Start) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_clients_of_a_dead_haproxy_are_told_with_their_next_packet(start: Start, version: str, kind: str) -> None:
     """By a stateless reset from the next one, also after a reload and another crash."""
-    lb = _pair(start, version, kind)
+    lb = pair(start, version, kind)
     with clients_of(lb) as clients:
         for _ in range(2):
             assert clients.do("hold 5") == {OK: 5}
@@ -281,7 +155,7 @@ def test_clients_of_a_dead_haproxy_are_told_with_their_next_packet(start: Start,
 @pytest.mark.parametrize("version", VERSIONS)
 def test_new_connections_wait_for_the_next_haproxy(start: Start, version: str, kind: str) -> None:
     """Each connection that begins while haproxy is dead is answered by the next one."""
-    lb = _pair(start, version, kind)
+    lb = pair(start, version, kind)
     for _ in range(3):
         before = crash(lb)
         with clients_of(lb) as clients:
@@ -291,7 +165,7 @@ def test_new_connections_wait_for_the_next_haproxy(start: Start, version: str, k
 
 def test_a_secret_in_the_configuration_stays_the_only_one(start: Start) -> None:
     """A second one would be an error."""
-    lb = _pair(start, "3.0", VIP, head="    cluster-secret mine\n")
+    lb = pair(start, "3.0", VIP, head="    cluster-secret mine\n")
     with clients_of(lb) as clients:
         assert clients.do("hold 3") == {OK: 3}
         before = crash(lb)
@@ -360,7 +234,7 @@ def test_a_socket_of_both_families_takes_turns_with_and_without_ipv6(start: Star
 
 def test_reloads_leave_no_descriptor_behind(start: Start) -> None:
     """Neither those that succeed, nor those of a candidate that never had a process."""
-    lb = _pair(start, "3.0", VIP)
+    lb = pair(start, "3.0", VIP)
     good = (lb.folder / "haproxy.cfg").read_text()
 
     def descriptors() -> int:
@@ -386,12 +260,7 @@ def test_2_6_says_that_it_has_no_quic(start: Start) -> None:
     for kind in (VIP, OWN):
         text = f"{DEFAULTS}frontend web\n{bind_lines(kind, kind)}"
 
-        def prepare(folder: Path, text: str = text) -> None:
-            crt, key = key_pair(folder, "site")
-            (folder / "site.pem").write_text(crt + key)
-            (folder / "haproxy.cfg").write_text(text)
-
-        lb = start(IMAGES["2.6"], prepare=prepare, vips=vips_of(kind, kind))
+        lb = start(IMAGES["2.6"], prepare=prepared(text), vips=vips_of(kind, kind))
         assert lb.container.wait(timeout=60)["StatusCode"] == 1
         assert lb.log.count("this haproxy has no QUIC: take the QUIC `bind` lines out") == 1
 
@@ -400,6 +269,7 @@ def test_2_6_says_that_it_has_no_quic(start: Start) -> None:
     ("vips", "remedy"),
     [
         ("127.0.0.1:8443:FD_HTTPS,127.0.0.1:8444:FD_HTTP3", "FD_HTTP3 is TCP, but its line needs another kind"),
+        ("127.0.0.1:8443:FD_HTTPS", "--vips 'quic@*:443:FD_HTTP3'"),
         ("udp@127.0.0.1:8443:FD_HTTPS,quic@127.0.0.1:8444:FD_HTTP3", "FD_HTTPS has udp@, but its line needs another"),
     ],
 )
@@ -407,12 +277,17 @@ def test_a_vip_of_the_wrong_kind_is_named_with_the_remedy(start: Start, vips: st
     """haproxy itself names only the number of a descriptor."""
     text = of_one_frontend(bind_lines(VIP, VIP))
 
-    def prepare(folder: Path) -> None:
-        crt, key = key_pair(folder, "site")
-        (folder / "site.pem").write_text(crt + key)
-        (folder / "long.lua").write_text(LONG)
-        (folder / "haproxy.cfg").write_text(text)
-
-    lb = start(IMAGES["3.0"], prepare=prepare, vips=vips)
+    lb = start(IMAGES["3.0"], prepare=prepared(text), vips=vips)
     assert lb.container.wait(timeout=60)["StatusCode"] == 1
-    assert f"the VIP {remedy}" in lb.log
+    assert remedy in lb.log
+
+
+def test_a_check_beside_an_instance_knows_the_kinds_of_its_vips(start: Start) -> None:
+    """It refuses what a reload would refuse, and takes `*`, which is two sockets."""
+    good = of_one_frontend('    bind "quic+fd@${FD_HTTP3}" ssl crt /etc/lb/site.pem alpn h3\n')
+    lb = begun(start, IMAGES["3.0"], good, f"quic@*:{PORT}:FD_HTTP3", sysctls=IPV6)
+    assert lb.run("safe_reload", "check", "-f", "/etc/lb/haproxy.cfg")[0] == 0
+    lb.edit(good.replace("quic+fd@", "fd@"))
+    status, words = lb.run("safe_reload", "check", "-f", "/etc/lb/haproxy.cfg")
+    assert status == 1
+    assert "is of the wrong type" in words

@@ -171,7 +171,7 @@ def test_handshakes_that_do_not_end_are_waited_for_no_longer(texts: list[str]) -
     assert lets_go(state, effects)
     (line,) = [line for line in logged(effects) if line.event == "handshakes"]
     assert line.level is Level.INFO
-    assert "has QUIC handshakes that did not end within 1 s" in line.message
+    assert "has not finished its QUIC handshakes and datagrams within 1 s" in line.message
     assert Timer(Clock.HANDSHAKES, 1) not in timers(state)
 
 

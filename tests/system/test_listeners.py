@@ -903,7 +903,8 @@ def test_a_poke_of_a_passed_unix_or_udp_socket_arrives(listeners: Listeners) -> 
         one.listen()
     sockets.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     sockets[2].bind(("127.0.0.1", 1025))
-    listeners.restore([(f"T{number}", one.detach(), False, "", False) for number, one in enumerate(sockets)])
+    rest = (False, "", False, None, "", 0, "")
+    listeners.restore([(f"T{number}", one.detach(), *rest) for number, one in enumerate(sockets)])
     tags = dict(listeners.descriptors())
     missed = listeners.poke(tuple(tags))
     readable = select.select(tags.values(), [], [], 0)[0]

@@ -14,7 +14,8 @@ _LONGEST_BATCH = 8192
 """Bytes in a batch that we send. They fit into the empty buffer of any socket, so sending never has to wait."""
 
 
-def _itself(one: Passed) -> Passed:
+def itself(one: Passed) -> Passed:
+    """Return what is offered: for a candidate that gets nothing in place of it."""
     return one
 
 
@@ -25,7 +26,7 @@ class SocketOffer:
     sends us the other end. So there is no path, and nobody else can ask.
     """
 
-    def __init__(self, sockets: Iterable[Passed], in_place_of: Callable[[Passed], Passed] = _itself) -> None:
+    def __init__(self, sockets: Iterable[Passed], in_place_of: Callable[[Passed], Passed] = itself) -> None:
         """Make the socket pair.
 
         Args:
@@ -216,7 +217,7 @@ class Adopted:
         for one in gone:
             one.socket.close()
 
-    def offer(self, in_place_of: Callable[[Passed], Passed] = _itself) -> SocketOffer:
+    def offer(self, in_place_of: Callable[[Passed], Passed] = itself) -> SocketOffer:
         """Offer the sockets to a candidate, even if there are none; haproxy accepts that.
 
         Unix sockets with a path that has been removed are left out: haproxy does not check, and nobody could ever

@@ -17,10 +17,11 @@ from collections.abc import Collection, Iterable, Mapping
 from entrypoint.lean.record import record
 from entrypoint.lean.typing import Any
 from entrypoint.options.vips import ANY, QUIC, UDP, Vip
-from entrypoint.system.listeners.datagrams import ROOM, interface, takes_turns, unsilence
+from entrypoint.system.listeners.datagrams import interface, takes_turns, unsilence
 from entrypoint.system.listeners.places import (
     ListenError,
     Place,
+    bound,
     connects,
     is_at,
     places,
@@ -157,7 +158,7 @@ class Listeners:
         for place in places(vip):
             try:
                 returned = self._take_back(vip.tag, place)
-                made = returned or _bind(place, freebind=freebind)
+                made = returned or bound(place, freebind=freebind)
             except OSError as error:
                 if vip.address == ANY and place.family == socket.AF_INET6 and error.errno in _NO_IPV6:
                     continue
@@ -258,14 +259,24 @@ class Listeners:
         """Return the tags of the datagram sockets that all generations share, and why."""
         return {listener.tag: listener.shared for listener in self._listeners if listener.shared}
 
-    def serialize(self) -> list[tuple[Any, ...]]:
+    def serialize(self) -> list[tuple[str, int, bool, str, bool, Any, str, int, str]]:
         """Return every VIP as plain values, for the next program."""
         return [
-            (one.tag, one.socket.fileno(), *(getattr(one, name) for name in tuple(Listener.__annotations__)[2:]))
+            (
+                one.tag,
+                one.socket.fileno(),
+                one.ours,
+                one.name,
+                one.stored,
+                one.address,
+                one.scheme,
+                one.interface,
+                one.shared,
+            )
             for one in self._listeners
         ]
 
-    def restore(self, left: Iterable[tuple[Any, ...]]) -> None:
+    def restore(self, left: Iterable[tuple[str, int, bool, str, bool, Any, str, int, str]]) -> None:
         """Take over what `serialize` of the previous program returned.
 
         Raises:
@@ -376,26 +387,3 @@ def _is_us(identity: str) -> bool:
 
 def _listens(listener: socket.socket) -> bool:
     return bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-
-
-def _bind(place: Place, *, freebind: bool) -> socket.socket:
-    listener = socket.socket(place.family, place.kind)
-    try:
-        listener.setblocking(False)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if place.family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if freebind:
-            listener.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
-        if takes_turns(listener):
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ROOM)
-        listener.bind(place.address)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
-_IP_FREEBIND = 15
-"""From linux/in.h; the socket module lacks it. It works on IPv6 sockets, too (ip(7))."""

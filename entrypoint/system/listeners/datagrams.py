@@ -19,7 +19,7 @@ import socket
 from entrypoint.lean.libc import libc_functions
 from entrypoint.lean.typing import Any
 
-_IP_FREEBIND, _IP_TRANSPARENT, _IPV6_TRANSPARENT = 15, 19, 75
+IP_FREEBIND, _IP_TRANSPARENT, _IPV6_TRANSPARENT = 15, 19, 75
 """From linux/in.h and linux/in6.h; the socket module lacks them."""
 _COPIED = (
     (socket.AF_INET, socket.IPPROTO_IP, _IP_TRANSPARENT),
@@ -86,9 +86,9 @@ def successor(one: socket.socket, address: Any, generation: int) -> socket.socke
         share_address(made)
         _copy_options(one, made)
         # The address may have moved to another host since (VRRP). haproxy takes it only with the option as before.
-        made.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+        made.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
         _bind_silently(made, address, generation)
-        made.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, one.getsockopt(socket.IPPROTO_IP, _IP_FREEBIND))
+        made.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, one.getsockopt(socket.IPPROTO_IP, IP_FREEBIND))
     except BaseException:
         made.close()
         raise

@@ -11,7 +11,14 @@ from collections.abc import Iterator
 from entrypoint.lean.record import record
 from entrypoint.lean.typing import Any
 from entrypoint.options.vips import ANY, UDP, Vip
-from entrypoint.system.listeners.datagrams import interface, takes_turns, why_not_silenced
+from entrypoint.system.listeners.datagrams import (
+    IP_FREEBIND,
+    ROOM,
+    interface,
+    share_address,
+    takes_turns,
+    why_not_silenced,
+)
 
 _HINTS = {
     errno.EADDRNOTAVAIL: "the address is not on this host; --freebind binds it all the same",
@@ -98,6 +105,34 @@ def _index(scope: str) -> int:
     except (OSError, OverflowError, TypeError, ValueError):
         raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from None
     return index
+
+
+def bound(place: Place, *, freebind: bool) -> socket.socket:
+    """Return a new socket at a place, which others may share.
+
+    Args:
+        place: where.
+        freebind: also if this host does not have the address (IP_FREEBIND of ip(7), which works for IPv6, too).
+
+    Raises:
+        OSError: it cannot be bound.
+
+    """
+    listener = socket.socket(place.family, place.kind)
+    try:
+        listener.setblocking(False)
+        share_address(listener)
+        if place.family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if freebind:
+            listener.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+        if takes_turns(listener):
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ROOM)
+        listener.bind(place.address)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
 def is_at(listener: socket.socket, place: Place) -> bool:
