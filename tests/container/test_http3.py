@@ -64,6 +64,7 @@ def test_https_and_http3_of_one_frontend_work_after_every_reload(
                 assert lb.run("safe_reload", "reload")[0] == 0, lb.log
             assert clients.do("new 3 50") == {OK: 3}
             assert https(lb) == "one"
+    assert lb.log.count("holds the ordinary listeners") == (OWN in {tcp, udp})
     eventually(lambda: is_alone(lb))
 
 

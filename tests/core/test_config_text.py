@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from entrypoint.haproxy.config_text import line_of_master_worker, sharing_ticket_keys, tags
+from entrypoint.haproxy.config_text import in_use, line_of_master_worker, sharing_ticket_keys, tags
 
 
 @pytest.mark.parametrize(
@@ -135,3 +135,18 @@ def test_keys_that_are_not_ours_are_none_of_our_business() -> None:
     text = b'bind :1 ssl verify required tls-ticket-keys /k # "${SAFE_RELOAD_TLS_TICKET_KEYS}"\n'
     ours = b'bind :2 ssl tls-ticket-keys "${SAFE_RELOAD_TLS_TICKET_KEYS}"\n'
     assert sharing_ticket_keys([("/a", text + ours)]) == ""
+
+
+@pytest.mark.parametrize(
+    ("texts", "found"),
+    [
+        ((b"global\n    cluster-secret a\n",), ("cluster-secret",)),
+        ((b"global\n    # cluster-secret a\n",), ()),
+        ((b"#cluster-secret a", b"\t# quic4@"), ()),
+        ((b"# cluster-secret a", b"bind quic4@:443 # cluster-secret"), ("cluster-secret", "quic4@")),
+        ((b"bind 'quic4'@:443\n.if 0\n  cluster-secret b\n.endif",), ("cluster-secret", "quic4@")),
+    ],
+)
+def test_words_in_comment_lines_are_not_in_use(texts: tuple[bytes, ...], found: tuple[str, ...]) -> None:
+    """Those behind a comment sign elsewhere count: to take one for more is better than for less."""
+    assert in_use(texts, ("cluster-secret", "quic4@")) == found

@@ -16,9 +16,12 @@ from entrypoint.core.effects import (
     Ask,
     AskCandidate,
     AskHandshakes,
+    CloseVips,
     Effect,
+    Listen,
     Look,
     Poke,
+    ReadDatagrams,
     Rehearse,
     Send,
     Spawn,
@@ -198,3 +201,10 @@ def test_a_failed_effect_is_answered_if_somebody_waits(kind: type) -> None:
     if "number" in names and event and not isinstance(effect, Poke):
         assert event.number == 7  # type: ignore[union-attr]
     assert event is None or lasting(effect) is None
+
+
+@pytest.mark.parametrize("kind", [Listen, ReadDatagrams, CloseVips])
+def test_where_clients_arrive_is_put_right_until_it_is(kind: type) -> None:
+    """A later one replaces one that has failed."""
+    names = kind.__match_args__  # type: ignore[attr-defined]
+    assert lasting(kind(*(7 for _ in names))) is lasting(kind(*(8 for _ in names))) is kind

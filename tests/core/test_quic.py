@@ -15,12 +15,12 @@ WORDS = ("quic4@", "quic6@", "quic+", "cluster-secret", "quic-force-retry")
 EVERY_SET = [frozenset(some) for some in chain.from_iterable(combinations(WORDS, n) for n in range(6))]
 
 
-def connection(state: str, mux: str) -> str:
+def connection(state: str, mux: str, descriptor: int = 23) -> str:
     """Write what haproxy says of a connection (`dump_quic_full` of quic_cli.c, with the field `sock`)."""
     return (
         f"* 0x7f5c2c0a3010[00]: scid=0f5e2d6a71b3c4d8{'..' * 12} dcid=7d1c9a{'..' * 17}\n"
         f"  st={state:<17}mux={mux:<42}expire=29s \n"
-        "  fd=23               local_addr=127.0.0.1:8443 foreign_addr=127.0.0.1:50117\n\n"
+        f"  fd={descriptor}               local_addr=127.0.0.1:8443 foreign_addr=127.0.0.1:50117\n\n"
     )
 
 
@@ -29,6 +29,8 @@ BEGUN = connection("handshake", "null")
 CONFIRMED = connection("opened", "null")
 """haproxy has the client's last packet, and has not accepted the connection yet."""
 RELEASED = connection("opened", "released")
+WITHOUT_SOCKET = connection("handshake", "null", -1)
+"""Its packets arrive at the socket of the listener, which the next haproxy reads."""
 
 
 @pytest.mark.parametrize(
@@ -39,6 +41,8 @@ RELEASED = connection("opened", "released")
         ((RELEASED, OPEN), 0),
         ((BEGUN,), 1),
         ((CONFIRMED,), 1),
+        ((WITHOUT_SOCKET,), 0),
+        ((WITHOUT_SOCKET, BEGUN, WITHOUT_SOCKET), 1),
         ((OPEN, BEGUN, CONFIRMED, OPEN, BEGUN), 3),
     ],
 )

@@ -41,6 +41,7 @@ WRONG = [
     ("10.0.0.1:80 :FD_B", "'10.0.0.1:80 :FD_B': the port '80 ' is not a number from 1 to 65535"),
     ("10.0.0.1:\u0668\u0660:FD_B", "the port '\u0668\u0660' is not a number from 1 to 65535"),
     ("10.0.0.1:80:", "'10.0.0.1:80:': the tag '' is not a variable's name: letters, digits and _, no digit first"),
+    ("10.0.0.1:80:FD@B", "'10.0.0.1:80:FD@B': the tag 'FD@B' is not a variable's name"),
     ("10.0.0.1:80:1FD", "'10.0.0.1:80:1FD': the tag '1FD' is not a variable's name"),
     ("10.0.0.1:80:FD-B", "'10.0.0.1:80:FD-B': the tag 'FD-B' is not a variable's name"),
     ("10.0.0.1:80:FD_\u00c9", "the tag 'FD_\u00c9' is not a variable's name"),

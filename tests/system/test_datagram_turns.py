@@ -72,7 +72,7 @@ class World:
 
     def __init__(self, vips: str = VIPS, ordinary: socket.socket | None = None, *, freebind: bool = False) -> None:
         """Bind them; `ordinary` is the socket of an ordinary QUIC `bind` that safe_reload holds."""
-        self.listeners, self.adopted = Listeners(), Adopted()
+        self.listeners, self.adopted = listeners or Listeners(), Adopted()
         self.listeners.bind(parse_vips(vips) if vips else (), freebind=freebind)
         if ordinary:
             self.adopted.renew([Passed(ordinary)])
@@ -718,3 +718,24 @@ def test_turns_of_a_vip_that_nobody_binds_leave_no_descriptor_behind() -> None:
         haproxy.exits()
         haproxy = following
     assert len(open_descriptors()) <= before + 1
+
+
+@needs_root
+@in_own_network
+def test_a_passed_socket_that_is_shared_is_said_once_with_the_reason() -> None:
+    """All generations read it; nothing is done to it."""
+    passed = bound(HERE, 443)
+    os.dup2(passed.fileno(), 3)
+    environment = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "quic"}
+    world = World("")
+    without_rights(lambda: world.listeners.adopt(environment))
+    world = World("", listeners=world.listeners)
+    for number in (1, 2, 3):
+        _, turn = world.prepare(number)
+        assert turn.vips == {}
+        world.begin(number)
+        sent = send(HERE, 443, 3)
+        assert received(3) == sent
+    (line,) = world.logged
+    assert (line.level, line.event) == (Level.WARNING, "shared_datagrams")
+    assert "the passed UDP socket FD_QUIC: another cannot be bound at its address: Permission denied" in line.message
