@@ -70,7 +70,14 @@ class Haproxy:
 class World:
     """A safe_reload with VIPs, and its generations."""
 
-    def __init__(self, vips: str = VIPS, ordinary: socket.socket | None = None, *, freebind: bool = False) -> None:
+    def __init__(
+        self,
+        vips: str = VIPS,
+        ordinary: socket.socket | None = None,
+        listeners: Listeners | None = None,
+        *,
+        freebind: bool = False,
+    ) -> None:
         """Bind them; `ordinary` is the socket of an ordinary QUIC `bind` that safe_reload holds."""
         self.listeners, self.adopted = listeners or Listeners(), Adopted()
         self.listeners.bind(parse_vips(vips) if vips else (), freebind=freebind)
