@@ -1,4 +1,8 @@
-"""Calls functions of the C library. It uses `_ctypes`, because importing `ctypes` takes four times as much CPU time."""
+"""Calls functions of the C library.
+
+It uses `_ctypes`, because importing `ctypes` takes four times as much CPU time. The static file has no symbols that could
+be looked up by name: a built-in module has the few functions that are used (docker/static/program.c).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,17 @@ def libc_functions(*names: str) -> tuple[Callable[..., int], ...]:
         OSError: this Python has no _ctypes, or the C library has no such function.
 
     """
+    try:
+        import _libc  # noqa: PLC0415  # only the static file has it
+    except ImportError:
+        return _dynamic(names)
+    try:
+        return (*(getattr(_libc, name) for name in names), _libc.errno)
+    except AttributeError as error:
+        raise OSError(errno.ENOSYS, str(error)) from error
+
+
+def _dynamic(names: tuple[str, ...]) -> tuple[Callable[..., int], ...]:
     try:
         import _ctypes  # noqa: PLC0415  # if a Python lacks it, only what needs it fails
     except ImportError as error:

@@ -109,9 +109,9 @@ def listen(address: str) -> socket.socket:
     try:
         if host in {"", "*"}:
             return first_that_exists(everywhere)
-        found = socket.getaddrinfo(
-            host[1:-1] if bracketed else host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
-        )
+        # As bytes: for a string Python imports its codec for international names, and 1 MB of tables.
+        numeric = (host[1:-1] if bracketed else host).encode(errors="surrogateescape")
+        found = socket.getaddrinfo(numeric, int(port), type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
         return first_that_exists([(family, where, True) for family, _, _, _, where in found])
     except socket.gaierror:
         raise AddressError(
