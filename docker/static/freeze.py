@@ -2,9 +2,9 @@
 
     freeze.py CONFIG_C FOLDER... >frozen.h
 
-CONFIG_C lists the built-in modules of the interpreter that will run them. Each FOLDER is searched for modules, the first
-before the second. This Python must have the version of that interpreter. It imports all of safe_reload: whatever is
-loaded then is frozen.
+CONFIG_C lists the built-in modules of the interpreter that will run them. Each FOLDER is searched for modules, the
+first before the second. This Python must have the version of that interpreter. It imports all of safe_reload: whatever
+is loaded then is frozen.
 """
 
 import ast

@@ -93,63 +93,92 @@ static PyObject *PyInit__libc(void)
     return PyModule_Create(&libc);
 }
 
-/* ---- signal 34 ----------------------------------------------------------------------------------------------------------
+/* ---- signals ----------------------------------------------------------------------------------------------------------
  *
- * It is SIGRTMIN for programs of glibc, and has to be blocked, handled and forwarded like any other. musl keeps it for
- * itself, for programs with threads, and hides it in these functions. Here it only hides 32 and 33, as glibc does. */
+ * musl keeps 34 for itself, for programs with threads: it hides 32 to 34 in these functions, and unblocks 33 and 34 when
+ * the first handler is set. For programs of glibc 34 is SIGRTMIN, and has to be blocked, handled and forwarded like any
+ * other. So these functions are ours: they only hide 32 and 33, as glibc does. */
 
-#define SIGNAL_34 34
 #define HIDDEN (BIT(32) | BIT(33))
 
-int __sigaction(int, const struct sigaction *, struct sigaction *);
-int __libc_sigaction(int, const struct sigaction *, struct sigaction *);
-
-static int change(sigset_t *set, int signum, int add)
+static uint64_t bits_of(const sigset_t *set)
 {
-    if (signum < 1 || signum >= _NSIG || HIDDEN & BIT(signum)) {
-        errno = EINVAL;
-        return -1;
-    }
     uint64_t bits;
     memcpy(&bits, set, sizeof bits);
-    bits = add ? bits | BIT(signum) : bits & ~BIT(signum);
+    return bits;
+}
+
+static void set_bits(sigset_t *set, uint64_t bits)
+{
+    memset(set, 0, sizeof *set);
     memcpy(set, &bits, sizeof bits);
+}
+
+static int is_hidden(int signum)
+{
+    if (signum >= 1 && signum < _NSIG && !(HIDDEN & BIT(signum)))
+        return 0;
+    errno = EINVAL;
+    return 1;
+}
+
+int sigfillset(sigset_t *set)
+{
+    set_bits(set, ~HIDDEN);
     return 0;
 }
 
 int sigaddset(sigset_t *set, int signum)
 {
-    return change(set, signum, 1);
+    if (is_hidden(signum))
+        return -1;
+    set_bits(set, bits_of(set) | BIT(signum));
+    return 0;
 }
 
 int sigdelset(sigset_t *set, int signum)
 {
-    return change(set, signum, 0);
-}
-
-int sigfillset(sigset_t *set)
-{
-    uint64_t bits = ~HIDDEN;
-    memcpy(set, &bits, sizeof bits);
+    if (is_hidden(signum))
+        return -1;
+    set_bits(set, bits_of(set) & ~BIT(signum));
     return 0;
 }
 
 int pthread_sigmask(int how, const sigset_t *restrict set, sigset_t *restrict old)
 {
-    if (syscall(SYS_rt_sigprocmask, how, set, old, _NSIG / 8))
+    if (syscall(SYS_rt_sigprocmask, how, set, old, sizeof(uint64_t)))
         return errno;
-    if (old) {
-        uint64_t bits;
-        memcpy(&bits, old, sizeof bits);
-        bits &= ~HIDDEN;
-        memcpy(old, &bits, sizeof bits);
-    }
+    if (old)
+        set_bits(old, bits_of(old) & ~HIDDEN);
     return 0;
 }
 
+/* The kernel's struct sigaction; musl has the function that ends a handler. */
+struct kernel_sigaction {
+    void (*handler)(int);
+    unsigned long flags;
+    void (*restorer)(void);
+    uint64_t mask;
+};
+#define SA_RESTORER 0x04000000
+void __restore_rt(void);
+
 int sigaction(int signum, const struct sigaction *restrict new, struct sigaction *restrict old)
 {
-    return signum == SIGNAL_34 ? __libc_sigaction(signum, new, old) : __sigaction(signum, new, old);
+    struct kernel_sigaction to = {0}, from = {0};
+    if (is_hidden(signum))
+        return -1;
+    if (new)
+        to = (struct kernel_sigaction){new->sa_handler, (unsigned)new->sa_flags | SA_RESTORER, __restore_rt, bits_of(&new->sa_mask)};
+    if (syscall(SYS_rt_sigaction, signum, new ? &to : NULL, old ? &from : NULL, sizeof(uint64_t)))
+        return -1;
+    if (old) {
+        memset(old, 0, sizeof *old);
+        old->sa_handler = from.handler;
+        old->sa_flags = (int)from.flags & ~SA_RESTORER;
+        set_bits(&old->sa_mask, from.mask & ~HIDDEN);
+    }
+    return 0;
 }
 
 /* ---- the interpreter ----------------------------------------------------------------------------------------------- */
@@ -166,10 +195,14 @@ static void check(PyStatus status)
         Py_ExitStatusException(status);
 }
 
-int main(int argc, char **argv)
+/* Before the constructors of libraries: libcap's asks the kernel for a while. */
+__attribute__((constructor(101))) static void begin(void)
 {
     tell_what_is_inherited();
+}
 
+int main(int argc, char **argv)
+{
     /* An upgrade executes argv[0] again. Where that has no folder, the kernel knows which file it was (getauxval(3)). */
     const char *file = (const char *)getauxval(AT_EXECFN);
     if (argc > 0 && !strchr(argv[0], '/') && file && *file == '/')
@@ -193,6 +226,10 @@ int main(int argc, char **argv)
     config.optimization_level = 2; /* as the modules were compiled */
     config.module_search_paths_set = 1;
     check(PyConfig_SetBytesArgv(&config, argc, argv));
+    check(PyConfig_SetBytesString(&config, &config.executable, argc > 0 ? argv[0] : ""));
+    wchar_t **folders[] = {&config.prefix, &config.exec_prefix, &config.base_prefix, &config.base_exec_prefix};
+    for (size_t one = 0; one < sizeof folders / sizeof *folders; one++)
+        check(PyConfig_SetString(&config, folders[one], L""));
     check(Py_InitializeFromConfig(&config));
     PyConfig_Clear(&config);
 

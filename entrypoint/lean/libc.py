@@ -1,7 +1,7 @@
 """Calls functions of the C library.
 
-It uses `_ctypes`, because importing `ctypes` takes four times as much CPU time. The static file has no symbols that could
-be looked up by name: a built-in module has the few functions that are used (docker/static/program.c).
+It uses `_ctypes`, because importing `ctypes` takes four times as much CPU time. The static file has no symbols to look
+up by name: a built-in module has the few functions that are used (docker/static/program.c).
 """
 
 from __future__ import annotations

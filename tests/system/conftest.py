@@ -1,12 +1,12 @@
 """The program under test: given by --init, else this project's."""
 
 import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.program import PROGRAM
 from tests.system.instance import Begin, instances
 from tests.system.lives import Program
 
@@ -14,7 +14,7 @@ from tests.system.lives import Program
 def program_under_test(config: pytest.Config) -> Program:
     """Read --init."""
     words: str | None = config.getoption("--init")
-    return Program(tuple(shlex.split(words)) if words else (sys.executable, "-m", "entrypoint"))
+    return Program(tuple(shlex.split(words)) if words else PROGRAM)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

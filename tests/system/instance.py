@@ -16,6 +16,7 @@ import pytest
 
 from tests.children import children_of, readers_of
 from tests.connections import free_port, http_get, read_all
+from tests.program import PROGRAM, STATIC
 from tests.system.lives import REPOSITORY, status_fields
 from tests.waiting import eventually
 
@@ -141,7 +142,7 @@ class Instance:
 
     def client(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run the command line of the repository with this instance's control socket."""
-        asker = [sys.executable, "-m", "entrypoint", *words, "--runtime-dir", str(self.folder / "run")]
+        asker = [*PROGRAM, *words, "--runtime-dir", str(self.folder / "run")]
         return subprocess.run(asker, capture_output=True, text=True, check=False, timeout=120, cwd=REPOSITORY)
 
 
@@ -180,9 +181,11 @@ def instances(folder: Path) -> Iterator[Begin]:
         configuration.parent.mkdir(exist_ok=True)
         configuration.write_text(text.replace('"fd@${FD_WEB}"', address) if ordinary else text)
         if code:
+            if STATIC:
+                pytest.skip("the code of this test needs a Python")
             code = code.replace("HANG", str(folder / "hang"))
             program = [sys.executable, "-c", f"{code}\nfrom entrypoint.__main__ import main\nmain()"]
-        words = [*(program or [sys.executable, "-m", "entrypoint"]), "--runtime-dir", str(folder / "run")]
+        words = [*(program or PROGRAM), "--runtime-dir", str(folder / "run")]
         words += [*(["--vips", f"{address}:FD_WEB"] if vips and not ordinary else []), *options]
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(

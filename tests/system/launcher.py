@@ -7,13 +7,20 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
+from tests.program import PROGRAM, STATIC
+
 _ROOT = Path(__file__).parents[2]
 _FOLDER = tempfile.TemporaryDirectory(prefix="launcher.")  # as long as this process
 
 
 @functools.cache
 def launcher(python: str = sys.executable) -> Path:
-    """Build it, once, as the Dockerfile does, for this interpreter; return the program."""
+    """Build it, once, as the Dockerfile does, for this interpreter; return the program.
+
+    The static file needs none: it is returned itself.
+    """
+    if STATIC:
+        return Path(PROGRAM[0])
     folder = Path(tempfile.mkdtemp(dir=_FOLDER.name))
     start = folder / "lib" / "safe_reload"
     start.parent.mkdir()

@@ -18,6 +18,7 @@ import pytest
 from entrypoint.client.main import Deadline, LateError, _wait_for_end
 from tests.connections import dead_socket
 from tests.core.test_report import STATUS, WORDS
+from tests.program import PROGRAM
 from tests.system.strangers import STRANGER, folder_of, listening_as
 from tests.waiting import eventually
 
@@ -75,7 +76,7 @@ def run(tmp_path: Path) -> Run:
 
     def verb(*words: str, variables: dict[str, str] | None = None, **more: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "entrypoint", *words],
+            [*PROGRAM, *words],
             env=environment(SAFE_RELOAD_RUNTIME_DIR=str(tmp_path), **(variables or {})),
             capture_output=True,
             text=True,
@@ -135,9 +136,7 @@ def test_a_reload_that_takes_too_long_is_124(run: Run, peer: Callable[..., Peer]
 def test_a_reload_waits_as_long_as_it_takes(tmp_path: Path, peer: Callable[..., Peer]) -> None:
     """Without --timeout it stays, and Ctrl-C ends it."""
     one = peer(("reload", [], "hang"))
-    client = subprocess.Popen(
-        [sys.executable, "-m", "entrypoint", "reload", "--runtime-dir", str(tmp_path)], env=environment()
-    )
+    client = subprocess.Popen([*PROGRAM, "reload", "--runtime-dir", str(tmp_path)], env=environment())
     assert one.process.stdout
     assert one.process.stdout.readline() == "reload\n"
     assert client.poll() is None
@@ -357,7 +356,7 @@ def test_colours_are_for_terminals_where_they_are_wanted(
     """NO_COLOR turns them off; a pipe never sees any."""
     peer(("status", [ANSWER], "close"))
     ours, theirs = pty.openpty()
-    words = [sys.executable, "-m", "entrypoint", "status", "--runtime-dir", str(tmp_path)]
+    words = [*PROGRAM, "status", "--runtime-dir", str(tmp_path)]
     subprocess.run(words, env=environment(**variables), stdout=theirs, check=True, timeout=60)
     os.close(theirs)
     seen = b""

@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 
 from tests.descriptors import descriptors
+from tests.program import PROGRAM
 from tests.system.lives import Life, Program, Upbringing, lives
 from tests.system.test_client import Peer
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
-SAFE_RELOAD = (sys.executable, "-m", "entrypoint")
+SAFE_RELOAD = PROGRAM
 PRINT_SIGNALS = (sys.executable, "-I", "-S", str(Path(__file__).with_name("print_signals.py")), "main")
 
 Start = Callable[..., Life]
@@ -210,7 +211,7 @@ def test_a_closed_output_does_not_become_a_connection(start: Start, tmp_path: Pa
 
 def test_json_lines_about_a_program_have_its_pid() -> None:
     """Programs that read the log match on fields, not on text."""
-    words = [sys.executable, "-m", "entrypoint", "-v", "--log-format", "json", "sh", "-c", "echo $$"]
+    words = [*PROGRAM, "-v", "--log-format", "json", "sh", "-c", "echo $$"]
     run = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
     lines = [json.loads(line) for line in run.stderr.splitlines()]
     (spawned,) = (line for line in lines if line["event"] == "spawned")

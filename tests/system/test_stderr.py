@@ -6,16 +6,16 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.children import children_of
+from tests.program import PROGRAM
 from tests.system.lives import status_fields
 from tests.waiting import eventually
 
-WORDS = [sys.executable, "-m", "entrypoint"]
+WORDS = [*PROGRAM]
 WARNINGS = 9000
 SAYS_WHY = f"""#!/bin/sh
 i=0

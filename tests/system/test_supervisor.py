@@ -16,6 +16,7 @@ from entrypoint.core import lifecycle
 from tests.children import children_of
 from tests.connections import free_port
 from tests.descriptors import descriptors
+from tests.program import PROGRAM
 from tests.system.instance import CONFIGURATION, Begin, state_of
 from tests.system.lives import status_fields
 from tests.waiting import eventually
@@ -392,7 +393,7 @@ def test_a_timer_of_a_month_leaves_it_responsive(begin: Begin, option: str) -> N
 
 def test_a_program_that_is_not_called_haproxy_gets_no_vips_and_says_so() -> None:
     """--vips before anything else would be a silent mistake."""
-    words = [sys.executable, "-m", "entrypoint", "--vips", "127.0.0.1:1:FD_A", "--", "true"]
+    words = [*PROGRAM, "--vips", "127.0.0.1:1:FD_A", "--", "true"]
     run = subprocess.run(words, capture_output=True, text=True, check=False)
     assert run.returncode == 0
     assert "--vips does nothing: true is not called haproxy" in run.stderr
@@ -400,7 +401,7 @@ def test_a_program_that_is_not_called_haproxy_gets_no_vips_and_says_so() -> None
 
 def test_arguments_of_any_length_and_encoding_are_no_reason_not_to_start() -> None:
     """A hundred kilobytes, and bytes that are not UTF-8."""
-    words: list[str | bytes] = [sys.executable, "-m", "entrypoint", "--", "true", "x" * 100_000, b"\xff"]
+    words: list[str | bytes] = [*PROGRAM, "--", "true", "x" * 100_000, b"\xff"]
     assert subprocess.run(words, capture_output=True, check=False).returncode == 0
 
 
@@ -586,7 +587,7 @@ def test_an_unknown_tag_is_named_when_a_start_fails(tmp_path: Path) -> None:
     """The likeliest mistake of a first start; an environment variable of that name is not reported."""
     path = tmp_path / "haproxy.cfg"
     path.write_text(CONFIGURATION + '  bind "fd@${FD_X}"\n  bind "fd@${FD_ELSE}"\n')
-    words = [sys.executable, "-m", "entrypoint", "--runtime-dir", str(tmp_path), "haproxy", "-f", str(path)]
+    words = [*PROGRAM, "--runtime-dir", str(tmp_path), "haproxy", "-f", str(path)]
     environment = {**os.environ, "FD_ELSE": "77"}
     run = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60, env=environment)
     assert run.returncode == 1

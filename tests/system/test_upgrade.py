@@ -13,6 +13,7 @@ import pytest
 
 from tests.children import readers_of
 from tests.descriptors import descriptors
+from tests.program import PROGRAM
 from tests.system.instance import Begin, Instance
 from tests.system.lives import REPOSITORY, is_running
 from tests.waiting import eventually
@@ -27,7 +28,7 @@ class Installed(Instance):
 
     def begin_to_upgrade(self) -> subprocess.Popen[bytes]:
         """Ask for an upgrade, and do not wait for its answer."""
-        asker = [sys.executable, "-m", "entrypoint", "upgrade", "--timeout", "100", "--runtime-dir"]
+        asker = [*PROGRAM, "upgrade", "--timeout", "100", "--runtime-dir"]
         return subprocess.Popen([*asker, str(self.folder / "run")], cwd=REPOSITORY)
 
 

@@ -1,4 +1,4 @@
-"""Names that prometheus_client and the standard library ask of `ssl`; the exporter speaks no TLS, and never calls them."""
+"""In place of `ssl`: the names that prometheus_client asks for. The exporter speaks no TLS, and never uses them."""
 
 
 class SSLContext:
