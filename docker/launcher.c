@@ -1,4 +1,5 @@
 /* Installed as /usr/local/bin/safe_reload: starts Python in this process, and changes nothing else.
+ * With -DBESIDE it is a wheel's: it starts the Python and the file of the prefix in which it is installed.
  *
  * What Python could not do itself, or not undo, is done here and told in SAFE_RELOAD_INHERITED:
  *     BLOCKED:IGNORED:STDIN,STDOUT,STDERR[:LC_CTYPE]
@@ -16,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -23,6 +25,10 @@
 /* -S leaves out site.py, 2 to 6 ms of a container's start, and with it the search path of Debian's packages. */
 /* utf8: arguments and variables are the same bytes again in the end, whatever the locale makes of them. */
 /* The file has the name that `ps` shows and `pgrep -f` looks for. */
+#ifdef BESIDE
+/* With site.py: only that knows where a virtual environment has its packages. */
+#define COMMAND python(), "-I", "-X", "utf8", in_prefix("lib/safe_reload")
+#endif
 #ifndef COMMAND
 #define COMMAND "/usr/bin/python3", "-I", "-S", "-X", "utf8", "/usr/local/lib/safe_reload"
 #endif
@@ -38,7 +44,33 @@ static void fail(const char *what)
     _exit(error == ENOENT ? 127 : error == EACCES ? 126 : 1); /* as tini's */
 }
 
-int main(int argc, char **argv)
+#ifdef BESIDE
+/* PREFIX/NAME, where this program is PREFIX/bin/safe_reload, without symbolic links. */
+static char *in_prefix(const char *name)
+{
+    char *self = realpath((const char *)getauxval(AT_EXECFN), NULL), *path;
+    if (!self)
+        fail("realpath");
+    for (int up = 0; up < 2; up++) {
+        char *slash = strrchr(self, '/');
+        if (slash)
+            *slash = 0;
+    }
+    if (asprintf(&path, "%s/%s", self, name) < 0)
+        fail("malloc");
+    return path;
+}
+
+/* `pip install --user`, and Debian's /usr/local, have no Python of their own: it is the one in PATH. */
+static char *python(void)
+{
+    char *beside = in_prefix("bin/python3");
+    return access(beside, X_OK) ? "python3" : beside;
+}
+#endif
+
+/* Block all signals, move folders away, and put what was there before into the environment. */
+static void record_inherited(void)
 {
     /* System calls: the library's functions hide the signals that it uses itself. */
     uint64_t all = BLOCKABLE, blocked = 0, ignored = 0;
@@ -68,6 +100,11 @@ int main(int argc, char **argv)
                  (unsigned long long)ignored, now[0], now[1], now[2], locale ? ":" : "", locale ? locale : "") < 0 ||
         putenv(note))
         fail("malloc");
+}
+
+int main(int argc, char **argv)
+{
+    record_inherited();
 
     char *command[] = {COMMAND};
     size_t words = sizeof command / sizeof *command, rest = argc > 1 ? (size_t)argc - 1 : 0;
@@ -76,6 +113,6 @@ int main(int argc, char **argv)
         fail("malloc");
     memcpy(line, command, sizeof command);
     memcpy(line + words, argv + 1, rest * sizeof *line);
-    execv(line[0], line);
+    execvp(line[0], line);
     fail(line[0]);
 }
