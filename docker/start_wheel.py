@@ -3,9 +3,7 @@
 import sys
 
 # With `pip install --user` the package is here, and the launcher's -I leaves this folder out.
-_PACKAGES = f"{__file__.rpartition('/')[0]}/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
-if _PACKAGES not in sys.path:
-    sys.path.append(_PACKAGES)
+sys.path.append(f"{__file__.rpartition('/')[0]}/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages")
 
 from entrypoint.__main__ import main
 

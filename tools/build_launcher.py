@@ -26,7 +26,7 @@ _PT_INTERP = 3
 class LauncherHook(BuildHookInterface[Any]):
     """Adds the launcher to a wheel."""
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002  # hatchling's
         """Compile it, and name the wheel after where it runs."""
         self._folder = tempfile.TemporaryDirectory(prefix="launcher.")
         program = Path(self._folder.name) / "safe_reload"
@@ -34,13 +34,15 @@ class LauncherHook(BuildHookInterface[Any]):
         try:
             subprocess.run([*compiler, *_FLAGS, "-o", program, Path(self.root, "docker/launcher.c")], check=True)
         except OSError as error:
-            sys.exit(f"safe_reload's launcher needs a C compiler: {compiler[0]}: {error.strerror}; install one or set CC")
+            sys.exit(
+                f"safe_reload's launcher needs a C compiler: {compiler[0]}: {error.strerror}; install one or set CC"
+            )
         except subprocess.CalledProcessError:
             sys.exit("safe_reload's launcher cannot be compiled: see what the compiler says above")
         build_data["shared_scripts"][str(program)] = "safe_reload"
         build_data["tag"] = _tag(program.read_bytes())
 
-    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002  # hatchling's
         """Remove what was compiled: the wheel has it."""
         self._folder.cleanup()
 

@@ -1,11 +1,14 @@
 """Makes a release in dist/: `make dist` has first made the images and the static programs that are named here."""
 
 import argparse
+import gzip
 import hashlib
+import io
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +37,7 @@ class Release:
     def add_python(self) -> None:
         """Make the sdist and the wheel, whose launcher runs on any Linux."""
         environment = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch()), "CC": " ".join(compiler(self.architecture))}
-        words = [sys.executable, "-m", "hatchling", "build", "-d", self.folder]
+        words = [sys.executable, "-m", "hatchling", "build", "-d", str(self.folder)]
         subprocess.run(words, cwd=WORK / "tree", check=True, env=environment, stdout=subprocess.DEVNULL)
         needed = sbom.of_requirements("pypi", *self.project["dependencies"])
         needed += sbom.of_requirements("pypi", *self.project["optional-dependencies"]["exporter"], optional=True)
@@ -48,6 +51,20 @@ class Release:
         needed = sbom.of_requirements("deb", *fields["Depends"].split(","))
         needed += sbom.of_requirements("deb", *fields["Recommends"].split(","), optional=True)
         self._describe(package, package.name, ComponentType.APPLICATION, [sbom.program(), *needed, self._c_library()])
+
+    def add_chart(self) -> None:
+        """Package the Helm chart, as `helm package --app-version` does: it uses the image of this version."""
+        name = "haproxy-safe-reload"
+        root, content = WORK / "tree/k8s/chart", io.BytesIO()
+        with tarfile.open(fileobj=content, mode="w") as tar:
+            for path in sorted(path for path in root.rglob("*") if path.is_file()):
+                text = path.read_text()
+                if path.name == "Chart.yaml":
+                    text = text.replace("appVersion: dev", f"appVersion: {version()}")
+                entry = tarfile.TarInfo(f"{name}/{path.relative_to(root)}")
+                entry.size, entry.mtime = len(text.encode()), epoch()
+                tar.addfile(entry, io.BytesIO(text.encode()))
+        (self.folder / f"{name}-{version()}.tgz").write_bytes(gzip.compress(content.getvalue(), mtime=0))
 
     def _c_library(self) -> Component:
         """Return what is linked into the launcher."""
@@ -104,14 +121,15 @@ def main() -> None:
     own = subprocess.run(["dpkg", "--print-architecture"], check=True, capture_output=True, text=True).stdout.strip()
     parser = argparse.ArgumentParser(prog="tools.release")
     parser.add_argument("--folder", type=Path, default=ROOT / "dist")
-    parser.add_argument("--static", type=Path, action="append", default=[], help="such as build/static/amd64")
+    parser.add_argument("--static", type=Path, default=ROOT / "build/static", help="has amd64/safe_reload")
     parser.add_argument("images", nargs="*", help="such as haproxy-safe-reload:dev")
     asked = parser.parse_args()
     release = Release(asked.folder.resolve(), own)
     release.add_python()
     release.add_debian()
-    for folder in asked.static:
-        release.add_static(folder)
+    release.add_chart()
+    for program in sorted(asked.static.glob("*/safe_reload")):
+        release.add_static(program.parent)
     for image in asked.images:
         release.add_image(image)
     release.finish()

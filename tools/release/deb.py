@@ -38,7 +38,7 @@ def make(folder: Path, architecture: str) -> Path:
                 path.chmod(0o755 if path.is_dir() or _is_program(path) else 0o644)
         folder.mkdir(parents=True, exist_ok=True)
         # The format of 2008, which every apt can read, and a level that is the same everywhere.
-        words = ["dpkg-deb", "--root-owner-group", "-Zxz", "-z9", "--build", root, package]
+        words: list[str | Path] = ["dpkg-deb", "--root-owner-group", "-Zxz", "-z9", "--build", root, package]
         environment = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch()), "XZ_DEFAULTS": "-T1"}
         subprocess.run(words, check=True, env=environment, stdout=subprocess.DEVNULL)
     return package
@@ -52,8 +52,8 @@ def _install(tree: Path, root: Path, architecture: str) -> None:
     library = root / LIBRARY[1:]
     program = root / "usr/bin/safe_reload"
     program.parent.mkdir(parents=True)
-    flags = ["-O2", "-s", f"-DCOMMAND={_COMMAND}", "-o", program]
-    subprocess.run([*compiler(architecture), *flags, tree / "docker/launcher.c"], check=True)
+    flags = ["-O2", "-s", f"-DCOMMAND={_COMMAND}", "-o", str(program)]
+    subprocess.run([*compiler(architecture), *flags, str(tree / "docker/launcher.c")], check=True)
 
     shutil.copytree(tree / "entrypoint", library / "entrypoint")
     # The package is in no folder that Python knows, so that it is in nobody's way.
@@ -68,7 +68,8 @@ def _install(tree: Path, root: Path, architecture: str) -> None:
         "EXAMPLES": f"/usr/share/doc/{NAME}/examples",
         "SYSTEMD_VERSION": "0",  # what the host has decides: postinst
     }
-    words = ["make", "-s", "-C", tree / "systemd", "install", *(f"{name}={value}" for name, value in variables.items())]
+    words = ["make", "-s", "-C", str(tree / "systemd"), "install"]
+    words += [f"{name}={value}" for name, value in variables.items()]
     subprocess.run(words, check=True, env={key: value for key, value in os.environ.items() if "MAKE" not in key})
     shutil.copy(tree / "systemd/notify-reload.conf", library)
 

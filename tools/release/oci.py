@@ -2,7 +2,7 @@
 
 It has the layout of OCI (image-spec, image-layout.md), and what `docker load` of any age reads. The engine's own export
 has the time of each build step, and names of containers. Here every time is at most the commit's, and logs that the
-package manager writes are empty of anything that a program needs, so they are left out.
+package manager writes are left out, because no program needs them.
 """
 
 import gzip
@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tools.release.source import epoch, revision, version
 
@@ -27,6 +27,7 @@ _LEFT_OUT = re.compile(
 _KEPT = ("User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "Labels", "StopSignal")
 """What a configuration of OCI has; the engine adds its own."""
 _TYPE = "application/vnd.oci.image."
+_DAY = re.compile(rb"^([^:\n]*:[^:\n]*:)(\d+)", re.MULTILINE)
 _TIMES = ("mtime", "atime", "ctime")
 
 
@@ -84,12 +85,7 @@ def make(image: str, name: str, path: Path) -> Iterator[tarfile.TarFile]:
                     yield after
         created = datetime.fromtimestamp(epoch(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         configuration = archive.add_json(configured(theirs, numbers, created), "config.v1+json")
-        annotations = {
-            "org.opencontainers.image.created": created,
-            "org.opencontainers.image.revision": revision(),
-            "org.opencontainers.image.version": version(),
-        }
-        whole = {"schemaVersion": 2, "mediaType": f"{_TYPE}manifest.v1+json", "annotations": annotations}
+        whole = {"schemaVersion": 2, "mediaType": f"{_TYPE}manifest.v1+json", "annotations": labels(created)}
         described = archive.add_json({**whole, "config": configuration, "layers": layers}, "manifest.v1+json")
         tag = name.rpartition(":")[2]
         platform = {"os": theirs["os"], "architecture": theirs["architecture"]}
@@ -108,21 +104,32 @@ def _read(tar: tarfile.TarFile, name: str) -> bytes:
     return file.read()
 
 
+def labels(created: str) -> dict[str, str]:
+    """Return what names the version, as annotations and as labels."""
+    values = {"created": created, "revision": revision(), "version": version()}
+    return {f"org.opencontainers.image.{name}": value for name, value in values.items()}
+
+
 def configured(theirs: dict[str, Any], layers: list[str], created: str) -> dict[str, Any]:
-    """Return the engine's configuration of an image without what only this build has."""
+    """Return the engine's configuration of an image without what only this build has, and with its version."""
     history = [{**step, "created": created} for step in theirs.get("history", [])]
+    config = {name: theirs["config"][name] for name in _KEPT if theirs["config"].get(name)}
+    config["Labels"] = config.get("Labels", {}) | labels(created)
     return {
         "created": created,
         "architecture": theirs["architecture"],
         "os": theirs["os"],
-        "config": {name: theirs["config"][name] for name in _KEPT if theirs["config"].get(name)},
+        "config": config,
         "rootfs": {"type": "layers", "diff_ids": layers},
         "history": history,
     }
 
 
 def canonical(layer: tarfile.TarFile) -> bytes:
-    """Return a layer without logs, in the order that it has, with no time after the commit's."""
+    """Return a layer without logs, in the order that it has, with no time after the commit's.
+
+    Such a time is also the day on which a user was added, in /etc/shadow (shadow(5)).
+    """
     result = io.BytesIO()
     latest = epoch()
     with tarfile.open(fileobj=result, mode="w", format=tarfile.PAX_FORMAT) as tar:
@@ -132,5 +139,9 @@ def canonical(layer: tarfile.TarFile) -> bytes:
             entry.mtime = min(int(entry.mtime), latest)
             entry.uname = entry.gname = ""
             entry.pax_headers = {key: value for key, value in entry.pax_headers.items() if key not in _TIMES}
-            tar.addfile(entry, layer.extractfile(entry) if entry.isreg() else None)
+            file: IO[bytes] | None = layer.extractfile(entry) if entry.isreg() else None
+            if file and entry.name.removeprefix("./") == "etc/shadow":
+                content = _DAY.sub(lambda found: b"%s%d" % (found[1], min(int(found[2]), latest // 86400)), file.read())
+                entry.size, file = len(content), io.BytesIO(content)
+            tar.addfile(entry, file)
     return result.getvalue()

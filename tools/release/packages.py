@@ -37,6 +37,7 @@ class Contents:
         for entry in layer:
             name = entry.name.removeprefix("./")
             folder, _, last = name.rpartition("/")
+            found: re.Match[str] | None
             if last.startswith(".wh."):
                 self._status.pop(f"{folder}/{last.removeprefix('.wh.')}", None)
             elif entry.isreg() and _STATUS.fullmatch(name) and not name.endswith(".md5sums"):
@@ -51,16 +52,16 @@ class Contents:
 
     def packages(self) -> list[Package]:
         """Return what is installed, by name."""
-        found: list[Package] = []
+        packages: list[Package] = []
         for paragraph in (text for status in self._status.values() for text in status.split("\n\n")):
-            fields = dict(re.findall(r"^([\w-]+): (.*)$", paragraph, re.MULTILINE))
+            fields: dict[str, str] = dict(re.findall(r"^([\w-]+): (.*)$", paragraph, re.MULTILINE))
             if "Package" in fields and fields.get("Status", "ok installed").endswith("ok installed"):
                 name = fields["Package"]
                 # "haproxy (3.0.1-1)" if the versions differ
                 source = fields.get("Source", name).partition(" ")[0]
                 words = self._licences.get(name) or self._licences.get(self._links.get(name, ""), ())
-                found.append(Package(name, fields["Version"], fields["Architecture"], source, words))
-        return sorted(found)
+                packages.append(Package(name, fields["Version"], fields["Architecture"], source, words))
+        return sorted(packages)
 
 
 def _text(layer: tarfile.TarFile, entry: tarfile.TarInfo) -> str:
