@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cyclonedx.factory.license import LicenseFactory
 from cyclonedx.model import HashAlgorithm, HashType
 from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentScope, ComponentType
 from cyclonedx.model.license import DisjunctiveLicense
 from cyclonedx.output.json import JsonV1Dot6
 from cyclonedx.schema import SchemaVersion
+from cyclonedx.spdx import is_supported_id
 from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 
@@ -28,12 +28,9 @@ def component(
     kind: ComponentType, name: str, number: str | None, purl: PackageURL | None, licences: Iterable[str] = ()
 ) -> Component:
     """Return one, with licences that may be SPDX's or any other words."""
-    factory = LicenseFactory()
-
-    def licence(text: str) -> DisjunctiveLicense:
-        made = factory.make_from_string(text)
-        return made if isinstance(made, DisjunctiveLicense) else DisjunctiveLicense(name=text)
-
+    words = [
+        DisjunctiveLicense(id=text) if is_supported_id(text) else DisjunctiveLicense(name=text) for text in licences
+    ]
     reference = purl.to_string() if purl else f"{name}@{number}"
     return Component(
         type=kind,
@@ -41,7 +38,7 @@ def component(
         version=number,
         purl=purl,
         bom_ref=reference,
-        licenses=[licence(text) for text in licences],
+        licenses=words,
     )
 
 
