@@ -147,13 +147,15 @@ def units(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def booted(engine: docker.DockerClient, network: str, volumes: dict[str, dict[str, str]]) -> Iterator[Host]:
-    """Boot a Debian in a container; it is gone afterwards."""
+def booted(
+    engine: docker.DockerClient, network: str, volumes: dict[str, dict[str, str]], base: str = NEWEST_STABLE
+) -> Iterator[Host]:
+    """Boot a Debian in a container, with what the image `base` has; it is gone afterwards."""
     dockerfile = (ROOT / "tests/container/systemd.Dockerfile").read_bytes()
     image, _ = engine.images.build(
         fileobj=io.BytesIO(dockerfile),
         tag="haproxy-safe-reload:test-systemd",
-        buildargs={"BASE": NEWEST_STABLE},
+        buildargs={"BASE": base},
         rm=True,
         forcerm=True,
     )

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,26 +20,25 @@ from tools.release import deb, oci, sbom
 from tools.release.packages import Contents
 from tools.release.source import ROOT, changes, compiler, epoch, export, revision, version
 
-WORK = ROOT / "build/release"
-
 
 class Release:
     """A folder, and what is in it."""
 
-    def __init__(self, folder: Path, architecture: str) -> None:
-        """Begin with an empty one."""
+    def __init__(self, folder: Path, tree: Path, architecture: str) -> None:
+        """Begin with an empty one; `tree` is a new folder for the tracked files."""
         self.folder = folder
+        self.tree = tree
         self.architecture = architecture
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        export(WORK / "tree")
+        export(tree)
         self.project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
     def add_python(self) -> None:
         """Make the sdist and the wheel, whose launcher runs on any Linux."""
         environment = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch()), "CC": " ".join(compiler(self.architecture))}
         words = [sys.executable, "-m", "hatchling", "build", "-d", str(self.folder)]
-        subprocess.run(words, cwd=WORK / "tree", check=True, env=environment, stdout=subprocess.DEVNULL)
+        subprocess.run(words, cwd=self.tree, check=True, env=environment, stdout=subprocess.DEVNULL)
         needed = sbom.of_requirements("pypi", *self.project["dependencies"])
         needed += sbom.of_requirements("pypi", *self.project["optional-dependencies"]["exporter"], optional=True)
         (wheel,) = self.folder.glob("*.whl")
@@ -55,7 +55,7 @@ class Release:
     def add_chart(self) -> None:
         """Package the Helm chart, as `helm package --app-version` does: it uses the image of this version."""
         name = "haproxy-safe-reload"
-        root, content = WORK / "tree/k8s/chart", io.BytesIO()
+        root, content = self.tree / "k8s/chart", io.BytesIO()
         with tarfile.open(fileobj=content, mode="w") as tar:
             for path in sorted(path for path in root.rglob("*") if path.is_file()):
                 text = path.read_text()
@@ -124,15 +124,16 @@ def main() -> None:
     parser.add_argument("--static", type=Path, default=ROOT / "build/static", help="has amd64/safe_reload")
     parser.add_argument("images", nargs="*", help="such as haproxy-safe-reload:dev")
     asked = parser.parse_args()
-    release = Release(asked.folder.resolve(), own)
-    release.add_python()
-    release.add_debian()
-    release.add_chart()
-    for program in sorted(asked.static.glob("*/safe_reload")):
-        release.add_static(program.parent)
-    for image in asked.images:
-        release.add_image(image)
-    release.finish()
+    with tempfile.TemporaryDirectory(prefix="release.") as work:
+        release = Release(asked.folder.resolve(), Path(work, "tree"), own)
+        release.add_python()
+        release.add_debian()
+        release.add_chart()
+        for program in sorted(asked.static.glob("*/safe_reload")):
+            release.add_static(program.parent)
+        for image in asked.images:
+            release.add_image(image)
+        release.finish()
     print("\n".join(release.table()))
 
 
