@@ -68,6 +68,7 @@ dist: images .venv/installed ## everything that a release has, into dist/
 
 deb: ## only the Debian package, into dist/
 	docker/packages musl-tools
+	rm -f dist/safe-reload_*
 	$(PYTHON) -m tools.release.deb dist
 
 bench: image .venv/installed ## compare safe_reload with other ways to reload: about 75 minutes, into docs/benchmarks.md

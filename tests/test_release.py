@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import yaml
-from cyclonedx.model.component import ComponentType
 from cyclonedx.output.json import JsonV1Dot6
 
 import entrypoint
@@ -382,9 +381,8 @@ def test_an_sbom_that_is_not_valid_is_an_error(tmp_path: Path, monkeypatch: pyte
     """CycloneDX's own schema has the last word."""
     artifact = tmp_path / "a"
     artifact.write_bytes(b"")
-    kind = ComponentType.APPLICATION
-    sbom.write(artifact, kind, [sbom.program()], tmp_path / "good")
+    sbom.write(artifact, sbom.APPLICATION, [sbom.program()], tmp_path / "good")
     monkeypatch.setattr(JsonV1Dot6, "output_as_string", lambda *_, **__: '{"bomFormat": "CycloneDX"}')
     with pytest.raises(ValueError, match="specVersion"):
-        sbom.write(artifact, kind, [sbom.program()], tmp_path / "bad")
+        sbom.write(artifact, sbom.APPLICATION, [sbom.program()], tmp_path / "bad")
     assert not (tmp_path / "bad").exists()

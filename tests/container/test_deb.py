@@ -11,15 +11,13 @@ import pytest
 
 import docker
 from tests.container.conftest import IMAGES
-from tests.container.test_systemd import Host, Service, booted
+from tests.container.test_systemd import SAFE_RELOAD_OF_THE_IMAGE, Host, Service, booted
 from tests.waiting import eventually
 from tools.release import deb
 from tools.release.source import ROOT
 
 LIBRARY = "/usr/lib/safe_reload"
 DROP_IN = "/usr/lib/systemd/system/safe_reload@.service.d/10-notify-reload.conf"
-OURS = "/usr/local/bin/safe_reload /usr/local/lib/safe_reload /usr/lib/python3/dist-packages/entrypoint"
-"""What the image has of safe_reload."""
 NEXT = "0.1.0+next-1"
 
 
@@ -45,7 +43,7 @@ def host(request: pytest.FixtureRequest, engine: docker.DockerClient, packages: 
     """A booted Debian, bookworm or trixie, with the dependencies of the package, and without safe_reload."""
     with booted(engine, "none", {}, IMAGES[request.param]) as made:
         # As on a host: a slim image excludes manuals and documentation.
-        made.must("sh", "-c", f"rm -rf {OURS} /etc/dpkg/dpkg.cfg.d/slim /run/haproxy/admin.sock")
+        made.must("sh", "-c", f"rm -rf {SAFE_RELOAD_OF_THE_IMAGE} /etc/dpkg/dpkg.cfg.d/slim /run/haproxy/admin.sock")
         content = io.BytesIO()
         with tarfile.open(fileobj=content, mode="w") as tar:
             for number, package in enumerate(packages):

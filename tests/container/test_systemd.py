@@ -30,6 +30,10 @@ ANY_UNIT = UNIT.format("")
 MOST_EXPOSED = 2.0
 LOW_PORTS_ARE_LOW = {"net.ipv4.ip_unprivileged_port_start": "1024"}
 
+SAFE_RELOAD_OF_THE_IMAGE = (
+    "/usr/local/bin/safe_reload /usr/local/lib/safe_reload /usr/lib/python3/dist-packages/entrypoint"
+)
+
 # What is tested with this is the sandbox, not the protocol.
 NO_PROTOCOL = "Type=exec\nWatchdogSec=0\n"
 

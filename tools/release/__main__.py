@@ -42,7 +42,7 @@ class Release:
         needed = sbom.of_requirements("pypi", *self.project["dependencies"])
         needed += sbom.of_requirements("pypi", *self.project["optional-dependencies"]["exporter"], optional=True)
         (wheel,) = self.folder.glob("*.whl")
-        self._describe(wheel, wheel.name, ComponentType.APPLICATION, [sbom.program(), *needed, self._c_library()])
+        self._describe(wheel, wheel.name, sbom.APPLICATION, [sbom.program(), *needed, self._c_library()])
 
     def add_debian(self) -> None:
         """Make the Debian package."""
@@ -50,7 +50,7 @@ class Release:
         fields = dict(line.split(": ", 1) for line in (ROOT / "packaging/debian/control").read_text().splitlines()[:9])
         needed = sbom.of_requirements("deb", *fields["Depends"].split(","))
         needed += sbom.of_requirements("deb", *fields["Recommends"].split(","), optional=True)
-        self._describe(package, package.name, ComponentType.APPLICATION, [sbom.program(), *needed, self._c_library()])
+        self._describe(package, package.name, sbom.APPLICATION, [sbom.program(), *needed, self._c_library()])
 
     def add_chart(self) -> None:
         """Package the Helm chart, as `helm package --app-version` does: it uses the image of this version."""
@@ -79,7 +79,7 @@ class Release:
         shutil.copyfile(folder / "safe_reload", self.folder / name)
         (self.folder / name).chmod(0o755)
         parts = [sbom.program(), *sbom.of_sources((folder / "sources.txt").read_text())]
-        self._describe(self.folder / name, name, ComponentType.APPLICATION, parts)
+        self._describe(self.folder / name, name, sbom.APPLICATION, parts)
 
     def add_image(self, image: str) -> None:
         """Take an image of the engine."""
@@ -92,7 +92,7 @@ class Release:
         contents = Contents()
         for layer in oci.make(image, name, path):
             contents.add(layer)
-        self._describe(path, path.name, ComponentType.CONTAINER, sbom.of_image(contents))
+        self._describe(path, path.name, sbom.CONTAINER, sbom.of_image(contents))
 
     def _describe(self, artifact: Path, name: str, kind: ComponentType, parts: list[Component]) -> None:
         sbom.write(artifact, kind, parts, self.folder / f"{name}.cdx.json")

@@ -22,6 +22,7 @@ from tools.release.packages import Contents
 from tools.release.source import epoch, version
 
 LICENCE = "GPL-3.0-or-later"
+APPLICATION, CONTAINER = ComponentType.APPLICATION, ComponentType.CONTAINER
 
 
 def component(
