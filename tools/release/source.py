@@ -19,7 +19,7 @@ def version() -> str:
 
 def git(*words: str) -> str:
     """Return what git says about the working tree."""
-    return subprocess.run(["git", "-C", ROOT, *words], check=True, capture_output=True, text=True).stdout
+    return subprocess.run(["git", "-C", ROOT, *words], check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def epoch() -> int:
