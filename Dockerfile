@@ -5,7 +5,7 @@ ARG BASE=debian:trixie-slim
 # exec to its first line.
 FROM ${BASE} AS launcher
 RUN apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends gcc musl-tools
-COPY docker/launcher.c /
+COPY docker/launcher.c docker/inherited.h /
 RUN musl-gcc -static -O2 -s -Wall -Wextra -Werror -o /safe_reload /launcher.c
 
 FROM ${BASE}

@@ -8,7 +8,7 @@ IMAGE ?= haproxy-safe-reload
 export TEST_IMAGE = $(IMAGE)
 
 .DEFAULT_GOAL = help
-.PHONY: bench bench-2017 bench-quick clean conformity diagram fuzz help image images lint lock run stop test test-chaos test-cluster test-container test-core test-long test-system types
+.PHONY: bench bench-2017 bench-quick clean conformity deb diagram dist fuzz help image images lint lock run stop test test-chaos test-cluster test-container test-core test-long test-system types
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do printf '  %-20s %s\n' "$$target" "$$text"; done
@@ -26,7 +26,7 @@ lint: .venv/installed ## style and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	shellcheck .ci/run docker/base-image docker/engine docker/kubectl docker/packages docker/promtool docker/demo/run docker/demo/load bench/2017
+	shellcheck .ci/run docker/base-image docker/engine docker/kubectl docker/packages docker/promtool docker/demo/run docker/demo/load bench/2017 packaging/debian/p*
 
 types: .venv/installed ## mypy, strict
 	$(BIN)/mypy
@@ -59,6 +59,17 @@ image: ## haproxy-safe-reload:dev (Debian trixie, HAProxy 3.0)
 images: image ## also :dev-bookworm (HAProxy 2.6) and :dev-sid (HAProxy 3.2)
 	base=$$(docker/base-image bookworm) && docker build --build-arg BASE=$$base -t $(IMAGE):dev-bookworm .
 	base=$$(docker/base-image sid) && docker build --build-arg BASE=$$base -t $(IMAGE):dev-sid .
+
+# Their tags; `dev` is the one without a suffix. The static programs are those in build/static/.
+DIST_IMAGES = dev dev-bookworm dev-sid
+
+dist: images .venv/installed ## everything that a release has, into dist/
+	$(BIN)/python -m tools.release $(addprefix $(IMAGE):,$(DIST_IMAGES))
+
+deb: ## only the Debian package, into dist/
+	docker/packages musl-tools
+	rm -f dist/safe-reload_*
+	$(PYTHON) -m tools.release.deb dist
 
 bench: image .venv/installed ## compare safe_reload with other ways to reload: about 75 minutes, into docs/benchmarks.md
 	$(BIN)/python -m bench $(ARGS)

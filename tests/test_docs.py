@@ -58,6 +58,14 @@ ELSEWHERE = {
     ),
     "pid1.": "tests/system/test_trips.py::test_the_trips_of_contributing_are_taken",
     "safe_reload --help": "tests/test_docs.py::test_the_help_text_has_every_option_of_the_reference",
+    "python3 -m venv /opt/safe_reload": "tests/test_release.py::test_reloads_upgrades_and_status_work",
+    "/opt/safe_reload/bin/pip install haproxy_safe_reload-*.whl": (
+        "tests/test_release.py::test_reloads_upgrades_and_status_work"
+    ),
+    "ln -s /opt/safe_reload/bin/safe_reload /usr/local/bin/safe_reload": (
+        "tests/test_release.py::test_the_launcher_finds_the_python_of_its_prefix"
+    ),
+    "pip install .": "tests/test_release.py::test_the_sdist_is_compiled_for_this_machine",
     # With its options, which the page shows below.
     "safe_reload exporter": "tests/container/test_documented.py::test_monitoring_s_exporters",
 }
@@ -83,8 +91,6 @@ NOT_RUN = {
     "systemctl start lb": "podman, the same",
     "podman build -t haproxy-safe-reload:dev .": "podman, the same",
     "apt-get install make": ".ci/run begins with it",
-    "apt-get install pipx gcc libcap-dev python3-dev": "for what is compiled from PyPI; tests need no index",
-    "pipx install --global .": "takes what it needs from PyPI",
     "pip install '.[exporter]'": "takes what it needs from PyPI",
     "pytest tests/container/test_masters.py --master haproxy": "bench/conformity.py does, for the page that says it",
     "pytest tests/system/test_generic.py --init PROGRAM": "bench/conformity.py does, for the page that says it",

@@ -25,7 +25,7 @@ import docker
 from tests.certificates import key_pair
 from tests.connections import free_port
 from tests.container.conftest import Balancer, Start
-from tests.container.test_systemd import booted
+from tests.container.test_systemd import SAFE_RELOAD_OF_THE_IMAGE, booted
 from tests.documented import Shown, looks_like, shown, the
 from tests.http3 import http3_get
 from tests.waiting import eventually
@@ -518,36 +518,28 @@ def test_kubernetes_s_image() -> None:
         page.shell(f"docker rmi {name}")
 
 
-def sources() -> bytes:
-    """Return what a clone of this project has, as far as an installation needs it, as a tar archive."""
-    text = io.BytesIO()
-    with tarfile.open(fileobj=text, mode="w") as tar:
-        for name in ("pyproject.toml", "README.md", "LICENSE", "entrypoint", "systemd", "docs"):
-            tar.add(ROOT / name, f"src/{name}")
-    return text.getvalue()
-
-
-def test_systemd_s_installation(engine: docker.DockerClient, tmp_path: Path) -> None:
+def test_systemd_s_installation(engine: docker.DockerClient) -> None:
     """On a Debian whose own haproxy runs: the installation, one service, every command for it, a socket unit."""
-    page = Page("docs/systemd.md", tmp_path)
-    with booted(engine, "bridge", {}) as host:
-        host.container.put_archive("/", sources())
-        # What the image has of safe_reload, and the test's own mask, are not what a Debian has.
-        host.must("sh", "-c", "rm -rf /usr/local/bin/safe_reload /usr/lib/python3/dist-packages/entrypoint")
-        host.must("sh", "-c", "systemctl unmask haproxy && systemctl start haproxy && apt-get update -qq")
+    page = Page("docs/systemd.md", ROOT)
+    with booted(engine, "none", {}) as host:
+        # What the image has of safe_reload, what it lacks of packages, and the test's own mask are not a Debian's.
+        host.must("sh", "-c", f"rm -rf {SAFE_RELOAD_OF_THE_IMAGE} /etc/dpkg/dpkg.cfg.d/slim")
+        host.must("sh", "-c", "systemctl unmask haproxy && systemctl start haproxy")
 
         def run(beginning: str, then: str = "") -> str:
             command = f"{page.block(beginning).text} {then}"
-            return host.must("sh", "-c", f"cd /src && export DEBIAN_FRONTEND=noninteractive && {command}")
+            return host.must("sh", "-c", f"cd /root && export DEBIAN_FRONTEND=noninteractive && {command}")
 
         def serves(path: str = "") -> None:
             eventually(lambda: host.inside("curl", "-s", f"http://127.0.0.1/{path}").communicate()[0] == "one")
 
-        run("apt-get install haproxy", then="-y -q --no-install-recommends")
-        run("python3 -m venv")
-        run("/opt/safe_reload/bin/pip install")
-        run("ln -s /opt/safe_reload")
-        run("make -C systemd install PREFIX=/usr/local")
+        page.shell(page.block("make deb").text)
+        made = io.BytesIO()
+        with tarfile.open(fileobj=made, mode="w") as tar:
+            for package in (ROOT / "dist").glob("safe-reload_*.deb"):
+                tar.add(package, f"root/dist/{package.name}")
+        host.container.put_archive("/", made.getvalue())
+        run("apt-get install ./dist", then="-y")
         run("systemctl daemon-reload")
         run("systemctl disable --now haproxy")
 
@@ -569,11 +561,11 @@ def test_systemd_s_installation(engine: docker.DockerClient, tmp_path: Path) -> 
         run("systemctl disable --now safe_reload@lb")
         host.put("/etc/default/safe_reload-lb", "")
         host.put("/etc/haproxy/lb.cfg", GOOD)
-        run("cp /usr/local/share/doc/safe_reload/safe_reload@.socket")
+        run("cp /usr/share/doc/safe-reload/examples/safe_reload@.socket")
         run("systemctl enable --now safe_reload@lb.socket")
         serves()
         host.must("systemctl", "stop", "safe_reload@lb.socket", "safe_reload@lb.service")
-        run("make -C systemd uninstall")
+        host.must("apt-get", "purge", "-y", "safe-reload")
         assert host.run("systemctl", "cat", "safe_reload@lb")[0] != 0
 
 

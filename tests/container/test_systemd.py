@@ -30,6 +30,10 @@ ANY_UNIT = UNIT.format("")
 MOST_EXPOSED = 2.0
 LOW_PORTS_ARE_LOW = {"net.ipv4.ip_unprivileged_port_start": "1024"}
 
+SAFE_RELOAD_OF_THE_IMAGE = (
+    "/usr/local/bin/safe_reload /usr/local/lib/safe_reload /usr/lib/python3/dist-packages/entrypoint"
+)
+
 # What is tested with this is the sandbox, not the protocol.
 NO_PROTOCOL = "Type=exec\nWatchdogSec=0\n"
 
@@ -147,13 +151,15 @@ def units(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def booted(engine: docker.DockerClient, network: str, volumes: dict[str, dict[str, str]]) -> Iterator[Host]:
-    """Boot a Debian in a container; it is gone afterwards."""
+def booted(
+    engine: docker.DockerClient, network: str, volumes: dict[str, dict[str, str]], base: str = NEWEST_STABLE
+) -> Iterator[Host]:
+    """Boot a Debian in a container, with what the image `base` has; it is gone afterwards."""
     dockerfile = (ROOT / "tests/container/systemd.Dockerfile").read_bytes()
     image, _ = engine.images.build(
         fileobj=io.BytesIO(dockerfile),
         tag="haproxy-safe-reload:test-systemd",
-        buildargs={"BASE": NEWEST_STABLE},
+        buildargs={"BASE": base},
         rm=True,
         forcerm=True,
     )
