@@ -6,9 +6,14 @@ BIN = .venv/bin
 # With two checkouts on one machine, IMAGE=another-name for one of them separates their images and tests.
 IMAGE ?= haproxy-safe-reload
 export TEST_IMAGE = $(IMAGE)
+OWN_ARCH := $(shell dpkg --print-architecture 2>/dev/null || echo amd64)
+ARCH ?= $(OWN_ARCH)
+STATIC = $(IMAGE):static$(if $(filter-out $(OWN_ARCH),$(ARCH)),-$(ARCH))
+# Debian's releases, and how the tags of their images end.
+SUITES = trixie: bookworm:-bookworm sid:-sid
 
 .DEFAULT_GOAL = help
-.PHONY: bench bench-2017 bench-quick clean conformity deb diagram dist fuzz help image images lint lock run stop test test-chaos test-cluster test-container test-core test-long test-system types
+.PHONY: bench bench-2017 bench-quick clean conformity deb diagram dist fuzz help image images lint lock minimal run static stop test test-chaos test-cluster test-container test-core test-long test-static test-system types
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do printf '  %-20s %s\n' "$$target" "$$text"; done
@@ -26,7 +31,7 @@ lint: .venv/installed ## style and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	shellcheck .ci/run docker/base-image docker/engine docker/kubectl docker/packages docker/promtool docker/demo/run docker/demo/load bench/2017 packaging/debian/p*
+	shellcheck .ci/run docker/base-image docker/engine docker/kubectl docker/packages docker/promtool docker/demo/run docker/demo/load docker/files docker/static/interpreter docker/static/link docker/static/prepare docker/minimal/collect bench/2017 packaging/debian/p*
 
 types: .venv/installed ## mypy, strict
 	$(BIN)/mypy
@@ -43,6 +48,14 @@ test-container: .venv/installed images ## only the tests with real containers, o
 test-cluster: .venv/installed image ## only the manifests of k8s/, and their pod on the real Kubernetes in TEST_CLUSTER
 	$(BIN)/pytest -m "not long" tests/cluster
 
+test-static: minimal .venv/installed ## the same tests with the static file, where there is only haproxy and its libraries
+	for suite in $(SUITES); do \
+		base=$$(docker/base-image $${suite%:*}) && \
+		docker build --build-arg BASE=$$base --build-arg MINIMAL=$(IMAGE):minimal$${suite#*:} \
+			-t $(IMAGE)-static:dev$${suite#*:} - <tests/container/static.Dockerfile || exit; \
+	done
+	TEST_PROGRAM=$(CURDIR)/build/static/$(ARCH)/safe_reload $(BIN)/pytest -m "not long" $(or $(ARGS),tests/system tests/container)
+
 test-long: .venv/installed images ## the long tests
 	$(BIN)/pytest -m long
 
@@ -55,6 +68,19 @@ fuzz: .venv/installed ## 10 minutes of random input to every interface; longer w
 image: ## haproxy-safe-reload:dev (Debian trixie, HAProxy 3.0)
 	@docker/engine
 	base=$$(docker/base-image trixie) && docker build --build-arg BASE=$$base -t $(IMAGE):dev .
+
+static: ## one file that needs no Python, for any image: $(IMAGE):static and build/static/; ARCH=arm64 cross-compiles
+	@docker/engine
+	base=$$(docker/base-image trixie) && \
+	docker build --build-arg BASE=$$base --build-arg ARCH=$(ARCH) -f docker/static/Dockerfile -t $(STATIC) .
+	docker/files $(STATIC) build/static/$(ARCH) safe_reload sources.txt licences.txt
+
+minimal: static ## haproxy-safe-reload:minimal, -bookworm and -sid: haproxy, its libraries and the static file
+	for suite in $(SUITES); do \
+		base=$$(docker/base-image $${suite%:*}) && \
+		docker build --build-arg BASE=$$base --build-arg STATIC=$(IMAGE):static -f docker/minimal/Dockerfile \
+			-t $(IMAGE):minimal$${suite#*:} . || exit; \
+	done
 
 images: image ## also :dev-bookworm (HAProxy 2.6) and :dev-sid (HAProxy 3.2)
 	base=$$(docker/base-image bookworm) && docker build --build-arg BASE=$$base -t $(IMAGE):dev-bookworm .

@@ -4,6 +4,11 @@ import os
 import shlex
 import sys
 
+import pytest
+
 STATIC = bool(os.environ.get("TEST_PROGRAM"))
-"""Whether it is one that has its own interpreter: tests that give it code of theirs are of no use."""
+"""Whether it has its own interpreter, as the static file."""
+needs_a_python = pytest.mark.skipif(
+    STATIC, reason="the static file has no Python that can be changed, or run by itself"
+)
 PROGRAM = tuple(shlex.split(os.environ.get("TEST_PROGRAM", ""))) or (sys.executable, "-m", "entrypoint")

@@ -18,9 +18,10 @@ from docker.models.containers import Container
 import docker
 from tests.children import children_of
 from tests.connections import http_get
+from tests.program import STATIC
 from tests.waiting import eventually
 
-_IMAGE = os.environ.get("TEST_IMAGE", "haproxy-safe-reload")
+_IMAGE = os.environ.get("TEST_IMAGE", "haproxy-safe-reload") + ("-static" if STATIC else "")
 IMAGES = {"2.6": f"{_IMAGE}:dev-bookworm", "3.0": f"{_IMAGE}:dev", "3.2": f"{_IMAGE}:dev-sid"}
 NEWEST_STABLE = IMAGES["3.0"]
 

@@ -12,6 +12,7 @@ from docker.models.containers import Container
 import docker
 from bench import start_up_cost
 from tests.container.conftest import NEWEST_STABLE, Balancer, Start, configuration
+from tests.program import needs_a_python
 from tests.waiting import eventually
 
 
@@ -245,6 +246,7 @@ def test_pid_1_is_small(lb: Balancer) -> None:
     assert resident < 16.5 * 1024
 
 
+@needs_a_python
 def test_starting_haproxy_costs_a_few_times_what_starting_python_does(engine: docker.DockerClient) -> None:
     """From exec to haproxy's exec and its end: CPU time compared with a bare interpreter's in the same run."""
     script = Path(start_up_cost.__file__)
@@ -258,4 +260,4 @@ def test_starting_haproxy_costs_a_few_times_what_starting_python_does(engine: do
 def test_it_is_found_by_its_name(lb: Balancer) -> None:
     """`pgrep safe_reload` finds the process to signal, and `ps` shows what it runs."""
     assert Path(f"/proc/{lb.pid}/comm").read_text() == "safe_reload\n"
-    assert b"/safe_reload\0-f\0/etc/lb/" in Path(f"/proc/{lb.pid}/cmdline").read_bytes()
+    assert b"safe_reload\0-f\0/etc/lb/" in Path(f"/proc/{lb.pid}/cmdline").read_bytes()

@@ -10,6 +10,7 @@ import pytest
 from tests.container.conftest import NEWEST_STABLE, Balancer, Start, configuration, every, result
 from tests.container.trouble import inside, is_alone, status
 from tests.descriptors import sockets
+from tests.program import needs_a_python
 from tests.waiting import eventually
 
 
@@ -84,6 +85,7 @@ def test_an_upgrade_from_where_nothing_is_any_more_goes_on(start: Start) -> None
     eventually(lambda: "haproxy.cfg cannot be searched for: No such file" in lb.run("safe_reload", "status")[1])
 
 
+@needs_a_python
 @pytest.mark.parametrize("module", ["pid1/bootstrap", "pid1/control_server"])
 def test_a_program_that_cannot_go_on_is_not_started(start: Start, image: str, module: str) -> None:
     """The client gets its error, and the old program serves as before, also if the new one would have failed late."""
@@ -105,6 +107,7 @@ def test_a_program_that_cannot_go_on_is_not_started(start: Start, image: str, mo
     lb.serves("three")
 
 
+@needs_a_python
 def test_a_second_upgrade_does_not_disturb_the_first(start: Start) -> None:
     """It is refused at once, and each of them gets one answer."""
     lb = start(NEWEST_STABLE).begins("one")

@@ -182,7 +182,7 @@ def instances(folder: Path) -> Iterator[Begin]:
         configuration.write_text(text.replace('"fd@${FD_WEB}"', address) if ordinary else text)
         if code:
             if STATIC:
-                pytest.skip("the code of this test needs a Python")
+                pytest.skip("the static file runs no code of a test")
             code = code.replace("HANG", str(folder / "hang"))
             program = [sys.executable, "-c", f"{code}\nfrom entrypoint.__main__ import main\nmain()"]
         words = [*(program or PROGRAM), "--runtime-dir", str(folder / "run")]

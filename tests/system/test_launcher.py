@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.program import STATIC
+from tests.program import needs_a_python
 from tests.system.launcher import launcher
 from tests.system.lives import CATCHABLE, Life, Program, Upbringing, command_line, lives, why_not_pid1
 from tests.waiting import eventually
@@ -31,8 +31,6 @@ from tests.waiting import eventually
 SLEEP = ("/bin/sleep", "300")
 EXEC_IN = (sys.executable, "-I", "-S", str(Path(__file__).with_name("exec_in.py")))
 PLAIN = Upbringing(launched=True)
-
-needs_the_launcher = pytest.mark.skipif(STATIC, reason="the static file executes no Python")
 
 Start = Callable[..., Life]
 
@@ -371,7 +369,7 @@ def test_what_others_take_away(tmp_path: Path, how: str, closed: tuple[int, ...]
         eventually(lambda: found_by(main) == found_by(expected))
 
 
-@needs_the_launcher
+@needs_a_python
 @pytest.mark.parametrize(
     ("command", "status", "words"),
     [
@@ -389,7 +387,7 @@ def test_a_python_that_cannot_be_executed(command: str, status: int, words: str)
         assert line == f"[FATAL safe_reload ({life.popen.pid})] {command} failed: {words}"
 
 
-@needs_the_launcher
+@needs_a_python
 def test_more_than_can_be_executed(tmp_path: Path) -> None:
     """There is room for what execve(2) takes but some words of Python's; more is told in one line."""
 

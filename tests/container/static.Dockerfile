@@ -1,0 +1,12 @@
+# The minimal image, with the tools that tests use in a container, all static but env: nothing that safe_reload or haproxy
+# could find there instead of what they have.
+ARG BASE
+ARG MINIMAL
+FROM ${BASE} AS tools
+RUN apt-get update -q \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends busybox-static bash-static
+RUN mkdir /tools && cp /bin/busybox /usr/bin/env /tools/ && cp /bin/bash-static /tools/bash && ln -s bash /tools/sh \
+ && for name in $(busybox --list); do [ -e "/tools/$name" ] || ln -s busybox "/tools/$name"; done
+
+FROM ${MINIMAL}
+COPY --from=tools /tools/ /usr/bin/
