@@ -26,7 +26,7 @@ lint: .venv/installed ## style and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	shellcheck .ci/run docker/base-image docker/engine docker/kubectl docker/packages docker/promtool docker/demo/run docker/demo/load bench/2017
+	shellcheck .ci/run docker/base-image docker/engine docker/kubectl docker/packages docker/promtool docker/unpacked docker/demo/run docker/demo/load bench/2017
 
 types: .venv/installed ## mypy, strict
 	$(BIN)/mypy
