@@ -1,4 +1,4 @@
-"""The files of docs/where-it-runs.md, and the commands that the page has for them: run where they can be, else parsed."""
+"""The files of docs/where-it-runs.md, and the page's commands for them: run where they can be, else parsed."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from docker.types import Mount
 from hcl2.utils import SerializationOptions
 
 from tests.connections import http_get
-from tests.container.conftest import IMAGES, NEWEST_STABLE, Balancer, Start
+from tests.container.conftest import IMAGES, NEWEST_STABLE, Start
 from tests.debian import unpacked
 from tests.documented import ROOT, the
 from tests.waiting import eventually
@@ -108,7 +108,7 @@ def answers(compose: Shell, file: str = "compose.yaml") -> str:
 
 
 def test_the_compose_file_and_what_the_page_does_with_it(compose: Shell) -> None:
-    """Up when it is healthy, an edit, a reload that is waited for, a signal, down; nothing but the socket is writable."""
+    """Up when it is healthy, an edit, a reload that is waited for, a signal, down; only the socket's folder is writable."""
     compose.shown("docker compose up -d --wait")
     assert answers(compose) == "Hello\n"
     compose.shown("sed -i s/Hello/Goodbye/ lb/haproxy.cfg")
@@ -240,7 +240,7 @@ def updated(swarm: Shell) -> bool:
 
 
 def test_the_stack_of_a_swarm(swarm: Shell) -> None:
-    """An edit, a signal, the verb; then an update under load, in which the new container shares the VIP with the old."""
+    """An edit, a signal, the verb; then an update under load: the new container shares the VIP with the old one."""
     swarm.shown("docker stack deploy -c stack.yaml lb")
     eventually(lambda: serves(swarm, "Hello\n"))
     eventually(lambda: updated(swarm))
