@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from signal import SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2
 from typing import Any
 
 import pytest
@@ -61,10 +62,21 @@ def test_the_table_of_signals(start: Start, name: str, column: str, words: str) 
     volumes = tool("trixie", "tini", "usr/bin/tini") if column == "alone" else {}
     program = {"alone": ("tini", "--", *ALONE), "master": MASTER, "ours": OURS}[column]
     lb = begin(start, program, volumes=volumes)
-    if column == "ours":
-        eventually(lambda: "holds the ordinary listeners" in lb.log)
-    flight = lb.connect()
-    flight.sendall(b"GET / HTTP/1.0\r\n")
+    eventually(lambda: catches(lb) if column == "master" else column == "alone" or "holds the ordinary" in lb.log)
+    with lb.connect() as flight:
+        flight.sendall(b"GET / HTTP/1.0\r\n")
+        is_as_said(lb, flight, name, column, words)
+
+
+def catches(lb: Balancer) -> bool:
+    """Tell whether haproxy's master hears signals: for a moment after its worker serves, it loses them."""
+    fields = dict(line.split(":\t", 1) for line in Path(f"/proc/{lb.pid}/status").read_text().splitlines())
+    caught, blocked = int(fields["SigCgt"], 16), int(fields["SigBlk"], 16)
+    return not blocked and all(caught & 1 << number - 1 for number in (SIGHUP, SIGINT, SIGUSR1, SIGUSR2, SIGTERM))
+
+
+def is_as_said(lb: Balancer, flight: socket.socket, name: str, column: str, words: str) -> None:
+    """Send the signal; see what becomes of the container and of the request."""
     before = lb.log
     lb.kill(f"SIG{name}")
 
@@ -126,7 +138,7 @@ def official(engine: docker.DockerClient, tmp_path: Path) -> Iterator[tuple[str,
     base += f'ENTRYPOINT ["docker-entrypoint.sh"]\nCMD ["haproxy", "-f", "{FILE}"]\n'
     tags = []
     for mark in "-+":
-        text = side("FROM haproxy:3.0", mark.strip()).replace("FROM haproxy:3.0\n", base)
+        text = side(" FROM haproxy:3.0", mark.strip()).replace("FROM haproxy:3.0\n", base)
         # Who safe_reload is, is in this image already.
         text = re.sub(r"^ ?COPY --from=.*\n", "", text, flags=re.MULTILINE)
         (tmp_path / "Dockerfile").write_text(text)
@@ -139,11 +151,12 @@ def official(engine: docker.DockerClient, tmp_path: Path) -> Iterator[tuple[str,
 
 
 def test_the_official_image_and_what_becomes_of_it(start: Start, official: tuple[str, str]) -> None:
-    """Before, HUP reloads and a stop is USR1; afterwards `docker kill -s HUP` reloads, and a stop is TERM, and clean."""
+    """Before, HUP reloads and a stop is USR1; afterwards HUP reloads, and a stop is TERM, and finishes requests."""
     before, after = official
     old = start(before, operands=(), vips="").serves("one")
+    eventually(lambda: catches(old))
     old.kill("SIGHUP")
-    eventually(lambda: "Former worker" in old.log)
+    eventually(lambda: "Former worker" in old.log and catches(old))
     old.container.stop(timeout=20)
     assert status(old) == 0
 
@@ -153,12 +166,12 @@ def test_the_official_image_and_what_becomes_of_it(start: Start, official: tuple
     new.kill("SIGHUP")
     eventually(lambda: "asked for by SIGHUP" in new.log)
     assert new.run("safe_reload", "status")[0] == 0
-    flight = new.connect()
-    flight.sendall(b"GET / HTTP/1.0\r\n")
-    stopping = subprocess.Popen(["docker", "stop", "-t", "20", str(new.container.id)], stdout=subprocess.DEVNULL)
-    eventually(lambda: refuses(new))
-    flight.sendall(b"\r\n")
-    assert read_all(flight).endswith(b"one")
+    with new.connect() as flight:
+        flight.sendall(b"GET / HTTP/1.0\r\n")
+        stopping = subprocess.Popen(["docker", "stop", "-t", "20", str(new.container.id)], stdout=subprocess.DEVNULL)
+        eventually(lambda: refuses(new))
+        flight.sendall(b"\r\n")
+        assert read_all(flight).endswith(b"one")
     assert stopping.wait(timeout=30) == 0
     assert status(new) == 0
 
@@ -178,14 +191,14 @@ def test_the_official_image_s_script_must_go(start: Start, official: tuple[str, 
         ("daemon", ""),
         ("pidfile /run/h.pid", ""),
         ("stats socket /run/s.sock level admin expose-fd listeners", ""),
-        ("nbproc 2", "'nbproc'"),
+        ("nbproc 2", "nbproc is not supported any more"),
         ("server-state-file /run/state", ""),
     ],
 )
 def test_lines_of_the_configuration(start: Start, image: str, line: str, words: str) -> None:
     """They are refused with a reason, or make no difference; the page has each of them."""
     assert f"`{line.split(maxsplit=1)[0]}" in (ROOT / PAGE).read_text()
-    text = f"global\n    {line}\n{ORDINARY.removeprefix('global\n')}"
+    text = ORDINARY.replace("global\n", f"global\n    {line}\n", 1)
     lb = start(image, text=text, vips="")
     if words:
         assert status(lb) == 1
@@ -268,7 +281,6 @@ def test_s6(start: Start) -> None:
         for package, file in (
             ("libs6-2.13", "libs6.so.2.13"),
             ("libskarnet2.14t64", "libskarnet.so.2.14"),
-            ("libexecline2.9t64", "libexecline.so.2.9"),
         )
     ]
     volumes = {str(folder): {"bind": f"/lib{number}", "mode": "ro"} for number, folder in enumerate(libraries)}
@@ -277,15 +289,15 @@ def test_s6(start: Start) -> None:
     def prepare(folder: Path) -> None:
         (folder / "haproxy.cfg").write_text(ORDINARY)
         for mark, name in (("-", "before"), ("+", "after")):
-            (folder / name).write_text(side("#!/bin/sh", mark).replace(FILE, "/etc/lb/haproxy.cfg"))
+            (folder / name).write_text(side(" #!/bin/sh", mark).replace(FILE, "/etc/lb/haproxy.cfg"))
             (folder / name).chmod(0o755)
 
     script = "cp /s6/s6-* /usr/bin; cp -P /lib[0-9]/*.so* /usr/lib/x86_64-linux-gnu/; ldconfig; mkdir -p /run/svc/lb; "
     script += "cp /etc/lb/before /run/svc/lb/run; exec s6-svscan /run/svc"
     lb = start(NEWEST_STABLE, entrypoint=["sh", "-c", script], operands=(), vips="", prepare=prepare, volumes=volumes)
     lb.serves("one")
-    assert lb.run("s6-svc", "-2", "/run/svc/lb")[0] == 0
-    eventually(lambda: "Former worker" in lb.log)
+    assert lb.run("s6-svc", "-wu", "-T", "20000", "-u", "/run/svc/lb")[0] == 0
+    eventually(lambda: lb.run("s6-svc", "-2", "/run/svc/lb")[0] == 0 and "Former worker" in lb.log)
     assert lb.run("sh", "-c", "cp /etc/lb/after /run/svc/lb/run; s6-svc -r /run/svc/lb")[0] == 0
     eventually(lambda: "holds the ordinary listeners" in lb.log)
     for option, name in (("-2", "SIGUSR2"), ("-h", "SIGHUP"), ("-1", "SIGUSR1")):
@@ -329,7 +341,7 @@ def test_what_a_sidecar_sends(start: Start) -> None:
 
 def test_multibinder_s_configuration_afterwards(start: Start) -> None:
     """It serves from a VIP; before, the socket was one without SO_REUSEPORT, beside which safe_reload cannot start."""
-    text = side("global\n-    daemon", "+")
+    text = side(" global\n-    daemon", "+")
     assert "bind_tcp" not in text
     lb = start(NEWEST_STABLE, text=text, vips="0.0.0.0:80:FD_HTTP", port=80)
     eventually(lambda: "is current" in lb.log)
