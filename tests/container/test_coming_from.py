@@ -273,6 +273,17 @@ def test_dumb_init_s_rewriting(start: Start) -> None:
     assert new.get() == "one"
 
 
+def test_docker_s_own_init(start: Start) -> None:
+    """Nothing is lost with it, nor gained: signals arrive, orphans are gone, and the exit code is 0."""
+    lb = start(NEWEST_STABLE, text=ORDINARY, vips="", init=True).begins("one")
+    assert lb.sh("cat /proc/1/comm") == "docker-init\n"
+    lb.kill("SIGUSR1")
+    eventually(lambda: lb.reloads == 1)
+    assert lb.run("safe_reload", "reload")[0] == 0
+    lb.kill("SIGTERM")
+    assert status(lb) == 0
+
+
 def test_s6(start: Start) -> None:
     """The service's `run` before and afterwards: what `s6-svc` does to it."""
     programs = unpacked("trixie", "s6", "usr/bin/s6-svscan").parent
@@ -289,7 +300,7 @@ def test_s6(start: Start) -> None:
     def prepare(folder: Path) -> None:
         (folder / "haproxy.cfg").write_text(ORDINARY)
         for mark, name in (("-", "before"), ("+", "after")):
-            (folder / name).write_text(side(" #!/bin/sh", mark).replace(FILE, "/etc/lb/haproxy.cfg"))
+            (folder / name).write_text(side(" #!/bin/sh\n-exec haproxy", mark).replace(FILE, "/etc/lb/haproxy.cfg"))
             (folder / name).chmod(0o755)
 
     script = "cp /s6/s6-* /usr/bin; cp -P /lib[0-9]/*.so* /usr/lib/x86_64-linux-gnu/; ldconfig; mkdir -p /run/svc/lb; "

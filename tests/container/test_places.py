@@ -108,7 +108,7 @@ def answers(compose: Shell, file: str = "compose.yaml") -> str:
 
 
 def test_the_compose_file_and_what_the_page_does_with_it(compose: Shell) -> None:
-    """Up when it is healthy, an edit, a reload that is waited for, a signal, down; only the socket's folder is writable."""
+    """Up when it is healthy, an edit, a reload that is waited for, a signal, down; one folder is writable."""
     compose.shown("docker compose up -d --wait")
     assert answers(compose) == "Hello\n"
     compose.shown("sed -i s/Hello/Goodbye/ lb/haproxy.cfg")
@@ -126,6 +126,9 @@ def test_the_compose_file_and_what_the_page_does_with_it(compose: Shell) -> None
     compose.edit("lb/haproxy.cfg", "bind", "bond")
     assert "unknown keyword 'bond'" in compose("docker compose exec lb safe_reload reload", fails=True)
     compose("docker compose exec lb safe_reload status")
+    compose.edit("lb/haproxy.cfg", "bond", "bind")
+    compose.shown("docker compose restart lb")
+    eventually(lambda: answers(compose) == "Goodbye\n")
     compose.shown("docker compose down")
 
 
