@@ -139,8 +139,10 @@ def official(engine: docker.DockerClient, tmp_path: Path) -> Iterator[tuple[str,
     tags = []
     for mark in "-+":
         text = side(" FROM haproxy:3.0", mark.strip()).replace("FROM haproxy:3.0\n", base)
-        # Who safe_reload is, is in this image already.
-        text = re.sub(r"^ ?COPY --from=.*\n", "", text, flags=re.MULTILINE)
+        # The base has a safe_reload already: that is the one where the image with the static file has not been built.
+        static = f"{NEWEST_STABLE.partition(':')[0]}:static"
+        copy = rf"COPY --from={static} \1\n" if engine.images.list(static) else ""
+        text = re.sub(r"^COPY --from=\S+ (.*)\n", copy, text, flags=re.MULTILINE)
         (tmp_path / "Dockerfile").write_text(text)
         tags.append(f"{NEWEST_STABLE.partition(':')[0]}:test-coming-from-{'after' if mark == '+' else 'before'}")
         done = subprocess.run(["docker", "build", "-q", "-t", tags[-1], tmp_path], capture_output=True, check=False)
