@@ -237,10 +237,10 @@ def serves(swarm: Shell, words: str) -> bool:
     return swarm("$IN_NODE curl -s http://127.0.0.1:8080/ || true") == words
 
 
-def updated(swarm: Shell) -> bool:
-    """Tell whether exactly one container runs, and is healthy."""
-    found = swarm("docker ps --format '{{.Status}}'").splitlines()
-    return len(found) == 1 and "(healthy)" in found[0]
+def updated(swarm: Shell, before: str = "") -> str:
+    """Return the number of the container that runs alone, is healthy, and is another one than before; else nothing."""
+    found = swarm("docker ps --format '{{.ID}} {{.Status}}'").splitlines()
+    return found[0].split()[0] if len(found) == 1 and "(healthy)" in found[0] and before not in found[0].split() else ""
 
 
 def test_the_stack_of_a_swarm(swarm: Shell) -> None:
@@ -255,11 +255,11 @@ def test_the_stack_of_a_swarm(swarm: Shell) -> None:
     swarm.shown("docker exec $(docker ps -q -f label=com.docker.swarm.service.name=lb_lb) safe_reload reload")
 
     swarm("$IN_NODE sysctl -q -w net.ipv4.tcp_migrate_req=1")
-    before = swarm("docker ps -q")
+    before = eventually(lambda: updated(swarm))
     command = [*swarm.environment["IN_NODE"].split(), "ab", "-r", "-q", "-s", "60", "-c", "4", "-n", "10000000"]
     load = subprocess.Popen([*command, "http://127.0.0.1:8080/"], stdout=subprocess.PIPE, text=True)
     swarm("docker service update -q --force lb_lb")
-    eventually(lambda: updated(swarm) and swarm("docker ps -q") != before)
+    eventually(lambda: updated(swarm, before))
     load.send_signal(signal.SIGINT)
     written = load.communicate(timeout=60)[0]
     counts = {name: int(number) for name, number in re.findall(r"^(\w+) requests: +(\d+)", written, re.MULTILINE)}
@@ -277,12 +277,12 @@ def test_a_swarm_s_config_cannot_be_changed(swarm: Shell) -> None:
     swarm.shown("docker stack deploy -c stack.yaml lb")
     eventually(lambda: serves(swarm, "Hello\n"))
     eventually(lambda: updated(swarm))
-    before = swarm("docker ps -q")
+    before = eventually(lambda: updated(swarm))
     swarm.edit("lb/haproxy.cfg", "Hello", "Goodbye")
     assert "only updates to Labels are allowed" in swarm("docker stack deploy -c stack.yaml lb", fails=True)
     path.write_text(path.read_text().replace("haproxy-1", "haproxy-2"))
     swarm("docker stack deploy -c stack.yaml lb")
-    eventually(lambda: updated(swarm) and swarm("docker ps -q") != before)
+    eventually(lambda: updated(swarm, before))
     assert serves(swarm, "Goodbye\n")
 
 
