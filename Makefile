@@ -9,6 +9,8 @@ export TEST_IMAGE = $(IMAGE)
 OWN_ARCH := $(shell dpkg --print-architecture 2>/dev/null || echo amd64)
 ARCH ?= $(OWN_ARCH)
 STATIC = $(IMAGE):static$(if $(filter-out $(OWN_ARCH),$(ARCH)),-$(ARCH))
+SCRIPTS = $(addprefix docker/,base-image engine files kubectl packages promtool unpacked demo/run demo/load minimal/collect \
+	static/prepare static/interpreter static/link) bench/2017 $(wildcard packaging/debian/p*)
 # Debian's releases, and how the tags of their images end.
 SUITES = trixie: bookworm:-bookworm sid:-sid
 
@@ -31,7 +33,7 @@ lint: .venv/installed ## style and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	shellcheck .ci/run docker/base-image docker/engine docker/kubectl docker/packages docker/promtool docker/demo/run docker/demo/load docker/files docker/static/interpreter docker/static/link docker/static/prepare docker/minimal/collect bench/2017 packaging/debian/p*
+	shellcheck .ci/run $(SCRIPTS)
 
 types: .venv/installed ## mypy, strict
 	$(BIN)/mypy

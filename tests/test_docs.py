@@ -16,7 +16,13 @@ from tests.documented import PAGES, ROOT, Shown, shown
 from tools.draw import stale
 
 # These run what they find in the documentation, as it stands there: they name each command by its beginning.
-RUNNERS = ("tests/container/test_documented.py", "tests/cluster/test_documented.py", "tests/cluster/test_manifests.py")
+RUNNERS = (
+    "tests/container/test_documented.py",
+    "tests/container/test_places.py",
+    "tests/container/test_coming_from.py",
+    "tests/cluster/test_documented.py",
+    "tests/cluster/test_manifests.py",
+)
 
 # These are run from top to bottom, all of it.
 WHOLE = {"docs/tutorial.md": "tests/container/test_documented.py::test_the_tutorial_from_top_to_bottom"}
@@ -66,6 +72,7 @@ ELSEWHERE = {
         "tests/test_release.py::test_the_launcher_finds_the_python_of_its_prefix"
     ),
     "pip install .": "tests/test_release.py::test_the_sdist_is_compiled_for_this_machine",
+    "docker run --init": "tests/container/test_coming_from.py::test_docker_s_own_init",
     # With its options, which the page shows below.
     "safe_reload exporter": "tests/container/test_documented.py::test_monitoring_s_exporters",
 }

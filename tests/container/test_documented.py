@@ -360,7 +360,7 @@ def test_the_readme_s_command_line_of_2017(start: Start, tmp_path: Path) -> None
         eventually(lambda: lb.inside("curl", "-s", "http://10.0.0.1/").communicate()[0] == "Hello\n")
 
     generation(1)
-    on_a_host(lb, page.block("pkill -USR1").text)
+    on_a_host(lb, page.block("pkill -USR1 -f").text)
     generation(2)
     pid = on_a_host(lb, page.block("pgrep -f '/safe_reload").text)
     assert pid.isdigit()
