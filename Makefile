@@ -26,7 +26,7 @@ run: image ## build the image and run the demo on 127.0.0.1:8080, then say what 
 stop: ## stop the demo and remove its container
 	@docker rm -f safe-reload-demo
 
-test: lint types images .venv/installed ## install what is needed and run all tests but the long ones
+test: lint types images minimal .venv/installed ## install what is needed and run all tests but the long ones
 	$(BIN)/pytest -m "not long"
 
 lint: .venv/installed ## style and import rules
@@ -44,7 +44,7 @@ test-core: .venv/installed ## only the tests of the core, without those that vis
 test-system: .venv/installed ## only the tests with real children, sockets and signals
 	$(BIN)/pytest -m "not long" tests/system
 
-test-container: .venv/installed images ## only the tests with real containers, on three versions of HAProxy
+test-container: .venv/installed images minimal ## only the tests with real containers, on three versions of HAProxy
 	$(BIN)/pytest -m "not long" tests/container
 
 test-cluster: .venv/installed image ## only the manifests of k8s/, and their pod on the real Kubernetes in TEST_CLUSTER
@@ -89,9 +89,9 @@ images: image ## also :dev-bookworm (HAProxy 2.6) and :dev-sid (HAProxy 3.2)
 	base=$$(docker/base-image sid) && docker build --build-arg BASE=$$base -t $(IMAGE):dev-sid .
 
 # Their tags; `dev` is the one without a suffix. The static programs are those in build/static/.
-DIST_IMAGES = dev dev-bookworm dev-sid
+DIST_IMAGES = dev dev-bookworm dev-sid minimal minimal-bookworm minimal-sid
 
-dist: images .venv/installed ## everything that a release has, into dist/
+dist: images minimal .venv/installed ## everything that a release has, into dist/
 	$(BIN)/python -m tools.release $(addprefix $(IMAGE):,$(DIST_IMAGES))
 
 deb: ## only the Debian package, into dist/

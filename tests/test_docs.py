@@ -33,9 +33,8 @@ ELSEWHERE = {
         "tests/container/test_http3.py::test_a_port_that_haproxy_may_not_bind_is_warned_of"
     ),
     "global\n    limited-quic\n\ndefaults": "tests/container/test_documented.py::test_the_page_on_http3",
-    "FROM haproxy:3.0": (
-        "tests/container/test_vips.py::test_readme_s_recipe_adds_safe_reload_to_an_existing_haproxy_image"
-    ),
+    "FROM haproxy:3.0-alpine": "tests/container/test_static.py::test_the_two_lines_of_the_readme_are_enough",
+    "FROM haproxy:3.0\nUSER root": ("tests/container/test_vips.py::test_the_recipe_with_debian_s_python"),
     "resources:\n  - ../k8s/base": "tests/cluster/test_manifests.py::test_the_overlay_of_the_page_sets_the_image",
     "stateDiagram-v2": "tests/test_docs.py::test_the_diagrams_and_the_table_of_options_are_the_code_s",
     "count by (sha256)": "tests/test_monitoring.py::test_prometheus_understands_what_the_pages_ask",

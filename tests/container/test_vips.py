@@ -167,17 +167,15 @@ def test_an_ipv6_vip_and_every_address_of_both_families(start: Start, image: str
     assert _refuses(lb, 8080)
 
 
-def test_readme_s_recipe_adds_safe_reload_to_an_existing_haproxy_image(
-    engine: docker.DockerClient, start: Start, tmp_path: Path
-) -> None:
-    """The second recipe of the README, built on an image like haproxy's own: another user, SIGUSR1 as stop signal."""
+def test_the_recipe_with_debian_s_python(engine: docker.DockerClient, start: Start, tmp_path: Path) -> None:
+    """The page's, built on an image like haproxy's own: another user, SIGUSR1 as stop signal."""
     base = _build(
         engine,
         tmp_path,
         f"FROM {NEWEST_STABLE}\nENTRYPOINT []\nSTOPSIGNAL SIGUSR1\n"
         "RUN rm -r /usr/local/bin/safe_reload /usr/local/lib/safe_reload /usr/lib/python3/dist-packages/entrypoint\n",
     )
-    recipe = re.search(r"```dockerfile\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    recipe = re.search(r"```dockerfile\n(.*?)```", (ROOT / "docs/where-it-runs.md").read_text(), re.DOTALL)
     assert recipe
     image = _build(engine, tmp_path, recipe[1].replace("FROM haproxy:3.0", f"FROM {base}", 1))
     lb = start(image).begins("one")

@@ -1,0 +1,179 @@
+"""The static file where there is nothing else: copied into other images, in an empty root, in the minimal image."""
+
+import io
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import docker
+from tests.children import children_of
+from tests.connections import http_get
+from tests.container.cli import OURS, ask
+from tests.container.conftest import NEWEST_STABLE, Balancer, Start, configuration
+from tests.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+_NAME = os.environ.get("TEST_IMAGE", "haproxy-safe-reload")
+STATIC, MINIMAL = f"{_NAME}:static", f"{_NAME}:minimal"
+MINIMALS = {"2.6": f"{MINIMAL}-bookworm", "3.0": MINIMAL, "3.2": f"{MINIMAL}-sid"}
+BARE: dict[str, Any] = {"user": "4242:4242", "read_only": True, "cap_drop": ["ALL"], "tmpfs": {"/run/safe_reload": ""}}
+"""Any user, nothing writable, no capabilities."""
+FILE = "/usr/local/bin/safe_reload"
+
+
+def test_the_two_lines_of_the_readme_are_enough(engine: docker.DockerClient, start: Start, tmp_path: Path) -> None:
+    """Added to an image like haproxy's own: without safe_reload and Python, another user, SIGUSR1 as stop signal."""
+    recipe = re.search(r"```dockerfile\n(FROM haproxy:3.0-alpine\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert recipe
+    base = (
+        f"FROM {NEWEST_STABLE}\nRUN rm -r /usr/local/bin/safe_reload /usr/local/lib/safe_reload /usr/lib/python3* "
+        "&& rm /usr/bin/python3*\nENTRYPOINT []\nUSER haproxy\nSTOPSIGNAL SIGUSR1\n"
+    )
+    lines = recipe[1].replace("FROM haproxy:3.0-alpine\n", base).replace("haproxy-safe-reload:static", STATIC)
+    image = build(engine, tmp_path, lines)
+    lb = start(image, tmpfs={"/run/safe_reload": ""}).begins("one")
+    lb.becomes("two")
+    assert lb.run("safe_reload", "status")[0] == 0
+    lb.container.stop(timeout=30)
+
+    assert lb.container.wait()["StatusCode"] == 0
+
+
+def build(engine: docker.DockerClient, folder: Path, text: str) -> str:
+    """Build an image from the text of a Dockerfile."""
+    (folder / "Dockerfile").write_text(text)
+    image, _ = engine.images.build(path=str(folder), rm=True, tag=f"{_NAME}:test-static")
+    return str(image.tags[0])
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (("--version",), 0, "safe_reload "),
+        (("--", "/safe_reload", "--", "/safe_reload", "--version"), 0, "safe_reload "),
+        (("--", "/sources.txt"), 126, "exec /sources.txt failed: Permission denied"),
+        (("--", "none"), 127, "exec none failed: No such file or directory"),
+        (("haproxy",), 1, "haproxy"),
+        (("--relode",), 1, "did you mean"),
+        (("metrics",), 3, "no instance"),
+        (("exporter", "--listen", "nowhere.example:1"), 1, "no host name"),
+    ],
+)
+def test_an_empty_root(engine: docker.DockerClient, words: tuple[str, ...], status: int, said: str) -> None:
+    """No library, no /tmp, no user: each says its one line and ends as elsewhere."""
+    container = engine.containers.run(STATIC, list(words), detach=True, network_mode="none", read_only=True)
+    try:
+        assert container.wait(timeout=60)["StatusCode"] == status
+        text = container.logs().decode()
+    finally:
+        container.remove(force=True)
+    assert said in text
+    assert "Traceback" not in text
+
+
+@pytest.fixture(params=MINIMALS)
+def bare(request: pytest.FixtureRequest, start: Start) -> Balancer:
+    """A minimal container that may do nothing, on each version of HAProxy."""
+    return start(MINIMALS[request.param], watch="auto", options=("--debounce", "0.1"), **BARE).begins("one")
+
+
+def test_a_minimal_container_does_everything(bare: Balancer) -> None:
+    """A reload, a refusal, an edit, a crash, the verbs, and a stop."""
+    bare.edit(configuration("two"))
+    bare.serves("two")
+    assert bare.run("safe_reload", "reload")[0] == 0
+    bare.edit(configuration("three", "nonsense here\n"))
+    eventually(lambda: "unknown keyword 'nonsense'" in bare.log)
+    assert bare.get() == "two"
+    status, text = bare.run("safe_reload", "check", "-f", "/etc/lb/haproxy.cfg")
+    assert (status, "unknown keyword 'nonsense'" in text) == (1, True)
+    bare.edit(configuration("three"))
+    bare.serves("three")
+    current = eventually(lambda: one[0] if len(one := children_of(bare.pid)) == 1 else 0)
+    os.kill(current, 9)
+    bare.serves("three")
+    for words in ("status", "status --json", "list", "metrics"):
+        assert bare.run("safe_reload", *words.split())[0] == 0, words
+    assert "safe_reload_config_last_reload_successful 1.0" in bare.run("safe_reload", "metrics")[1]
+    bare.container.stop(timeout=60)
+    assert bare.container.wait()["StatusCode"] == 0
+    assert "Traceback" not in bare.log
+
+
+def test_its_exporter(start: Start) -> None:
+    """Both formats, and the probes."""
+    lb = start(MINIMAL, options=("--exporter", "127.0.0.1:9101"), **BARE).begins("one")
+
+    def get(path: str) -> tuple[str, str]:
+        return http_get(lb.connect(9101), path)
+
+    eventually(lambda: "listening on 127.0.0.1:9101" in lb.log)
+    assert "200" in get("/livez")[0].splitlines()[0]
+    assert "\nsafe_reload_config_last_reload_successful 1.0\n" in get("/metrics")[1]
+
+
+def new_file(lb: Balancer, content: bytes) -> None:
+    """Replace the program in a container, as a new file."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        entry = tarfile.TarInfo(Path(FILE).name)
+        entry.size, entry.mode = len(content), 0o755
+        tar.addfile(entry, io.BytesIO(content))
+    assert lb.container.put_archive(str(Path(FILE).parent), packed.getvalue())
+
+
+def test_an_upgrade_to_another_file(start: Start) -> None:
+    """A file that cannot take over changes nothing; then a good one does, in the same process."""
+    lb = start(MINIMAL).begins("one")
+    good = Path(f"/proc/{lb.pid}/root{FILE}").read_bytes()
+    bad = {
+        "half of it": good[: len(good) // 2],
+        "another program": Path(f"/proc/{lb.pid}/root/usr/sbin/haproxy").read_bytes(),
+        "a text": b"safe_reload\n",
+        "nothing": b"",
+    }
+    for name, content in bad.items():
+        new_file(lb, content)
+        # The client is the new file, too, so this one asks over the socket.
+        answer = ask(lb, OURS, "upgrade\n")
+        assert answer.startswith("Success=0"), (name, answer)
+        assert "has taken over" not in lb.log, name
+        lb.becomes(name)
+    before = (lb.pid, lb.children())
+    new_file(lb, good)
+    assert lb.run("safe_reload", "upgrade")[0] == 0
+    eventually(lambda: "has taken over" in lb.log)
+    assert (lb.pid, lb.children()) == before
+    lb.becomes("two")
+
+
+def contents(engine: docker.DockerClient, image: str) -> Iterator[tarfile.TarInfo]:
+    """Yield the files of an image that are not folders or the engine's own."""
+    container = engine.containers.create(image)
+    try:
+        data = io.BytesIO(b"".join(container.export()))
+    finally:
+        container.remove()
+    with tarfile.open(fileobj=data) as tar:
+        yield from (one for one in tar.getmembers() if not one.isdir() and one.mtime == 0)
+
+
+@pytest.mark.parametrize("version", MINIMALS)
+def test_there_is_nothing_else_in_the_minimal_image(engine: docker.DockerClient, version: str) -> None:
+    """One program, libraries, users, licences, and what scanners read; nobody can change it but root."""
+    found = list(contents(engine, MINIMALS[version]))
+    assert all(one.uid == 0 and not one.mode & 0o7022 for one in found if one.isfile())
+    expected = (
+        r"usr/sbin/haproxy|usr/lib/[\w-]+/[\w.+-]+\.so[\w.]*|etc/(passwd|group|os-release)|"
+        r"usr/share/doc/[\w.+-]+/copyright|var/lib/dpkg/status\.d/[\w.+-]+"
+    )
+    strange = [one.name for one in found if one.isfile() and not re.fullmatch(expected, one.name)]
+    assert strange == []
+    named = {one.name.rpartition("/")[2] for one in found if one.name.startswith("var/lib/dpkg/status.d/")}
+    assert named >= {"haproxy", "libc6"}
+    assert {f"usr/share/doc/{name}/copyright" for name in named} <= {one.name for one in found}
