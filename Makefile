@@ -54,15 +54,17 @@ fuzz: .venv/installed ## 10 minutes of random input to every interface; longer w
 
 image: ## haproxy-safe-reload:dev (Debian trixie, HAProxy 3.0)
 	@docker/engine
-	base=$$(docker/base-image trixie) && docker build --build-arg BASE=$$base -t $(IMAGE):dev .
+	base=$$(docker/base-image trixie) && docker build $(BUILD_FLAGS) --build-arg BASE=$$base -t $(IMAGE):dev .
 
 images: image ## also :dev-bookworm (HAProxy 2.6) and :dev-sid (HAProxy 3.2)
-	base=$$(docker/base-image bookworm) && docker build --build-arg BASE=$$base -t $(IMAGE):dev-bookworm .
-	base=$$(docker/base-image sid) && docker build --build-arg BASE=$$base -t $(IMAGE):dev-sid .
+	base=$$(docker/base-image bookworm) && docker build $(BUILD_FLAGS) --build-arg BASE=$$base -t $(IMAGE):dev-bookworm .
+	base=$$(docker/base-image sid) && docker build $(BUILD_FLAGS) --build-arg BASE=$$base -t $(IMAGE):dev-sid .
 
 # Their tags; `dev` is the one without a suffix. The static programs are those in build/static/.
 DIST_IMAGES = dev dev-bookworm dev-sid
 
+# From nothing: what the engine has in its cache may be older than the commit, and so would its times be.
+dist: BUILD_FLAGS = --no-cache
 dist: images .venv/installed ## everything that a release has, into dist/
 	$(BIN)/python -m tools.release $(addprefix $(IMAGE):,$(DIST_IMAGES))
 
