@@ -69,29 +69,32 @@ fuzz: .venv/installed ## 10 minutes of random input to every interface; longer w
 
 image: ## haproxy-safe-reload:dev (Debian trixie, HAProxy 3.0)
 	@docker/engine
-	base=$$(docker/base-image trixie) && docker build --build-arg BASE=$$base -t $(IMAGE):dev .
+	base=$$(docker/base-image trixie) && docker build $(BUILD_FLAGS) --build-arg BASE=$$base -t $(IMAGE):dev .
 
 static: ## one file that needs no Python, for any image: $(IMAGE):static and build/static/; ARCH=arm64 cross-compiles
 	@docker/engine
 	base=$$(docker/base-image trixie) && \
-	docker build --build-arg BASE=$$base --build-arg ARCH=$(ARCH) -f docker/static/Dockerfile -t $(STATIC) .
+	docker build $(BUILD_FLAGS) --build-arg BASE=$$base --build-arg ARCH=$(ARCH) -f docker/static/Dockerfile -t $(STATIC) .
 	docker/files $(STATIC) build/static/$(ARCH) safe_reload sources.txt licences.txt
 
 minimal: static ## haproxy-safe-reload:minimal, -bookworm and -sid: haproxy, its libraries and the static file
 	for suite in $(SUITES); do \
 		base=$$(docker/base-image $${suite%:*}) && \
-		docker build --build-arg BASE=$$base --build-arg STATIC=$(IMAGE):static -f docker/minimal/Dockerfile \
+		docker build $(BUILD_FLAGS) --build-arg BASE=$$base --build-arg STATIC=$(IMAGE):static -f docker/minimal/Dockerfile \
 			-t $(IMAGE):minimal$${suite#*:} . || exit; \
 	done
 
 images: image ## also :dev-bookworm (HAProxy 2.6) and :dev-sid (HAProxy 3.2)
-	base=$$(docker/base-image bookworm) && docker build --build-arg BASE=$$base -t $(IMAGE):dev-bookworm .
-	base=$$(docker/base-image sid) && docker build --build-arg BASE=$$base -t $(IMAGE):dev-sid .
+	base=$$(docker/base-image bookworm) && docker build $(BUILD_FLAGS) --build-arg BASE=$$base -t $(IMAGE):dev-bookworm .
+	base=$$(docker/base-image sid) && docker build $(BUILD_FLAGS) --build-arg BASE=$$base -t $(IMAGE):dev-sid .
 
 # Their tags; `dev` is the one without a suffix. The static programs are those in build/static/.
-DIST_IMAGES = dev dev-bookworm dev-sid minimal minimal-bookworm minimal-sid
+DIST_IMAGES = dev dev-bookworm dev-sid static minimal minimal-bookworm minimal-sid
 
+# From nothing: what the engine has in its cache may be older than the commit, and so would its times be.
+dist: BUILD_FLAGS = --no-cache
 dist: images minimal .venv/installed ## everything that a release has, into dist/
+	for arch in amd64 arm64; do $(MAKE) static ARCH=$$arch BUILD_FLAGS=$(BUILD_FLAGS) || exit; done
 	$(BIN)/python -m tools.release $(addprefix $(IMAGE):,$(DIST_IMAGES))
 
 deb: ## only the Debian package, into dist/

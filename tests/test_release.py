@@ -31,12 +31,16 @@ EPOCH = {"SOURCE_DATE_EPOCH": "1700000000"}
 ANYWHERE = "-py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64.musllinux_1_1_x86_64.whl"
 
 
+SOURCES = "python3.13 3.13.5-2 PSF-2.0\nmusl 1.2.5-3 MIT\ngcc-14 14.2.0-19 GPL-3.0-or-later WITH GCC-exception-3.1\n"
+
+
 def made(folder: Path) -> dict[str, bytes]:
     """Return what a release has without images, by name."""
     static = folder / "static/amd64"
     static.mkdir(parents=True)
     (static / "safe_reload").write_bytes(b"\x7fELF")
-    (static / "sources.txt").write_text("python3.13 3.13.5-2 PSF-2.0\nmusl 1.2.5-3 MIT\n")
+    (static / "sources.txt").write_text(SOURCES)
+    (static / "licences.txt").write_text("Permission is hereby granted\n")
     words = [sys.executable, "-m", "tools.release", "--folder", str(folder / "dist"), "--static", str(static.parent)]
     done = subprocess.run(words, cwd=ROOT, check=False, env=os.environ | EPOCH, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -85,6 +89,7 @@ def test_everything_is_there_under_one_version(release: dict[str, bytes]) -> Non
     assert set(release) == {
         *described,
         *(f"{name}.cdx.json" for name in described),
+        f"safe_reload-{number}-linux-amd64.licences.txt",
         f"haproxy_safe_reload-{number}.tar.gz",
         f"haproxy-safe-reload-{number}.tgz",
         f"CHANGELOG-{number}.md",
@@ -347,6 +352,9 @@ def test_packages_are_read_without_dpkg() -> None:
     ]
     purls = {str(part.purl) for part in sbom.of_image(contents)}
     assert "pkg:deb/debian/haproxy@3?arch=amd64&distro=debian-13&upstream=ha" in purls
+    # There is no Python among them.
+    names = [part.name for part in sbom.of_image(contents, SOURCES)]
+    assert names == ["safe_reload", "haproxy", "libc6", "python3.13", "musl", "gcc-14"]
     assert licences("Free text.\nLicense: GPL\n") == ()
 
 
@@ -369,6 +377,7 @@ def test_an_sbom_says_what_is_in_it_and_what_it_needs(release: dict[str, bytes])
     assert (wheel["python-prctl"]["scope"], wheel["prometheus-client"]["scope"]) == ("required", "optional")
     assert (package["python3-prctl"]["scope"], package["haproxy"]["scope"]) == ("required", "optional")
     assert static["python3.13"]["purl"] == "pkg:deb/debian/python3.13@3.13.5-2?arch=source"
+    assert static["gcc-14"]["licenses"] == [{"expression": "GPL-3.0-or-later WITH GCC-exception-3.1"}]
     assert static["musl"]["licenses"] == [{"license": {"id": "MIT"}}]
 
 

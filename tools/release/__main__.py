@@ -74,25 +74,28 @@ class Release:
         return sbom.of_debian(package, number, source, ["MIT"] if source == "musl" else ["LGPL-2.1-or-later"])
 
     def add_static(self, folder: Path) -> None:
-        """Take a static program, and the list of what it is made of."""
+        """Take a static program, the list of what it is made of, and the licences of that."""
         name = f"safe_reload-{version()}-linux-{folder.name}"
         shutil.copyfile(folder / "safe_reload", self.folder / name)
         (self.folder / name).chmod(0o755)
+        shutil.copyfile(folder / "licences.txt", self.folder / f"{name}.licences.txt")
         parts = [sbom.program(), *sbom.of_sources((folder / "sources.txt").read_text())]
         self._describe(self.folder / name, name, sbom.APPLICATION, parts)
 
-    def add_image(self, image: str) -> None:
-        """Take an image of the engine."""
+    def add_image(self, image: str, static: Path) -> None:
+        """Take an image of the engine; `static` is where the program of those without Python was made."""
         name, _, tag = image.rpartition(":")
         # `dev` is the one without a suffix: haproxy-safe-reload:0.1.0, and 0.1.0-bookworm, 0.1.0-minimal.
         suffix = tag.removeprefix("dev").strip("-")
         tag = f"{version()}-{suffix}" if suffix else version()
         name = f"haproxy-safe-reload:{tag}"
         path = self.folder / f"{name.replace(':', '-')}.oci.tar"
-        contents = Contents()
+        contents, sources = Contents(), static / self.architecture / "sources.txt"
         for layer in oci.make(image, name, path):
             contents.add(layer)
-        self._describe(path, path.name, sbom.CONTAINER, sbom.of_image(contents))
+        self._describe(
+            path, path.name, sbom.CONTAINER, sbom.of_image(contents, sources.read_text() if sources.exists() else "")
+        )
 
     def _describe(self, artifact: Path, name: str, kind: ComponentType, parts: list[Component]) -> None:
         sbom.write(artifact, kind, parts, self.folder / f"{name}.cdx.json")
@@ -132,7 +135,7 @@ def main() -> None:
         for program in sorted(asked.static.glob("*/safe_reload")):
             release.add_static(program.parent)
         for image in asked.images:
-            release.add_image(image)
+            release.add_image(image, asked.static)
         release.finish()
     print("\n".join(release.table()))
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from cyclonedx.model import HashAlgorithm, HashType
 from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentScope, ComponentType
-from cyclonedx.model.license import DisjunctiveLicense
+from cyclonedx.model.license import DisjunctiveLicense, License, LicenseExpression
 from cyclonedx.output.json import JsonV1Dot6
 from cyclonedx.schema import SchemaVersion
-from cyclonedx.spdx import is_supported_id
+from cyclonedx.spdx import is_expression, is_supported_id
 from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 
@@ -29,9 +29,10 @@ def component(
     kind: ComponentType, name: str, number: str | None, purl: PackageURL | None, licences: Iterable[str] = ()
 ) -> Component:
     """Return one, with licences that may be SPDX's or any other words."""
-    words = [
-        DisjunctiveLicense(id=text) if is_supported_id(text) else DisjunctiveLicense(name=text) for text in licences
-    ]
+    texts = list(licences)
+    # An expression is the only one, or is none (CycloneDX's licenseChoice).
+    alone = len(texts) == 1 and not is_supported_id(texts[0]) and is_expression(texts[0])
+    words: list[License] = [LicenseExpression(texts[0])] if alone else [_licence(text) for text in texts]
     reference = purl.to_string() if purl else f"{name}@{number}"
     return Component(
         type=kind,
@@ -41,6 +42,11 @@ def component(
         bom_ref=reference,
         licenses=words,
     )
+
+
+def _licence(text: str) -> DisjunctiveLicense:
+    """Return a licence by the name that SPDX has for it, if it has one."""
+    return DisjunctiveLicense(id=text) if is_supported_id(text) else DisjunctiveLicense(name=text)
 
 
 def program() -> Component:
@@ -57,8 +63,11 @@ def of_debian(name: str, number: str, source: str, licences: Iterable[str], **qu
     return component(ComponentType.LIBRARY, name, number, purl, licences)
 
 
-def of_image(contents: Contents) -> list[Component]:
-    """Return the Debian packages of an image, and safe_reload."""
+def of_image(contents: Contents, sources: str = "") -> list[Component]:
+    """Return the Debian packages of an image, and safe_reload.
+
+    Where there is no Python, safe_reload is the static program: `sources` is what that is made of.
+    """
     found = [
         of_debian(
             package.name,
@@ -70,7 +79,8 @@ def of_image(contents: Contents) -> list[Component]:
         )
         for package in contents.packages()
     ]
-    return [program(), *found]
+    has_python = any(package.name == "python3" for package in contents.packages())
+    return [program(), *found, *([] if has_python else of_sources(sources))]
 
 
 def of_sources(text: str) -> list[Component]:
