@@ -10,7 +10,7 @@ OWN_ARCH := $(shell dpkg --print-architecture 2>/dev/null || echo amd64)
 ARCH ?= $(OWN_ARCH)
 STATIC = $(IMAGE):static$(if $(filter-out $(OWN_ARCH),$(ARCH)),-$(ARCH))
 SCRIPTS = $(addprefix docker/,base-image engine files kubectl packages promtool unpacked demo/run demo/load minimal/collect \
-	static/prepare static/interpreter static/link) bench/2017 $(wildcard packaging/debian/p*)
+	static/prepare static/interpreter static/link) bench/2017 $(wildcard systemd/debian/p*)
 # Debian's releases, and how the tags of their images end.
 SUITES = trixie: bookworm:-bookworm sid:-sid
 
@@ -94,7 +94,7 @@ DIST_IMAGES = dev dev-bookworm dev-sid static minimal minimal-bookworm minimal-s
 # From nothing: what the engine has in its cache may be older than the commit, and so would its times be.
 dist: BUILD_FLAGS = --no-cache
 dist: images minimal .venv/installed ## everything that a release has, into dist/
-	for arch in amd64 arm64; do $(MAKE) static ARCH=$$arch BUILD_FLAGS=$(BUILD_FLAGS) || exit; done
+	for arch in $(filter-out $(OWN_ARCH),amd64 arm64); do $(MAKE) static ARCH=$$arch BUILD_FLAGS=$(BUILD_FLAGS) || exit; done
 	$(BIN)/python -m tools.release $(addprefix $(IMAGE):,$(DIST_IMAGES))
 
 deb: ## only the Debian package, into dist/

@@ -70,6 +70,8 @@ ELSEWHERE = {
     "ln -s /opt/safe_reload/bin/safe_reload /usr/local/bin/safe_reload": (
         "tests/test_release.py::test_the_launcher_finds_the_python_of_its_prefix"
     ),
+    "apt-get install ./safe-reload_*.deb": "tests/container/test_deb.py::test_it_lives_and_dies_like_any_package",
+    "pip install haproxy_safe_reload-*.whl": "tests/test_release.py::test_reloads_upgrades_and_status_work",
     "pip install .": "tests/test_release.py::test_the_sdist_is_compiled_for_this_machine",
     "docker run --init": "tests/container/test_coming_from.py::test_docker_s_own_init",
     # With its options, which the page shows below.

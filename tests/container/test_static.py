@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,7 +60,7 @@ def build(engine: docker.DockerClient, folder: Path, text: str) -> str:
         (("--", "/sources.txt"), 126, "exec /sources.txt failed: Permission denied"),
         (("--", "none"), 127, "exec none failed: No such file or directory"),
         (("haproxy",), 1, "haproxy"),
-        (("--relode",), 1, "did you mean"),
+        (("--stop-timout", "1"), 1, "did you mean --stop-timeout"),
         (("metrics",), 3, "no instance"),
         (("exporter", "--listen", "nowhere.example:1"), 1, "no host name"),
     ],
@@ -156,10 +157,10 @@ def contents(engine: docker.DockerClient, image: str) -> Iterator[tarfile.TarInf
     """Yield the files of an image that are not folders or the engine's own."""
     container = engine.containers.create(image)
     try:
-        data = io.BytesIO(b"".join(container.export()))
+        data = subprocess.run(["docker", "export", str(container.id)], capture_output=True, check=True).stdout
     finally:
         container.remove()
-    with tarfile.open(fileobj=data) as tar:
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         yield from (one for one in tar.getmembers() if not one.isdir() and one.mtime == 0)
 
 

@@ -47,7 +47,7 @@ class Release:
     def add_debian(self) -> None:
         """Make the Debian package."""
         package = deb.make(self.folder, self.architecture)
-        fields = dict(line.split(": ", 1) for line in (ROOT / "packaging/debian/control").read_text().splitlines()[:9])
+        fields = dict(line.split(": ", 1) for line in (ROOT / "systemd/debian/control").read_text().splitlines()[:9])
         needed = sbom.of_requirements("deb", *fields["Depends"].split(","))
         needed += sbom.of_requirements("deb", *fields["Recommends"].split(","), optional=True)
         self._describe(package, package.name, sbom.APPLICATION, [sbom.program(), *needed, self._c_library()])

@@ -1,6 +1,6 @@
 """The Debian package: `python -m tools.release.deb FOLDER [ARCHITECTURE]`, with nothing but the standard library.
 
-The package has no fixed Python: its bytecode is compiled on the host, by packaging/debian/postinst.
+The package has no fixed Python: its bytecode is compiled on the host, by systemd/debian/postinst.
 """
 
 import email.utils
@@ -76,10 +76,10 @@ def _install(tree: Path, root: Path, architecture: str) -> None:
 
 def _document(tree: Path, root: Path, full: str) -> None:
     documents = root / "usr/share/doc" / NAME
-    shutil.copy(tree / "packaging/debian/copyright", documents)
+    shutil.copy(tree / "systemd/debian/copyright", documents)
     overrides = root / "usr/share/lintian/overrides" / NAME
     overrides.parent.mkdir(parents=True)
-    shutil.copy(tree / "packaging/debian/lintian-overrides", overrides)
+    shutil.copy(tree / "systemd/debian/lintian-overrides", overrides)
     date = email.utils.formatdate(epoch())
     entry = f"{NAME} ({full}) unstable; urgency=medium\n\n  * Version {version()}: see changelog.gz.\n\n"
     _compress(f"{entry} -- {MAINTAINER}  {date}\n".encode(), documents / "changelog.Debian.gz")
@@ -105,11 +105,11 @@ def _control(tree: Path, root: Path, full: str, architecture: str) -> None:
     }
     control = root / "DEBIAN"
     control.mkdir()
-    text = (tree / "packaging/debian/control").read_text()
+    text = (tree / "systemd/debian/control").read_text()
     (control / "control").write_text(re.sub(r"@(\w+)@", lambda found: values[found[1]], text))
     (control / "md5sums").write_text(sums)
     for name in ("postinst", "prerm", "postrm", "triggers"):
-        shutil.copy(tree / "packaging/debian" / name, control)
+        shutil.copy(tree / "systemd/debian" / name, control)
 
 
 def main() -> None:
