@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+
+from entrypoint.lean.collections import Callable
 
 
 def libc_functions(*names: str) -> tuple[Callable[..., int], ...]:

@@ -8,7 +8,7 @@ arguments to the type checker.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from entrypoint.lean.collections import Callable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

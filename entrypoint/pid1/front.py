@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from entrypoint.core.notices import Notice
 from entrypoint.core.state import State
 from entrypoint.core.upgrade_state import UpgradeState
+from entrypoint.lean.collections import Callable
 from entrypoint.lean.typing import TYPE_CHECKING, Any
 from entrypoint.pid1.children import Children
 from entrypoint.pid1.outcomes import Outcomes

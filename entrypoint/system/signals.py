@@ -5,14 +5,13 @@ Owns the process's signal mask and dispositions, and the descriptor that tells t
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
-import signal
 import struct
 import sys
-from collections.abc import Iterable, Iterator
 
+from entrypoint.lean import contextlib, signal
+from entrypoint.lean.collections import Iterable, Iterator
 from entrypoint.lean.libc import libc_functions
 from entrypoint.lean.record import record
 from entrypoint.lean.typing import Any

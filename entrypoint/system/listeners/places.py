@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import socket
-from collections.abc import Iterator
 
+from entrypoint.lean import contextlib, socket
+from entrypoint.lean.collections import Iterator
 from entrypoint.lean.record import record
 from entrypoint.lean.typing import Any
 from entrypoint.options.vips import ANY, UDP, Vip
