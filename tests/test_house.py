@@ -38,6 +38,7 @@ TOO_DEAR = (
     "signal",
     "socket",
     "types",
+    "prctl",
     "argparse",
     "http",
     "prometheus_client",
@@ -53,7 +54,7 @@ def loaded_by(module: str, *, with_prctl: bool = True) -> frozenset[str]:
 
     Without `site`, so that only what is imported is seen, and not what this virtual environment loads at its start.
     """
-    prctl = importlib.util.find_spec("prctl") if with_prctl else None
+    prctl = importlib.util.find_spec("_prctl") if with_prctl else None
     paths = [str(REPOSITORY), *([str(Path(prctl.origin).parent)] if prctl and prctl.origin else [])]
     program = f"import sys; sys.path[:0] = sys.argv[1:]; import {module}; print(*sys.modules)"
     run = subprocess.run(
@@ -145,4 +146,4 @@ def test_the_house_has_floors() -> None:
 
 def test_it_starts_without_python_prctl() -> None:
     """PID 1 can be imported where python-prctl is missing or cannot be loaded."""
-    assert "prctl" not in loaded_by("entrypoint.pid1.cli", with_prctl=False)
+    assert "_prctl" not in loaded_by("entrypoint.pid1.cli", with_prctl=False)

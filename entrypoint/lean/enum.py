@@ -38,6 +38,14 @@ else:
             """Return the member with this name."""
             return cls._named[name]
 
+        def __len__(cls) -> int:
+            """Return the number of members."""
+            return len(cls._of)
+
+        def __contains__(cls, value: object) -> bool:
+            """Tell whether there is such a member."""
+            return value in cls._of
+
         def __iter__(cls) -> Iterator[object]:
             """Yield all members."""
             return iter(cls._of.values())

@@ -204,7 +204,7 @@ class Supervisor:
 
     def _decided(self) -> None:
         """Tell systemd the new state, and forget configurations that are no longer needed."""
-        self._front.open()
+        self._front.open_in_time()
         # The configuration of a draining generation is never started again.
         needed = [one.number for one in self.state.generations if isinstance(one.phase, Candidate | Current)]
         self._runtime.isolated(self._parts.configurations.retain, needed)
