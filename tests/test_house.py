@@ -1,6 +1,7 @@
 """The house: who may import what, and what PID 1 never loads."""
 
 import ast
+import importlib
 import importlib.util
 import subprocess
 import sys
@@ -29,11 +30,22 @@ TOO_DEAR = (
     "typing",
     "re",
     "dataclasses",
+    "collections",
+    "contextlib",
+    "enum",
+    "functools",
+    "selectors",
+    "signal",
+    "socket",
+    "types",
+    "prctl",
     "argparse",
     "http",
     "prometheus_client",
     "entrypoint.client.exporter",
 )
+REPLACED = ("contextlib", "signal", "socket")
+"""Modules of the standard library, each with a module of the same name in `lean` that has less."""
 TOUCHES = frozenset({"os", "socket", "time", "select", "selectors", "ctypes", "subprocess"})
 
 
@@ -42,7 +54,7 @@ def loaded_by(module: str, *, with_prctl: bool = True) -> frozenset[str]:
 
     Without `site`, so that only what is imported is seen, and not what this virtual environment loads at its start.
     """
-    prctl = importlib.util.find_spec("prctl") if with_prctl else None
+    prctl = importlib.util.find_spec("_prctl") if with_prctl else None
     paths = [str(REPOSITORY), *([str(Path(prctl.origin).parent)] if prctl and prctl.origin else [])]
     program = f"import sys; sys.path[:0] = sys.argv[1:]; import {module}; print(*sys.modules)"
     run = subprocess.run(
@@ -52,13 +64,14 @@ def loaded_by(module: str, *, with_prctl: bool = True) -> frozenset[str]:
 
 
 def imported_by(path: Path) -> Iterator[str]:
-    """Yield the name of each module that a file imports, anywhere in it."""
+    """Yield the name of each module that a file imports, and of what it imports from one, anywhere in it."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path.name}:{node.lineno}: a relative import says less than an absolute one"
             yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +102,26 @@ def test_the_package_itself_loads_nothing() -> None:
     assert list(imported_by(PACKAGE / "__init__.py")) == []
 
 
+@pytest.mark.parametrize("name", REPLACED)
+def test_replacements_have_what_is_used(name: str) -> None:
+    """The type checker sees the standard library's modules, so it does not find what their replacements lack."""
+    replacement = importlib.import_module(f"entrypoint.lean.{name}")
+    used = {
+        node.attr
+        for path in PACKAGE.rglob("*.py")
+        if f"entrypoint.lean.{name}" in imported_by(path)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == name
+    }
+    assert used
+    assert not {attribute for attribute in used if not hasattr(replacement, attribute)}
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_what_decides_cannot_touch_the_world(path: Path) -> None:
     """No file of the core, of what haproxy says, or of the options imports what has to do with processes or files."""
     modules = set(imported_by(path))
-    assert not {module.split(".")[0] for module in modules} & TOUCHES
+    assert not {module.removeprefix("entrypoint.lean.").split(".")[0] for module in modules} & TOUCHES
     folders = {module.split(".")[1] for module in modules if module.startswith("entrypoint.")}
     assert folders <= PURE[path.parent.name]
 
@@ -118,4 +146,4 @@ def test_the_house_has_floors() -> None:
 
 def test_it_starts_without_python_prctl() -> None:
     """PID 1 can be imported where python-prctl is missing or cannot be loaded."""
-    assert "prctl" not in loaded_by("entrypoint.pid1.cli", with_prctl=False)
+    assert "_prctl" not in loaded_by("entrypoint.pid1.cli", with_prctl=False)

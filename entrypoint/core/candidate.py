@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-
 from entrypoint.core import retiring, stopping, transfer, watching
 from entrypoint.core.effects import (
     FAILED,
@@ -45,6 +43,7 @@ from entrypoint.core.state import (
     then,
 )
 from entrypoint.haproxy import runtime_api
+from entrypoint.lean import signal
 from entrypoint.lean.level import Level
 from entrypoint.lean.record import replace
 from entrypoint.options.settings import Restart

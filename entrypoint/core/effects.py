@@ -7,9 +7,6 @@ spite of this, the state's timers stand in for it (`core.state`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
 from entrypoint.core.events import (
     EXPORTER,
     Applied,
@@ -24,6 +21,7 @@ from entrypoint.core.events import (
     Why,
 )
 from entrypoint.core.notices import Notice
+from entrypoint.lean.collections import Mapping, MappingProxyType
 from entrypoint.lean.level import Level
 from entrypoint.lean.record import record
 from entrypoint.lean.typing import assert_never

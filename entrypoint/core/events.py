@@ -5,8 +5,7 @@ Generations are named by their number, processes by nothing else: the shell know
 
 from __future__ import annotations
 
-from enum import StrEnum
-
+from entrypoint.lean.enum import StrEnum
 from entrypoint.lean.record import record
 
 EXPORTER = 0

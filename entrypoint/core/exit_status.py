@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+from entrypoint.lean import signal
 
 
 def how_it_died(status: int) -> str:
@@ -12,12 +12,7 @@ def how_it_died(status: int) -> str:
 
 def cause_of_death(status: int) -> str:
     """Name what has ended a process: a signal, or its exit status."""
-    if status >= 0:
-        return f"status {status}"
-    try:
-        return signal.Signals(-status).name
-    except ValueError:
-        return f"signal {-status}"
+    return f"status {status}" if status >= 0 else signal.name_of(-status)
 
 
 def shell_status(status: int) -> int:
@@ -57,7 +52,7 @@ def is_transient(status: int, stderr: str) -> bool:
         stderr: what it has written to its stderr.
 
     """
-    if status == 0 or (status < 0 and not any(status == -signal.Signals[name] for name in _BY_ITSELF)):
+    if status == 0 or (status < 0 and not any(status == -signal.number_of(name) for name in _BY_ITSELF)):
         return True
     alerts = [line.lower() for line in stderr.splitlines() if "[ALERT]" in line]
     if status in _NOT_EXECUTED and not alerts:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from entrypoint.core.exit_status import cause_of_death
 from entrypoint.core.notices import (
     Died,
@@ -17,6 +15,7 @@ from entrypoint.core.notices import (
     StartFailed,
     Starting,
 )
+from entrypoint.lean.collections import Mapping
 from entrypoint.lean.record import record
 from entrypoint.lean.typing import Any, assert_never
 

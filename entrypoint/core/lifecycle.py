@@ -21,8 +21,6 @@ instead.
 
 from __future__ import annotations
 
-import signal
-
 from entrypoint.core import applying, candidate, retiring, stopping, transfer, watching
 from entrypoint.core.effects import (
     FAILED,
@@ -86,6 +84,7 @@ from entrypoint.core.state import (
     then,
     timers,
 )
+from entrypoint.lean import signal
 from entrypoint.lean.level import Level
 from entrypoint.lean.record import replace
 from entrypoint.lean.typing import assert_never
@@ -183,9 +182,9 @@ def _decide(state: State, event: Event) -> Step:
 
 def _signalled(state: State, signum: int) -> Step:
     if signum in RELOAD_SIGNALS:
-        return _reload(state, Request(signal.Signals(signum).name))
+        return _reload(state, Request(signal.name_of(signum)))
     if signum in STOP_SIGNALS:
-        return stopping.stop(state, signal.Signals(signum).name)
+        return stopping.stop(state, signal.name_of(signum))
     if signum == signal.SIGQUIT:
         return stopping.stop_quickly(state, 0, "SIGQUIT")
     if state.current:

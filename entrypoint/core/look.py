@@ -6,9 +6,9 @@ each message: the reader interprets what others have written.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from itertools import islice
 
+from entrypoint.lean.collections import Iterable, Sequence
 from entrypoint.lean.record import record
 
 MOST_BYTES = 128 * 1024

@@ -12,12 +12,11 @@ successor. So its frontends are paused first. Then connections, of clients or of
 
 from __future__ import annotations
 
-import signal
-
 from entrypoint.core.effects import Ask, AskHandshakes, Effect, Listen, Poke, Send
 from entrypoint.core.log_lines import say
 from entrypoint.core.state import HANDSHAKES_WITHIN, Draining, Ending, Generation, Retiring, State, Step, then
 from entrypoint.haproxy import quic, runtime_api
+from entrypoint.lean import signal
 from entrypoint.lean.level import Level
 from entrypoint.lean.record import replace
 

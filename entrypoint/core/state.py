@@ -6,11 +6,10 @@ history.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from entrypoint.core.effects import Effect, Reply
 from entrypoint.core.events import Clock, Disk, Request, Timer
 from entrypoint.haproxy import runtime_api
+from entrypoint.lean.collections import Iterator
 from entrypoint.lean.record import record, replace
 from entrypoint.lean.typing import assert_never
 from entrypoint.options.settings import Settings

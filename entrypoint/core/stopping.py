@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-
 from entrypoint.core.effects import CloseVips, Effect, Log, Reply, Send
 from entrypoint.core.events import EXPORTER, Request
 from entrypoint.core.log_lines import say
@@ -25,6 +23,7 @@ from entrypoint.core.state import (
     Stopping,
     then,
 )
+from entrypoint.lean import signal
 from entrypoint.lean.level import Level
 from entrypoint.lean.record import replace
 from entrypoint.lean.typing import assert_never

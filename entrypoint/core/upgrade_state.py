@@ -6,10 +6,9 @@ client waits for a reload.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from entrypoint.core.state import Current, Draining, Ending, Generation, Phase, State, Transfer
 from entrypoint.haproxy.runtime_api import Bind
+from entrypoint.lean.collections import Mapping, Sequence
 from entrypoint.lean.record import record, replace
 from entrypoint.lean.typing import Any
 from entrypoint.options.settings import Settings

@@ -5,8 +5,9 @@ Section numbers are those of HAProxy's configuration manual.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from itertools import pairwise
+
+from entrypoint.lean.collections import Iterable, Mapping
 
 _SPACE = b" \t\v\f\r\n"
 QUOTES = b"\"'\\"

@@ -6,8 +6,7 @@ it died comes last.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
+from entrypoint.lean.collections import Iterable, deque
 
 _HEAD = 8192
 _ALERTS = 16384

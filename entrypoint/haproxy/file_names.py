@@ -5,9 +5,9 @@ For their sources see `referenced_files`.
 
 from __future__ import annotations
 
-from enum import StrEnum
 from posixpath import join
 
+from entrypoint.lean.enum import StrEnum
 from entrypoint.lean.record import record
 
 # fmt: off

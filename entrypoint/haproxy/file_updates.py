@@ -11,10 +11,10 @@ and others); what a file and a payload have in different forms is from the sourc
 from __future__ import annotations
 
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Iterable, Iterator, Sequence
 
 from entrypoint.haproxy.key_pairs import fits
 from entrypoint.haproxy.loaded_files import escaped
+from entrypoint.lean.collections import Iterable, Iterator, Sequence
 from entrypoint.lean.record import record
 
 _BUFFER = 16384

@@ -5,9 +5,8 @@ Section numbers are those of HAProxy's configuration manual.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-
 from entrypoint.haproxy.config_text import QUOTES
+from entrypoint.lean.collections import Collection, Iterable, Mapping
 
 _SECTIONS = frozenset(
     b"global defaults frontend backend listen peers resolvers mailers userlist cache program ring log-forward"

@@ -7,9 +7,7 @@ configuration has, with `crt-base` or `ca-base` before them; the certificates of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from types import MappingProxyType
-
+from entrypoint.lean.collections import Iterable, Iterator, Mapping, MappingProxyType
 from entrypoint.lean.record import record
 
 LISTS = {

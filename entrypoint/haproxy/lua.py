@@ -6,9 +6,8 @@ Functions that are registered with `core.register_init` run before the loop (HAP
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-
 from entrypoint.haproxy.server_state import AGENT, CHECKS, HEALTH, HOLD, LUA, NO_SCRIPT, STATE, ServerState, may_hold
+from entrypoint.lean.collections import Collection, Iterable
 
 _CALLS = {
     (HEALTH, "up"): "check_force_up()",

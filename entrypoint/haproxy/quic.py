@@ -6,9 +6,8 @@ source (`dump_quic_full`); it is the same from HAProxy 3.0 to 3.5.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from entrypoint.haproxy.runtime_api import WHO
+from entrypoint.lean.collections import Collection
 
 _NOT_ACCEPTED = "mux=null"
 """Of a connection from its first packet until haproxy has accepted it, which is just after the handshake."""

@@ -18,10 +18,8 @@ relative to.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from posixpath import dirname, join
-from types import MappingProxyType
 
 from entrypoint.haproxy.config_text import QUOTES, SEVERAL_WORDS, as_text, split_arguments, split_words
 from entrypoint.haproxy.file_names import (
@@ -46,6 +44,7 @@ from entrypoint.haproxy.file_names import (
     Named,
     Store,
 )
+from entrypoint.lean.collections import Collection, Iterator, Mapping, MappingProxyType, Sequence
 from entrypoint.lean.record import record, replace
 from entrypoint.lean.typing import assert_never
 
@@ -126,7 +125,10 @@ def _named_in_crt_list(text: bytes, bases: Bases) -> Named:
     return Named(tuple(found), (), tuple(stores))
 
 
-def _store(name: str, words: list[str], bases: Bases, base_of: Mapping[str, str] = MappingProxyType({})) -> Store:
+_NO_BASES: Mapping[str, str] = MappingProxyType({})
+
+
+def _store(name: str, words: list[str], bases: Bases, base_of: Mapping[str, str] = _NO_BASES) -> Store:
     """Return the certificate of this name, with the files that its options name.
 
     Args:

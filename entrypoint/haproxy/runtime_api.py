@@ -6,8 +6,7 @@ HAProxy's management guide, section 9.3, documents `show info`, `disable fronten
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
+from entrypoint.lean.collections import Iterable, Iterator
 from entrypoint.lean.record import record
 
 WHO = "show info"

@@ -9,9 +9,8 @@ weight, or has disabled its checks. All other servers begin as haproxy begins th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-
 from entrypoint.haproxy.runtime_api import decimal
+from entrypoint.lean.collections import Collection, Iterable, Iterator, Mapping
 from entrypoint.lean.record import record, replace
 
 TABLE = "show servers state"

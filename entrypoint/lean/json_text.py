@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from _json import encode_basestring_ascii
-from collections.abc import Mapping
 
+from entrypoint.lean.collections import Mapping
 from entrypoint.lean.one_line import valid
 
 _LARGEST = 1.7976931348623157e308

@@ -7,7 +7,8 @@ up by name: a built-in module has the few functions that are used (docker/static
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+
+from entrypoint.lean.collections import Callable
 
 
 def libc_functions(*names: str) -> tuple[Callable[..., int], ...]:

@@ -8,7 +8,7 @@ arguments to the type checker.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from entrypoint.lean.collections import Callable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ else:
         def make(cls: type) -> type:
             names = tuple(cls.__annotations__)
             cls.__match_args__ = names
-            # In the order of the fields, so that equal records have equal hashes.
-            cls._blank = {name: getattr(cls, name, _MISSING) for name in names}
-            cls._needed = tuple(name for name in names if cls._blank[name] is _MISSING)
             cls.__init__ = _init
             cls.__eq__ = _eq
             cls.__repr__ = _repr
@@ -50,12 +47,19 @@ else:
         cls = type(self)
         names = cls.__match_args__
         fields = self.__dict__
-        fields.update(cls._blank)
+        fields.update(getattr(cls, "_blank", None) or _note_defaults(cls))
         fields.update(zip(names, values, strict=False))
         fields.update(named)
         too_many = len(values) > len(names) or len(fields) > len(names)
         if too_many or any(fields[name] is _MISSING for name in cls._needed[len(values) :]):
             _complain(cls, values, named)
+
+    def _note_defaults(cls: type) -> dict[str, object]:
+        # In the order of the fields, so that equal records have equal hashes. At the first record, because most are
+        # never made before haproxy is started.
+        cls._blank = {name: cls.__dict__.get(name, _MISSING) for name in cls.__match_args__}
+        cls._needed = tuple(name for name, value in cls._blank.items() if value is _MISSING)
+        return cls._blank
 
     def _complain(cls: type, values: tuple[object, ...], named: dict[str, object]) -> None:
         raise TypeError(f"{cls.__name__} takes {', '.join(cls.__match_args__)}, not {values} {named}")

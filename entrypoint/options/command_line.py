@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-
+from entrypoint.lean.collections import Callable, Iterator, Sequence
 from entrypoint.lean.record import record, replace
 from entrypoint.options.parser import Arguments, split
 from entrypoint.options.settings import OptionError

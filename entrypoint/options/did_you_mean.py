@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from difflib import get_close_matches
+
+from entrypoint.lean.collections import Iterable
 
 _SIMILAR = 0.7
 """The least similarity, from 0 to 1, of a mistyped word."""

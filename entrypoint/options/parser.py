@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
+from entrypoint.lean.collections import Mapping, Sequence
 from entrypoint.lean.record import record
 from entrypoint.options.settings import OPTIONS, Option, OptionError
 

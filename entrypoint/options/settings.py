@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Mapping, Sequence
-from enum import StrEnum
-
+from entrypoint.lean import signal
+from entrypoint.lean.collections import Callable, Mapping, Sequence
+from entrypoint.lean.enum import StrEnum
 from entrypoint.lean.level import Level
 from entrypoint.lean.record import record
 from entrypoint.lean.typing import Any
@@ -174,7 +173,7 @@ def _level(text: str) -> Level:
 
 def _signal(text: str) -> int:
     try:
-        return signal.Signals[text].value
+        return signal.number_of(text)
     except KeyError:
         raise OptionError(f"{text!r} is not a signal's name, such as SIGTERM") from None
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
+from entrypoint.lean.collections import Mapping, Sequence
 from entrypoint.lean.record import record
 from entrypoint.lean.typing import Any
 from entrypoint.options.command_line import DEFAULT_CONFIGURATION

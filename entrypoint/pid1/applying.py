@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 
 from entrypoint.core.look import Known
@@ -19,6 +18,7 @@ from entrypoint.haproxy.config_text import mentioned
 from entrypoint.haproxy.file_names import Store
 from entrypoint.haproxy.file_updates import CannotError, RefusedError
 from entrypoint.haproxy.loaded_files import LISTS, Loaded, loaded
+from entrypoint.lean.collections import Callable, Collection, Iterable, Iterator, Sequence
 from entrypoint.lean.hashing import sha256
 from entrypoint.lean.one_line import one_line, reason
 from entrypoint.lean.record import record, replace

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 
 from entrypoint.core.effects import Log
 from entrypoint.core.state import State
 from entrypoint.core.upgrade_state import UpgradeState, UpgradeStateError, restore
+from entrypoint.lean.collections import Mapping
 from entrypoint.lean.level import Level
 from entrypoint.lean.record import record
 from entrypoint.options.command_line import Serve

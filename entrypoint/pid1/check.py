@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-
 from entrypoint.core.effects import Log
 from entrypoint.haproxy.config_text import line_of_master_worker, sharing_ticket_keys, tags
+from entrypoint.lean import contextlib
+from entrypoint.lean.collections import Callable, Iterable, Mapping, Sequence
 from entrypoint.lean.level import Level
 from entrypoint.options.command_line import Check, RunOnce, read_by
 from entrypoint.options.settings import Settings, instance_name

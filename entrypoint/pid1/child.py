@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import time
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
 
 from entrypoint.core.effects import Log
 from entrypoint.core.events import Answered, Event, Unanswered
 from entrypoint.haproxy import runtime_api, server_state
+from entrypoint.lean import contextlib, socket
+from entrypoint.lean.collections import Callable, Iterable
+from entrypoint.lean.contextlib import ExitStack
 from entrypoint.lean.level import Level
 from entrypoint.pid1.drain_monitor import DrainMonitor
 from entrypoint.system.event_loop import EventLoop

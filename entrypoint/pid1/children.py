@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Collection
-
 from entrypoint.core.effects import Log
 from entrypoint.core.events import EXPORTER, Exited, Reaped, Spawned
 from entrypoint.core.exit_status import is_transient
 from entrypoint.core.upgrade_state import UpgradeState
+from entrypoint.lean import signal
+from entrypoint.lean.collections import Callable, Collection
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import reason
 from entrypoint.lean.record import replace

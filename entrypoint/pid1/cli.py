@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-
 from entrypoint import __version__
 from entrypoint.core.effects import Log
 from entrypoint.core.upgrade_state import UpgradeStateError
+from entrypoint.lean import contextlib
+from entrypoint.lean.collections import Callable, Iterator, Mapping, Sequence
 from entrypoint.lean.level import Level
 from entrypoint.options import command_line
 from entrypoint.options.inheritance import VARIABLE as INHERITED_VARIABLE

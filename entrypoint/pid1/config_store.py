@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
 from itertools import islice
 
 from entrypoint.core import look
@@ -12,6 +11,7 @@ from entrypoint.core.events import Applied, Disk, Learned, Restored, Seen, Stirr
 from entrypoint.core.look import Found, Known
 from entrypoint.core.outcome import Outcome
 from entrypoint.core.state import Generation, State
+from entrypoint.lean.collections import Callable, Iterable
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import reason
 from entrypoint.pid1.children import Children

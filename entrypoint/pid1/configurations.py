@@ -6,11 +6,11 @@ Their text is never in PID 1's memory: the reader passes memory files, and only 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping
 
 from entrypoint.core import events
 from entrypoint.core.effects import Log
 from entrypoint.core.look import Found
+from entrypoint.lean.collections import Callable, Collection, Mapping
 from entrypoint.lean.level import Level
 from entrypoint.lean.record import record, replace
 from entrypoint.lean.typing import Any

@@ -5,11 +5,9 @@ Draining generations are not asked: their count is known, and their CLI is close
 
 from __future__ import annotations
 
-import contextlib
-import socket
-from collections.abc import Callable, Iterable
-
 from entrypoint.haproxy import runtime_api
+from entrypoint.lean import contextlib, socket
+from entrypoint.lean.collections import Callable, Iterable
 from entrypoint.pid1.child import Child
 from entrypoint.system.event_loop import EventLoop
 

@@ -6,14 +6,13 @@ the loop: everything is non-blocking and bounded.
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
 
 from entrypoint import __version__
 from entrypoint.core.events import ReloadAsked, Request, StopAsked, UpgradeAsked
 from entrypoint.core.state import Candidate, Draining, State
+from entrypoint.lean import contextlib, socket
+from entrypoint.lean.collections import Callable, Iterable, Mapping
 from entrypoint.lean.json_text import json_text
 from entrypoint.lean.typing import Any
 from entrypoint.pid1 import master_cli

@@ -14,10 +14,10 @@ reload it gets another one: of two live processes with one secret each could be 
 from __future__ import annotations
 
 import os
-import socket
-from collections.abc import Callable, Iterator, Mapping
 
 from entrypoint.core.effects import Log, ReadDatagrams
+from entrypoint.lean import socket
+from entrypoint.lean.collections import Callable, Iterator, Mapping
 from entrypoint.lean.level import Level
 from entrypoint.lean.record import record, replace
 from entrypoint.lean.typing import Any

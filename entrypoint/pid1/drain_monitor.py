@@ -7,11 +7,9 @@ waiting for us. A draining one is asked for its connections repeatedly, and the 
 
 from __future__ import annotations
 
-import contextlib
-import socket
-from collections.abc import Callable
-
 from entrypoint.haproxy import runtime_api
+from entrypoint.lean import contextlib, socket
+from entrypoint.lean.collections import Callable
 from entrypoint.system.event_loop import EventLoop
 
 _GREETING = f"prompt;set timeout cli 30;{runtime_api.WHO}\n".encode()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from entrypoint.core.notices import Notice
-from entrypoint.core.state import State
+from entrypoint.core.state import Candidate, State
 from entrypoint.core.upgrade_state import UpgradeState
+from entrypoint.lean.collections import Callable
 from entrypoint.lean.typing import TYPE_CHECKING, Any
 from entrypoint.pid1.children import Children
 from entrypoint.pid1.outcomes import Outcomes
@@ -36,6 +35,7 @@ class Front:
         self._runtime = runtime
         self._parts = parts
         self._children = children
+        self._state = state
         self._server_arguments = runtime, children, outcomes, state, status
         self._control_server: ControlServer | None = None
         self._systemd: SystemdStatus | None = None
@@ -43,11 +43,20 @@ class Front:
         self._presence: Presence | None = None
         self._is_open = False
 
+    def open_in_time(self) -> None:
+        """Open everything once the first haproxy has been started: these imports run while it reads its configuration.
+
+        It is not started before its files have been looked at, which ends after `state.LOOK_WITHIN` at the latest.
+        """
+        phases = [one.phase for one in self._state().generations]
+        if not phases or any(not isinstance(phase, Candidate) or phase.looked for phase in phases):
+            self.open()
+
     def open(self) -> None:
-        """Open everything, unless it is open; the first haproxy does not wait for these imports."""
+        """Open everything, unless it is open."""
         if self._is_open:
             return
-        from entrypoint.pid1.presence import Presence  # noqa: PLC0415  # see above
+        from entrypoint.pid1.presence import Presence  # noqa: PLC0415  # see `open_in_time`
 
         parts, runtime, settings = self._parts, self._runtime, self._parts.settings
         saved = parts.saved and parts.saved.control

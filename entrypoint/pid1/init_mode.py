@@ -6,11 +6,11 @@ tini's behaviour is documented in its README and its source (`wait_and_forward_s
 from __future__ import annotations
 
 import math
-import signal
 
 from entrypoint.core.effects import Log
 from entrypoint.core.events import Exited, Reaped
 from entrypoint.core.exit_status import shell_status
+from entrypoint.lean import signal
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import reason
 from entrypoint.options.settings import Settings
@@ -67,8 +67,7 @@ class InitMode:
             self._handle_death(death)
 
     def _forward(self, signum: int) -> None:
-        name = signal.Signals(signum).name if signum in set(signal.Signals) else f"signal {signum}"
-        self._log(Level.DEBUG, "forwarded", f"Passing {name} to child")
+        self._log(Level.DEBUG, "forwarded", f"Passing {signal.name_of(signum)} to child")
         try:
             self._processes.send(_ONLY, signum, to_group=self._settings.kill_group)
         except PermissionError:

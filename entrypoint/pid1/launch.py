@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 from entrypoint.haproxy import lua, quic
 from entrypoint.haproxy.server_state import HOLD
+from entrypoint.lean.collections import Callable, Mapping
 from entrypoint.lean.record import record
 from entrypoint.options.command_line import Serve, with_configuration, without_configurations
 from entrypoint.options.inheritance import VARIABLE as INHERITED_VARIABLE

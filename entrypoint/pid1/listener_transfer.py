@@ -5,11 +5,10 @@ The core decides whether it is asked again (`core.transfer`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from entrypoint.core import events
 from entrypoint.core.effects import Log
 from entrypoint.haproxy import runtime_api
+from entrypoint.lean.collections import Callable
 from entrypoint.lean.level import Level
 from entrypoint.options.vips import needs_v6only
 from entrypoint.system.event_loop import EventLoop

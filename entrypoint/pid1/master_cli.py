@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
 from entrypoint.core.state import Candidate, Current, Generation, State
+from entrypoint.lean.collections import Iterator, Sequence
 from entrypoint.lean.record import record
 from entrypoint.lean.typing import Any
 

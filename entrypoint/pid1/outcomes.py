@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from entrypoint.core.effects import Log
 from entrypoint.core.history import History
@@ -20,6 +19,7 @@ from entrypoint.core.notices import (
     Starting,
 )
 from entrypoint.core.upgrade_state import UpgradeState
+from entrypoint.lean.collections import Callable
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import one_line
 from entrypoint.lean.typing import Any, assert_never

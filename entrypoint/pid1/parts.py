@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 from entrypoint.core.upgrade_state import UpgradeState
+from entrypoint.lean.collections import Callable, Mapping
 from entrypoint.lean.record import record
 from entrypoint.lean.typing import TYPE_CHECKING
 from entrypoint.options.settings import Settings

@@ -7,9 +7,9 @@ notices this without waking an idle PID 1; without inotify, it is checked every 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from entrypoint.core.effects import Log
+from entrypoint.lean.collections import Callable
 from entrypoint.lean.level import Level
 from entrypoint.system import control_socket, instances
 from entrypoint.system.control_socket import Control

@@ -7,17 +7,16 @@ killed, because a disk hangs, is left alone.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Iterable
 
 from entrypoint.core import look
 from entrypoint.core.events import Why
 from entrypoint.core.exit_status import how_it_died
 from entrypoint.core.outcome import Outcome, outcome_from_message
+from entrypoint.lean import contextlib
+from entrypoint.lean.collections import Callable, Collection, Iterable, deque
 from entrypoint.lean.record import record
 from entrypoint.lean.typing import Protocol
 from entrypoint.pid1.children import Children

@@ -7,13 +7,10 @@ between them that a file may have changed, and exits when the socket is closed.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import select
-import signal
 import time
-from collections.abc import Collection, Mapping
 
 from entrypoint.core import look
 from entrypoint.haproxy import quic
@@ -27,6 +24,8 @@ from entrypoint.haproxy.config_text import (
 )
 from entrypoint.haproxy.health_checks import changed
 from entrypoint.haproxy.server_state import MENTIONS
+from entrypoint.lean import contextlib, signal
+from entrypoint.lean.collections import Collection, Mapping
 from entrypoint.lean.one_line import reason
 from entrypoint.lean.record import record, replace
 from entrypoint.system.config_snapshot import MOST_TEXT, ConfigFiles, ConfigSnapshot, changed_files

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable
 
 from entrypoint.core.effects import Log
 from entrypoint.core.events import Rehearsed
 from entrypoint.core.exit_status import how_it_died
 from entrypoint.core.upgrade_state import UpgradeState
+from entrypoint.lean import contextlib
+from entrypoint.lean.collections import Callable
 from entrypoint.lean.level import Level
 from entrypoint.lean.record import replace
 from entrypoint.options.inheritance import VARIABLE as INHERITED_VARIABLE

@@ -6,10 +6,8 @@ Here its clients are accepted and reset at once, instead of waiting for nothing.
 
 from __future__ import annotations
 
-import contextlib
-import socket
-from collections.abc import Collection
-
+from entrypoint.lean import contextlib, socket
+from entrypoint.lean.collections import Collection
 from entrypoint.system.event_loop import EventLoop
 
 _AT_ONCE = 64

@@ -6,13 +6,12 @@ exception is logged with its traceback, and serving goes on.
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
 
 from entrypoint.core.effects import Log
 from entrypoint.core.events import Event
+from entrypoint.lean import contextlib
+from entrypoint.lean.collections import Callable, Iterator, deque
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import reason
 from entrypoint.lean.typing import TYPE_CHECKING

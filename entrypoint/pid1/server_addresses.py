@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
 
 from entrypoint.core.events import Unanswered
 from entrypoint.haproxy import runtime_api, server_state
+from entrypoint.lean.collections import Callable, Mapping
 from entrypoint.pid1.children import Children
 from entrypoint.pid1.runtime import Runtime
 from entrypoint.system.haproxy_cli import Conversation

@@ -8,9 +8,7 @@ the status.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from types import MappingProxyType
 
 from entrypoint.core.events import Unanswered
 from entrypoint.core.log_lines import say
@@ -18,6 +16,7 @@ from entrypoint.core.state import Candidate, Generation, State
 from entrypoint.core.upgrade_state import UpgradeState
 from entrypoint.haproxy import lua, runtime_api, server_state
 from entrypoint.haproxy.server_state import ServerState
+from entrypoint.lean.collections import Callable, Iterator, Mapping, MappingProxyType
 from entrypoint.lean.record import record, replace
 from entrypoint.lean.typing import Any
 from entrypoint.options.settings import ServerStatePolicy

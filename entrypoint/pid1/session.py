@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
 
+from entrypoint.lean import contextlib, socket
+from entrypoint.lean.collections import Callable, Iterable, Mapping, deque
 from entrypoint.lean.typing import Any
 from entrypoint.pid1 import master_cli
 from entrypoint.pid1.child import Child

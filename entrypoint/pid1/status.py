@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 
 from entrypoint import __version__
 from entrypoint.core import watching
 from entrypoint.core.history import BUCKETS
 from entrypoint.core.state import BackingOff, Candidate, Current, Lingering, State, Stopping
+from entrypoint.lean.collections import Callable
 from entrypoint.pid1 import master_cli
 from entrypoint.pid1.master_cli import Process
 from entrypoint.pid1.outcomes import Outcomes

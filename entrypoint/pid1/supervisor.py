@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import gc
 import math
-import signal
 import time
-from collections.abc import Callable, Collection
 
 from entrypoint import __version__
 from entrypoint.core import effects, events, lifecycle, retiring
@@ -19,6 +17,8 @@ from entrypoint.core.notices import Notice, Promoted
 from entrypoint.core.state import Candidate, Current, Ended, State, timers
 from entrypoint.core.upgrade_state import UpgradeState, serialize
 from entrypoint.haproxy import quic
+from entrypoint.lean import signal
+from entrypoint.lean.collections import Callable, Collection
 from entrypoint.lean.json_text import json_text
 from entrypoint.lean.level import Level
 from entrypoint.lean.libc import libc_functions
@@ -204,7 +204,7 @@ class Supervisor:
 
     def _decided(self) -> None:
         """Tell systemd the new state, and forget configurations that are no longer needed."""
-        self._front.open()
+        self._front.open_in_time()
         # The configuration of a draining generation is never started again.
         needed = [one.number for one in self.state.generations if isinstance(one.phase, Candidate | Current)]
         self._runtime.isolated(self._parts.configurations.retain, needed)

@@ -7,8 +7,6 @@ followed by READY (sd_notify(3)).
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
 
 from entrypoint.core.effects import Log
 from entrypoint.core.exit_status import how_it_died
@@ -25,6 +23,7 @@ from entrypoint.core.notices import (
     Starting,
 )
 from entrypoint.core.state import Candidate, Current, Ended, Lingering, State, Stopping
+from entrypoint.lean.collections import Callable, Mapping, deque
 from entrypoint.lean.level import Level
 from entrypoint.lean.typing import Any, assert_never
 from entrypoint.pid1.child import Child

@@ -5,15 +5,15 @@ A transaction that fails is taken back. Runs in the reader process, and waits fo
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
 
 from entrypoint.haproxy import file_updates as updates
 from entrypoint.haproxy.file_names import Store
 from entrypoint.haproxy.file_updates import CannotError, Parts, RefusedError
 from entrypoint.haproxy.key_pairs import has_key
 from entrypoint.haproxy.loaded_files import escaped
+from entrypoint.lean import contextlib
+from entrypoint.lean.collections import Callable, Iterator, Sequence
 from entrypoint.lean.one_line import reason
 from entrypoint.lean.record import record
 from entrypoint.system.haproxy_cli import CliChannel

@@ -11,15 +11,14 @@ After the exec only the new program has the sockets and the children. If it cann
 
 from __future__ import annotations
 
-import contextlib
 import marshal
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
 
 from entrypoint.core.upgrade_state import UpgradeState, UpgradeStateError, as_plain, parse
+from entrypoint.lean import contextlib, signal
+from entrypoint.lean.collections import Callable, Iterable, Mapping
 from entrypoint.system.processes import SpawnSpec, find_program
 from entrypoint.system.signals import block_all, let_through
 

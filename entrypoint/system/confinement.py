@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import resource
-import signal
+
+from entrypoint.lean import contextlib, signal
 
 _STANDARD = 3
 _FEWEST_BYTES = 16 << 20

@@ -5,11 +5,11 @@ Owns the socket's file. A connection belongs to the caller of `accept`.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
-import socket
 import struct
+
+from entrypoint.lean import contextlib, socket
 
 _ROOM = 16384
 """Bytes read at a time."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-import selectors
+import select
 import time
-from collections.abc import Callable
 
+from entrypoint.lean import contextlib
+from entrypoint.lean.collections import Callable
 from entrypoint.lean.typing import Protocol
 
 _LONGEST_WAIT = 86400.0
@@ -25,34 +26,48 @@ class HasDescriptor(Protocol):
         """Return the descriptor."""
 
 
+_Watched = tuple[HasDescriptor, int, Action]
+"""A descriptor, whether it is to be readable or writable, and what is called then."""
+
+
 class EventLoop:
     """The descriptors and timers of one process."""
 
     def __init__(self) -> None:
         """Begin without any."""
-        self._selector = selectors.DefaultSelector()
+        # Not the module `selectors`: it imports `collections`.
+        self._epoll = select.epoll()
+        self._watched: dict[int, _Watched] = {}
         self._timers: dict[object, tuple[float, Action]] = {}
 
     def add_reader(self, source: HasDescriptor, action: Action) -> None:
         """Call this whenever the descriptor is readable, and no longer when it is writable."""
-        self._wait_for(source, selectors.EVENT_READ, action)
+        self._wait_for(source, select.EPOLLIN, action)
 
     def add_writer(self, source: HasDescriptor, action: Action) -> None:
         """Call this whenever the descriptor is writable, and no longer when it is readable."""
-        self._wait_for(source, selectors.EVENT_WRITE, action)
+        self._wait_for(source, select.EPOLLOUT, action)
 
     def _wait_for(self, source: HasDescriptor, wanted: int, action: Action) -> None:
-        try:
-            self._selector.modify(source, wanted, action)
-        except KeyError:
-            self._selector.register(source, wanted, action)
+        descriptor = source.fileno()
+        before = self._watched.get(descriptor)
+        if not before:
+            self._epoll.register(descriptor, wanted)
+        elif before[1] != wanted:
+            # If this fails, the descriptor is another file's by now.
+            del self._watched[descriptor]
+            self._epoll.modify(descriptor, wanted)
+        self._watched[descriptor] = (source, wanted, action)
 
     def remove(self, source: HasDescriptor) -> None:
         """Stop watching this descriptor; call it before the descriptor is closed."""
-        try:
-            self._selector.unregister(source)
-        except (KeyError, ValueError):
-            return
+        descriptor = source.fileno()
+        if descriptor < 0:
+            # It is closed already, and the kernel has forgotten it.
+            descriptor = next((number for number, one in self._watched.items() if one[0] is source), -1)
+        if self._watched.pop(descriptor, None):
+            with contextlib.suppress(OSError):
+                self._epoll.unregister(descriptor)
 
     def call_later(self, key: object, seconds: float, action: Action) -> None:
         """Call this once after so many seconds, instead of an earlier call with the same key."""
@@ -75,11 +90,11 @@ class EventLoop:
         timeout = None if deadline == math.inf else min(max(0.0, deadline - time.monotonic()), _LONGEST_WAIT)
         # After SIGSTOP and SIGCONT epoll may return a timeout although events are pending. Poll once more, so that
         # events win over the timer.
-        for key, _ in self._selector.select(timeout) or self._selector.select(0):
+        for descriptor, watched in self._ready(timeout) or self._ready(0):
             # An earlier action of this round may have removed or closed it.
-            if self._selector.get_map().get(key.fd) == key:
+            if self._watched.get(descriptor) is watched:
                 try:
-                    key.data()
+                    watched[2]()
                 except Exception as error:  # noqa: BLE001  # of any kind: the other actions still have to run
                     failures.append(error)
         now = time.monotonic()
@@ -95,3 +110,9 @@ class EventLoop:
                         self._timers.setdefault(name, (now + _AGAIN_AFTER, action))
         if failures:
             raise ExceptionGroup("actions of the event loop", failures)
+
+    def _ready(self, timeout: float | None) -> list[tuple[int, _Watched]]:
+        # Rounded up: epoll_wait(2) takes milliseconds, and must not return just before a timer is due.
+        seconds = None if timeout is None else math.ceil(timeout * 1000) / 1000
+        events = self._epoll.poll(seconds, max(1, len(self._watched)))
+        return [(descriptor, self._watched[descriptor]) for descriptor, _ in events if descriptor in self._watched]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import resource
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+
+from entrypoint.lean import contextlib
+from entrypoint.lean.collections import Iterable, Iterator, Sequence
 
 _MOST_DESCRIPTORS = 65536
 """How many descriptors are tried if there is no /proc; takes 10 ms."""

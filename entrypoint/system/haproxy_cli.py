@@ -11,13 +11,12 @@ is limited.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+
+from entrypoint.lean import contextlib, socket
+from entrypoint.lean.collections import Callable, Iterable, Iterator, deque
 
 MOST_ANSWERED = 16 << 20
 """Bytes of an answer. `show fd` has 240 for each listener (measured with 2.6 to 3.5): 1 MB for 4,096 VIPs. This is

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Iterable
 
+from entrypoint.lean.collections import Iterable
 from entrypoint.lean.libc import libc_functions
 
 _NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC

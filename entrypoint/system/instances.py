@@ -7,10 +7,11 @@ a socket does not tell its owner. So the kernel is asked for the listener's uid 
 from __future__ import annotations
 
 import os
-import socket
 import stat
 import struct
-from collections.abc import Callable, Iterator
+
+from entrypoint.lean import socket
+from entrypoint.lean.collections import Callable, Iterator
 
 _SUFFIX = ".sock"
 _GONE = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)

@@ -7,17 +7,15 @@ start or a reload failed.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import select
-import socket
 import stat
 import time
-from collections import deque
-from collections.abc import Mapping
 
 from entrypoint.core.effects import Log
+from entrypoint.lean import contextlib, socket
+from entrypoint.lean.collections import Mapping, deque
 from entrypoint.lean.json_text import json_text
 from entrypoint.lean.level import Level
 from entrypoint.lean.one_line import one_line, valid

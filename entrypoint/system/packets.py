@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 import sys
+
+from entrypoint.lean import contextlib, socket
 
 _ROOM_FOR_DESCRIPTORS = socket.CMSG_SPACE(4)
 
@@ -28,7 +28,8 @@ class PacketSocket:
             OSError: it is too long, the other end is closed, or this end does not block and there is no room.
 
         """
-        socket.send_fds(self._end, [message], [] if descriptor is None else [descriptor])
+        rights = b"" if descriptor is None else descriptor.to_bytes(4, sys.byteorder)
+        self._end.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else [])
 
     def receive(self, most: int) -> tuple[bytes, int | None]:
         """Return the next message, at most so many bytes, and its descriptor; b"" if the other end is closed.

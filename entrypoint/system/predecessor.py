@@ -7,12 +7,11 @@ only if the program is called haproxy and listens on a VIP's address and port.
 from __future__ import annotations
 
 import os
-import signal
-import socket
 import stat
 import sys
-from collections.abc import Iterable, Iterator
 
+from entrypoint.lean import signal, socket
+from entrypoint.lean.collections import Iterable, Iterator
 from entrypoint.options.vips import ANY, Vip
 
 _ROOM = 32

@@ -5,15 +5,13 @@ PID 1 reaps every child, so nothing else may wait for one: hence no `subprocess`
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import resource
-import signal
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from types import MappingProxyType
 
 from entrypoint.core.events import Exited, Reaped
+from entrypoint.lean import contextlib, signal
+from entrypoint.lean.collections import Callable, Collection, Iterator, Mapping, MappingProxyType, Sequence
 from entrypoint.lean.record import record
 
 _STDERR = 2

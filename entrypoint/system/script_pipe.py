@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
+
+from entrypoint.lean import contextlib
 
 _CAPACITY = 1 << 20
 """Bytes: what the kernel allows (pipe-max-size)."""

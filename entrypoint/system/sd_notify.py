@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 import sys
 import time
-from collections.abc import Iterable, Mapping
 
+from entrypoint.lean import socket
+from entrypoint.lean.collections import Iterable, Mapping
 from entrypoint.lean.one_line import one_line
 
 _LONGEST_ADDRESS = 107

@@ -5,25 +5,23 @@ Owns the process's signal mask and dispositions, and the descriptor that tells t
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
-import signal
 import struct
 import sys
-from collections.abc import Iterable, Iterator
 
+from entrypoint.lean import contextlib, signal
+from entrypoint.lean.collections import Iterable, Iterator
 from entrypoint.lean.libc import libc_functions
 from entrypoint.lean.record import record
 from entrypoint.lean.typing import Any
 from entrypoint.options.inheritance import Inheritance
 
 try:
-    import prctl
-except (ImportError, NameError) as _error:
-    # NameError: python-prctl 1.8.1 uses `warnings` without importing it if the kernel's headers know a capability
-    # that it does not. PID 1 must start all the same.
-    prctl = None
+    # The C half of python-prctl. The other half, the module `prctl`, makes 300 functions and properties: 1 ms.
+    import _prctl
+except ImportError as _error:
+    _prctl = None
     _WHY_NOT = f"python-prctl cannot be imported: {_error}"
 
 CATCHABLE = frozenset(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
@@ -198,12 +196,12 @@ def become_subreaper() -> None:
         OSError: the kernel refuses.
 
     """
-    _require().set_child_subreaper(True)
+    _set("PR_SET_CHILD_SUBREAPER", True)
 
 
 def can_signal_others() -> bool:
     """Tell whether we may signal a process of another uid: even root needs CAP_KILL for that (kill(2))."""
-    return prctl is None or bool(prctl.cap_effective.kill)
+    return _prctl is None or _has_capability(_prctl.CAP_KILL)
 
 
 def why_not_signalled() -> str:
@@ -216,24 +214,24 @@ def why_not_signalled() -> str:
 def is_reaper() -> bool:
     """Tell whether orphans become our children; False if we may not ask."""
     try:
-        return os.getpid() == 1 or bool(prctl and prctl.get_child_subreaper())
+        return os.getpid() == 1 or bool(_prctl and _prctl.prctl(_prctl.PR_GET_CHILD_SUBREAPER))
     except OSError:
         return False
 
 
 def set_parent_death_signal(signum: int) -> None:
     """Have the kernel send this signal to us when our parent dies: PR_SET_PDEATHSIG."""
-    _require().set_pdeathsig(signum)
+    _set("PR_SET_PDEATHSIG", signum)
 
 
 def forbid_new_privileges() -> None:
     """Make exec unable to grant privileges, here and in every child, for ever: PR_SET_NO_NEW_PRIVS."""
-    _require().set_no_new_privs(True)
+    _set("PR_SET_NO_NEW_PRIVS", True)
 
 
 def forbid_tracing() -> None:
     """Forbid core dumps, and tracing and reading our memory to everybody but root: PR_SET_DUMPABLE."""
-    _require().set_dumpable(False)
+    _set("PR_SET_DUMPABLE", False)
 
 
 def keep_capabilities(*names: str) -> None:
@@ -242,11 +240,19 @@ def keep_capabilities(*names: str) -> None:
     Names are in lower case without CAP_, as in prctl(2).
     """
     module = _require()
+    kept = {getattr(module, f"CAP_{name.upper()}") for name in names}
+    others = [capability for capability in range(module.CAP_LAST_CAP + 1) if capability not in kept]
     # Changing the bounding set needs CAP_SETPCAP; a process without capabilities need not change it.
-    if module.cap_effective.setpcap:
-        module.capbset.limit(*names)
-    module.cap_effective.limit(*names)
-    module.cap_permitted.limit(*names)
+    if _has_capability(module.CAP_SETPCAP):
+        for capability in others:
+            module.prctl(module.PR_CAPBSET_DROP, capability)
+    # Lists to set and to clear: effective, permitted, inheritable. What is effective must be permitted.
+    module.set_caps([], [], [], others, [], [])
+    module.set_caps([], [], [], [], others, [])
+
+
+def _has_capability(capability: int) -> bool:
+    return bool(_prctl.get_caps([capability], [], [])[_prctl.CAP_EFFECTIVE][capability])
 
 
 def set_name(name: str) -> None:
@@ -254,12 +260,17 @@ def set_name(name: str) -> None:
 
     Not python-prctl's `set_proctitle` as well: it dies of SIGSEGV if the arguments are longer than some 8 kB.
     """
-    if prctl:
+    if _prctl:
         with contextlib.suppress(OSError):
-            prctl.set_name(name)
+            _prctl.prctl(_prctl.PR_SET_NAME, name)
+
+
+def _set(option: str, value: int) -> None:
+    module = _require()
+    module.prctl(getattr(module, option), value)
 
 
 def _require() -> Any:  # python-prctl has no type information
-    if prctl is None:
+    if _prctl is None:
         raise PrctlError(_WHY_NOT)
-    return prctl
+    return _prctl

@@ -6,12 +6,12 @@ give it to haproxy without reading it. On disk it is one private file with a che
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
 
+from entrypoint.lean import contextlib
+from entrypoint.lean.collections import Iterator
 from entrypoint.lean.hashing import sha256
 
 Files = tuple[tuple[str, bytes], ...]

@@ -7,7 +7,6 @@ does not fit into the pipe (for `log stderr` it counts the lines as DroppedLogs 
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import select
@@ -15,6 +14,7 @@ import sys
 import termios
 
 from entrypoint.haproxy.excerpt import Excerpt
+from entrypoint.lean import contextlib
 
 _CAPACITY = 262144
 """Bytes that the pipe may hold, if the kernel allows it. More would be taken from others: without CAP_SYS_RESOURCE all

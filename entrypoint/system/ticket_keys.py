@@ -13,7 +13,8 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Callable
+
+from entrypoint.lean.collections import Callable
 
 ROTATE_AFTER = 12 * 3600.0
 """Seconds: what HAProxy's manual suggests. A key encrypts for as long as the generations that encrypt with it live."""

@@ -90,11 +90,15 @@ HARM: dict[str, tuple[Callable[[Installed], None], str]] = {
     "no __init__": (_cut("entrypoint/__init__.py", 0), "__version__"),
     "a syntax error": (_replaced("entrypoint/pid1/cli.py", "def run(", "def run(("), "SyntaxError"),
     "an error at an import": (
-        _replaced("entrypoint/pid1/control_server.py", "import socket\n", "raise OSError(5)\n"),
+        _replaced(
+            "entrypoint/pid1/control_server.py", "from entrypoint.lean", "raise OSError(5)\nfrom entrypoint.lean"
+        ),
         "OSError(5)",
     ),
     "an exit at an import": (
-        _replaced("entrypoint/pid1/systemd_status.py", "from collections", "raise SystemExit(0)\nfrom c"),
+        _replaced(
+            "entrypoint/pid1/systemd_status.py", "from entrypoint.lean", "raise SystemExit(0)\nfrom entrypoint.lean"
+        ),
         "is it installed completely",
     ),
     "a step that fails": (

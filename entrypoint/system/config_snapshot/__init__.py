@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 
 from entrypoint.haproxy.file_names import ANYTHING, Kind, Named, Store
 from entrypoint.haproxy.key_pairs import fits, has_certificate, has_key
 from entrypoint.haproxy.referenced_files import named_by, named_in
+from entrypoint.lean.collections import Collection, Iterable, Iterator, Mapping, MappingProxyType, Sequence
 from entrypoint.lean.hashing import sha256
 from entrypoint.lean.record import record, replace
 from entrypoint.system.config_snapshot.look import COMPANIONS, Look, Seen, counted, output

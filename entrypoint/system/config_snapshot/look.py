@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 import time
-from collections.abc import Collection, Mapping
 
 from entrypoint.haproxy.file_names import ANYTHING
+from entrypoint.lean import contextlib
+from entrypoint.lean.collections import Collection, Mapping
 from entrypoint.lean.hashing import sha256
 from entrypoint.lean.record import record
 from entrypoint.system.config_snapshot.paths import REPORTING, Links, Mounts

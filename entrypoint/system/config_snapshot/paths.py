@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+
+from entrypoint.lean import contextlib
 
 _DEEP = 10
 """Longer paths are followed from the top, to limit the recursion."""

@@ -28,11 +28,10 @@ session it sends us and can change its mode (fcntl(2)), so each call says MSG_DO
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 import struct
 
+from entrypoint.lean import contextlib, socket
 from entrypoint.lean.record import record
 
 REQUEST = b"_getsocks\n"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import socket
-from collections.abc import Callable, Collection, Iterable
 
+from entrypoint.lean import socket
+from entrypoint.lean.collections import Callable, Collection, Iterable
 from entrypoint.system.getsocks import INT, PARAMETERS, REQUEST, Passed, identity, is_unreachable, receive
 
 _MOST_IN_A_BATCH = 252

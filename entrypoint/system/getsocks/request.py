@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import socket
 
+from entrypoint.lean import socket
 from entrypoint.system.getsocks import INT, PARAMETERS, REQUEST, Passed, receive, send
 
 _MOST_PASSED = 253

@@ -8,12 +8,11 @@ file descriptor store): adopt() receives them, and bind() makes them VIPs again.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import socket
-from collections.abc import Collection, Iterable, Mapping
 
+from entrypoint.lean import contextlib, socket
+from entrypoint.lean.collections import Collection, Iterable, Mapping
 from entrypoint.lean.record import record
 from entrypoint.lean.typing import Any
 from entrypoint.options.vips import ANY, QUIC, UDP, Vip

@@ -12,10 +12,9 @@ It takes Linux 5.7: before that, binding to an interface took a capability.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 
+from entrypoint.lean import contextlib, socket
 from entrypoint.lean.libc import libc_functions
 from entrypoint.lean.typing import Any
 

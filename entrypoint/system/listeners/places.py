@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import socket
-from collections.abc import Iterator
 
+from entrypoint.lean import contextlib, socket
+from entrypoint.lean.collections import Iterator
 from entrypoint.lean.record import record
 from entrypoint.lean.typing import Any
 from entrypoint.options.vips import ANY, UDP, Vip
@@ -46,12 +45,12 @@ def connects(listener: socket.socket) -> bool:
 class Place:
     """Where a socket is bound. A place of IPv6 takes no IPv4."""
 
-    family: socket.AddressFamily
+    family: int
     host: str
     port: int
     index: int = 0
     """Of the interface, for a link-local address."""
-    kind: socket.SocketKind = socket.SOCK_STREAM
+    kind: int = socket.SOCK_STREAM
 
     @property
     def address(self) -> tuple[Any, ...]:
