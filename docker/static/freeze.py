@@ -22,8 +22,8 @@ OURS = "entrypoint"
 OWN_BUILTINS = {"_prctl", "_libc"}
 ENCODINGS = ("encodings.aliases", "encodings.ascii", "encodings.latin_1", "encodings.utf_8")
 """The interpreter finds them by name."""
-NEEDED = ("prctl", "prometheus_client")
-"""safe_reload starts without them, and would lack a part."""
+NEEDED = ("prometheus_client",)
+"""Its absence would be an error of the exporter, not of the build."""
 FOR_OTHERS = {"_sha256", "_ctypes"}
 """`entrypoint/lean` asks for them where a Python lacks what this one has."""
 BOOTSTRAP = {"importlib._bootstrap", "importlib._bootstrap_external", "zipimport"}
@@ -57,7 +57,13 @@ def main(config: str, folders: list[str]) -> None:
         _import_what_functions_import(sys.modules[name])
     frozen = {name: source for name in sys.modules if name != "__main__" and (source := _source(name, folders))}
     frozen["__main__"] = frozen[f"{OURS}.__main__"]
-    rows = [_row(number, name, *frozen[name]) for number, name in enumerate(sorted(frozen))]
+    data, rows = b"", []
+    for name in sorted(frozen):
+        file, is_package = frozen[name]
+        code = _bytecode(name, file)
+        rows.append(f'    {{"{name}", bytecode + {len(data)}, {len(code)}, {int(is_package)}}},')
+        data += code
+    print(f"static const unsigned char bytecode[] = {{{','.join(map(str, data))}}};")
     print("static const struct _frozen frozen[] = {", *rows, "    {NULL, NULL, 0, 0},", "};", sep="\n")
 
 
@@ -93,12 +99,9 @@ def _source(name: str, folders: list[str]) -> tuple[Path, bool] | None:
     return None
 
 
-def _row(number: int, name: str, file: Path, is_package: bool) -> str:
-    """Print a module's bytecode; return its row of the table."""
-    code = compile(file.read_bytes(), f"<frozen {name}>", "exec", dont_inherit=True, optimize=2)
-    data = marshal.dumps(code)
-    print(f"static const unsigned char m{number}[] = {{{','.join(map(str, data))}}};")
-    return f'    {{"{name}", m{number}, {len(data)}, {int(is_package)}}},'
+def _bytecode(name: str, file: Path) -> bytes:
+    """Compile a module, without docstrings and assertions."""
+    return marshal.dumps(compile(file.read_bytes(), f"<frozen {name}>", "exec", dont_inherit=True, optimize=2))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@
 #include <Python.h>
 #include <sys/auxv.h>
 #include <sys/inotify.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 
@@ -71,6 +73,24 @@ static PyObject *libc_connect(PyObject *Py_UNUSED(module), PyObject *args)
     return result(connect(fd, (const struct sockaddr *)address, length < size ? length : (socklen_t)size));
 }
 
+static PyObject *libc_ptrace(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    int request, pid, address, data;
+    if (!PyArg_ParseTuple(args, "iiii", &request, &pid, &address, &data))
+        return NULL;
+    return result((int)ptrace(request, pid, (void *)(long)address, (void *)(long)data));
+}
+
+/* musl gives memory back by itself. What else can be given back is the bytecode: the modules have been made from it, and
+ * it is read from the file again for one that is imported later. That is 1.3 MiB of resident memory. */
+static PyObject *libc_malloc_trim(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(padding))
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)bytecode, end = begin + sizeof bytecode;
+    begin = (begin + page - 1) / page * page;
+    end = end / page * page;
+    return result(madvise((void *)begin, end - begin, MADV_DONTNEED));
+}
+
 static PyObject *libc_errno(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     return PyLong_FromLong(last_error);
@@ -82,6 +102,8 @@ static PyMethodDef functions[] = {
     {"inotify_rm_watch", libc_inotify_rm_watch, METH_VARARGS, NULL},
     {"signalfd", libc_signalfd, METH_VARARGS, NULL},
     {"connect", libc_connect, METH_VARARGS, NULL},
+    {"ptrace", libc_ptrace, METH_VARARGS, NULL},
+    {"malloc_trim", libc_malloc_trim, METH_O, NULL},
     {"errno", libc_errno, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -12,6 +12,7 @@ import resource
 from entrypoint.core.events import Exited, Reaped
 from entrypoint.lean import contextlib, signal
 from entrypoint.lean.collections import Callable, Collection, Iterator, Mapping, MappingProxyType, Sequence
+from entrypoint.lean.libc import libc_functions
 from entrypoint.lean.record import record
 
 _STDERR = 2
@@ -217,12 +218,11 @@ def _detach(pid: int, signum: int) -> None:
     It gets the signal that it stopped for, except the SIGTRAP that reports an exec (ptrace(2)).
     """
     try:
-        import ctypes  # noqa: PLC0415  # a MiB, for something rare
-    except ImportError:
+        ptrace, _ = libc_functions("ptrace")
+    except OSError:
         # It stays stopped; only SIGKILL ends it.
         return
-    passed_on = 0 if signum == signal.SIGTRAP else signum
-    ctypes.CDLL(None).ptrace(_PTRACE_DETACH, pid, None, ctypes.c_void_p(passed_on))
+    ptrace(_PTRACE_DETACH, pid, 0, 0 if signum == signal.SIGTRAP else int(signum))
 
 
 @contextlib.contextmanager
