@@ -71,7 +71,7 @@ image: ## haproxy-safe-reload:dev (Debian trixie, HAProxy 3.0)
 	@docker/engine
 	base=$$(docker/base-image trixie) && docker build $(BUILD_FLAGS) --build-arg BASE=$$base -t $(IMAGE):dev .
 
-static: ## one file that needs no Python, for any image: $(IMAGE):static and build/static/; ARCH=arm64 cross-compiles
+static: ## haproxy-safe-reload:static and build/static/: one file for any image; ARCH=arm64 cross-compiles
 	@docker/engine
 	base=$$(docker/base-image trixie) && \
 	docker build $(BUILD_FLAGS) --build-arg BASE=$$base --build-arg ARCH=$(ARCH) -f docker/static/Dockerfile -t $(STATIC) .

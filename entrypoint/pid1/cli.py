@@ -266,8 +266,8 @@ def _become_reaper(logger: Logger, *, serves: bool, asked: bool) -> None:
         signals.become_subreaper()
         return
     if serves:
-        # seccomp may forbid it, and qemu-user does not know it. That is harmless: the user did not ask for it, and haproxy
-        # has few children.
+        # seccomp may forbid it, qemu-user does not know it. That is harmless: nobody asked for it, and haproxy has few
+        # children.
         with contextlib.suppress(OSError):
             signals.become_subreaper()
             return

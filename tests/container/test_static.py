@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from tests.children import children_of
 from tests.connections import http_get
 from tests.container.cli import OURS, ask
 from tests.container.conftest import NEWEST_STABLE, Balancer, Start, configuration
+from tests.system.instance import instances
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -151,6 +153,45 @@ def test_an_upgrade_to_another_file(start: Start) -> None:
     eventually(lambda: "has taken over" in lb.log)
     assert (lb.pid, lb.children()) == before
     lb.becomes("two")
+
+
+def make_static(architecture: str, *flags: str) -> bytes:
+    """Make the file, from nothing with `--no-cache`; return it."""
+    words = ["make", "static", f"IMAGE={_NAME}-test", f"ARCH={architecture}", f"BUILD_FLAGS={' '.join(flags)}"]
+    done = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    return (ROOT / "build/static" / architecture / "safe_reload").read_bytes()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("architecture", ["amd64", "arm64"])
+def test_the_same_sources_are_the_same_bits(architecture: str) -> None:
+    """Twice from nothing: no time, no path of a build and no order of a folder is in it."""
+    assert make_static(architecture, "--no-cache") == make_static(architecture, "--no-cache")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_the_file_for_arm64_under_emulation(tmp_path: Path) -> None:
+    """A start, a reload, a crash and a stop of this machine's haproxy, with qemu's processor under PID 1."""
+    qemu = shutil.which("qemu-aarch64-static") or pytest.skip("qemu-user-static is not installed")
+    make_static("arm64")
+    words = [qemu, str(ROOT / "build/static/arm64/safe_reload")]
+
+    def ask(*verb: str) -> subprocess.CompletedProcess[str]:
+        line = [*words, *verb, "--runtime-dir", str(tmp_path / "run")]
+        return subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+
+    with instances(tmp_path) as begin:
+        instance = begin(program=words).serves(1)
+        assert ask("reload").returncode == 0
+        instance.serves(2)
+        os.kill(instance.haproxy(), 9)
+        instance.serves(3)
+        assert "serving" in ask("status").stdout
+        assert ask("stop").returncode == 0
+        assert instance.process.wait(timeout=60) == 0
 
 
 def contents(engine: docker.DockerClient, image: str) -> Iterator[tarfile.TarInfo]:
