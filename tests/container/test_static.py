@@ -17,6 +17,7 @@ from tests.children import children_of
 from tests.connections import http_get
 from tests.container.cli import OURS, ask
 from tests.container.conftest import NEWEST_STABLE, Balancer, Start, configuration
+from tests.debian import unpacked
 from tests.system.instance import instances
 from tests.waiting import eventually
 
@@ -77,6 +78,29 @@ def test_an_empty_root(engine: docker.DockerClient, words: tuple[str, ...], stat
         container.remove(force=True)
     assert said in text
     assert "Traceback" not in text
+
+
+def test_a_root_of_musl(engine: docker.DockerClient, tmp_path: Path) -> None:
+    """As in Alpine: musl's loader, a program that needs it, busybox, and nothing of glibc."""
+    (tmp_path / "hello.c").write_text('#include <stdio.h>\nint main(void) { return puts("hello") < 0; }\n')
+    subprocess.run(["musl-gcc", "-o", tmp_path / "hello", tmp_path / "hello.c"], check=True)
+    assert b"/lib/ld-musl-" in (tmp_path / "hello").read_bytes()
+    loader = next(Path("/lib").glob("ld-musl-*"))
+    shutil.copy(loader.resolve(), tmp_path / loader.name)
+    shutil.copy(unpacked("trixie", "busybox-static", "usr/bin/busybox"), tmp_path / "busybox")
+    text = (
+        f"FROM scratch\nCOPY {loader.name} /lib/\nCOPY hello /bin/\nCOPY busybox /bin/sh\n"
+        f'COPY --from={STATIC} /safe_reload /usr/local/bin/safe_reload\nENTRYPOINT ["safe_reload"]\n'
+    )
+    words = ["--", "sh", "-c", "hello; trap 'exit 7' TERM; kill $$; sleep 9"]
+    container = engine.containers.run(
+        build(engine, tmp_path, text), words, detach=True, network_mode="none", user="4242", read_only=True
+    )
+    try:
+        assert container.wait(timeout=60)["StatusCode"] == 7
+        assert container.logs() == b"hello\n"
+    finally:
+        container.remove(force=True)
 
 
 @pytest.fixture(params=MINIMALS)
