@@ -5,6 +5,7 @@ import socket
 
 from tests.connections import read_all
 from tests.container.conftest import Balancer
+from tests.waiting import eventually
 
 ROW = re.compile(r"(\d+) +(master|worker) +(\d+(?: \[failed: \d+\])?) +(\d+d\d\dh\d\dm\d\ds) +(\S+) *")
 OURS, MASTERS = "/run/safe_reload/haproxy.sock", "/tmp/master.sock"
@@ -12,9 +13,21 @@ OURS, MASTERS = "/run/safe_reload/haproxy.sock", "/tmp/master.sock"
 
 def connect(lb: Balancer, path: str) -> socket.socket:
     """Connect to a socket in the container, from outside: it may have no program that could."""
-    client = socket.socket(socket.AF_UNIX)
-    client.settimeout(20)
-    client.connect(f"/proc/{lb.pid}/root{path}")
+    place = f"/proc/{lb.pid}/root{path}"
+
+    def connected() -> socket.socket | None:
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(20)
+        try:
+            client.connect(place)
+        except (ConnectionRefusedError, FileNotFoundError):
+            client.close()
+            return None
+        return client
+
+    # haproxy's master listens a little after its worker serves.
+    client = eventually(connected)
+    assert client
     return client
 
 

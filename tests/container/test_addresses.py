@@ -12,6 +12,7 @@ import docker
 from tests.certificates import key_pair
 from tests.container.conftest import DEFAULTS, IMAGES, IPV6, Balancer, Start
 from tests.container.trouble import current, end
+from tests.program import needs_a_python
 from tests.waiting import eventually
 
 THREADS = {
@@ -236,6 +237,7 @@ def _outcome(family: int, where: Any) -> str:
             return "closed"
 
 
+@needs_a_python
 def test_a_passed_socket_is_served_or_refuses_as_the_log_says(start: Start, image: str) -> None:
     """TCP and unix; one of UDP serves HTTP/3 where haproxy can, and no reload has anything to complain of."""
     quic = image != IMAGES["2.6"]

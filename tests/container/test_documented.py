@@ -28,6 +28,7 @@ from tests.container.conftest import Balancer, Start
 from tests.container.test_systemd import SAFE_RELOAD_OF_THE_IMAGE, booted
 from tests.documented import Shown, looks_like, shown, the
 from tests.http3 import http3_get
+from tests.program import needs_a_python
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -518,6 +519,7 @@ def test_kubernetes_s_image() -> None:
         page.shell(f"docker rmi {name}")
 
 
+@needs_a_python
 def test_systemd_s_installation(engine: docker.DockerClient) -> None:
     """On a Debian whose own haproxy runs: the installation, one service, every command for it, a socket unit."""
     page = Page("docs/systemd.md", ROOT)

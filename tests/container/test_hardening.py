@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.container.conftest import Start, configuration
+from tests.program import needs_a_python
 from tests.waiting import eventually
 
 IDENTITY = "global\n  user haproxy\n  group haproxy\n"
@@ -54,6 +55,7 @@ while True:
 """
 
 
+@needs_a_python
 def test_a_stranger_in_the_runtime_directory_answers_for_nobody(start: Start, image: str) -> None:
     """Anybody may write in a plain --tmpfs; the user of PID 1 and root still find it, and nobody else."""
     lb = start(image, user="65534", tmpfs={"/run/safe_reload": "mode=1777"}).begins("one")

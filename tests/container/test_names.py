@@ -5,6 +5,7 @@ import signal
 
 from tests.container.conftest import ANSWER, DEFAULTS, NEWEST_STABLE, Balancer, Start
 from tests.documented import shown
+from tests.program import needs_a_python
 from tests.waiting import eventually
 
 RESOLVER = """\
@@ -45,6 +46,7 @@ def _begin(start: Start, image: str, head: str, init: str) -> tuple[Balancer, st
     return lb.serves("one"), text
 
 
+@needs_a_python
 def test_nobody_gets_a_503_while_a_new_haproxy_asks_dns(start: Start, image: str) -> None:
     """The old one serves until the new one has the addresses."""
     lb, text = _begin(start, image, f"global\n    maxconn 4000\n{DEFAULTS}", "init-addr none")
@@ -56,6 +58,7 @@ def test_nobody_gets_a_503_while_a_new_haproxy_asks_dns(start: Start, image: str
         assert lb.get() == mark
 
 
+@needs_a_python
 def test_the_state_file_of_the_page_has_the_addresses(start: Start) -> None:
     """After a crash a haproxy serves although DNS is dead, with the lines of the page."""
     block = next(one.text for one in shown("docs/what-is-kept.md") if one.language == "haproxy")

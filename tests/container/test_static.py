@@ -16,7 +16,7 @@ import docker
 from tests.children import children_of
 from tests.connections import http_get
 from tests.container.cli import OURS, ask
-from tests.container.conftest import NEWEST_STABLE, Balancer, Start, configuration
+from tests.container.conftest import Balancer, Start, configuration
 from tests.debian import unpacked
 from tests.system.instance import instances
 from tests.waiting import eventually
@@ -35,7 +35,7 @@ def test_the_two_lines_of_the_readme_are_enough(engine: docker.DockerClient, sta
     recipe = re.search(r"```dockerfile\n(FROM haproxy:3.0-alpine\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert recipe
     base = (
-        f"FROM {NEWEST_STABLE}\nRUN rm -r /usr/local/bin/safe_reload /usr/local/lib/safe_reload /usr/lib/python3* "
+        f"FROM {_NAME}:dev\nRUN rm -r /usr/local/bin/safe_reload /usr/local/lib/safe_reload /usr/lib/python3* "
         "&& rm /usr/bin/python3*\nENTRYPOINT []\nUSER haproxy\nSTOPSIGNAL SIGUSR1\n"
     )
     lines = recipe[1].replace("FROM haproxy:3.0-alpine\n", base).replace("haproxy-safe-reload:static", STATIC)
