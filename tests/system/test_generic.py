@@ -878,7 +878,11 @@ def test_one_who_cannot_reap_says_so(start: Start, up: Upbringing, options: Sequ
 STEP_PARENT = ("sh", "-c", '"$@" & wait', "sh")
 
 
-@pytest.mark.parametrize("number", [SIGTERM, SIGHUP, SIGUSR1], ids=name_of)
+@pytest.mark.parametrize(
+    "number",
+    [SIGTERM, SIGHUP, SIGUSR1, pytest.param(SIGRTMIN, marks=ours_is_better("tini knows 28 names"))],
+    ids=name_of,
+)
 def test_p_announces_the_parents_death(start: Start, number: signal.Signals) -> None:
     """With -p the init gets that signal when its parent dies, and forwards it like any other."""
     life = start("-p", number.name, "--", *PRINT_SIGNALS, "main", up=Upbringing(under=STEP_PARENT))
