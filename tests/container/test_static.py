@@ -65,6 +65,7 @@ def build(engine: docker.DockerClient, folder: Path, text: str) -> str:
         (("--stop-timout", "1"), 1, "did you mean --stop-timeout"),
         (("metrics",), 3, "no instance"),
         (("exporter", "--listen", "nowhere.example:1"), 1, "no host name"),
+        (("exporter", "--listen", "192.0.2.1:1"), 1, "Cannot assign requested address"),
     ],
 )
 def test_an_empty_root(engine: docker.DockerClient, words: tuple[str, ...], status: int, said: str) -> None:
