@@ -2,14 +2,18 @@
 
     freeze.py CONFIG_C FOLDER... >frozen.h
 
+With it, the texts of the system's errors: people and documents know those of glibc, and musl has others.
+
 CONFIG_C lists the built-in modules of the interpreter that will run them. Each FOLDER is searched for modules, the
 first before the second. This Python must have the version of that interpreter. It imports all of safe_reload: whatever
 is loaded then is frozen.
 """
 
 import ast
+import errno
 import importlib
 import marshal
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -65,6 +69,8 @@ def main(config: str, folders: list[str]) -> None:
         data += code
     print(f"static const unsigned char bytecode[] = {{{','.join(map(str, data))}}};")
     print("static const struct _frozen frozen[] = {", *rows, "    {NULL, NULL, 0, 0},", "};", sep="\n")
+    texts = (f'    "{os.strerror(number)}",' for number in range(max(errno.errorcode) + 1))
+    print("static const char *const error_texts[] = {", *texts, "};", sep="\n")
 
 
 def _modules_of(package: str, folders: list[str]) -> Iterator[str]:

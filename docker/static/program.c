@@ -203,6 +203,19 @@ int sigaction(int signum, const struct sigaction *restrict new, struct sigaction
     return 0;
 }
 
+/* The number that SIGRTMIN means: `-p SIGRTMIN` is the same signal in every form of safe_reload. */
+int __libc_current_sigrtmin(void)
+{
+    return 34;
+}
+
+/* In place of musl's, which has other texts: "Address in use" for "Address already in use". */
+char *strerror(int error)
+{
+    size_t known = sizeof error_texts / sizeof *error_texts;
+    return (char *)(error >= 0 && (size_t)error < known ? error_texts[error] : "Unknown error");
+}
+
 /* ---- the interpreter ----------------------------------------------------------------------------------------------- */
 
 /* In place of CPython's, which looks for its standard library in the file system: it costs 2 ms, and there is none. */
@@ -227,7 +240,7 @@ int main(int argc, char **argv)
 {
     /* An upgrade executes argv[0] again. Where that has no folder, the kernel knows which file it was (getauxval(3)). */
     const char *file = (const char *)getauxval(AT_EXECFN);
-    if (argc > 0 && !strchr(argv[0], '/') && file && *file == '/')
+    if (argc > 0 && !strchr(argv[0], '/') && file && *file == '/' && strncmp(file, "/dev/fd/", 8))
         argv[0] = (char *)file;
 
     PyImport_FrozenModules = frozen;
@@ -255,9 +268,6 @@ int main(int argc, char **argv)
     check(Py_InitializeFromConfig(&config));
     PyConfig_Clear(&config);
 
-#ifdef CHECK /* the build's own: runs the code that it is given */
-    return PyRun_SimpleString(argc > 1 ? argv[1] : "");
-#endif
     if (PyImport_ImportFrozenModule("__main__") < 0)
         PyErr_Print(); /* exits for SystemExit */
     return Py_FinalizeEx() < 0 ? 120 : 1;

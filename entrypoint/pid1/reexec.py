@@ -22,7 +22,7 @@ from entrypoint.system.signals import Arrivals, bits_of
 from entrypoint.system.stderr_pipe import StderrPipe
 
 _ALARM = "rehearsal"
-_ROOM = 65536
+_ROOM = 1 << 20
 
 
 Serialize = Callable[..., UpgradeState]
@@ -72,9 +72,10 @@ class Reexec:
         with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as theirs:
             state_fd = upgrade.write_state(saved)
             theirs.callback(os.close, state_fd)
-            reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-            theirs.callback(os.close, writer)
-            on_failure.callback(os.close, reader)
+            # A file, not a pipe: nobody reads before the end, and where other processes of this user have many pipes, a
+            # pipe has only one or two pages (pipe(7)). Several hundred paths are longer.
+            report = os.memfd_create("safe_reload", os.MFD_CLOEXEC)
+            on_failure.callback(os.close, report)
             stderr = StderrPipe()
             on_failure.callback(stderr.close)
 
@@ -83,8 +84,8 @@ class Reexec:
                 self._rehearses = False
                 with contextlib.ExitStack() as last:
                     last.callback(stderr.close)
-                    last.callback(os.close, reader)
-                    runtime.submit(Rehearsed(client, self._judge(status, _read(reader), token, stderr)))
+                    last.callback(os.close, report)
+                    runtime.submit(Rehearsed(client, self._judge(status, _content(report), token, stderr)))
 
             def kill() -> None:
                 runtime.event_loop.call_later(_ALARM, upgrade.REHEARSE_WITHIN, kill)
@@ -92,7 +93,7 @@ class Reexec:
 
             runtime.event_loop.call_later(_ALARM, upgrade.REHEARSE_WITHIN, kill)
             on_failure.callback(runtime.event_loop.cancel, _ALARM)
-            spec = upgrade.rehearsal(state_fd, self._variables(), descriptors, stderr.writer, writer)
+            spec = upgrade.rehearsal(state_fd, self._variables(), descriptors, stderr.writer, report)
             self._children.start_helper(upgrade.REHEARSAL, spec, ended)
             self._rehearses = True
             on_failure.pop_all()
@@ -143,10 +144,6 @@ class Reexec:
         return {**environment, INHERITED_VARIABLE: format_inheritance(inheritance)}
 
 
-def _read(reader: int) -> bytes:
-    """Return the content of a pipe; EOF may never come."""
-    data = b""
-    with contextlib.suppress(BlockingIOError):
-        while more := os.read(reader, _ROOM):
-            data += more
-    return data
+def _content(file: int) -> bytes:
+    """Return what a file holds, wherever the position is, which the new program shares."""
+    return os.pread(file, _ROOM, 0)

@@ -178,11 +178,13 @@ def spawn_setup(wanted: Inherited) -> tuple[frozenset[int], frozenset[int]] | No
     """Return what posix_spawn(3) has to do instead of `restore`: the mask, and the signals to reset; None if it cannot.
 
     exec(2) resets caught signals and leaves ignored ones ignored. So a child cannot ignore a signal that Arrivals
-    catches, or that an older version of this program caught before an upgrade.
+    catches, or that an older version of this program caught before an upgrade. All others are reset before that: the
+    child shares our memory until the exec, and a signal to it would run our handler and count as one to us. The C
+    library of the static file does not know which signals are caught (docker/static/program.c).
     """
     if any(signum in CAUGHT or signal.getsignal(signum) is not signal.SIG_IGN for signum in wanted.ignored):
         return None
-    return wanted.blocked, _HIDDEN - wanted.ignored
+    return wanted.blocked, CATCHABLE - wanted.ignored
 
 
 # ---- prctl(2) ------------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """The static file where there is nothing else: copied into other images, in an empty root, in the minimal image."""
 
+import ast
+import importlib
 import io
 import os
 import re
@@ -66,6 +68,7 @@ def build(engine: docker.DockerClient, folder: Path, text: str) -> str:
         (("--stop-timout", "1"), 1, "did you mean --stop-timeout"),
         (("metrics",), 3, "no instance"),
         (("exporter", "--listen", "nowhere.example:1"), 1, "no host name"),
+        (("exporter", "--listen", "192.0.2.1:1"), 1, "Cannot assign requested address"),
     ],
 )
 def test_an_empty_root(engine: docker.DockerClient, words: tuple[str, ...], status: int, said: str) -> None:
@@ -101,6 +104,33 @@ def test_a_root_of_musl(engine: docker.DockerClient, tmp_path: Path) -> None:
         assert container.logs() == b"hello\n"
     finally:
         container.remove(force=True)
+
+
+BUILT_IN = {
+    "errno": "errno",
+    "fcntl": "fcntl",
+    "os": "posix",
+    "resource": "resource",
+    "select": "select",
+    "signal": "_signal",
+    "socket": "_socket",
+    "termios": "termios",
+    "time": "time",
+}
+"""What configure and musl's headers may leave out, by the names that our code has for it."""
+
+
+def test_its_interpreter_has_all_that_our_code_asks_for(engine: docker.DockerClient) -> None:
+    """Each function and constant of a built-in module that is used somewhere is a string in its tables."""
+    program = next(content for name, content in files_of(engine, STATIC) if name == "safe_reload")
+    absent = []
+    for path in (ROOT / "entrypoint").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in BUILT_IN:
+                known = dir(importlib.import_module(BUILT_IN[node.value.id]))
+                if node.attr in known and node.attr.encode() + b"\0" not in program:
+                    absent.append(f"{path}: {node.value.id}.{node.attr}")
+    assert absent == []
 
 
 @pytest.fixture(params=MINIMALS)
@@ -218,14 +248,27 @@ def test_the_file_for_arm64_under_emulation(tmp_path: Path) -> None:
         assert instance.process.wait(timeout=60) == 0
 
 
-def contents(engine: docker.DockerClient, image: str) -> Iterator[tarfile.TarInfo]:
-    """Yield the files of an image that are not folders or the engine's own."""
+def files_of(engine: docker.DockerClient, image: str) -> Iterator[tuple[str, bytes]]:
+    """Yield the names and contents of an image's files."""
+    with tarfile.open(fileobj=io.BytesIO(exported(engine, image))) as tar:
+        for entry in tar.getmembers():
+            file = tar.extractfile(entry) if entry.isfile() else None
+            if file:
+                yield entry.name, file.read()
+
+
+def exported(engine: docker.DockerClient, image: str) -> bytes:
+    """Return an image's root as a tar file."""
     container = engine.containers.create(image)
     try:
-        data = subprocess.run(["docker", "export", str(container.id)], capture_output=True, check=True).stdout
+        return subprocess.run(["docker", "export", str(container.id)], capture_output=True, check=True).stdout
     finally:
         container.remove()
-    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+
+
+def contents(engine: docker.DockerClient, image: str) -> Iterator[tarfile.TarInfo]:
+    """Yield the files of an image that are not folders or the engine's own."""
+    with tarfile.open(fileobj=io.BytesIO(exported(engine, image))) as tar:
         yield from (one for one in tar.getmembers() if not one.isdir() and one.mtime == 0)
 
 

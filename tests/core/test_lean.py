@@ -1,6 +1,7 @@
 """The replacements of parts of the standard library do what those do, as far as they go."""
 
 import contextlib as theirs
+import os
 import signal as their_signal
 import socket as their_socket
 from collections.abc import Callable, Iterator
@@ -39,6 +40,9 @@ def test_members_are_found_by_value_and_by_name() -> None:
     assert [level.name for level in Level] == ["ERROR", "WARNING", "INFO", "DEBUG"]
     assert f"{Why.START} {Level.INFO}" == "start 2"
     assert Level.INFO > Level.ERROR
+    assert len(Level) == len([*Level])
+    some: list[Any] = [2, Level.INFO, "INFO", 4]
+    assert [one in Level for one in some] == [True, True, False, False]
     with pytest.raises(ValueError, match="'never' is not a valid Why"):
         Why("never")
 
@@ -57,17 +61,17 @@ def test_a_stack_calls_everything_the_last_first(module: ModuleType) -> None:
     """Also when a callback raises; the last exception is raised."""
     called: list[Any] = []
 
-    def fail(error: Exception) -> None:
+    def fail(error: BaseException) -> None:
         called.append(error)
         raise error
 
     stack = module.ExitStack()
     stack.callback(called.append, "first")
     stack.callback(fail, KeyError())
-    stack.callback(fail, error=ValueError())
+    stack.callback(fail, error=SystemExit())
     with pytest.raises(KeyError), stack:
         pass
-    assert [type(one) for one in called] == [ValueError, KeyError, str]
+    assert [type(one) for one in called] == [SystemExit, KeyError, str]
 
 
 @BOTH
@@ -109,6 +113,20 @@ def test_a_generator_is_a_context_manager(module: ModuleType, *, swallows: bool)
 
 
 @BOTH
+def test_a_generator_goes_on_after_the_block(module: ModuleType) -> None:
+    """Not only what is in a `finally` is run."""
+    seen: list[str] = []
+
+    def generator() -> Iterator[None]:
+        yield
+        seen.append("after")
+
+    with module.contextmanager(generator)():
+        pass
+    assert seen == ["after"]
+
+
+@BOTH
 def test_a_thing_is_closed(module: ModuleType) -> None:
     """At the end of the block."""
     with their_socket.socket() as thing:
@@ -120,7 +138,10 @@ def test_a_thing_is_closed(module: ModuleType) -> None:
 
 def test_a_socket_accepts_and_is_closed() -> None:
     """The accepted one is of the same kind and not inherited, and both are closed at the end of a block."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener, their_socket.socket() as client:
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener,
+        their_socket.socket() as client,
+    ):
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         client.connect(listener.getsockname())
@@ -128,6 +149,8 @@ def test_a_socket_accepts_and_is_closed() -> None:
         with accepted:
             assert address == client.getsockname()
             assert (accepted.family, accepted.type) == (socket.AF_INET, socket.SOCK_STREAM)
+            assert accepted.proto == listener.proto
+            assert not os.get_inheritable(accepted.fileno())
             client.send(b"x")
             assert accepted.recv(1) == b"x"
         assert accepted.fileno() < 0
@@ -138,6 +161,10 @@ def test_a_pair_is_connected() -> None:
     """Of the family and kind that was asked for."""
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with one, other:
+        assert (one.family, one.type, one.proto) == (socket.AF_UNIX, socket.SOCK_SEQPACKET, 0)
+        for inherited in (True, False):
+            one.set_inheritable(inherited)
+            assert os.get_inheritable(one.fileno()) == inherited
         one.send(b"message")
         assert other.recv(100) == b"message"
         assert other.type == socket.SOCK_SEQPACKET

@@ -873,12 +873,28 @@ def test_one_who_cannot_reap_says_so(start: Start, up: Upbringing, options: Sequ
     assert (NOT_PID_1 in end.errors) == warned
 
 
+@ours_is_better("tini takes the stop of a tracee for its end")
+def test_one_that_wants_to_be_traced_gets_its_signals(start: Start) -> None:
+    """PTRACE_TRACEME makes its parent the tracer, which lets it go on with the signal that stopped it."""
+    text = (
+        "import ctypes, os, signal, sys\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: sys.exit(13))\n"
+        "ctypes.CDLL(None).ptrace(0, 0, None, None)\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
+    )
+    assert start("--", sys.executable, "-I", "-c", text).status() == 13
+
+
 # ------------------------------------------------------------------------------------------------ -p
 
 STEP_PARENT = ("sh", "-c", '"$@" & wait', "sh")
 
 
-@pytest.mark.parametrize("number", [SIGTERM, SIGHUP, SIGUSR1], ids=name_of)
+@pytest.mark.parametrize(
+    "number",
+    [SIGTERM, SIGHUP, SIGUSR1, pytest.param(SIGRTMIN, marks=ours_is_better("tini knows 28 names"))],
+    ids=name_of,
+)
 def test_p_announces_the_parents_death(start: Start, number: signal.Signals) -> None:
     """With -p the init gets that signal when its parent dies, and forwards it like any other."""
     life = start("-p", number.name, "--", *PRINT_SIGNALS, "main", up=Upbringing(under=STEP_PARENT))

@@ -156,10 +156,11 @@ def test_the_first_thing_that_it_does_is_to_block_all_signals() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     trace_me, system_call, kill = 0, 24, 8
     block = [{"x86_64": "14", "aarch64": "135"}[os.uname().machine], "0x0"]  # rt_sigprocmask(SIG_BLOCK)
+    program = launcher()
     pid = os.fork()
     if pid == 0:
         libc.ptrace(trace_me, 0, None, None)
-        os.execv(launcher(), [str(launcher()), "--version"])
+        os.execv(program, [str(program), "--version"])
     before = []
     try:
         os.waitpid(pid, 0)
@@ -169,6 +170,10 @@ def test_the_first_thing_that_it_does_is_to_block_all_signals() -> None:
             assert os.WIFSTOPPED(status)
             call = Path(f"/proc/{pid}/syscall").read_text().split()
             if call[:2] == block:
+                with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+                    memory.seek(int(call[2], 16))
+                    blocked = int.from_bytes(memory.read(8), sys.byteorder)
+                assert {number for number in range(1, 65) if not blocked >> (number - 1) & 1} == {32, 33}
                 break
             before.append(call[0])
             assert len(before) < 20

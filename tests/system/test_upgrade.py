@@ -143,6 +143,16 @@ def test_an_upgrade_to_a_broken_program_is_refused(installed: Installed) -> None
     assert installed.get() == "2"
 
 
+def test_the_names_of_all_files_may_be_longer_than_a_pipe(begin: Begin, tmp_path: Path) -> None:
+    """They are told at the end of the rehearsal, when nobody reads yet; and a pipe has often much less than 64 KiB."""
+    folder = tmp_path / ("x" * 200) / ("y" * 200)
+    folder.mkdir(parents=True)
+    install(folder)
+    lb = begin(program=[sys.executable, "-I", str(folder / "safe_reload")]).serves()
+    answer = lb.client("upgrade")
+    assert answer.returncode == 0, answer
+
+
 ONLY_LATER = "not (o := __import__('os')).environ.get('SAFE_RELOAD_REHEARSAL') and o.path.exists({broken!r})"
 LATE = {
     "an import": ("entrypoint/pid1/cli.py", "_STDOUT = 1\n", "_STDOUT = 1\nif {late}: raise SystemExit(0)\n"),
