@@ -235,15 +235,15 @@ def _switches(lb: Balancer) -> int:
 
 
 def test_pid_1_is_small(lb: Balancer) -> None:
-    """After a reload, less than 7.75 MiB of its own, and 16.5 MiB resident.
+    """After a reload, less than 7 MiB of its own, and 15.75 MiB resident.
 
     The rest is the interpreter's file, of which the kernel maps more or less at each fault: 180 KiB from run to run.
     """
     lb.becomes("two")
     status = Path(f"/proc/{lb.pid}/status").read_text()
     own, resident = (int(status.split(f"{name}:")[1].split()[0]) for name in ("RssAnon", "VmRSS"))
-    assert own < 7.75 * 1024
-    assert resident < 16.5 * 1024
+    assert own < 7 * 1024
+    assert resident < 15.75 * 1024
 
 
 @needs_a_python

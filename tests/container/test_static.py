@@ -162,6 +162,15 @@ def test_a_minimal_container_does_everything(bare: Balancer) -> None:
     assert "Traceback" not in bare.log
 
 
+def test_its_pid_1_is_small(start: Start) -> None:
+    """At most 10 MiB are resident after a reload: the bytecode has been given back."""
+    lb = start(MINIMAL).begins("one")
+    lb.becomes("two")
+    eventually(lambda: "is gone" in lb.log)
+    status = Path(f"/proc/{lb.pid}/status").read_text()
+    assert int(status.partition("VmRSS:")[2].split()[0]) <= 10 * 1024
+
+
 def test_its_exporter(start: Start) -> None:
     """Both formats, and the probes."""
     lb = start(MINIMAL, options=("--exporter", "127.0.0.1:9101"), **BARE).begins("one")
