@@ -173,11 +173,13 @@ def test_the_readme_s_first_minute(readme: Page) -> None:
 
 
 def test_the_readme_s_container_without_root_or_anything_writable(readme: Page) -> None:
-    """It serves, and it can be asked."""
+    """It serves, and it can be asked, also when the container has been restarted."""
     readme.run("docker run --user 65534", **{"docker run": f"docker run -d --name {NAME}"})
     eventually(lambda: answer(NAME) == "Hello\n")
     readme.run("docker exec lb safe_reload reload")
     assert "generation 2" in log(NAME)
+    readme.shell(f"docker restart {NAME}")
+    eventually(lambda: "serving" in readme.shell(f"docker exec {NAME} safe_reload list || true"))
 
 
 class Terminal:

@@ -129,6 +129,7 @@ def test_the_compose_file_and_what_the_page_does_with_it(compose: Shell) -> None
     compose.edit("lb/haproxy.cfg", "bond", "bind")
     compose.shown("docker compose restart lb")
     eventually(lambda: answers(compose) == "Goodbye\n")
+    eventually(lambda: "serving" in compose("docker compose exec lb safe_reload list || true"))
     compose.shown("docker compose down")
 
 
