@@ -210,6 +210,7 @@ def test_an_upgrade_to_another_file(start: Start) -> None:
         assert answer.startswith("Success=0"), (name, answer)
         assert "has taken over" not in lb.log, name
         lb.becomes(name)
+    eventually(lambda: len(lb.children()) == 1)  # the others have drained
     before = (lb.pid, lb.children())
     new_file(lb, good)
     assert lb.run("safe_reload", "upgrade")[0] == 0
