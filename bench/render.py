@@ -109,6 +109,7 @@ def images_table(results: Results) -> list[str]:
     lines = [
         "## What each image costs",
         "",
+        *apart(results, "images"),
         (
             "CPU from exec to the exec of the first haproxy (here one that exits at once), compared with a bare "
             f"`python3 -I -S -c pass` in the same run; resident memory of PID 1 after {RELOADS} reloads."

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import docker
 from tests.container.conftest import IPV6, NEWEST_STABLE, Balancer, Start, configuration, result
+from tests.program import needs_a_python
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -167,6 +168,7 @@ def test_an_ipv6_vip_and_every_address_of_both_families(start: Start, image: str
     assert _refuses(lb, 8080)
 
 
+@needs_a_python
 def test_the_recipe_with_debian_s_python(engine: docker.DockerClient, start: Start, tmp_path: Path) -> None:
     """The page's, built on an image like haproxy's own: another user, SIGUSR1 as stop signal."""
     base = _build(

@@ -873,18 +873,6 @@ def test_one_who_cannot_reap_says_so(start: Start, up: Upbringing, options: Sequ
     assert (NOT_PID_1 in end.errors) == warned
 
 
-@ours_is_better("tini takes the stop of a tracee for its end")
-def test_one_that_wants_to_be_traced_gets_its_signals(start: Start) -> None:
-    """PTRACE_TRACEME makes its parent the tracer, which lets it go on with the signal that stopped it."""
-    text = (
-        "import ctypes, os, signal, sys\n"
-        "signal.signal(signal.SIGUSR1, lambda *_: sys.exit(13))\n"
-        "ctypes.CDLL(None).ptrace(0, 0, None, None)\n"
-        "os.kill(os.getpid(), signal.SIGUSR1)\n"
-    )
-    assert start("--", sys.executable, "-I", "-c", text).status() == 13
-
-
 # ------------------------------------------------------------------------------------------------ -p
 
 STEP_PARENT = ("sh", "-c", '"$@" & wait', "sh")

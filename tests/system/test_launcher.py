@@ -420,3 +420,14 @@ def test_more_than_can_be_executed(tmp_path: Path) -> None:
     assert status(most - of_the_launcher - 16, 1, errors) == 1
     (line,) = errors
     assert line.endswith(f"{sys.executable} failed: {os.strerror(errno.E2BIG)}")
+
+
+def test_one_that_wants_to_be_traced_gets_its_signals(start: Start) -> None:
+    """PTRACE_TRACEME makes its parent the tracer, which lets it go on with the signal that stopped it."""
+    text = (
+        "import ctypes, os, signal, sys\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: sys.exit(13))\n"
+        "ctypes.CDLL(None).ptrace(0, 0, None, None)\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
+    )
+    assert start("-s", "--", sys.executable, "-I", "-c", text).status() == 13
