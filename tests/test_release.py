@@ -250,8 +250,7 @@ def test_the_sdist_is_compiled_for_this_machine(release: dict[str, bytes], tmp_p
 
 def test_without_a_compiler_one_line_says_so(release: dict[str, bytes], tmp_path: Path) -> None:
     """The end of the build names the compiler and the variable."""
-    with tarfile.open(put(release, f"{version()}.tar.gz", tmp_path)) as tar:
-        tar.extractall(tmp_path, filter="data")
+    run("tar", "-xf", str(put(release, f"{version()}.tar.gz", tmp_path)), "-C", str(tmp_path))
     done = subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel"],
         cwd=tmp_path / f"haproxy_safe_reload-{version()}",

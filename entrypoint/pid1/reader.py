@@ -294,19 +294,21 @@ class Reader:
         self._alive.discard(number)
         if number != self._number:
             return
-        request = self._sent
-        if request and not request.again and request.kind not in {look.APPLY, look.LEARN}:
-            # Retry the request once.
-            request.again = True
-            self._waiting.appendleft(request)
-            self._sent = None
-            self._let_go()
-            self._proceed()
-            return
-        self._fail(f"the process that reads it {how_it_died(status)}")
+        request, self._sent = self._sent, None
+        self._let_go()
         if not request:
             # Nothing watches the files now: the next look starts another reader.
             self._listener.stirred()
+            return
+        try:
+            if request.again or request.kind in {look.APPLY, look.LEARN}:
+                self._tell_failure(request, f"the process that reads it {how_it_died(status)}")
+            else:
+                request.again = True
+                self._waiting.appendleft(request)
+        finally:
+            # What waits was not sent to it: it goes to the next reader.
+            self._proceed()
 
     def _fail(self, why: str) -> None:
         """Drop the reader, and fail all requests; the next request starts another reader."""

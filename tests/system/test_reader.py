@@ -271,6 +271,29 @@ def test_a_reader_that_dies_with_a_question_unread_is_asked_once_more(begin: Beg
     assert "cannot be understood" not in lb.log
 
 
+LEARNS = """
+import os, signal
+import entrypoint.pid1.reading as reading
+right = reading._Reader._learn
+def stop(self, *arguments):
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return right(self, *arguments)
+reading._Reader._learn = stop
+"""
+
+
+def test_a_reader_that_dies_of_one_request_leaves_the_others_to_the_next(begin: Begin) -> None:
+    """It dies while it asks haproxy for its files, which is not done twice; a reload waits meanwhile."""
+    lb = begin("--poll", "3600", code=LEARNS).serves(1)
+    eventually(lambda: state_of(lb.reader) == "T")
+    lb.append("# while it was stopped")
+    lb.signal(signal.SIGUSR1)
+    eventually(lambda: any(one["state"] == "candidate" for one in lb.status()["generations"]))
+    os.kill(lb.reader, signal.SIGKILL)
+    lb.serves(2)
+    assert lb.status()["generations"][-1]["sha256"]
+
+
 NO_NULL = """
 import os
 right = os.open
