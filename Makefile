@@ -112,9 +112,9 @@ bench-2017: image ## the test of 2017: 15.6 million requests, a reload every 300
 	docker/packages apache2-utils util-linux
 	bench/2017 $(REQUESTS)
 
-conformity: .venv/installed images ## compare with other inits and haproxy's master: docs/conformity.md, docs/masters.md
+conformity: .venv/installed images static ## compare with other inits and haproxy's master: docs/conformity.md, docs/masters.md
 	docker/packages tini dumb-init catatonit gcc libc6-dev
-	$(BIN)/python -m bench.conformity $(ARGS)
+	$(BIN)/python -m bench.conformity --static build/static/$(OWN_ARCH)/safe_reload $(ARGS)
 
 diagram: .venv/installed ## draw the diagrams and the table of options in the documentation from the code
 	$(BIN)/python -m tools.draw

@@ -1,6 +1,6 @@
 """`make conformity`: who does what tini promises, and what haproxy's own master does, by two suites, into two pages.
 
-    python -m bench.conformity [--only inits|masters] [--out FOLDER] [--seconds N]
+    python -m bench.conformity [--only inits|masters] [--static FILE] [--out FOLDER] [--seconds N]
 
 Inits that are not installed are left out, and named. One test that takes longer than its limit has failed: a signal or
 a child that never comes, an answer that is waited for.
@@ -8,6 +8,7 @@ a child that never comes, an answer that is waited for.
 
 import argparse
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -18,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-INITS: Mapping[str, str] = {"safe_reload": "", "tini": "tini", "dumb-init": "dumb-init", "catatonit": "catatonit"}
-"""Title and program; without one it is what the suite tests by itself."""
+INITS = ("tini", "dumb-init", "catatonit")
+"""Those that are not ours: names of programs, and of the Debian packages that they are in."""
 
 
 @dataclass(frozen=True)
@@ -113,24 +114,27 @@ def translator(folder: str) -> str:
     return program
 
 
-def run(suite: Suite, words: Sequence[str], seconds: float) -> list[Case]:
-    """Run a suite with these options.
+def run(suite: Suite, words: Sequence[str], seconds: float, ours: str = "") -> list[Case]:
+    """Run a suite with these options; `ours` is the file of safe_reload that it tests, instead of this package.
 
     Raises:
         SystemExit: it did not end in time, or wrote no results.
 
     """
-    name = " ".join(words) or "safe_reload"
+    name = " ".join(words) or ours or "safe_reload"
+    environment = {**os.environ, "TEST_PROGRAM": ours}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "junit.xml")
         pytest = [sys.executable, "-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider", f"--junitxml={file}"]
         pytest += [f"--timeout={suite.limit}", str(suite.file), *words]
         try:
-            output = subprocess.run(pytest, stdout=subprocess.PIPE, text=True, check=False, timeout=seconds).stdout
+            done = subprocess.run(
+                pytest, env=environment, stdout=subprocess.PIPE, text=True, check=False, timeout=seconds
+            )
             cases = list(ET.parse(file).iter("testcase"))
         except (subprocess.TimeoutExpired, OSError) as error:
             raise SystemExit(f"conformity: no results for {name}: {error}") from error
-    sys.stderr.write(f"conformity: {name}: {output.strip().splitlines()[-1]}\n")
+    sys.stderr.write(f"conformity: {name}: {done.stdout.strip().splitlines()[-1]}\n")
     found = []
     for case in cases:
         kind = next((child.tag for child in case if child.tag in ("failure", "error", "skipped")), "passed")
@@ -157,17 +161,16 @@ def cell(counts: Mapping[str, int] | None) -> str:
     return f"{counts['passed']} of {counts['passed'] + counts['failed']}" if counts["passed"] else "**no**"
 
 
-def version(program: str) -> str:
-    """Return what the program says of its version; the package's where it says nothing."""
-    if not program:
-        text = subprocess.run(
-            [sys.executable, "-m", "entrypoint", "--version"], capture_output=True, text=True, check=False
-        )
-    else:
-        words = ["dpkg-query", "-W", "-f", "${Version}", program]
-        text = subprocess.run(words, capture_output=True, text=True, check=False)
-    found = re.search(r"\d[\w.+~-]*", text.stdout)
+def version(words: Sequence[str]) -> str:
+    """Return the version that a command prints."""
+    text = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+    found = re.search(r"\d[\w.+~-]*", text)
     return found[0] if found else "unknown"
+
+
+def own_version() -> str:
+    """Return the version of this package."""
+    return version([sys.executable, "-m", "entrypoint", "--version"])
 
 
 def page(suite: Suite, results: Mapping[str, Outcomes], missing: Sequence[str] = ()) -> str:
@@ -196,25 +199,30 @@ def page(suite: Suite, results: Mapping[str, Outcomes], missing: Sequence[str] =
     return "\n".join(lines) + "\n"
 
 
-def inits(seconds: float) -> str:
+def inits(seconds: float, static: Path | None) -> str:
     """Ask all inits that are installed."""
-    found = {title: shutil.which(program) for title, program in INITS.items() if program}
-    missing = [title for title, path in found.items() if path is None]
-    results = {}
+    results = {f"safe_reload {own_version()}": count(run(INIT, [], seconds))}
+    missing = []
+    if static:
+        cases = run(INIT, [], seconds, str(static.resolve(strict=True)))
+        results[f"its static file {version([str(static), '--version'])}"] = count(cases)
+    else:
+        missing.append("the static file")
     with tempfile.TemporaryDirectory() as folder:
-        for title, name in INITS.items():
-            if title in missing:
+        for name in INITS:
+            program = shutil.which(name)
+            if not program:
+                missing.append(name)
                 continue
-            program = found.get(title) or ""
-            under = program if not program or title == "tini" else f"{translator(folder)} {program}"
-            cases = run(INIT, ["--init", under] if under else [], seconds)
-            results[f"{title} {version(name)}"] = count(cases)
+            under = program if name == "tini" else f"{translator(folder)} {program}"
+            package = version(["dpkg-query", "-W", "-f", "${Version}", name])
+            results[f"{name} {package}"] = count(run(INIT, ["--init", under], seconds))
     return page(INIT, results, missing)
 
 
 def masters(seconds: float) -> str:
     """Ask safe_reload with every version of HAProxy, and the master of each."""
-    results = {f"safe_reload {version('')}": count(run(MASTER, [], seconds))}
+    results = {f"safe_reload {own_version()}": count(run(MASTER, [], seconds))}
     cases = run(MASTER, ["--master", "haproxy"], seconds)
     versions = dict.fromkeys(parameters.partition("-")[0] for _, parameters, _ in cases)
     results |= {f"haproxy {one}": count(cases, one) for one in versions}
@@ -225,14 +233,19 @@ def main() -> None:
     """Run the suites, and write the pages."""
     parser = argparse.ArgumentParser(prog="conformity", description="hold inits, and masters of haproxy, to promises")
     parser.add_argument("--only", choices=("inits", "masters"), help="one of the two pages")
+    parser.add_argument("--static", metavar="FILE", type=Path, help="the static file, a column of its own")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="where the pages go (docs)")
     parser.add_argument("--seconds", type=float, default=1200, help="the most that one program may take (1200)")
     arguments = parser.parse_args()
-    for name, suite, ask in (("inits", INIT, inits), ("masters", MASTER, masters)):
-        if arguments.only in (None, name):
-            file = arguments.out / suite.page
-            file.write_text(ask(arguments.seconds), encoding="utf-8")
-            sys.stderr.write(f"conformity: wrote {file}\n")
+    if arguments.only in (None, "inits"):
+        _write(arguments.out / INIT.page, inits(arguments.seconds, arguments.static))
+    if arguments.only in (None, "masters"):
+        _write(arguments.out / MASTER.page, masters(arguments.seconds))
+
+
+def _write(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8")
+    sys.stderr.write(f"conformity: wrote {file}\n")
 
 
 if __name__ == "__main__":

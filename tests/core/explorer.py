@@ -1,5 +1,8 @@
 """Visits every state that can be reached."""
 
+import contextlib
+import gc
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from unittest import mock
@@ -41,12 +44,24 @@ def _key(state: State) -> tuple[object, ...]:
     return tuple(value for name, value in state.__dict__.items() if name != "settings")
 
 
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Spare the collector millions of objects, of which none is garbage: it visits them again and again."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 @cache
 def explore(settings: Settings) -> Exploration:
     """Take every step from every state, until there is no new state. It takes many seconds, so it is done once."""
     found = Exploration()
     most_generations = MOST_GENERATIONS if settings == SMALL else FEWER_GENERATIONS
     with (
+        _without_garbage_collection(),
         mock.patch.multiple(retiring, MOST_ROUNDS=FEW_ROUNDS, MOST_ROUNDS_OUT_OF_REACH=1, ROUNDS_FOR_CLIENTS=1),
         mock.patch.multiple(candidate, MOST_TRIES=1, MOST_RETRIES=int(settings == RETRYING)),
         mock.patch.object(transfer, "MOST_TRIES", 1),

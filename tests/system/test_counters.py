@@ -97,7 +97,7 @@ class Observed:
         ).becomes_current()
         eventually(lambda: "exporter: listening on" in self.instance.log)
         # From then on PID 1 lends sessions.
-        assert self.scrape()
+        eventually(self.scrape)
 
     def text(self, accept: str = "text/plain") -> bytes:
         """Return the metrics."""
