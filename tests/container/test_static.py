@@ -219,6 +219,21 @@ def test_an_upgrade_to_another_file(start: Start) -> None:
     lb.becomes("two")
 
 
+def test_a_haproxy_after_an_upgrade_inherits_what_one_before_it_does(start: Start) -> None:
+    """What our interpreter ignores for itself (SIGXFSZ) is not taken for what our parent has ignored."""
+    lb = start(MINIMAL).begins("one")
+
+    def ignored() -> str:
+        (current,) = eventually(lambda: lb.children() if len(lb.children()) == 1 else [])
+        return Path(f"/proc/{current}/status").read_text().partition("SigIgn:")[2].split()[0]
+
+    before = ignored()
+    for mark in ("two", "three"):
+        assert lb.run("safe_reload", "upgrade")[0] == 0
+        lb.becomes(mark)
+        assert ignored() == before
+
+
 def make_static(architecture: str, *flags: str) -> bytes:
     """Make the file, from nothing with `--no-cache`; return it."""
     words = ["make", "static", f"IMAGE={_NAME}-test", f"ARCH={architecture}", f"BUILD_FLAGS={' '.join(flags)}"]
