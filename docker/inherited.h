@@ -7,6 +7,7 @@
  * - CPython ignores SIGPIPE and SIGXFSZ for itself.
  * - CPython sets LC_CTYPE where the locale is C (PEP 538).
  * - CPython refuses to run where one of the three is a folder. It gets another number.
+ * An upgrade executes this again, and passes on what the first life has told: what is found now is safe_reload's own.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -39,6 +40,8 @@ static void tell_what_is_inherited(void)
     uint64_t all = BLOCKABLE, blocked = 0, ignored = 0;
     if (syscall(SYS_rt_sigprocmask, SIG_BLOCK, &all, &blocked, sizeof all))
         fail("sigprocmask");
+    if (getenv("SAFE_RELOAD_HEIR") && getenv("SAFE_RELOAD_INHERITED"))
+        return;
     for (int signum = 1; signum <= 64; signum++) {
         uintptr_t action[16]; /* the kernel's struct sigaction: the handler comes first */
         if (syscall(SYS_rt_sigaction, signum, NULL, action, sizeof all) == 0 && action[0] == (uintptr_t)SIG_IGN)

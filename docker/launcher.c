@@ -19,7 +19,10 @@
 /* PREFIX/NAME, where this program is PREFIX/bin/safe_reload, without symbolic links. */
 static char *in_prefix(const char *name)
 {
-    char *self = realpath((const char *)getauxval(AT_EXECFN), NULL), *path;
+    /* AT_EXECFN is for where there is no /proc: under `#!` it is the script. */
+    char *self = realpath("/proc/self/exe", NULL), *path;
+    if (!self)
+        self = realpath((const char *)getauxval(AT_EXECFN), NULL);
     if (!self)
         fail("realpath");
     for (int up = 0; up < 2; up++) {

@@ -174,7 +174,10 @@ def test_the_wheel_has_a_program_for_any_linux(release: dict[str, bytes]) -> Non
 
 
 def test_the_launcher_finds_the_python_of_its_prefix(command: Path, tmp_path: Path) -> None:
-    """From a copied prefix, through a link: with all signals blocked, isolated, with the file that `ps` then names."""
+    """From a copied prefix, through a link: with all signals blocked, isolated, with the file that `ps` then names.
+
+    Also as the interpreter of a script, which is in another prefix.
+    """
     prefix = tmp_path / "any where"
     (prefix / "bin").mkdir(parents=True)
     (prefix / "bin/safe_reload").write_bytes(command.read_bytes())
@@ -186,6 +189,10 @@ def test_the_launcher_finds_the_python_of_its_prefix(command: Path, tmp_path: Pa
     *words, blocked = run(link, "--name", "a b").splitlines()
     assert words == [str(prefix / "bin/python3"), "-I", "-X", "utf8", f"{prefix}/lib/safe_reload", "--name", "a b"]
     assert int(blocked.split()[1], 16) & 0x7FFFFFFF == 0x7FFFFFFF & ~(1 << signal.SIGKILL - 1 | 1 << signal.SIGSTOP - 1)
+    script = tmp_path / "script"
+    script.write_text(f"#!{link} --\n")
+    script.chmod(0o755)
+    assert run(script).splitlines()[:-1] == [*words[:-2], "--", str(script)]
 
 
 def blocks(life: Life, number: int) -> bool:

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 else:
     from _signal import *  # noqa: F403
 
+    # The older name, which musl does not have.
+    SIGCLD = SIGCHLD  # noqa: F405
+
 
 def _numbers() -> dict[str, int]:
     return {name: int(number) for name, number in globals().items() if name.startswith("SIG") and name[3] != "_"}

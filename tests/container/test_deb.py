@@ -122,7 +122,10 @@ def test_it_lives_and_dies_like_any_package(host: Host) -> None:
 
 
 def test_another_python_or_systemd_is_noticed(host: Host) -> None:
-    """When either has been installed, dpkg has the package look again: bytecode, and what systemd understands."""
+    """When either has been installed, dpkg has the package look again: bytecode, and what systemd understands.
+
+    Whoever has it look again, with whatever umask, the bytecode is for everybody.
+    """
     apt(host, "install -y ./0/safe-reload_*.deb")
     newer = DROP_IN in everything(host)
     for trigger in ("/usr/bin/python3", "/usr/lib/systemd/systemd"):
@@ -131,4 +134,6 @@ def test_another_python_or_systemd_is_noticed(host: Host) -> None:
         host.must("dpkg", "--configure", "--pending")
         eventually(lambda: (DROP_IN in everything(host)) == newer)
         assert any(name.endswith("__pycache__") for name in everything(host) if name.startswith(LIBRARY))
+    host.must("sh", "-c", "umask 077 && dpkg-reconfigure safe-reload")
+    assert host.must("find", LIBRARY, "!", "-perm", "-o+r") == ""
     apt(host, "purge -y safe-reload")

@@ -6,6 +6,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -121,7 +122,10 @@ BUILT_IN = {
 
 
 def test_its_interpreter_has_all_that_our_code_asks_for(engine: docker.DockerClient) -> None:
-    """Each function and constant of a built-in module that is used somewhere is a string in its tables."""
+    """Each function and constant of a built-in module that is used somewhere is a string in its tables.
+
+    So is each name of a signal, which `-p` takes.
+    """
     program = next(content for name, content in files_of(engine, STATIC) if name == "safe_reload")
     absent = []
     for path in (ROOT / "entrypoint").rglob("*.py"):
@@ -131,6 +135,7 @@ def test_its_interpreter_has_all_that_our_code_asks_for(engine: docker.DockerCli
                 if node.attr in known and node.attr.encode() + b"\0" not in program:
                     absent.append(f"{path}: {node.value.id}.{node.attr}")
     assert absent == []
+    assert [name for name in dir(signal) if name.startswith("SIG") and name.encode() not in program] == []
 
 
 @pytest.fixture(params=MINIMALS)
@@ -217,6 +222,21 @@ def test_an_upgrade_to_another_file(start: Start) -> None:
     eventually(lambda: "has taken over" in lb.log)
     assert (lb.pid, lb.children()) == before
     lb.becomes("two")
+
+
+def test_a_haproxy_after_an_upgrade_inherits_what_one_before_it_does(start: Start) -> None:
+    """What our interpreter ignores for itself (SIGXFSZ) is not taken for what our parent has ignored."""
+    lb = start(MINIMAL).begins("one")
+
+    def ignored() -> str:
+        (current,) = eventually(lambda: lb.children() if len(lb.children()) == 1 else [])
+        return Path(f"/proc/{current}/status").read_text().partition("SigIgn:")[2].split()[0]
+
+    before = ignored()
+    for mark in ("two", "three"):
+        assert lb.run("safe_reload", "upgrade")[0] == 0
+        lb.becomes(mark)
+        assert ignored() == before
 
 
 def make_static(architecture: str, *flags: str) -> bytes:

@@ -151,6 +151,15 @@ def test_the_c_librarys_own_signals(tmp_path: Path, how: tuple[str, ...]) -> Non
         assert_nothing_is_changed(start_bare, start, Upbringing())
 
 
+def test_an_upgrade_passes_on_what_the_first_life_was_told() -> None:
+    """What the successor finds itself is what safe_reload has set for itself, and no child may inherit that."""
+    blocked, ignored = (f"{1 << one - 1:016x}" for one in (signal.SIGUSR2, signal.SIGHUP))
+    told = {"SAFE_RELOAD_HEIR": "9", "SAFE_RELOAD_INHERITED": f"{blocked}:{ignored}:0,1,2"}
+    words = [str(launcher()), "-s", "--", "grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"]
+    done = subprocess.run(words, env={**os.environ, **told}, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout == f"SigBlk:\t{blocked}\nSigIgn:\t{ignored}\n"
+
+
 def test_the_first_thing_that_it_does_is_to_block_all_signals() -> None:
     """The kernel drops what comes before; so no system call does but those of the C library's first lines."""
     libc = ctypes.CDLL(None, use_errno=True)
