@@ -25,7 +25,7 @@ from tests.system.lives import Life, Program, Upbringing, command_line, lives, s
 from tests.waiting import eventually
 from tools.release import oci, sbom
 from tools.release.packages import Contents, licences
-from tools.release.source import ROOT, changes, version
+from tools.release.source import ROOT, changes, own_architecture, version
 
 EPOCH = {"SOURCE_DATE_EPOCH": "1700000000"}
 ANYWHERE = "-py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64.musllinux_1_1_x86_64.whl"
@@ -80,10 +80,9 @@ def test_everything_is_there_under_one_version(release: dict[str, bytes]) -> Non
     """The version is in every name, and no file is missing."""
     number = entrypoint.__version__
     assert version() == number
-    own = subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True, check=True).stdout.strip()
     described = [
         the(release, ".whl"),
-        f"safe-reload_{number}-1_{own}.deb",
+        f"safe-reload_{number}-1_{own_architecture()}.deb",
         f"safe_reload-{number}-linux-amd64",
     ]
     assert set(release) == {
@@ -329,7 +328,7 @@ def test_when_a_layer_was_built_does_not_matter(monkeypatch: pytest.MonkeyPatch)
         assert tar.getmember("a").mtime == 5
 
 
-def test_packages_are_read_without_dpkg() -> None:
+def test_packages_are_read_without_dpkg(tmp_path: Path) -> None:
     """From the database, or from the fragments of an image without one; only what is installed, by the top layer."""
     contents = Contents()
     old = b"Package: haproxy\nStatus: install ok installed\nVersion: 2\nArchitecture: amd64\n"
@@ -349,11 +348,14 @@ def test_packages_are_read_without_dpkg() -> None:
         ("haproxy", "3", "amd64", "ha", ("Expat", "GPL-2+")),
         ("libc6", "2.41", "amd64", "libc6", ()),
     ]
-    purls = {str(part.purl) for part in sbom.of_image(contents)}
-    assert "pkg:deb/debian/haproxy@3?arch=amd64&distro=debian-13&upstream=ha" in purls
-    # There is no Python among them.
-    names = [part.name for part in sbom.of_image(contents, SOURCES)]
-    assert names == ["safe_reload", "haproxy", "libc6", "python3.13", "musl", "gcc-14"]
+    # There is no Python among them, so it is the static program that is described.
+    sources = tmp_path / "sources.txt"
+    with pytest.raises(FileNotFoundError):
+        sbom.of_image(contents, sources)
+    sources.write_text(SOURCES)
+    found = sbom.of_image(contents, sources)
+    assert [part.name for part in found] == ["safe_reload", "haproxy", "libc6", "python3.13", "musl", "gcc-14"]
+    assert str(found[1].purl) == "pkg:deb/debian/haproxy@3?arch=amd64&distro=debian-13&upstream=ha"
     assert licences("Free text.\nLicense: GPL\n") == ()
 
 

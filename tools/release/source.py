@@ -45,10 +45,14 @@ def machine(architecture: str) -> str:
     return {"amd64": "x86_64", "arm64": "aarch64"}[architecture]
 
 
+def own_architecture() -> str:
+    """Return what Debian calls this machine's."""
+    return subprocess.run(["dpkg", "--print-architecture"], check=True, capture_output=True, text=True).stdout.strip()
+
+
 def compiler(architecture: str) -> list[str]:
     """Return what links a static program for it: musl's is 42 KB, and the cross compiler has only glibc's."""
-    own = subprocess.run(["dpkg", "--print-architecture"], check=True, capture_output=True, text=True).stdout.strip()
-    return ["musl-gcc" if own == architecture else f"{machine(architecture)}-linux-gnu-gcc", "-static"]
+    return ["musl-gcc" if architecture == own_architecture() else f"{machine(architecture)}-linux-gnu-gcc", "-static"]
 
 
 def export(folder: Path) -> None:
