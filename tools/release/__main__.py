@@ -1,6 +1,7 @@
 """Makes a release in dist/: `make dist` has first made the images and the static programs that are named here."""
 
 import argparse
+import email
 import gzip
 import hashlib
 import io
@@ -47,7 +48,7 @@ class Release:
     def add_debian(self) -> None:
         """Make the Debian package."""
         package = deb.make(self.folder, self.architecture)
-        fields = dict(line.split(": ", 1) for line in (ROOT / "systemd/debian/control").read_text().splitlines()[:9])
+        fields = email.message_from_string((self.tree / "systemd/debian/control").read_text())
         needed = sbom.of_requirements("deb", *fields["Depends"].split(","))
         needed += sbom.of_requirements("deb", *fields["Recommends"].split(","), optional=True)
         self._describe(package, sbom.APPLICATION, [sbom.program(), *needed, self._c_library()])
@@ -120,7 +121,7 @@ def _digest(path: Path) -> str:
 def main() -> None:
     """Make all of it, and say what has been made."""
     parser = argparse.ArgumentParser(prog="tools.release")
-    parser.add_argument("--folder", type=Path, default=ROOT / "dist")
+    parser.add_argument("--folder", type=Path, default=ROOT / "dist", help="is emptied first")
     parser.add_argument("--static", type=Path, default=ROOT / "build/static", help="has amd64/safe_reload")
     parser.add_argument("images", nargs="*", help="such as haproxy-safe-reload:dev")
     asked = parser.parse_args()

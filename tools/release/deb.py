@@ -70,6 +70,7 @@ def _install(tree: Path, root: Path, architecture: str) -> None:
     }
     words = ["make", "-s", "-C", str(tree / "systemd"), "install"]
     words += [f"{name}={value}" for name, value in variables.items()]
+    # Without what `make dist` tells the make that it calls: its own flags and variables.
     subprocess.run(words, check=True, env={key: value for key, value in os.environ.items() if "MAKE" not in key})
     shutil.copy(tree / "systemd/notify-reload.conf", library)
 
