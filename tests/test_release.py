@@ -34,15 +34,16 @@ ANYWHERE = "-py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64.musllinux_1_1_x
 SOURCES = "python3.13 3.13.5-2 PSF-2.0\nmusl 1.2.5-3 MIT\ngcc-14 14.2.0-19 GPL-3.0-or-later WITH GCC-exception-3.1\n"
 
 
-def made(folder: Path) -> dict[str, bytes]:
-    """Return what a release has without images, by name."""
+def made(folder: Path, umask: int = 0o022, **variables: str) -> dict[str, bytes]:
+    """Return what a release has without images, by name, made with this umask and these variables."""
     static = folder / "static/amd64"
     static.mkdir(parents=True)
     (static / "safe_reload").write_bytes(b"\x7fELF")
     (static / "sources.txt").write_text(SOURCES)
     (static / "licences.txt").write_text("Permission is hereby granted\n")
     words = [sys.executable, "-m", "tools.release", "--folder", str(folder / "dist"), "--static", str(static.parent)]
-    done = subprocess.run(words, cwd=ROOT, check=False, env=os.environ | EPOCH, capture_output=True, text=True)
+    environment = os.environ | EPOCH | variables
+    done = subprocess.run(words, cwd=ROOT, check=False, env=environment, umask=umask, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     files = {path.name: path.read_bytes() for path in (folder / "dist").iterdir()}
     assert all(f"{len(content):,}  {name}\n" in done.stdout for name, content in files.items())
@@ -72,8 +73,9 @@ def put(release: dict[str, bytes], ending: str, folder: Path) -> Path:
 
 
 def test_the_same_commit_makes_the_same_bits(release: dict[str, bytes], tmp_path: Path) -> None:
-    """A second release has the same files, and each is the same."""
-    assert made(tmp_path) == release
+    """A second release has the same files, and each is the same, whoever makes it, and where."""
+    elsewhere = {"TZ": "Pacific/Kiritimati", "LC_ALL": "C", "USER": "nobody", "HOME": "/nowhere", "PYTHONHASHSEED": "7"}
+    assert made(tmp_path, 0o077, **elsewhere) == release
 
 
 def test_everything_is_there_under_one_version(release: dict[str, bytes]) -> None:
