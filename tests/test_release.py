@@ -27,7 +27,6 @@ from tools.release import oci, sbom
 from tools.release.packages import Contents, licences
 from tools.release.source import ROOT, changes, own_architecture, version
 
-EPOCH = {"SOURCE_DATE_EPOCH": "1700000000"}
 ANYWHERE = "-py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64.musllinux_1_1_x86_64.whl"
 
 
@@ -42,7 +41,7 @@ def made(folder: Path, umask: int = 0o022, **variables: str) -> dict[str, bytes]
     (static / "sources.txt").write_text(SOURCES)
     (static / "licences.txt").write_text("Permission is hereby granted\n")
     words = [sys.executable, "-m", "tools.release", "--folder", str(folder / "dist"), "--static", str(static.parent)]
-    environment = os.environ | EPOCH | variables
+    environment = os.environ | variables
     done = subprocess.run(words, cwd=ROOT, check=False, env=environment, umask=umask, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     files = {path.name: path.read_bytes() for path in (folder / "dist").iterdir()}
