@@ -63,7 +63,7 @@ def build(engine: docker.DockerClient, folder: Path, text: str) -> str:
         (("--", "/safe_reload", "--", "/safe_reload", "--version"), 0, "safe_reload "),
         (("--", "/sources.txt"), 126, "exec /sources.txt failed: Permission denied"),
         (("--", "none"), 127, "exec none failed: No such file or directory"),
-        (("haproxy",), 1, "haproxy"),
+        (("haproxy",), 1, "haproxy is given no configuration; add -f FILE"),
         (("--stop-timout", "1"), 1, "did you mean --stop-timeout"),
         (("metrics",), 3, "no instance"),
         (("exporter", "--listen", "nowhere.example:1"), 1, "no host name"),
