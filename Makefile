@@ -134,7 +134,7 @@ clean: ## remove what these targets made, except images and containers
 	docker/packages
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install -q --require-hashes -r requirements-dev.txt
-	$(BIN)/pip install -q --no-deps -e .
+	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
 	docker/promtool $(BIN)
 	touch $@
 
