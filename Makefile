@@ -11,6 +11,8 @@ ARCH ?= $(OWN_ARCH)
 STATIC = $(IMAGE):static$(if $(filter-out $(OWN_ARCH),$(ARCH)),-$(ARCH))
 SCRIPTS = $(addprefix docker/,base-image engine files kubectl packages promtool unpacked demo/run demo/load minimal/collect \
 	static/prepare static/interpreter static/link) bench/2017 $(wildcard systemd/debian/p*)
+# What the images are built from.
+CONTEXT = .
 # Debian's releases, and how the tags of their images end.
 SUITES = trixie: bookworm:-bookworm sid:-sid
 
@@ -69,32 +71,36 @@ fuzz: .venv/installed ## 10 minutes of random input to every interface; longer w
 
 image: ## haproxy-safe-reload:dev (Debian trixie, HAProxy 3.0)
 	@docker/engine
-	base=$$(docker/base-image trixie) && docker build $(BUILD_FLAGS) --build-arg BASE=$$base -t $(IMAGE):dev .
+	base=$$(docker/base-image trixie) && docker build $(BUILD_FLAGS) --build-arg BASE=$$base -t $(IMAGE):dev $(CONTEXT)
 
 static: ## haproxy-safe-reload:static and build/static/: one file for any image; ARCH=arm64 cross-compiles
 	@docker/engine
 	base=$$(docker/base-image trixie) && \
-	docker build $(BUILD_FLAGS) --build-arg BASE=$$base --build-arg ARCH=$(ARCH) -f docker/static/Dockerfile -t $(STATIC) .
+	docker build $(BUILD_FLAGS) --build-arg BASE=$$base --build-arg ARCH=$(ARCH) -f $(CONTEXT)/docker/static/Dockerfile \
+		-t $(STATIC) $(CONTEXT)
 	docker/files $(STATIC) build/static/$(ARCH) safe_reload sources.txt licences.txt
 
 minimal: static ## haproxy-safe-reload:minimal, -bookworm and -sid: haproxy, its libraries and the static file
 	for suite in $(SUITES); do \
 		base=$$(docker/base-image $${suite%:*}) && \
-		docker build $(BUILD_FLAGS) --build-arg BASE=$$base --build-arg STATIC=$(IMAGE):static -f docker/minimal/Dockerfile \
-			-t $(IMAGE):minimal$${suite#*:} . || exit; \
+		docker build $(BUILD_FLAGS) --build-arg BASE=$$base --build-arg STATIC=$(IMAGE):static \
+			-f $(CONTEXT)/docker/minimal/Dockerfile -t $(IMAGE):minimal$${suite#*:} $(CONTEXT) || exit; \
 	done
 
 images: image ## also :dev-bookworm (HAProxy 2.6) and :dev-sid (HAProxy 3.2)
-	base=$$(docker/base-image bookworm) && docker build $(BUILD_FLAGS) --build-arg BASE=$$base -t $(IMAGE):dev-bookworm .
-	base=$$(docker/base-image sid) && docker build $(BUILD_FLAGS) --build-arg BASE=$$base -t $(IMAGE):dev-sid .
+	base=$$(docker/base-image bookworm) && docker build $(BUILD_FLAGS) --build-arg BASE=$$base -t $(IMAGE):dev-bookworm $(CONTEXT)
+	base=$$(docker/base-image sid) && docker build $(BUILD_FLAGS) --build-arg BASE=$$base -t $(IMAGE):dev-sid $(CONTEXT)
 
 # Their tags; `dev` is the one without a suffix. The static programs are those in build/static/.
 DIST_IMAGES = dev dev-bookworm dev-sid static minimal minimal-bookworm minimal-sid
 
-# From nothing: what the engine has in its cache may be older than the commit, and so would its times be.
-dist: BUILD_FLAGS = --no-cache
-dist: images minimal .venv/installed ## everything that a release has, into dist/
-	for arch in $(filter-out $(OWN_ARCH),amd64 arm64); do $(MAKE) static ARCH=$$arch BUILD_FLAGS=$(BUILD_FLAGS) || exit; done
+# From nothing: what the engine has in its cache may be older than the commit, and so would its times be. And from a copy
+# of the tracked files: an image would have other files, and the modes that this clone's umask has made.
+DIST_BUILD = BUILD_FLAGS=--no-cache CONTEXT=build/tree
+dist: .venv/installed ## everything that a release has, into dist/
+	$(BIN)/python -m tools.release.source build/tree
+	$(MAKE) images minimal $(DIST_BUILD)
+	for arch in $(filter-out $(OWN_ARCH),amd64 arm64); do $(MAKE) static ARCH=$$arch $(DIST_BUILD) || exit; done
 	$(BIN)/python -m tools.release $(addprefix $(IMAGE):,$(DIST_IMAGES))
 
 deb: ## only the Debian package, into dist/
@@ -128,7 +134,7 @@ clean: ## remove what these targets made, except images and containers
 	docker/packages
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install -q --require-hashes -r requirements-dev.txt
-	$(BIN)/pip install -q --no-deps -e .
+	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
 	docker/promtool $(BIN)
 	touch $@
 

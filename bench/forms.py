@@ -1,13 +1,12 @@
 """The forms of safe_reload in one run: what each one's start costs, and what PID 1 has in memory when it serves.
 
-    python -m bench.forms [--rounds N] [--json FILE] NAME=IMAGE[=PROGRAM[,ARGUMENT...]] ...
+    python -m bench.forms [--rounds N] NAME=IMAGE[=PROGRAM[,ARGUMENT...]] ...
 
 A form is an image and the program in it, /usr/local/bin/safe_reload unless given. All forms take turns, so that what
 else the machine does touches all alike. Memory needs a haproxy in the image; where there is none it is left out.
 """
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from bench.host import docker
 from bench.lives import wait_for
 
 HERE = Path(__file__).parent
@@ -53,11 +53,6 @@ class Form:
         return cls(name, image, tuple(command[0].split(",")) if command else (PROGRAM,))
 
 
-def docker(*words: str) -> str:
-    """Run the docker command; return its stdout, or raise CalledProcessError."""
-    return subprocess.run(["docker", *words], stdout=subprocess.PIPE, text=True, check=True).stdout
-
-
 def build(folder: str) -> None:
     """Compile the measuring program, once as `start` and once as `haproxy`."""
     compiler = next((name for name in ("musl-gcc", "cc") if shutil.which(name)), None)
@@ -69,18 +64,8 @@ def build(folder: str) -> None:
 
 def starts(form: Form, folder: str) -> dict[str, list[float]]:
     """Start the form a few times; return milliseconds of CPU until haproxy's exec, and until the end of all."""
-    words = [
-        "run",
-        "--rm",
-        "--network",
-        "none",
-        "-v",
-        f"{folder}:/bench:ro",
-        "--entrypoint",
-        "/bench/start",
-        form.image,
-    ]
-    words += [str(RUNS), *form.command, "--vips", "*:8080:FD_WEB", "/bench/haproxy", "-f", "/dev/null"]
+    words = ["run", "--rm", "--network", "none", "-v", f"{folder}:/bench:ro", "--entrypoint", "/bench/start"]
+    words += [form.image, str(RUNS), *form.command, "--vips", "*:8080:FD_WEB", "/bench/haproxy", "-f", "/dev/null"]
     found: dict[str, list[float]] = {"exec": [], "end": []}
     for line in docker(*words).splitlines():
         kind, _, microseconds = line.partition(" ")
@@ -96,18 +81,8 @@ def memory(form: Form) -> dict[str, int] | None:
         os.chmod(folder, 0o755)  # haproxy may run as another user
         file = Path(folder, "haproxy.cfg")
         file.write_text(CONFIGURATION)
-        words = [
-            "run",
-            "-d",
-            "--network",
-            "none",
-            "-v",
-            f"{folder}:/lb:ro",
-            "--entrypoint",
-            form.command[0],
-            form.image,
-        ]
-        words += [*form.command[1:], "--vips", "*:8080:FD_WEB", "haproxy", "-f", "/lb/haproxy.cfg"]
+        words = ["run", "-d", "--network", "none", "-v", f"{folder}:/lb:ro", "--entrypoint", form.command[0]]
+        words += [form.image, *form.command[1:], "--vips", "*:8080:FD_WEB", "haproxy", "-f", "/lb/haproxy.cfg"]
         name = docker(*words).strip()
         try:
             if not wait_for(lambda: _is_current(name, 1), 20, 0.1):
@@ -154,7 +129,6 @@ def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(prog="bench.forms", description="the forms of safe_reload beside each other")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--json", type=Path)
     parser.add_argument("forms", nargs="+", type=Form.read, metavar="NAME=IMAGE[=PROGRAM]")
     arguments = parser.parse_args()
     costs: dict[str, dict[str, list[float]]] = {form.name: {"exec": [], "end": []} for form in arguments.forms}
@@ -180,8 +154,6 @@ def main() -> None:
             f"| {form.name} | {image_size(form.image):.1f} | {min(cost['exec']):.1f}, {median(cost['exec']):.1f}"
             f" | {median(cost['end']):.1f} | {parts} |"
         )
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"starts": costs, "memory": memories}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

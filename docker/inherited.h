@@ -24,8 +24,8 @@
 #include <unistd.h>
 
 #define BIT(signum) (UINT64_C(1) << ((signum) - 1))
-/* But for the C library's own two, 32 and 33: Python has no way to unblock them again. */
-#define BLOCKABLE ~(BIT(32) | BIT(33))
+/* The C library's own two, which are not blocked: Python has no way to unblock them again. */
+#define HIDDEN (BIT(32) | BIT(33))
 
 static void fail(const char *what)
 {
@@ -37,7 +37,7 @@ static void fail(const char *what)
 static void tell_what_is_inherited(void)
 {
     /* System calls: the library's functions hide the signals that it uses itself. */
-    uint64_t all = BLOCKABLE, blocked = 0, ignored = 0;
+    uint64_t all = ~HIDDEN, blocked = 0, ignored = 0;
     if (syscall(SYS_rt_sigprocmask, SIG_BLOCK, &all, &blocked, sizeof all))
         fail("sigprocmask");
     if (getenv("SAFE_RELOAD_HEIR") && getenv("SAFE_RELOAD_INHERITED"))

@@ -4,18 +4,12 @@
 #include "inherited.h"
 #include <sys/auxv.h>
 
-/* -S leaves out site.py, 2 to 6 ms of a container's start, and with it the search path of Debian's packages. */
 /* utf8: arguments and variables are the same bytes again in the end, whatever the locale makes of them. */
 /* The file has the name that `ps` shows and `pgrep -f` looks for. */
-#ifdef BESIDE
+#if defined BESIDE
 /* With site.py: only that knows where a virtual environment has its packages. */
 #define COMMAND python(), "-I", "-X", "utf8", in_prefix("lib/safe_reload")
-#endif
-#ifndef COMMAND
-#define COMMAND "/usr/bin/python3", "-I", "-S", "-X", "utf8", "/usr/local/lib/safe_reload"
-#endif
 
-#ifdef BESIDE
 /* PREFIX/NAME, where this program is PREFIX/bin/safe_reload, without symbolic links. */
 static char *in_prefix(const char *name)
 {
@@ -41,6 +35,9 @@ static char *python(void)
     char *beside = in_prefix("bin/python3");
     return access(beside, X_OK) ? "python3" : beside;
 }
+#elif !defined COMMAND
+/* -S leaves out site.py, 2 to 6 ms of a container's start, and with it the search path of Debian's packages. */
+#define COMMAND "/usr/bin/python3", "-I", "-S", "-X", "utf8", "/usr/local/lib/safe_reload"
 #endif
 
 int main(int argc, char **argv)

@@ -13,7 +13,7 @@ from threading import Thread
 
 import pytest
 
-from bench import behind, conformity, goals, render, sections, summary
+from bench import behind, conformity, forms, goals, render, sections, summary
 from bench.load import KINDS
 from bench.measures import MEASURES
 from bench.ways import WAYS
@@ -212,3 +212,34 @@ def test_the_client_counts_each_request_by_what_became_of_it(tmp_path: Path, por
     assert answered["processes_seen"] == 1
     assert 0 < answered["p50_us"] <= answered["p99_us"] <= answered["longest_us"]
     assert (refused["ok"], refused["refused"]) == (0, 100)
+
+
+def test_memory_is_told_apart_by_what_is_mapped() -> None:
+    """The program's own file, other files, and what is no file; headers and other keys are no sizes."""
+    smaps = (
+        "00400000-00500000 r-xp 00000000 08:01 1 /safe_reload\nSize: 9 kB\nRss: 100 kB\nPss: 90 kB\n"
+        "Private_Clean: 80 kB\nPrivate_Dirty: 7 kB\nVmFlags: rd ex\n"
+        "7f00-7f01 r--p 00000000 08:01 2 /lib/libc.so.6\nRss: 20 kB\nPss: 10 kB\nPrivate_Clean: 0 kB\n"
+        "7f02-7f03 rw-p 00000000 00:00 0 [heap]\nRss: 3 kB\nPss: 3 kB\nPrivate_Dirty: 3 kB\n"
+        "7f04-7f05 rw-p 00000000 00:00 0\nRss: 1 kB\nPss: 1 kB\nPrivate_Dirty: 1 kB\n"
+    )
+    assert forms.sizes(smaps, "/safe_reload") == {
+        "rss": 124,
+        "pss": 104,
+        "private": 91,
+        "program": 100,
+        "libraries": 20,
+        "memory": 4,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("a=image:tag", forms.Form("a", "image:tag", (forms.PROGRAM,))),
+        ("a=image=/x,-v,b=c", forms.Form("a", "image", ("/x", "-v", "b=c"))),
+    ],
+)
+def test_a_form_is_an_image_and_a_command(text: str, form: forms.Form) -> None:
+    """The command is safe_reload unless it is given."""
+    assert forms.Form.read(text) == form

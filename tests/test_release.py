@@ -25,24 +25,24 @@ from tests.system.lives import Life, Program, Upbringing, command_line, lives, s
 from tests.waiting import eventually
 from tools.release import oci, sbom
 from tools.release.packages import Contents, licences
-from tools.release.source import ROOT, changes, version
+from tools.release.source import ROOT, changes, own_architecture, version
 
-EPOCH = {"SOURCE_DATE_EPOCH": "1700000000"}
 ANYWHERE = "-py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64.musllinux_1_1_x86_64.whl"
 
 
 SOURCES = "python3.13 3.13.5-2 PSF-2.0\nmusl 1.2.5-3 MIT\ngcc-14 14.2.0-19 GPL-3.0-or-later WITH GCC-exception-3.1\n"
 
 
-def made(folder: Path) -> dict[str, bytes]:
-    """Return what a release has without images, by name."""
+def made(folder: Path, umask: int = 0o022, **variables: str) -> dict[str, bytes]:
+    """Return what a release has without images, by name, made with this umask and these variables."""
     static = folder / "static/amd64"
     static.mkdir(parents=True)
     (static / "safe_reload").write_bytes(b"\x7fELF")
     (static / "sources.txt").write_text(SOURCES)
     (static / "licences.txt").write_text("Permission is hereby granted\n")
     words = [sys.executable, "-m", "tools.release", "--folder", str(folder / "dist"), "--static", str(static.parent)]
-    done = subprocess.run(words, cwd=ROOT, check=False, env=os.environ | EPOCH, capture_output=True, text=True)
+    environment = os.environ | variables
+    done = subprocess.run(words, cwd=ROOT, check=False, env=environment, umask=umask, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     files = {path.name: path.read_bytes() for path in (folder / "dist").iterdir()}
     assert all(f"{len(content):,}  {name}\n" in done.stdout for name, content in files.items())
@@ -72,18 +72,18 @@ def put(release: dict[str, bytes], ending: str, folder: Path) -> Path:
 
 
 def test_the_same_commit_makes_the_same_bits(release: dict[str, bytes], tmp_path: Path) -> None:
-    """A second release has the same files, and each is the same."""
-    assert made(tmp_path) == release
+    """A second release has the same files, and each is the same, whoever makes it, and where."""
+    elsewhere = {"TZ": "Pacific/Kiritimati", "LC_ALL": "C", "USER": "nobody", "HOME": "/nowhere", "PYTHONHASHSEED": "7"}
+    assert made(tmp_path, 0o077, **elsewhere) == release
 
 
 def test_everything_is_there_under_one_version(release: dict[str, bytes]) -> None:
     """The version is in every name, and no file is missing."""
     number = entrypoint.__version__
     assert version() == number
-    own = subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True, check=True).stdout.strip()
     described = [
         the(release, ".whl"),
-        f"safe-reload_{number}-1_{own}.deb",
+        f"safe-reload_{number}-1_{own_architecture()}.deb",
         f"safe_reload-{number}-linux-amd64",
     ]
     assert set(release) == {
@@ -336,7 +336,7 @@ def test_when_a_layer_was_built_does_not_matter(monkeypatch: pytest.MonkeyPatch)
         assert tar.getmember("a").mtime == 5
 
 
-def test_packages_are_read_without_dpkg() -> None:
+def test_packages_are_read_without_dpkg(tmp_path: Path) -> None:
     """From the database, or from the fragments of an image without one; only what is installed, by the top layer."""
     contents = Contents()
     old = b"Package: haproxy\nStatus: install ok installed\nVersion: 2\nArchitecture: amd64\n"
@@ -356,11 +356,14 @@ def test_packages_are_read_without_dpkg() -> None:
         ("haproxy", "3", "amd64", "ha", ("Expat", "GPL-2+")),
         ("libc6", "2.41", "amd64", "libc6", ()),
     ]
-    purls = {str(part.purl) for part in sbom.of_image(contents)}
-    assert "pkg:deb/debian/haproxy@3?arch=amd64&distro=debian-13&upstream=ha" in purls
-    # There is no Python among them.
-    names = [part.name for part in sbom.of_image(contents, SOURCES)]
-    assert names == ["safe_reload", "haproxy", "libc6", "python3.13", "musl", "gcc-14"]
+    # There is no Python among them, so it is the static program that is described.
+    sources = tmp_path / "sources.txt"
+    with pytest.raises(FileNotFoundError):
+        sbom.of_image(contents, sources)
+    sources.write_text(SOURCES)
+    found = sbom.of_image(contents, sources)
+    assert [part.name for part in found] == ["safe_reload", "haproxy", "libc6", "python3.13", "musl", "gcc-14"]
+    assert str(found[1].purl) == "pkg:deb/debian/haproxy@3?arch=amd64&distro=debian-13&upstream=ha"
     assert licences("Free text.\nLicense: GPL\n") == ()
 
 

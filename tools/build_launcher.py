@@ -18,6 +18,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 _FLAGS = ("-DBESIDE", "-O2", "-s", "-Wall", "-Wextra")
 _ANYWHERE = "py3-none-manylinux_2_17_{0}.manylinux2014_{0}.musllinux_1_1_{0}"
+_ELF64 = b"\x7fELF\x02\x01"
+"""What a program of 64 bits, the low byte first, begins with (elf(5))."""
 _MACHINES = {62: "x86_64", 183: "aarch64"}
 """e_machine of elf.h, and what a wheel's name calls it."""
 _PT_INTERP = 3
@@ -30,7 +32,7 @@ class LauncherHook(BuildHookInterface[Any]):
         """Compile it, and name the wheel after where it runs."""
         self._folder = tempfile.TemporaryDirectory(prefix="launcher.")
         program = Path(self._folder.name) / "safe_reload"
-        compiler = shlex.split(os.environ.get("CC", "cc"))
+        compiler = shlex.split(os.environ.get("CC") or "cc")
         try:
             subprocess.run([*compiler, *_FLAGS, "-o", program, Path(self.root, "docker/launcher.c")], check=True)
         except OSError as error:
@@ -40,19 +42,23 @@ class LauncherHook(BuildHookInterface[Any]):
         except subprocess.CalledProcessError:
             sys.exit("safe_reload's launcher cannot be compiled: see what the compiler says above")
         build_data["shared_scripts"][str(program)] = "safe_reload"
-        build_data["tag"] = _tag(program.read_bytes())
+        build_data["tag"] = tag(program.read_bytes())
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002  # hatchling's
         """Remove what was compiled: the wheel has it."""
         self._folder.cleanup()
 
 
-def _tag(program: bytes) -> str:
-    """Return where a program of 64 bits runs, in the words of wheels: a static one on any Linux."""
+def tag(program: bytes) -> str:
+    """Return where a program runs, in the words of wheels: a static one for a known machine on any Linux."""
     (machine,) = struct.unpack_from("<H", program, 18)
-    (headers,) = struct.unpack_from("<Q", program, 32)
-    size, count = struct.unpack_from("<HH", program, 54)
-    types = {struct.unpack_from("<I", program, headers + number * size)[0] for number in range(count)}
-    if _PT_INTERP not in types and machine in _MACHINES:
+    if program.startswith(_ELF64) and machine in _MACHINES and _PT_INTERP not in _segments(program):
         return _ANYWHERE.format(_MACHINES[machine])
     return "py3-none-" + sysconfig.get_platform().replace("-", "_").replace(".", "_")
+
+
+def _segments(program: bytes) -> set[int]:
+    """Return the types of the segments of a program of 64 bits."""
+    (headers,) = struct.unpack_from("<Q", program, 32)
+    size, count = struct.unpack_from("<HH", program, 54)
+    return {struct.unpack_from("<I", program, headers + number * size)[0] for number in range(count)}

@@ -18,8 +18,6 @@ job "lb" {
 
       config {
         image = "haproxy-safe-reload:dev"
-        # Without this Nomad asks the registry, if the tag is `latest`.
-        force_pull = false
         # /local is the task's local/, which Nomad mounts as a folder. Do not mount the rendered file by itself: Nomad
         # replaces it, and the container would keep the old one.
         args            = ["--vips", "*:8080:FD_HTTP", "-f", "/local/haproxy/haproxy.cfg"]

@@ -121,8 +121,6 @@ static PyObject *PyInit__libc(void)
  * the first handler is set. For programs of glibc 34 is SIGRTMIN, and has to be blocked, handled and forwarded like any
  * other. So these functions are ours: they only hide 32 and 33, as glibc does. */
 
-#define HIDDEN (BIT(32) | BIT(33))
-
 static uint64_t bits_of(const sigset_t *set)
 {
     uint64_t bits;

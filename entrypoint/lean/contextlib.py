@@ -90,10 +90,6 @@ else:
                 self._generator.throw(error)
             except StopIteration:
                 return True
-            except BaseException as raised:
-                if raised is error:
-                    return False
-                raise
             return False
 
     def contextmanager(function: object) -> object:

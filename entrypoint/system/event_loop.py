@@ -112,7 +112,6 @@ class EventLoop:
             raise ExceptionGroup("actions of the event loop", failures)
 
     def _ready(self, timeout: float | None) -> list[tuple[int, _Watched]]:
-        # Rounded up: epoll_wait(2) takes milliseconds, and must not return just before a timer is due.
-        seconds = None if timeout is None else math.ceil(timeout * 1000) / 1000
-        events = self._epoll.poll(seconds, max(1, len(self._watched)))
+        # Python rounds up to milliseconds, so it does not return just before a timer is due.
+        events = self._epoll.poll(timeout, max(1, len(self._watched)))
         return [(descriptor, self._watched[descriptor]) for descriptor, _ in events if descriptor in self._watched]

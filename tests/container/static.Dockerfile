@@ -1,5 +1,5 @@
-# The minimal image, with the tools that tests use in a container, all static but env and timeout: nothing that safe_reload or haproxy
-# could find there instead of what they have.
+# The minimal image, with the tools that tests use in a container. All but env and timeout are static, so they bring no
+# library that safe_reload or haproxy could find.
 ARG BASE
 ARG MINIMAL
 FROM ${BASE} AS tools

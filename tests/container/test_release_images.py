@@ -66,7 +66,7 @@ def test_two_builds_are_one_archive(engine: docker.DockerClient, start: Start, t
     assert "GPL-2+" in packages["haproxy"].licences
     assert contents.distribution == "debian-13"
     described = tmp_path / "sbom"
-    sbom.write(first, sbom.CONTAINER, sbom.of_image(contents), described)
+    sbom.write(first, sbom.CONTAINER, sbom.of_image(contents, tmp_path / "none"), described)
     assert len(json.loads(described.read_text())["components"]) == len(packages) + 1
 
     if shutil.which("skopeo"):

@@ -19,7 +19,7 @@ import docker
 from tests.children import children_of
 from tests.connections import http_get
 from tests.container.cli import OURS, ask
-from tests.container.conftest import Balancer, Start, configuration
+from tests.container.conftest import NEWEST_STABLE, Balancer, Start, configuration
 from tests.debian import unpacked
 from tests.system.instance import instances
 from tests.waiting import eventually
@@ -47,7 +47,6 @@ def test_the_two_lines_of_the_readme_are_enough(engine: docker.DockerClient, sta
     lb.becomes("two")
     assert lb.run("safe_reload", "status")[0] == 0
     lb.container.stop(timeout=30)
-
     assert lb.container.wait()["StatusCode"] == 0
 
 
@@ -65,7 +64,7 @@ def build(engine: docker.DockerClient, folder: Path, text: str) -> str:
         (("--", "/safe_reload", "--", "/safe_reload", "--version"), 0, "safe_reload "),
         (("--", "/sources.txt"), 126, "exec /sources.txt failed: Permission denied"),
         (("--", "none"), 127, "exec none failed: No such file or directory"),
-        (("haproxy",), 1, "haproxy"),
+        (("haproxy",), 1, "haproxy is given no configuration; add -f FILE"),
         (("--stop-timout", "1"), 1, "did you mean --stop-timeout"),
         (("metrics",), 3, "no instance"),
         (("exporter", "--listen", "nowhere.example:1"), 1, "no host name"),
@@ -316,3 +315,30 @@ def test_there_is_nothing_else_in_the_minimal_image(engine: docker.DockerClient,
     named = {one.name.rpartition("/")[2] for one in found if one.name.startswith("var/lib/dpkg/status.d/")}
     assert named >= {"haproxy", "libc6"}
     assert {f"usr/share/doc/{name}/copyright" for name in named} <= {one.name for one in found}
+
+
+@pytest.mark.parametrize(
+    ("program", "does"),
+    [
+        ("cp", 'case "$*" in *libc.so*) exit 1 ;; esac; exec /usr/bin/cp "$@"'),
+        ("ldd", "exit 1"),
+        ("ldconfig", "exit 0"),
+        ("dpkg-query", 'case $1 in -S) exit 1 ;; esac; exec /usr/bin/dpkg-query "$@"'),
+    ],
+)
+def test_a_minimal_root_that_lacks_something_is_an_error(engine: docker.DockerClient, program: str, does: str) -> None:
+    """No image is built from it."""
+    script = ROOT / "docker/minimal/collect"
+    instead = f"printf '#!/bin/sh\\n%s\\n' \"$0\" >/usr/local/bin/{program} && chmod 755 /usr/local/bin/{program}"
+    container = engine.containers.run(
+        NEWEST_STABLE,
+        ["-c", f"{instead} && exec /collect /usr/sbin/haproxy /root/minimal", does],
+        entrypoint="sh",
+        volumes={str(script): {"bind": "/collect", "mode": "ro"}},
+        detach=True,
+        network_mode="none",
+    )
+    try:
+        assert container.wait(timeout=60)["StatusCode"] != 0
+    finally:
+        container.remove(force=True)

@@ -1,6 +1,7 @@
 """Makes a release in dist/: `make dist` has first made the images and the static programs that are named here."""
 
 import argparse
+import email
 import gzip
 import hashlib
 import io
@@ -18,7 +19,7 @@ from cyclonedx.model.component import Component, ComponentType
 
 from tools.release import deb, oci, sbom
 from tools.release.packages import Contents
-from tools.release.source import ROOT, changes, compiler, epoch, export, revision, version
+from tools.release.source import ROOT, changes, compiler, epoch, export, own_architecture, revision, version
 
 
 class Release:
@@ -42,15 +43,15 @@ class Release:
         needed = sbom.of_requirements("pypi", *self.project["dependencies"])
         needed += sbom.of_requirements("pypi", *self.project["optional-dependencies"]["exporter"], optional=True)
         (wheel,) = self.folder.glob("*.whl")
-        self._describe(wheel, wheel.name, sbom.APPLICATION, [sbom.program(), *needed, self._c_library()])
+        self._describe(wheel, sbom.APPLICATION, [sbom.program(), *needed, self._c_library()])
 
     def add_debian(self) -> None:
         """Make the Debian package."""
         package = deb.make(self.folder, self.architecture)
-        fields = dict(line.split(": ", 1) for line in (ROOT / "systemd/debian/control").read_text().splitlines()[:9])
+        fields = email.message_from_string((self.tree / "systemd/debian/control").read_text())
         needed = sbom.of_requirements("deb", *fields["Depends"].split(","))
         needed += sbom.of_requirements("deb", *fields["Recommends"].split(","), optional=True)
-        self._describe(package, package.name, sbom.APPLICATION, [sbom.program(), *needed, self._c_library()])
+        self._describe(package, sbom.APPLICATION, [sbom.program(), *needed, self._c_library()])
 
     def add_chart(self) -> None:
         """Package the Helm chart, as `helm package --app-version` does: it uses the image of this version."""
@@ -80,25 +81,23 @@ class Release:
         (self.folder / name).chmod(0o755)
         shutil.copyfile(folder / "licences.txt", self.folder / f"{name}.licences.txt")
         parts = [sbom.program(), *sbom.of_sources((folder / "sources.txt").read_text())]
-        self._describe(self.folder / name, name, sbom.APPLICATION, parts)
+        self._describe(self.folder / name, sbom.APPLICATION, parts)
 
     def add_image(self, image: str, static: Path) -> None:
         """Take an image of the engine; `static` is where the program of those without Python was made."""
-        name, _, tag = image.rpartition(":")
+        tag = image.rpartition(":")[2]
         # `dev` is the one without a suffix: haproxy-safe-reload:0.1.0, and 0.1.0-bookworm, 0.1.0-minimal.
         suffix = tag.removeprefix("dev").strip("-")
         tag = f"{version()}-{suffix}" if suffix else version()
         name = f"haproxy-safe-reload:{tag}"
         path = self.folder / f"{name.replace(':', '-')}.oci.tar"
-        contents, sources = Contents(), static / self.architecture / "sources.txt"
+        contents = Contents()
         for layer in oci.make(image, name, path):
             contents.add(layer)
-        self._describe(
-            path, path.name, sbom.CONTAINER, sbom.of_image(contents, sources.read_text() if sources.exists() else "")
-        )
+        self._describe(path, sbom.CONTAINER, sbom.of_image(contents, static / self.architecture / "sources.txt"))
 
-    def _describe(self, artifact: Path, name: str, kind: ComponentType, parts: list[Component]) -> None:
-        sbom.write(artifact, kind, parts, self.folder / f"{name}.cdx.json")
+    def _describe(self, artifact: Path, kind: ComponentType, parts: list[Component]) -> None:
+        sbom.write(artifact, kind, parts, self.folder / f"{artifact.name}.cdx.json")
 
     def finish(self) -> None:
         """Write what is said about a release, and the digest of every file."""
@@ -121,14 +120,13 @@ def _digest(path: Path) -> str:
 
 def main() -> None:
     """Make all of it, and say what has been made."""
-    own = subprocess.run(["dpkg", "--print-architecture"], check=True, capture_output=True, text=True).stdout.strip()
     parser = argparse.ArgumentParser(prog="tools.release")
-    parser.add_argument("--folder", type=Path, default=ROOT / "dist")
+    parser.add_argument("--folder", type=Path, default=ROOT / "dist", help="is emptied first")
     parser.add_argument("--static", type=Path, default=ROOT / "build/static", help="has amd64/safe_reload")
     parser.add_argument("images", nargs="*", help="such as haproxy-safe-reload:dev")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="release.") as work:
-        release = Release(asked.folder.resolve(), Path(work, "tree"), own)
+        release = Release(asked.folder.resolve(), Path(work, "tree"), own_architecture())
         release.add_python()
         release.add_debian()
         release.add_chart()

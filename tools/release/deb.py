@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tools.release.source import ROOT, compiler, epoch, export, version
+from tools.release.source import ROOT, compiler, epoch, export, own_architecture, version
 
 NAME = "safe-reload"
 MAINTAINER = "safe_reload maintainers <safe_reload@users.noreply.github.com>"
@@ -39,7 +39,7 @@ def make(folder: Path, architecture: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         # The format of 2008, which every apt can read, and a level that is the same everywhere.
         words: list[str | Path] = ["dpkg-deb", "--root-owner-group", "-Zxz", "-z9", "--build", root, package]
-        environment = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch()), "XZ_DEFAULTS": "-T1"}
+        environment = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch())}
         subprocess.run(words, check=True, env=environment, stdout=subprocess.DEVNULL)
     return package
 
@@ -70,6 +70,7 @@ def _install(tree: Path, root: Path, architecture: str) -> None:
     }
     words = ["make", "-s", "-C", str(tree / "systemd"), "install"]
     words += [f"{name}={value}" for name, value in variables.items()]
+    # Without what `make dist` tells the make that it calls: its own flags and variables.
     subprocess.run(words, check=True, env={key: value for key, value in os.environ.items() if "MAKE" not in key})
     shutil.copy(tree / "systemd/notify-reload.conf", library)
 
@@ -114,8 +115,8 @@ def _control(tree: Path, root: Path, full: str, architecture: str) -> None:
 
 def main() -> None:
     """Make it, and print its name."""
-    own = subprocess.run(["dpkg", "--print-architecture"], check=True, capture_output=True, text=True).stdout.strip()
-    print(os.path.relpath(make(Path(sys.argv[1]).resolve(), sys.argv[2] if len(sys.argv) > 2 else own), ROOT))
+    architecture = sys.argv[2] if len(sys.argv) > 2 else own_architecture()
+    print(os.path.relpath(make(Path(sys.argv[1]).resolve(), architecture), ROOT))
 
 
 if __name__ == "__main__":

@@ -63,10 +63,10 @@ def of_debian(name: str, number: str, source: str, licences: Iterable[str], **qu
     return component(ComponentType.LIBRARY, name, number, purl, licences)
 
 
-def of_image(contents: Contents, sources: str = "") -> list[Component]:
+def of_image(contents: Contents, sources: Path) -> list[Component]:
     """Return the Debian packages of an image, and safe_reload.
 
-    Where there is no Python, safe_reload is the static program: `sources` is what that is made of.
+    Where there is no Python, safe_reload is the static program: this file lists what that is made of.
     """
     found = [
         of_debian(
@@ -80,16 +80,16 @@ def of_image(contents: Contents, sources: str = "") -> list[Component]:
         for package in contents.packages()
     ]
     has_python = any(package.name == "python3" for package in contents.packages())
-    return [program(), *found, *([] if has_python else of_sources(sources))]
+    return [program(), *found, *([] if has_python else of_sources(sources.read_text()))]
 
 
 def of_sources(text: str) -> list[Component]:
     """Return what the static program is made of: each line has a Debian source package, its version, its licence."""
-    rows = [re.split(r"[\s,;]+", line.strip(), maxsplit=2) for line in text.splitlines() if line.strip()]
     found = []
-    for name, number, *licence in rows:
+    for line in text.splitlines():
+        name, number, licence = line.split(" ", 2)
         purl = PackageURL("deb", "debian", name, number, {"arch": "source"})
-        found.append(component(ComponentType.LIBRARY, name, number, purl, licence))
+        found.append(component(ComponentType.LIBRARY, name, number, purl, [licence]))
     return found
 
 

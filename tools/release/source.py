@@ -1,9 +1,16 @@
-"""What is released: the tracked files, the version, its date, what the changelog says of it."""
+"""What is released: the tracked files, the version, its date, what the changelog says of it.
+
+    python -m tools.release.source FOLDER
+
+puts the tracked files into a new folder.
+"""
 
 import os
 import re
 import shutil
+import stat
 import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -38,19 +45,28 @@ def machine(architecture: str) -> str:
     return {"amd64": "x86_64", "arm64": "aarch64"}[architecture]
 
 
+def own_architecture() -> str:
+    """Return what Debian calls this machine's."""
+    return subprocess.run(["dpkg", "--print-architecture"], check=True, capture_output=True, text=True).stdout.strip()
+
+
 def compiler(architecture: str) -> list[str]:
     """Return what links a static program for it: musl's is 42 KB, and the cross compiler has only glibc's."""
-    own = subprocess.run(["dpkg", "--print-architecture"], check=True, capture_output=True, text=True).stdout.strip()
-    return ["musl-gcc" if own == architecture else f"{machine(architecture)}-linux-gnu-gcc", "-static"]
+    return ["musl-gcc" if architecture == own_architecture() else f"{machine(architecture)}-linux-gnu-gcc", "-static"]
 
 
 def export(folder: Path) -> None:
-    """Copy the tracked files, and nothing else that lies about here: the same commit makes the same bits."""
+    """Copy the tracked files, and nothing else that lies about here, with the modes that a umask of 022 makes.
+
+    The modes are part of an image. The same commit makes the same bits, whatever the umask of the clone was.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     for name in git("ls-files", "-z").split("\0"):
         if name and (ROOT / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() or path.stat().st_mode & stat.S_IXUSR else 0o644)
 
 
 def changes(text: str, wanted: str) -> str:
@@ -61,3 +77,7 @@ def changes(text: str, wanted: str) -> str:
             if re.match(rf"## \[?{re.escape(heading)}\b", section):
                 return section.strip() + "\n"
     raise ValueError(f"the changelog has a section neither for {wanted} nor for what is unreleased")
+
+
+if __name__ == "__main__":
+    export(Path(sys.argv[1]))
