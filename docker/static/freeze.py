@@ -31,8 +31,8 @@ NEEDED = ("prometheus_client",)
 """Its absence would be an error of the exporter, not of the build."""
 FOR_OTHERS = {"_sha256", "_ctypes"}
 """`entrypoint/lean` asks for them where a Python lacks what this one has."""
-BOOTSTRAP = {"importlib._bootstrap", "importlib._bootstrap_external", "zipimport"}
-"""The interpreter has them in it in any case."""
+NOT_FROZEN = {"importlib._bootstrap", "zipimport"}
+"""The interpreter has the one in it in any case, and would import the other one if it was there."""
 PID1 = f"{OURS}.pid1"
 """This package loads all modules that PID 1 imports, in place of its own empty file: one `import` runs 30 functions of
 Python, together 1 ms."""
@@ -134,7 +134,7 @@ def _import_what_functions_import(module: ModuleType) -> None:
 
 def _source(name: str, folders: list[str]) -> tuple[Path, bool] | None:
     """Return where the source of a module is, and whether it is a package; None for a built-in one."""
-    if name in BOOTSTRAP:
+    if name in NOT_FROZEN:
         return None
     for folder in folders:
         path = Path(folder, *name.split("."))
