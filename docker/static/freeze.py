@@ -31,8 +31,8 @@ NEEDED = ("prometheus_client",)
 """Its absence would be an error of the exporter, not of the build."""
 FOR_OTHERS = {"_sha256", "_ctypes"}
 """`entrypoint/lean` asks for them where a Python lacks what this one has."""
-NOT_FROZEN = {"importlib._bootstrap", "zipimport"}
-"""The interpreter has the one in it in any case, and would import the other one if it was there."""
+NOT_FROZEN = {"zipimport"}
+"""The interpreter would import it at each start if it was there."""
 PID1 = f"{OURS}.pid1"
 """This package loads all modules that PID 1 imports, in place of its own empty file: one `import` runs 30 functions of
 Python, together 1 ms."""
@@ -100,6 +100,7 @@ def main(config: str, folders: list[str]) -> None:
     frozen = {name: source for name in sys.modules if name != "__main__" and (source := _source(name, folders))}
     frozen["__main__"] = frozen[f"{OURS}.__main__"]
     codes = {name: (_bytecode(name, file), is_package) for name, (file, is_package) in frozen.items()}
+    codes["_frozen_importlib"] = codes.pop("importlib._bootstrap")
     codes[PID1] = _compiled(PID1, _loading(start)), True
     data, rows = b"", []
     # The interpreter looks through them from the first to the last, so they stay in the order of their import.
