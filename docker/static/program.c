@@ -216,10 +216,31 @@ char *strerror(int error)
 
 /* ---- the interpreter ----------------------------------------------------------------------------------------------- */
 
+extern const struct _frozen *_PyImport_FrozenBootstrap;
+
 /* In place of CPython's, which looks for its standard library in the file system: it costs 2 ms, and there is none. */
 PyStatus _PyConfig_InitPathConfig(PyConfig *Py_UNUSED(config), int Py_UNUSED(compute_path_config))
 {
     return PyStatus_Ok();
+}
+
+/* Memory for objects, as the interpreter takes it itself. A start fills this many arenas of 1 MiB, and so it gets their
+ * pages with them: one by one, each page costs a fault, together 1 ms. */
+#define FILLED_BY_THE_START 3
+
+static void *arena_alloc(void *taken, size_t size)
+{
+    int populate = *(int *)taken < FILLED_BY_THE_START ? MAP_POPULATE : 0;
+    void *arena = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | populate, -1, 0);
+    if (arena == MAP_FAILED)
+        return NULL;
+    ++*(int *)taken;
+    return arena;
+}
+
+static void arena_free(void *Py_UNUSED(taken), void *arena, size_t size)
+{
+    munmap(arena, size);
 }
 
 static void check(PyStatus status)
@@ -241,6 +262,14 @@ int main(int argc, char **argv)
     if (argc > 0 && !strchr(argv[0], '/') && file && *file == '/' && strncmp(file, "/dev/fd/", 8))
         argv[0] = (char *)file;
 
+    static int taken;
+    PyObjectArenaAllocator arenas = {&taken, arena_alloc, arena_free};
+    PyObject_SetArenaAllocator(&arenas);
+
+    /* Its own modules for imports are of no use: what is needed of them is in ours, and all else would be imported at each
+     * start. That takes 1 ms less. */
+    static const struct _frozen none[] = {{NULL, NULL, 0, 0}};
+    _PyImport_FrozenBootstrap = none;
     PyImport_FrozenModules = frozen;
     if (PyImport_AppendInittab("_prctl", PyInit__prctl) || PyImport_AppendInittab("_libc", PyInit__libc))
         fail("malloc");
