@@ -12,9 +12,12 @@ import pytest
 import docker
 from tests.container.conftest import IMAGES
 from tests.container.test_systemd import SAFE_RELOAD_OF_THE_IMAGE, Host, Service, booted
+from tests.program import needs_debian
 from tests.waiting import eventually
 from tools.release import deb
 from tools.release.source import ROOT
+
+pytestmark = needs_debian
 
 LIBRARY = "/usr/lib/safe_reload"
 DROP_IN = "/usr/lib/systemd/system/safe_reload@.service.d/10-notify-reload.conf"

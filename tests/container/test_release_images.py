@@ -12,9 +12,12 @@ from docker.models.images import Image
 
 import docker
 from tests.container.conftest import NEWEST_STABLE, Start
+from tests.program import needs_debian
 from tools.release import oci, sbom
 from tools.release.packages import Contents
 from tools.release.source import version
+
+pytestmark = needs_debian
 
 NAME = "haproxy-safe-reload:test-release"
 DOCKERFILE = f"""\

@@ -22,7 +22,10 @@ import docker
 from tests.certificates import key_pair
 from tests.container.conftest import NEWEST_STABLE, Balancer, configuration, result
 from tests.http3 import http3_get
+from tests.program import needs_debian
 from tests.waiting import eventually
+
+pytestmark = needs_debian
 
 ROOT = Path(__file__).parents[2]
 UNIT = "safe_reload@{}.service"
