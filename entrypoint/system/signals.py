@@ -247,7 +247,7 @@ def keep_capabilities(*names: str) -> None:
     # Changing the bounding set needs CAP_SETPCAP; a process without capabilities need not change it.
     if _has_capability(module.CAP_SETPCAP):
         for capability in others:
-            module.prctl(module.PR_CAPBSET_DROP, capability)
+            _set("PR_CAPBSET_DROP", capability)
     # Lists to set and to clear: effective, permitted, inheritable. What is effective must be permitted.
     module.set_caps([], [], [], others, [], [])
     module.set_caps([], [], [], [], others, [])
@@ -269,7 +269,10 @@ def set_name(name: str) -> None:
 
 def _set(option: str, value: int) -> None:
     module = _require()
-    module.prctl(getattr(module, option), value)
+    try:
+        module.prctl(getattr(module, option), value)
+    except OSError as error:
+        raise OSError(error.errno, f"the kernel refuses prctl({option}): {error.strerror}") from error
 
 
 def _require() -> Any:  # python-prctl has no type information

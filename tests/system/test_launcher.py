@@ -383,6 +383,23 @@ def test_what_others_take_away(tmp_path: Path, how: str, closed: tuple[int, ...]
         eventually(lambda: found_by(main) == found_by(expected))
 
 
+@pytest.mark.parametrize(
+    ("option", "refused"),
+    [
+        (("-s",), "PR_SET_CHILD_SUBREAPER"),
+        (("-p", "SIGTERM"), "PR_SET_PDEATHSIG"),
+        (("--no-new-privs",), "PR_SET_NO_NEW_PRIVS"),
+    ],
+)
+def test_an_option_that_the_kernel_refuses(tmp_path: Path, option: tuple[str, ...], refused: str) -> None:
+    """One line names the call: whoever has asked for it is not told that all is well."""
+    _, ours = by((PATH,), tmp_path / "entries", "deny=prctl")
+    with lives(ours) as start:
+        life = start(*option, "--", "true")
+        assert life.status() == 1
+        assert life.errors().endswith(f"cannot start: the kernel refuses prctl({refused}): Operation not permitted\n")
+
+
 @needs_a_python
 @pytest.mark.parametrize(
     ("command", "status", "words"),
