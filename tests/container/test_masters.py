@@ -300,6 +300,8 @@ def serving(begin: Begin) -> Master:
     """Start a master that serves "one"."""
     master = begin()
     master.lb.serves("one")
+    # safe_reload's haproxy answers clients before it is current.
+    eventually(master.workers)
     return master
 
 
