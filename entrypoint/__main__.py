@@ -9,10 +9,6 @@ import _signal
 _MASK = frozenset(map(int, _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())))
 
 import gc  # noqa: E402
-
-# Imports make no garbage, so collecting during them only costs 2 ms. `main` enables it again.
-gc.disable()
-
 import os  # noqa: E402
 import sys  # noqa: E402
 
@@ -23,10 +19,12 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    # Imports make no garbage, so collecting during them only costs 2 ms. Frozen objects are not visited later either,
+    # which would copy their pages in a forked child.
+    gc.disable()
     try:
         run = _import_command()
         environment = _environment()
-        # Frozen objects are not visited later, which would copy their pages in a forked child.
         gc.freeze()
         gc.enable()
     except BaseException:

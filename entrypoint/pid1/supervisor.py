@@ -38,6 +38,7 @@ from entrypoint.pid1.reexec import Reexec
 from entrypoint.pid1.refusing import Refusing
 from entrypoint.pid1.runtime import Retries, Runtime, is_shortage, reason_of
 from entrypoint.pid1.server_states import ServerStates
+from entrypoint.pid1.status import status
 from entrypoint.system.signals import Arrivals
 
 _SIGCHLD = signal.SIGCHLD
@@ -376,8 +377,6 @@ class Supervisor:
     # ---- for other parts ---------------------------------------------------------------------------------------------
 
     def _status(self, connections: dict[int, int | None]) -> dict[str, object]:
-        from entrypoint.pid1.status import status  # noqa: PLC0415  # the control server has imported it: see `Front`
-
         # A health check also finds lost exits.
         self._children.reap()
         self._find_lost()
