@@ -59,16 +59,18 @@ class InitMode:
         return self._status
 
     def _signals_arrived(self) -> None:
-        for signum in self._arrivals.read():
-            if signum != signal.SIGCHLD:
-                self._runtime.isolated(self._forward, signum)
-        # After any signal: a SIGCHLD is lost if the pipe is full, and waitpid(2) is cheap.
-        for death in self._processes.reap():
-            self._handle_death(death)
+        try:
+            for signum in self._arrivals.read():
+                if signum != signal.SIGCHLD:
+                    self._runtime.isolated(self._forward, signum)
+        finally:
+            # After any signal: a SIGCHLD is lost if the pipe is full, and waitpid(2) is cheap.
+            for death in self._processes.reap():
+                self._handle_death(death)
 
     def _forward(self, signum: int) -> None:
-        self._log(Level.DEBUG, "forwarded", f"Passing {signal.name_of(signum)} to child")
         try:
+            self._log(Level.DEBUG, "forwarded", f"Passing {signal.name_of(signum)} to child")
             self._processes.send(_ONLY, signum, to_group=self._settings.kill_group)
         except PermissionError:
             self._say_denied()

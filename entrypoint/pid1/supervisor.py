@@ -241,11 +241,21 @@ class Supervisor:
                     self._deadlines[timer] = math.inf
 
     def _signals_arrived(self) -> None:
-        for signum in list(self._arrivals.read()):
-            if signum != _SIGCHLD:
-                self._runtime.submit(events.Signalled(signum))
-        # After any signal: a SIGCHLD is lost if the pipe is full, and waitpid(2) is cheap.
-        self._children.reap()
+        try:
+            for signum in self._arrivals.read():
+                if signum != _SIGCHLD:
+                    self._runtime.isolated(self._signalled, signum)
+        finally:
+            # After any signal: a SIGCHLD is lost if the pipe is full, and waitpid(2) is cheap.
+            self._children.reap()
+
+    def _signalled(self, signum: int) -> None:
+        try:
+            self._runtime.submit(events.Signalled(signum))
+        except MemoryError:
+            # It arrives once more: a stop must not be lost.
+            signal.raise_signal(signum)
+            raise
 
     # ---- effects -----------------------------------------------------------------------------------------------------
 

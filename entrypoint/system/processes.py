@@ -79,14 +79,7 @@ class Processes:
 
         """
         pid = self._spawned(spec) or self._forked(spec)
-        try:
-            self._pids[number] = pid
-            self._numbers[pid] = number
-        except MemoryError:
-            # A child that is in no table would never be stopped.
-            self._pids.pop(number, None)
-            os.kill(pid, signal.SIGKILL)
-            raise
+        self._add(number, pid)
         return pid
 
     def fork(self, number: int, run: Callable[[], None]) -> int:
@@ -105,9 +98,18 @@ class Processes:
                     status = 0
                 finally:
                     os._exit(status)
-        self._pids[number] = pid
-        self._numbers[pid] = number
+        self._add(number, pid)
         return pid
+
+    def _add(self, number: int, pid: int) -> None:
+        try:
+            self._pids[number] = pid
+            self._numbers[pid] = number
+        except MemoryError:
+            # A child that is in no table would never be stopped.
+            self._pids.pop(number, None)
+            os.kill(pid, signal.SIGKILL)
+            raise
 
     def _spawned(self, spec: SpawnSpec) -> int | None:
         """Start it by posix_spawn(3), or return None if only a fork will do.
@@ -227,14 +229,22 @@ def _detach(pid: int, signum: int) -> None:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Block every signal: a handler between fork and exec would write into the pipe that child and parent share."""
+    """Block every signal: a handler between fork and exec would write into the pipe that child and parent share.
+
+    Whatever needs memory comes before: a PID 1 that has none in the middle must not stay deaf to every signal. An
+    iterator needs none when it is read, and pthread_sigmask() acts before it makes the set that it returns.
+    """
     every_signal = signal.valid_signals()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, every_signal)
+    # Not the old mask with SIG_SETMASK: that would clear blocked signals that Python does not know.
+    unblocked = iter(every_signal - signal.pthread_sigmask(signal.SIG_BLOCK, ()))
     try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, every_signal)
         yield
     finally:
-        # Not SIG_SETMASK: that would clear blocked signals that Python does not know.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, every_signal - mask)
+        try:  # noqa: SIM105  # suppress() needs memory
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, unblocked)
+        except MemoryError:
+            pass
 
 
 def _take_terminal() -> None:

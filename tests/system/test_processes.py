@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -470,6 +471,33 @@ def test_our_own_mask_is_as_before() -> None:
     after = status_fields("self")["SigBlk"]
     end(parent)
     assert before == after == f"{1 << (signal.SIGUSR2 - 1):016x}"
+
+
+@in_child
+def test_whatever_lacks_memory_no_signal_stays_blocked() -> None:
+    """Each allocation of a start fails once: a PID 1 that hears no signal any more could only be killed."""
+    memory = pytest.importorskip("_testcapi")
+    before = status_fields("self")["SigBlk"]
+    spec = SpawnSpec(("true",), ENVIRONMENT)
+    failures = 0
+    starts: list[Callable[[Processes], int]] = [
+        lambda parent: parent.spawn(1, spec),
+        lambda parent: parent.fork(1, lambda: None),
+    ]
+    for start in starts:
+        for which in range(1, 60):
+            parent = processes()
+            memory.set_nomemory(which, which + 1)
+            try:
+                start(parent)
+            except MemoryError:
+                failures += 1
+            finally:
+                memory.remove_mem_hooks()
+            assert status_fields("self")["SigBlk"] == before, which
+            while children(os.getpid()):
+                deaths_of(parent, 1)
+    assert failures > 10
 
 
 @in_child

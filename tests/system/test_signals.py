@@ -7,6 +7,7 @@ import resource
 import signal
 import socket
 import struct
+import sys
 import tempfile
 import termios
 import time
@@ -31,7 +32,7 @@ from entrypoint.system.signals import (
     spawn_setup,
 )
 from tests.system.apart import apart, in_child
-from tests.system.lives import signals_in, status_fields
+from tests.system.lives import Program, lives, signals_in, status_fields
 from tests.waiting import eventually
 
 FIRST, SECOND = signal.SIGRTMIN, signal.SIGRTMIN + 1
@@ -406,6 +407,28 @@ def test_signals_that_posix_spawn_cannot_ignore_are_reported(number: int, is_ign
     for one in CATCHABLE:
         signal.signal(one, signal.SIG_IGN if one == number and is_ignored else signal.SIG_DFL)
     assert spawn_setup(Inherited(frozenset(), frozenset({number}))) is None
+
+
+LACKS_MEMORY_ONCE = """
+from entrypoint.__main__ import main
+from entrypoint.pid1.init_mode import InitMode
+right, lacks = InitMode._log, iter([True])
+def log(self, level, event, message, **fields):
+    if event == "forwarded" and next(lacks, False):
+        raise MemoryError
+    right(self, level, event, message, **fields)
+InitMode._log = log
+main()
+"""
+
+
+def test_a_signal_that_cannot_be_forwarded_for_want_of_memory_is_forwarded_later() -> None:
+    """Also if there is no memory for the line that says so."""
+    with lives(Program((sys.executable, "-c", LACKS_MEMORY_ONCE))) as start:
+        life = start("-s", "--", "sleep", "300")
+        life.main("sleep", "300")
+        life.popen.send_signal(signal.SIGTERM)
+        assert life.status() == 128 + signal.SIGTERM
 
 
 # ---- prctl(2) ------------------------------------------------------------------------------------------------------

@@ -108,6 +108,42 @@ def test_a_failing_effect_leaves_no_client_waiting(begin: Begin, kind: str) -> N
     assert lb.process.wait(timeout=60) == 0
 
 
+NO_MEMORY_ONCE = """
+import os
+from entrypoint.core.events import Signalled
+from entrypoint.pid1.runtime import Runtime
+from entrypoint.system import signals
+right_read, right_submit = signals._read, Runtime.submit
+def lacks(where):
+    if os.path.exists("HANG") and open("HANG").read() == where:
+        os.unlink("HANG")
+        raise MemoryError
+def read(descriptor, most):
+    if most == signals._MOST_AT_ONCE:
+        lacks("read")
+    return right_read(descriptor, most)
+def submit(self, event):
+    if isinstance(event, Signalled):
+        lacks("submit")
+    right_submit(self, event)
+signals._read, Runtime.submit = read, submit
+"""
+
+
+@pytest.mark.parametrize("where", ["read", "submit"])
+@pytest.mark.parametrize("what", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_that_arrives_without_memory_is_not_lost(begin: Begin, where: str, what: int) -> None:
+    """What has been read of the pipe of signals cannot be read again."""
+    lb = begin(code=NO_MEMORY_ONCE).serves()
+    lb.hang.write_text(where)
+    lb.signal(what)
+    if what == signal.SIGUSR1:
+        lb.serves(2)
+    else:
+        assert lb.process.wait(timeout=60) == 0
+    assert "no memory was left (" in lb.log
+
+
 @pytest.mark.parametrize("spare", [0, 300_000, 3_000_000])
 def test_without_memory_it_waits_until_there_is_some(begin: Begin, spare: int) -> None:
     """Nothing can be started, and little can be logged: PID 1 lives, and goes on when there is memory again."""
