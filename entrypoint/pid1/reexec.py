@@ -129,7 +129,7 @@ class Reexec:
                 runtime.submit(Rehearsed(client, f"{changed} has changed since the new program was tried: try again"))
                 return
             runtime.log(Log(Level.INFO, "upgrading", "safe_reload is replaced; every socket and process stays"))
-            upgrade.execute(state_fd, self._variables(), saved.descriptors, lambda: list(self._arrivals.read()))
+            upgrade.execute(state_fd, self._variables(), saved.descriptors, self._arrivals.read)
         except OSError as error:
             runtime.submit(Rehearsed(client, f"exec: {error.strerror or error}"))
         finally:

@@ -19,8 +19,8 @@ import time
 from entrypoint.core.upgrade_state import UpgradeState, UpgradeStateError, as_plain, parse
 from entrypoint.lean import contextlib, signal
 from entrypoint.lean.collections import Callable, Iterable, Mapping
-from entrypoint.system.processes import SpawnSpec, find_program
-from entrypoint.system.signals import block_all, let_through
+from entrypoint.system.processes import SpawnSpec, find_program, undisturbed
+from entrypoint.system.signals import block_all
 
 STATE_VARIABLE = "SAFE_RELOAD_HEIR"
 """Holds the descriptor from which the new program reads the state. Older releases know it by this name."""
@@ -146,7 +146,7 @@ def changed(files: Iterable[str]) -> str:
 
 
 def execute(
-    state_fd: int, environment: Mapping[str, str], descriptors: tuple[int, ...], resend: Callable[[], list[int]]
+    state_fd: int, environment: Mapping[str, str], descriptors: tuple[int, ...], resend: Callable[[], Iterable[int]]
 ) -> None:
     """Execute the new program; returns only by an exception.
 
@@ -164,19 +164,19 @@ def execute(
     program = find_program(command[0], environment)
     if not program:
         raise FileNotFoundError(2, f"{command[0]} is not there any more")
-    block_all()
-    try:
-        for descriptor in (state_fd, *descriptors):
-            os.set_inheritable(descriptor, True)
-        # Blocked signals stay pending through the exec. SIGCHLD makes the new program reap. Not by kill(2): a signal
-        # that the kernel sends for one of our own writes looks like that.
-        for signum in {*resend(), signal.SIGCHLD}:
-            signal.raise_signal(signum)
-        os.execve(program, command, {**environment, STATE_VARIABLE: str(state_fd)})
-    finally:
-        for descriptor in (state_fd, *descriptors):
-            os.set_inheritable(descriptor, False)
-        let_through()
+    with undisturbed():
+        try:
+            for descriptor in (state_fd, *descriptors):
+                os.set_inheritable(descriptor, True)
+            # Blocked signals stay pending through the exec. SIGCHLD makes the new program reap. Not by kill(2): a
+            # signal that the kernel sends for one of our own writes looks like that.
+            for signum in resend():
+                signal.raise_signal(signum)
+            signal.raise_signal(signal.SIGCHLD)
+            os.execve(program, command, {**environment, STATE_VARIABLE: str(state_fd)})
+        finally:
+            for descriptor in (state_fd, *descriptors):
+                os.set_inheritable(descriptor, False)
 
 
 def retry_start(environment: Mapping[str, str], report: Callable[[str], None], error: BaseException) -> None:
@@ -196,7 +196,6 @@ def retry_start(environment: Mapping[str, str], report: Callable[[str], None], e
             execute(state_fd, environment, tuple(filter(_is_open, saved.descriptors)), list)
         except Exception as another:  # noqa: BLE001  # an exit would be worse than any error
             report(f"cannot start again: {another!r}")
-            block_all()
 
 
 def _is_open(descriptor: int) -> bool:

@@ -89,7 +89,7 @@ class Processes:
             OSError: no process can be started now (fork(2)).
 
         """
-        with _undisturbed():
+        with undisturbed():
             pid = os.fork()
             if pid == 0:
                 status = 1
@@ -136,7 +136,7 @@ class Processes:
             return None
 
     def _forked(self, spec: SpawnSpec) -> int:
-        with _undisturbed():
+        with undisturbed():
             pid = os.fork()
             if pid == 0:
                 self._become(spec)
@@ -214,23 +214,11 @@ class Processes:
         self._complain(f"exec {spec.argv[0]} failed: {why}")
 
 
-def _detach(pid: int, signum: int) -> None:
-    """Stop tracing a process that made us its tracer and has stopped: it would stop at each of its signals.
-
-    It gets the signal that it stopped for, except the SIGTRAP that reports an exec (ptrace(2)).
-    """
-    try:
-        ptrace, _ = libc_functions("ptrace")
-    except OSError:
-        # It stays stopped; only SIGKILL ends it.
-        return
-    ptrace(_PTRACE_DETACH, pid, 0, 0 if signum == signal.SIGTRAP else int(signum))
-
-
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Block every signal: a handler between fork and exec would write into the pipe that child and parent share.
 
+    What is raised meanwhile arrives afterwards, or stays pending through an exec.
     Whatever needs memory comes before: a PID 1 that has none in the middle must not stay deaf to every signal. An
     iterator needs none when it is read, and pthread_sigmask() acts before it makes the set that it returns.
     """
@@ -245,6 +233,19 @@ def _undisturbed() -> Iterator[None]:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, unblocked)
         except MemoryError:
             pass
+
+
+def _detach(pid: int, signum: int) -> None:
+    """Stop tracing a process that made us its tracer and has stopped: it would stop at each of its signals.
+
+    It gets the signal that it stopped for, except the SIGTRAP that reports an exec (ptrace(2)).
+    """
+    try:
+        ptrace, _ = libc_functions("ptrace")
+    except OSError:
+        # It stays stopped; only SIGKILL ends it.
+        return
+    ptrace(_PTRACE_DETACH, pid, 0, 0 if signum == signal.SIGTRAP else int(signum))
 
 
 def _take_terminal() -> None:

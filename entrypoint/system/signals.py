@@ -158,11 +158,6 @@ def block_all() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
-def let_through() -> None:
-    """Unblock every signal that has a handler here."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, CAUGHT | SYNCHRONOUS)
-
-
 def restore(wanted: Inherited) -> None:
     """Set the inherited dispositions and then the mask; for a child about to exec.
 

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from entrypoint.pid1 import upgrade
 from tests.children import readers_of
 from tests.descriptors import descriptors
 from tests.program import PROGRAM
+from tests.system.apart import in_child
 from tests.system.instance import Begin, Instance
-from tests.system.lives import REPOSITORY, is_running
+from tests.system.lives import REPOSITORY, is_running, status_fields
 from tests.waiting import eventually
 
 
@@ -221,3 +223,14 @@ def test_an_upgraded_program_that_fails_starts_again_until_it_succeeds(installed
     assert installed.client("reload").returncode == 0
     assert installed.get() == "2"
     assert installed.client("upgrade").returncode == 0
+
+
+@in_child
+def test_an_exec_that_fails_leaves_no_signal_blocked() -> None:
+    """Whatever it fails of: a descriptor that is closed cannot be made inheritable, and not be restored either."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    before = status_fields("self")["SigBlk"]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        upgrade.execute(writer, dict(os.environ), (reader,), list)
+    assert status_fields("self")["SigBlk"] == before
